@@ -1,0 +1,53 @@
+"""Checks of what a user gives to a task. Each raises ValueError: what was wrong, what was expected, what to try."""
+
+from collections.abc import Collection
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.batch import Integers
+
+
+def is_integer(value: object) -> bool:
+    """True for Python's and numpy's integers; False for booleans, floats and everything else."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_integer(name: str, value: Any, least: int, most: int | None, hint: str) -> None:
+    """ValueError, ending in the hint, unless value is an integer from least to most (None: without upper limit)."""
+    if not is_integer(value):
+        raise ValueError(f"{name} is {value!r}, but an integer was expected; {hint}")
+    if value < least or (most is not None and value > most):
+        limits = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} is {value}, but it must be {limits}; {hint}")
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """ValueError unless value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, but it must be one of: {', '.join(map(repr, choices))}")
+
+
+def checked_rows(rows: npt.ArrayLike, width: int, low: int, high: int) -> Integers:
+    """The rows as int64 (P, width); ValueError naming the first that is not `width` integers from low to high."""
+    expected = f"a problem is {width} integers from {low} to {high}"
+    try:
+        array = np.asarray(rows)
+    except ValueError:  # rows of unequal length
+        first, bad = next((i, row) for i, row in enumerate(rows) if np.shape(row) != (width,))  # type: ignore[arg-type]
+        raise ValueError(f"row {first} is {bad!r}, but {expected}; remove or complete it") from None
+    if array.ndim != 2:
+        raise ValueError(
+            f"problems have shape {array.shape}, but (P, {width}) was expected; for one problem try [problem]"
+        )
+    if array.shape[1] != width:
+        raise ValueError(f"row 0 has {array.shape[1]} entries, but {expected}; give every problem {width}")
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"row 0 holds entries of type {array.dtype}, but {expected}; convert them to integers")
+    bad_P = ((array < low) | (array > high)).any(axis=1)
+    if bad_P.any():
+        first = int(bad_P.argmax())
+        raise ValueError(f"row {first} is {array[first].tolist()}, but {expected}; remove or correct it")
+    return array.astype(np.int64)

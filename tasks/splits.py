@@ -1,0 +1,52 @@
+"""Parts of a task's problems, "train" and "validation", by key: no key is in both parts, whatever the seed.
+
+Letters: P problems, M integers of a problem.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tasks.batch import Integers, Keys
+from tasks.checks import check_choice, check_integer
+from tasks.keys import derived_seed, hashed_fraction, lowest_fraction, stable_hash
+
+PARTS = ("train", "validation")
+VALIDATION_SHARE = 0.2
+
+
+def listed_part(space_PM: Integers, key_P: Keys, part: str, seed: int, count: int | None) -> Integers:
+    """The problems of a listed space that are in the part, in the order of the list.
+
+    Validation holds exactly the lowest 20 % of unique keys by seeded hash. With `count`, that many problems of the
+    part are chosen by a second seeded hash, without repetition; fewer of them are a subset of more.
+    Raises ValueError for an unknown part, or a count that is negative or larger than the part.
+    """
+    check_choice("part", part, PARTS)
+    rows_PM = space_PM[lowest_fraction(key_P, seed, VALIDATION_SHARE) == (part == "validation")]
+    if count is None:
+        return rows_PM
+    check_integer("count", count, 0, len(rows_PM), "leave it out to get the whole part")
+    order = np.argsort(stable_hash(rows_PM, derived_seed(seed, "subset")))
+    return rows_PM[np.sort(order[:count])]
+
+
+def drawn_part(
+    draw: Callable[[int, int], Integers], key: Callable[[Integers], Keys], part: str, seed: int, count: int | None
+) -> Integers:
+    """The first `count` random problems that are in the part, with repetition, for spaces too large to list.
+
+    draw(n, seed) makes n problems of which the first do not depend on n; key maps them to keys, of which those in
+    the lowest 20 % of all hashes are validation. Fewer problems are the beginning of more.
+    Raises ValueError for an unknown part, or a count that is missing or negative.
+    """
+    check_choice("part", part, PARTS)
+    check_integer("count", count, 0, None, "the space is too large to list, so say how many to draw: try count=1000")
+    assert count is not None
+    drawn = 2 * count + 64
+    while True:
+        rows_PM = draw(drawn, derived_seed(seed, "draw"))
+        inside_P = hashed_fraction(key(rows_PM), seed, VALIDATION_SHARE) == (part == "validation")
+        if inside_P.sum() >= count:
+            return rows_PM[inside_P][:count]
+        drawn *= 2

@@ -1,0 +1,3 @@
+"""tinylatent: a laboratory for latent chain-of-thought."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,157 @@
+"""Evaluation: every problem of a part, in batches, judged by the task's own oracle.
+
+Besides the answer it measures how far each step's distribution is from the oracle's frontier (KL) and how spread it is
+(entropy), under the method's own inference or under a control, and what it cost in tokens, operations and seconds.
+
+Letters: P problems, B rows of a batch, S samples, T steps before the answer, A answer tokens.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from tasks import Task
+from tinylatent.flops import forward_flops
+from tinylatent.methods import Method, Model
+from tinylatent.plan import controlled
+from tinylatent.problems import Problems
+from tinylatent.rollout import Trajectory, rollout
+from tinylatent.seeds import Streams
+from tinylatent.thoughts import Mixture
+from tinylatent.transformer import Shape
+
+BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured over P problems."""
+
+    right_P: np.ndarray
+    """Whether each answer is right."""
+    answer_PA: np.ndarray
+    """The answers, as token ids."""
+    kl_T: list[float]
+    """Mean KL(oracle frontier || model) of each step in nats; empty if the steps are not supervised."""
+    entropy_T: list[float]
+    """Mean entropy of each step's distribution in nats, the answer's included."""
+    seconds: float
+    """Wall-clock time of the rollouts."""
+
+
+@torch.no_grad()
+def evaluate(
+    task: Task,
+    method: Method,
+    model: Model,
+    problems_P: np.ndarray,
+    control: str | None = None,
+    seed: int = 0,
+    batch: int = BATCH,
+    device: torch.device | str = "cpu",
+) -> Evaluation:
+    """Solves every problem greedily.
+
+    Args:
+        task: judges the answers and gives the frontier of all traces.
+        method: plans the rollouts.
+        model: the trained model.
+        problems_P: problems as the task gives them.
+        control: "noise", "shuffled" or "zero" to replace the latents; None for the method itself.
+        seed: of everything sampled (greedy methods sample nothing; noise does).
+        batch: rows at a time.
+        device: where the model is.
+
+    Raises:
+        ValueError: unknown control, or no problems.
+    """
+    if len(problems_P) == 0:
+        raise ValueError("no problems to evaluate: expected at least one row")
+    answers, kls, entropies, seconds = [], [], [], 0.0
+    for start in range(0, len(problems_P), batch):
+        rows = problems_P[start : start + batch]
+        problems = Problems.upload(task.batch(rows), device)
+        plan = method.plan(model, problems)
+        streams = None
+        if control is not None:
+            plan = controlled(plan, control)
+            streams = Streams(seed, torch.arange(start, start + len(rows), device=device))
+        begin = time.perf_counter()
+        run = rollout(model.backbone, plan, problems.prompt_BN, problems.prompt_mask_BN, streams=streams)
+        answer_BA = run.action("id")[:, -problems.answer_tokens :].cpu()
+        seconds += time.perf_counter() - begin
+        answers.append(answer_BA.numpy())
+        kl_BT, entropy_BT = distances(run, problems)
+        kls.append(kl_BT)
+        entropies.append(entropy_BT)
+    answer_PA = np.concatenate(answers)
+    right_P = task.score(problems_P, answer_PA)
+    kl_T = _mean(kls) if method.supervised else []
+    return Evaluation(right_P, answer_PA, kl_T, _mean(entropies), seconds)
+
+
+def distances(run: Trajectory, problems: Problems) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    """KL(frontier || model) and the model's entropy at every step, in nats; NaN where a row waited or cannot compare."""
+    log_p_BTV = F.log_softmax(run.logits_BTV, -1)
+    entropy_BT = -(log_p_BTV.exp() * log_p_BTV).sum(-1)
+    if run.live_BT is not None:
+        entropy_BT = entropy_BT.masked_fill(~run.live_BT, torch.nan)
+    if log_p_BTV.shape != problems.target_BTV.shape:
+        return torch.full_like(entropy_BT, torch.nan), entropy_BT
+    target_BTV = problems.target_BTV
+    kl_BT = (torch.special.xlogy(target_BTV, target_BTV) - target_BTV * log_p_BTV).sum(-1)
+    return kl_BT if run.live_BT is None else kl_BT.masked_fill(~run.live_BT, torch.nan), entropy_BT
+
+
+def _mean(parts: list[Tensor]) -> list[float]:
+    """Mean over rows of (B, T) parts, waiting rows left out."""
+    return [round(value, 6) for value in torch.cat(parts).double().nanmean(0).tolist()]
+
+
+@torch.no_grad()
+def sample_answers(
+    task: Task,
+    method: Method,
+    model: Model,
+    problems_P: np.ndarray,
+    samples: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch: int = BATCH,
+    device: torch.device | str = "cpu",
+) -> np.ndarray:
+    """Answers of `samples` independent rollouts of each problem, as token ids (P, S, A); prompts are read once.
+
+    Raises:
+        ValueError: fewer than one sample.
+    """
+    if samples < 1:
+        raise ValueError(f"{samples} samples: expected at least 1")
+    answers = []
+    size = max(1, batch // samples)
+    for start in range(0, len(problems_P), size):
+        rows = problems_P[start : start + size]
+        problems = Problems.upload(task.batch(rows), device)
+        streams = Streams(seed, torch.arange(start * samples, (start + len(rows)) * samples, device=device))
+        plan = method.plan(model, problems, temperature)
+        run = rollout(
+            model.backbone, plan, problems.prompt_BN, problems.prompt_mask_BN, streams=streams, groups=samples
+        )
+        answer_A = run.action("id")[:, -problems.answer_tokens :]
+        answers.append(answer_A.view(len(rows), samples, -1).cpu().numpy())
+    return np.concatenate(answers)
+
+
+def cost(shape: Shape, vocabulary: int, method: Method, model: Model, problems: Problems) -> dict[str, int]:
+    """What one problem costs at inference: steps decoded, slots read, and floating-point operations."""
+    plan = method.plan(model, problems.rows(slice(0, 1)))
+    steps = sum(segment.longest for segment in plan)
+    mixtures = sum(segment.longest for segment in plan if isinstance(segment.thought, Mixture))
+    slots = problems.prompt_BN.shape[1] + steps - 1
+    return {"steps": steps, "slots": slots, "flops": forward_flops(shape, vocabulary, slots, steps, mixtures)}

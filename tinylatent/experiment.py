@@ -1,0 +1,118 @@
+"""Experiment: everything that determines one run, as one frozen value that goes to JSON and back.
+
+Two experiments with equal values are the same run; `identity` is the hash of the value and its method's version.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from tasks import MNNS, REGISTRY
+from tinylatent.methods import METHODS, CoT2, Method, Model
+from tinylatent.seeds import Seeds
+from tinylatent.transformer import Shape, Transformer
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how fast to train: AdamW, linear warm-up, then cosine decay to zero."""
+
+    steps: int = 9000
+    """Optimizer steps."""
+    batch: int = 64
+    """Problems per step."""
+    rate: float = 5e-3
+    """Peak learning rate."""
+    warmup: float = 0.05
+    """Share of the steps spent warming up."""
+    weight_decay: float = 0.05
+    """AdamW's decoupled weight decay, on matrices only."""
+    log_every: int = 100
+    """Steps between lines in metrics.jsonl."""
+    save_every: int = 1000
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name} is {getattr(self, name)}: expected at least 1")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"training.warmup is {self.warmup}: expected a share of the steps in [0, 1); try 0.05")
+        if not self.rate > 0:
+            raise ValueError(f"training.rate is {self.rate}: expected a positive learning rate; try 5e-3")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"training.weight_decay is {self.weight_decay}: expected 0 or more; try 0.05")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One method on one task, with a model size, a training recipe and seeds."""
+
+    task: Any = field(default_factory=MNNS)
+    method: Method = field(default_factory=CoT2)
+    shape: Shape = field(default_factory=Shape)
+    training: Training = field(default_factory=Training)
+    seeds: Seeds = field(default_factory=Seeds)
+
+    def to_json(self) -> dict[str, Any]:
+        """The experiment as plain values; task and method carry their registered names."""
+        values = dataclasses.asdict(self)
+        values["task"] = {"name": self.task.name, **values["task"]}
+        values["method"] = {"name": self.method.name, "version": self.method.version, **values["method"]}
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Experiment":
+        """The experiment that wrote these values.
+
+        Raises:
+            ValueError: a part is missing, unknown, or was written by another version of the method.
+        """
+        try:
+            method = dict(values["method"])
+            kind, version = METHODS[method.pop("name")], method.pop("version")
+            if version != kind.version:
+                raise ValueError(
+                    f"written by version {version} of method {kind.name}, this is version {kind.version}: train it again"
+                )
+            task = dict(values["task"])
+            return cls(
+                REGISTRY[task.pop("name")](**task),
+                kind(**method),
+                Shape(**values["shape"]),
+                Training(**values["training"]),
+                Seeds(**values["seeds"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"not an experiment this version can read: {error}; expected what config.json holds"
+            ) from error
+
+    @property
+    def identity(self) -> str:
+        """Twelve hexadecimal digits that stand for the whole value."""
+        text = json.dumps(self.to_json(), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+    def model(self, device: torch.device | str = "cpu") -> Model:
+        """A fresh model with this experiment's initial weights."""
+        generator = self.seeds.generator("init")
+        backbone = Transformer(len(self.task.vocabulary), self.task.positions, self.shape, generator)
+        return Model(backbone, self.method.thoughts(self.shape.width, generator)).to(device)
+
+
+def device_named(name: str) -> torch.device:
+    """The device for "auto", "cpu" or "cuda".
+
+    Raises:
+        ValueError: unknown name, or a GPU was asked for and there is none.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"unknown device {name!r}: expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no CUDA device found: use --device cpu, or install a CUDA build of torch")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

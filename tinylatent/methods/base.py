@@ -1,0 +1,110 @@
+"""What a method is: a frozen config, the thoughts it trains, its loss, and its plan for inference.
+
+Letters: B rows, T words (steps before the answer, then answer tokens), V vocabulary, A answer tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tasks import Batch, Task
+from tinylatent.plan import Plan, Segment
+from tinylatent.problems import Problems
+from tinylatent.rollout import Trajectory, force
+from tinylatent.seeds import Streams, derive
+from tinylatent.thoughts import Token
+
+
+class Model(nn.Module):
+    """A backbone and the thoughts trained with it: what a checkpoint holds."""
+
+    def __init__(self, backbone: Any, thoughts: nn.ModuleDict):
+        super().__init__()
+        self.backbone, self.thoughts = backbone, thoughts
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where training stands, for losses that change along the way or sample."""
+
+    step: int
+    total: int
+    seed: int
+
+    @property
+    def progress(self) -> float:
+        """Share of the steps already made, in [0, 1)."""
+        return self.step / self.total
+
+    def streams(self, rows: int, device: torch.device | str = "cpu") -> Streams:
+        """Fresh streams for the rollouts of this step."""
+        return Streams(derive(self.seed, self.step), torch.arange(rows, device=device))
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of all methods: a supervised chain that answers with greedy tokens.
+
+    Subclasses say which segments come before the answer; their fields are the method's hyperparameters.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised whenever results would change, so that stored runs are not taken for new ones."""
+    latent: ClassVar[bool] = False
+    """Whether the steps before the answer are latent: then the controls apply."""
+    supervised: ClassVar[bool] = False
+    """Whether the steps before the answer are trained to a target, so that comparing them to the oracle means something."""
+
+    def thoughts(self, width: int, generator: torch.Generator) -> nn.ModuleDict:
+        """The thoughts with parameters of their own, by name."""
+        return nn.ModuleDict()
+
+    def supervise(self, task: Task, problems: Any) -> Batch:
+        """The batch this method learns from."""
+        return task.batch(problems)
+
+    def before(self, model: Model, problems: Problems, forced: bool, temperature: float = 0.0) -> Plan:
+        """The segments before the answer; with given actions when forced."""
+        return ()
+
+    def plan(self, model: Model, problems: Problems, temperature: float = 0.0) -> Plan:
+        """How the method solves problems: think, then say the answer (sampled if the temperature is positive)."""
+        answer = Segment(Token(temperature), problems.answer_tokens)
+        return (*self.before(model, problems, forced=False, temperature=temperature), answer)
+
+    def forced(self, model: Model, problems: Problems) -> Trajectory:
+        """The supervised trace under teacher forcing, in one forward where the thoughts allow it."""
+        answer = Segment(Token(), problems.answer_tokens, Token().given(problems.answer_BA))
+        plan = (*self.before(model, problems, forced=True), answer)
+        return force(model.backbone, plan, problems.prompt_BN, problems.prompt_mask_BN, offset_B=problems.offset_B)
+
+    def loss(self, model: Model, problems: Problems, moment: Moment) -> Float[Tensor, ""]:
+        """Cross-entropy of the answer's tokens, summed over tokens and averaged over rows."""
+        logits_BAV = self.forced(model, problems).logits_BTV[:, -problems.answer_tokens :]
+        return token_loss(logits_BAV, problems.answer_BA)
+
+
+def token_loss(
+    logits_BTV: Float[Tensor, "B T V"], ids_BT: Int[Tensor, "B T"], live_BT: Bool[Tensor, "B T"] | None = None
+) -> Float[Tensor, ""]:
+    """Cross-entropy to tokens, summed over the live steps of a row and averaged over rows, in nats."""
+    if live_BT is not None:
+        ids_BT = ids_BT.masked_fill(~live_BT, -100)  # cross_entropy's own mark for "skip"
+    return F.cross_entropy(logits_BTV.flatten(0, 1), ids_BT.flatten(), reduction="sum") / len(ids_BT)
+
+
+def mixture_loss(
+    logits_BTV: Float[Tensor, "B T V"], target_BTV: Float[Tensor, "B T V"], live_BT: Bool[Tensor, "B T"] | None = None
+) -> Float[Tensor, ""]:
+    """Cross-entropy to distributions, summed over live steps, averaged over rows, in nats.
+
+    CSFT's sum of KL(target || model) plus the target's entropy, a constant (Gozeten et al. 2025, section 3).
+    """
+    if live_BT is not None:
+        target_BTV = target_BTV * live_BT[..., None]
+    return F.cross_entropy(logits_BTV.flatten(0, 1), target_BTV.flatten(0, 1), reduction="sum") / len(target_BTV)

@@ -1,0 +1,211 @@
+"""Files that are whole or absent: atomic writes, checkpoints with checksums, metrics that can be cut back to a step.
+
+A checkpoint is a folder `step-NNNNNNNN` that holds weights.safetensors, optimizer.pt and manifest.json. It is written
+under another name and renamed when complete, so a run killed at any moment leaves the previous one in place. The manifest
+carries the checksum of every file and of the metrics written so far: anything damaged is reported, never used.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+WEIGHTS, OPTIMIZER, MANIFEST, METRICS = "weights.safetensors", "optimizer.pt", "manifest.json", "metrics.jsonl"
+
+
+class DamagedError(ValueError):
+    """A stored file is not what was written; the message names it and says what to do."""
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well, and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically, indented, with a final newline."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        DamagedError: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedError(
+            f"{path} cannot be read ({error}): expected the JSON this program wrote; delete its folder to start over"
+        ) from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file.
+
+    Raises:
+        DamagedError: a line is cut or not JSON; the message names file and line.
+    """
+    records = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        try:
+            if not line.endswith(b"\n"):
+                raise ValueError("it has no end")
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise DamagedError(
+                f"{path}, line {number} is damaged ({error}): expected one whole JSON record a line"
+            ) from error
+    return records
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def checksum(data: bytes) -> str:
+    """A hexadecimal digest of 128 bits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A verified checkpoint: its step, its folder, and what the manifest says."""
+
+    step: int
+    folder: Path
+    manifest: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    """Writes checkpoint `step` under `folder` atomically, then removes older ones."""
+    target = folder / f"step-{step:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".step-", dir=folder))
+    try:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        safetensors.torch.save_file(state, temporary / WEIGHTS)
+        if optimizer is not None:
+            torch.save(optimizer.state_dict(), temporary / OPTIMIZER)
+        files = {path.name: checksum(path.read_bytes()) for path in sorted(temporary.iterdir())}
+        metrics = folder / METRICS
+        written = metrics.read_bytes() if metrics.exists() else b""
+        record = {"step": step, "files": files, "metrics_bytes": len(written), "metrics": checksum(written)}
+        (temporary / MANIFEST).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        for path in (*sorted(temporary.iterdir()), temporary):
+            _sync(path)
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.chmod(0o755)
+        temporary.rename(target)
+        _sync(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for older in _steps(folder)[:-1]:
+        shutil.rmtree(older)
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-" + "[0-9]" * 8))
+
+
+def find_checkpoint(folder: Path) -> Saved | None:
+    """The newest checkpoint under a run's folder, verified; None if there is none.
+
+    Raises:
+        DamagedError: a file of it is missing, cut or changed.
+    """
+    steps = _steps(folder)
+    if not steps:
+        return None
+    newest = steps[-1]
+    manifest = read_json(newest / MANIFEST)
+    for name, expected in manifest["files"].items():
+        path = newest / name
+        if not path.exists() or checksum(path.read_bytes()) != expected:
+            raise DamagedError(
+                f"{path} is damaged (its checksum differs from the manifest's): delete {folder} to start over"
+            )
+    return Saved(int(manifest["step"]), newest, manifest)
+
+
+def load_weights(saved: Saved, model: nn.Module) -> None:
+    """Puts a checkpoint's weights into the model.
+
+    Raises:
+        DamagedError: the weights do not fit the model.
+    """
+    try:
+        model.load_state_dict(safetensors.torch.load_file(saved.folder / WEIGHTS))
+    except RuntimeError as error:
+        raise DamagedError(f"{saved.folder / WEIGHTS} does not fit the model of config.json: {error}") from error
+
+
+def load_optimizer(saved: Saved, optimizer: torch.optim.Optimizer) -> None:
+    """Puts a checkpoint's optimizer state into the optimizer."""
+    optimizer.load_state_dict(torch.load(saved.folder / OPTIMIZER, weights_only=True))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Metrics
+
+
+def cut_metrics(folder: Path, saved: Saved | None) -> int:
+    """Cuts metrics.jsonl back to what the checkpoint vouches for, so that a resumed run writes every line once.
+
+    Returns:
+        the number of bytes dropped: lines written after the checkpoint, a half-written one included.
+
+    Raises:
+        DamagedError: what the checkpoint vouches for is not there.
+    """
+    path = folder / METRICS
+    held = path.read_bytes() if path.exists() else b""
+    size, expected = (
+        (0, checksum(b"")) if saved is None else (saved.manifest["metrics_bytes"], saved.manifest["metrics"])
+    )
+    if checksum(held[:size]) != expected:
+        raise DamagedError(
+            f"{path} is damaged (it differs from what the checkpoint recorded): delete {folder} to start over"
+        )
+    if len(held) > size:
+        with atomic(path) as temporary:
+            temporary.write_bytes(held[:size])
+    return len(held) - size

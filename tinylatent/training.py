@@ -1,0 +1,188 @@
+"""The training loop: data stays on the device, every step is one call of the method's loss, and any run can be resumed.
+
+Order, initial weights and sampling are pure functions of the seeds and the step number, so that a checkpoint needs no
+generator state: resuming after a kill gives the same weights, bit for bit, on the same machine and thread count.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm import tqdm
+
+from tinylatent import storage
+from tinylatent.experiment import Experiment, Training
+from tinylatent.methods import Model, Moment
+from tinylatent.problems import Problems
+from tinylatent.seeds import Seeds
+
+CONFIG = "config.json"
+
+
+def train(
+    experiment: Experiment,
+    folder: Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+) -> Model:
+    """Trains to the end, from the newest checkpoint under `folder` if there is one.
+
+    Args:
+        experiment: what to train.
+        folder: where config.json, metrics.jsonl and checkpoints go; None keeps nothing.
+        device: where to train.
+        progress: whether to show a bar.
+        say: receives one-line remarks, such as where a run was resumed.
+
+    Raises:
+        ValueError: the folder holds another experiment, or the training part is smaller than a batch.
+        storage.DamagedError: a stored file is damaged.
+    """
+    recipe, model = experiment.training, experiment.model(device)
+    task, method = experiment.task, experiment.method
+    rows = task.split("train", experiment.seeds.derive("split"))
+    if len(rows) < recipe.batch:
+        raise ValueError(f"a batch of {recipe.batch} from {len(rows)} training problems: lower training.batch")
+    problems = Problems.upload(method.supervise(task, rows), device)
+    optimizer = make_optimizer(model, recipe)
+    first = 0 if folder is None else _open_run(experiment, folder, model, optimizer, say)
+    order = batches(len(problems), recipe.batch, first, experiment.seeds)
+    bar = tqdm(total=recipe.steps, initial=first, desc=method.name, disable=not progress, mininterval=0.5)
+    seed = experiment.seeds.derive("sampling", "train")
+    log = _Log(folder, recipe.batch, bar)
+    spare = task.positions - problems.slots
+    try:
+        for step in range(first, recipe.steps):
+            if folder is not None and step > first and step % recipe.save_every == 0:
+                storage.save_checkpoint(folder, step, model, optimizer)
+            set_rate(optimizer, recipe, step)
+            batch = problems.rows(next(order).to(device))
+            if spare > 0:
+                batch = replace(batch, offset_B=offsets(len(batch), spare, experiment.seeds, step).to(device))
+            loss = method.loss(model, batch, Moment(step, recipe.steps, seed))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
+                log.write(step + 1, loss, optimizer)
+    finally:
+        bar.close()
+    if folder is not None and first < recipe.steps:
+        storage.save_checkpoint(folder, recipe.steps, model, optimizer)
+    return model
+
+
+def _open_run(
+    experiment: Experiment, folder: Path, model: Model, optimizer: torch.optim.Optimizer, say: Callable[[str], None]
+) -> int:
+    """Prepares a run's folder, restores the newest checkpoint if there is one, and returns the step to start from."""
+    config = folder / CONFIG
+    if config.exists():
+        if storage.read_json(config) != experiment.to_json():
+            raise ValueError(
+                f"{folder} holds another experiment (see {config}): choose another folder or delete this one"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no {CONFIG}: choose a new or empty folder")
+    else:
+        storage.write_json(config, experiment.to_json())
+    saved = storage.find_checkpoint(folder)
+    dropped = storage.cut_metrics(folder, saved)
+    if saved is None:
+        return 0
+    storage.load_weights(saved, model)
+    storage.load_optimizer(saved, optimizer)
+    if saved.step < experiment.training.steps:
+        remark = f", {dropped} bytes of later metrics dropped" if dropped else ""
+        say(f"{folder}: resumed at step {saved.step}{remark}")
+    return saved.step
+
+
+class _Log:
+    """Appends lines to metrics.jsonl and keeps the bar's text; a new line is flushed whole."""
+
+    def __init__(self, folder: Path | None, batch: int, bar: tqdm):
+        self.path = None if folder is None else folder / storage.METRICS
+        self.batch, self.bar, self.since = batch, bar, time.perf_counter()
+
+    def write(self, step: int, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Records one step."""
+        value = loss.item()
+        if not math.isfinite(value):
+            raise ValueError(f"the loss is {value} at step {step}: training diverged; lower training.rate")
+        now, done = time.perf_counter(), step - self.bar.n
+        record = {
+            "step": step,
+            "loss": value,
+            "rate": optimizer.param_groups[0]["lr"],
+            "problems_per_s": round(done * self.batch / (now - self.since), 1),
+        }
+        self.since = now
+        self.bar.update(done)
+        self.bar.set_postfix_str(f"loss {value:.3f}", refresh=False)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def make_optimizer(model: Model, recipe: Training) -> torch.optim.AdamW:
+    """AdamW in one fused kernel; weight decay on matrices only."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.rate, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, recipe: Training, step: int) -> None:
+    """Learning rate of one step: linear warm-up to the peak, then half a cosine down to zero."""
+    warm = max(1, round(recipe.warmup * recipe.steps))
+    if step < warm:
+        share = (step + 1) / warm
+    else:
+        share = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm)))
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.rate * share
+
+
+def batches(count: int, batch: int, first: int, seeds: Seeds) -> Iterator[Int[Tensor, " b"]]:
+    """Row indices of batch `first`, `first` + 1, ...: each epoch a permutation of its own, the ragged end left out."""
+    per_epoch = count // batch
+    epoch, place = divmod(first, per_epoch)
+    while True:
+        order = torch.randperm(count, generator=seeds.generator("order", epoch))
+        for start in range(place * batch, per_epoch * batch, batch):
+            yield order[start : start + batch]
+        epoch, place = epoch + 1, 0
+
+
+def offsets(count: int, spare: int, seeds: Seeds, step: int) -> Int[Tensor, " b"]:
+    """Random position of each row's first token, 0..spare, so that every position a task has room for is trained."""
+    return torch.randint(spare + 1, (count,), generator=seeds.generator("order", "offset", step))
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Experiment, Model]:
+    """The experiment and model of a finished or interrupted run.
+
+    Raises:
+        ValueError: the folder holds no run, or no checkpoint yet.
+        storage.DamagedError: a stored file is damaged.
+    """
+    if not (folder / CONFIG).exists():
+        raise ValueError(f"{folder} holds no run: expected a folder with {CONFIG}, as `tinylatent run --out` writes")
+    experiment = Experiment.from_json(storage.read_json(folder / CONFIG))
+    saved = storage.find_checkpoint(folder)
+    if saved is None:
+        raise ValueError(f"{folder} has no checkpoint yet: let its training reach the first one")
+    model = experiment.model(device)
+    storage.load_weights(saved, model)
+    return experiment, model
