@@ -152,3 +152,12 @@ class Task(Protocol):
     def read(self, item: Any) -> Integers:
         """One JSON value as a problem (m,); ValueError says what is wrong with it."""
         ...
+
+    def write(self, problem: Sequence[int], answer_ids_A: Sequence[int] | Integers) -> dict[str, Any]:
+        """A problem, an answer given in tokens and whether it is right, as a JSON value."""
+        ...
+
+    @classmethod
+    def fitting(cls, problem: Sequence[int]) -> "Task":
+        """The task with default settings, enlarged where needed to hold this problem."""
+        ...

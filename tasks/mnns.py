@@ -245,5 +245,20 @@ class MNNS:
             raise ValueError(f'got {item!r}, but a problem is a list of integers, or {{"digits": [3, 5, 2, 8]}}')
         return self._rows([digits])[0]
 
+    def write(self, problem: Sequence[int], answer_ids_A: Sequence[int] | Integers) -> dict[str, Any]:
+        """A problem and a model's answer as a JSON value; an answer that is no sum is null, and wrong."""
+        ids_1A = np.asarray(answer_ids_A, dtype=np.int64)[None]
+        value = int(self.sum_values(ids_1A[0, :1])[0])
+        return {
+            "digits": [int(digit) for digit in problem],
+            "answer": None if value == NOT_A_SUM else value,
+            "right": bool(self.score([problem], ids_1A)[0]),
+        }
+
+    @classmethod
+    def fitting(cls, problem: Sequence[int]) -> "MNNS":
+        """The task a problem of any length belongs to: digits 1..9, or up to the problem's largest."""
+        return cls(digits=len(problem), high=max(9, *problem) if problem else 9)
+
     def _rows(self, problems: npt.ArrayLike) -> Integers:
         return checked_rows(problems, self.digits, self.low, self.high)

@@ -8,7 +8,6 @@ Letters: P problems, B rows of a batch, S samples, T steps before the answer, A 
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -74,14 +73,16 @@ def evaluate(
     if len(problems_P) == 0:
         raise ValueError("no problems to evaluate: expected at least one row")
     answers, kls, entropies, seconds = [], [], [], 0.0
-    for start in range(0, len(problems_P), batch):
-        rows = problems_P[start : start + batch]
-        problems = Problems.upload(task.batch(rows), device)
+    parts = -(-len(problems_P) // batch)
+    for index_B in np.array_split(
+        np.arange(len(problems_P)), parts
+    ):  # even parts: a last row alone has none to shuffle
+        problems = Problems.upload(task.batch(problems_P[index_B]), device)
         plan = method.plan(model, problems)
         streams = None
         if control is not None:
             plan = controlled(plan, control)
-            streams = Streams(seed, torch.arange(start, start + len(rows), device=device))
+            streams = Streams(seed, torch.from_numpy(index_B).to(device))
         begin = time.perf_counter()
         run = rollout(model.backbone, plan, problems.prompt_BN, problems.prompt_mask_BN, streams=streams)
         answer_BA = run.action("id")[:, -problems.answer_tokens :].cpu()
@@ -97,7 +98,7 @@ def evaluate(
 
 
 def distances(run: Trajectory, problems: Problems) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
-    """KL(frontier || model) and the model's entropy at every step, in nats; NaN where a row waited or cannot compare."""
+    """KL(frontier || model) and the model's entropy at every step, in nats; NaN where a row waited or none compares."""
     log_p_BTV = F.log_softmax(run.logits_BTV, -1)
     entropy_BT = -(log_p_BTV.exp() * log_p_BTV).sum(-1)
     if run.live_BT is not None:
@@ -129,8 +130,10 @@ def sample_answers(
     """Answers of `samples` independent rollouts of each problem, as token ids (P, S, A); prompts are read once.
 
     Raises:
-        ValueError: fewer than one sample.
+        ValueError: fewer than one sample, or no problems.
     """
+    if len(problems_P) == 0:
+        raise ValueError("no problems to sample answers for: expected at least one row")
     if samples < 1:
         raise ValueError(f"{samples} samples: expected at least 1")
     answers = []
@@ -149,9 +152,10 @@ def sample_answers(
 
 
 def cost(shape: Shape, vocabulary: int, method: Method, model: Model, problems: Problems) -> dict[str, int]:
-    """What one problem costs at inference: steps decoded, slots read, and floating-point operations."""
+    """What one problem costs at inference: steps decoded, slots read, mixtures embedded, floating-point operations."""
     plan = method.plan(model, problems.rows(slice(0, 1)))
     steps = sum(segment.longest for segment in plan)
     mixtures = sum(segment.longest for segment in plan if isinstance(segment.thought, Mixture))
     slots = problems.prompt_BN.shape[1] + steps - 1
-    return {"steps": steps, "slots": slots, "flops": forward_flops(shape, vocabulary, slots, steps, mixtures)}
+    flops = forward_flops(shape, vocabulary, slots, steps, mixtures)
+    return {"steps": steps, "slots": slots, "mixtures": mixtures, "flops": flops}

@@ -7,8 +7,9 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from tasks import MNNS, REGISTRY
@@ -31,6 +32,9 @@ class Training:
     """Share of the steps spent warming up."""
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay, on matrices only."""
+    problems: int | None = None
+    """Training problems to use, and a quarter as many to validate on; all of them by default. Spaces too large to list
+    need a number."""
     log_every: int = 100
     """Steps between lines in metrics.jsonl."""
     save_every: int = 1000
@@ -40,6 +44,10 @@ class Training:
         for name in ("steps", "batch", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} is {getattr(self, name)}: expected at least 1")
+        if self.problems is not None and self.problems < 4:
+            raise ValueError(
+                f"training.problems is {self.problems}: expected at least 4, or nothing for all; try 10000"
+            )
         if not 0 <= self.warmup < 1:
             raise ValueError(f"training.warmup is {self.warmup}: expected a share of the steps in [0, 1); try 0.05")
         if not self.rate > 0:
@@ -77,7 +85,7 @@ class Experiment:
             kind, version = METHODS[method.pop("name")], method.pop("version")
             if version != kind.version:
                 raise ValueError(
-                    f"written by version {version} of method {kind.name}, this is version {kind.version}: train it again"
+                    f"written by version {version} of method {kind.name}, this is {kind.version}: train it again"
                 )
             task = dict(values["task"])
             return cls(
@@ -91,6 +99,17 @@ class Experiment:
             raise ValueError(
                 f"not an experiment this version can read: {error}; expected what config.json holds"
             ) from error
+
+    def rows(self, part: Literal["train", "validation"]) -> np.ndarray:
+        """The problems of a part under this experiment's split.
+
+        Raises:
+            ValueError: the task's space is too large to list and training.problems is not set.
+        """
+        count = self.training.problems
+        if count is not None and part == "validation":
+            count = max(1, count // 4)
+        return self.task.split(part, self.seeds.derive("split"), count)
 
     @property
     def identity(self) -> str:

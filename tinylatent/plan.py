@@ -1,7 +1,7 @@
 """Plan: a sequence of segments, each a thought and how long to think it.
 
-CoT2 on MNNS is [Mixture x (m - 1), Token x 1]; Coconut's stage k is [Hidden x k, Token x (m - k)]; a given action forces
-a step instead of choosing it.
+CoT2 on MNNS is [Mixture x (m - 1), Token x 1]; Coconut's stage k is [Hidden x k, Token x (m - k)]; a given action
+forces a step instead of choosing it.
 
 Letters: B rows, T steps.
 """

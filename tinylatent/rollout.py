@@ -1,11 +1,11 @@
 """Rollout: the one engine that runs every way of thinking.
 
-`rollout` runs a plan step by step over a cache; `force` runs a plan whose actions are all given, in one parallel forward
-where the thoughts allow it; `replay` forces what an earlier rollout did, under the weights of today.
+`rollout` runs a plan step by step over a cache; `force` runs a plan whose actions are all given, in one parallel
+forward where the thoughts allow it; `replay` forces what an earlier rollout did, under the weights of today.
 
 Every step picks an action from the last hidden state, then decides who stops, then embeds. Rows that stop wait, their
-slots masked, until their segment ends; positions count per row. A model's forward is made only when its result is needed:
-the last action of a plan is embedded but not read.
+slots masked, until their segment ends; positions count per row. A model's forward is made only when its result is
+needed: the last action of a plan is embedded but not read.
 
 Letters: B rows, N prompt, T steps of the plan, S all slots (N + T), D width, V vocabulary, G group.
 """

@@ -1,7 +1,7 @@
 """Randomness by purpose: every random number is a pure function of a seed, a row and a step.
 
-Two tools. `derive` turns (root seed, purpose) into an independent seed, so that split, init, order and sampling can each
-be varied alone. `Streams` hands every row of a batch its own stream of uniforms, so that a problem draws the same
+Two tools. `derive` turns (root seed, purpose) into an independent seed, so that split, init, order and sampling can
+each be varied alone. `Streams` hands every row of a batch its own stream of uniforms, so that a problem draws the same
 numbers in whatever batch it stands. Nothing here, or anywhere else in the package, touches a global generator.
 
 Letters: B rows.

@@ -1,8 +1,8 @@
 """Files that are whole or absent: atomic writes, checkpoints with checksums, metrics that can be cut back to a step.
 
 A checkpoint is a folder `step-NNNNNNNN` that holds weights.safetensors, optimizer.pt and manifest.json. It is written
-under another name and renamed when complete, so a run killed at any moment leaves the previous one in place. The manifest
-carries the checksum of every file and of the metrics written so far: anything damaged is reported, never used.
+under another name and renamed when complete, so a run killed at any moment leaves the previous one in place. The
+manifest carries the checksum of every file and of the metrics so far: anything damaged is reported, never used.
 """
 
 import contextlib
@@ -80,6 +80,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 raise ValueError("it has no end")
             records.append(json.loads(line))
+            if not isinstance(records[-1], dict):
+                raise ValueError("it is no record")
         except ValueError as error:
             raise DamagedError(
                 f"{path}, line {number} is damaged ({error}): expected one whole JSON record a line"
@@ -127,8 +129,8 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.
         metrics = folder / METRICS
         written = metrics.read_bytes() if metrics.exists() else b""
         record = {"step": step, "files": files, "metrics_bytes": len(written), "metrics": checksum(written)}
-        (temporary / MANIFEST).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        for path in (*sorted(temporary.iterdir()), temporary):
+        (temporary / MANIFEST).write_text(json.dumps(_sealed(record), indent=2) + "\n", encoding="utf-8")
+        for path in (*([metrics] if written else []), *sorted(temporary.iterdir()), temporary):
             _sync(path)
         if target.exists():
             shutil.rmtree(target)
@@ -140,6 +142,12 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.
         raise
     for older in _steps(folder)[:-1]:
         shutil.rmtree(older)
+
+
+def _sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with a checksum of its own, so that a changed manifest is noticed as well."""
+    plain = {name: value for name, value in record.items() if name != "seal"}
+    return {**plain, "seal": checksum(json.dumps(plain).encode())}
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -157,6 +165,8 @@ def find_checkpoint(folder: Path) -> Saved | None:
         return None
     newest = steps[-1]
     manifest = read_json(newest / MANIFEST)
+    if not isinstance(manifest, dict) or manifest != _sealed(manifest):
+        raise DamagedError(f"{newest / MANIFEST} is damaged (it differs from its seal): delete {folder} to start over")
     for name, expected in manifest["files"].items():
         path = newest / name
         if not path.exists() or checksum(path.read_bytes()) != expected:

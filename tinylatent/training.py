@@ -13,9 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from tinylatent import storage
 from tinylatent.experiment import Experiment, Training
@@ -30,7 +29,7 @@ def train(
     experiment: Experiment,
     folder: Path | None = None,
     device: torch.device | str = "cpu",
-    progress: bool = False,
+    tick: Callable[[int, float], None] | None = None,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> Model:
     """Trains to the end, from the newest checkpoint under `folder` if there is one.
@@ -39,45 +38,49 @@ def train(
         experiment: what to train.
         folder: where config.json, metrics.jsonl and checkpoints go; None keeps nothing.
         device: where to train.
-        progress: whether to show a bar.
+        tick: told (steps done, loss) at the start and whenever metrics are logged; progress bars hang here.
         say: receives one-line remarks, such as where a run was resumed.
 
     Raises:
-        ValueError: the folder holds another experiment, or the training part is smaller than a batch.
+        ValueError: the folder holds another experiment, a batch exceeds the training part, or training diverged.
         storage.DamagedError: a stored file is damaged.
     """
     recipe, model = experiment.training, experiment.model(device)
     task, method = experiment.task, experiment.method
-    rows = task.split("train", experiment.seeds.derive("split"))
+    rows = experiment.rows("train")
     if len(rows) < recipe.batch:
         raise ValueError(f"a batch of {recipe.batch} from {len(rows)} training problems: lower training.batch")
     problems = Problems.upload(method.supervise(task, rows), device)
     optimizer = make_optimizer(model, recipe)
     first = 0 if folder is None else _open_run(experiment, folder, model, optimizer, say)
+    log = _Log(folder, first, recipe.batch, tick or (lambda step, loss: None))
     order = batches(len(problems), recipe.batch, first, experiment.seeds)
-    bar = tqdm(total=recipe.steps, initial=first, desc=method.name, disable=not progress, mininterval=0.5)
     seed = experiment.seeds.derive("sampling", "train")
-    log = _Log(folder, recipe.batch, bar)
-    spare = task.positions - problems.slots
-    try:
-        for step in range(first, recipe.steps):
-            if folder is not None and step > first and step % recipe.save_every == 0:
-                storage.save_checkpoint(folder, step, model, optimizer)
-            set_rate(optimizer, recipe, step)
-            batch = problems.rows(next(order).to(device))
-            if spare > 0:
-                batch = replace(batch, offset_B=offsets(len(batch), spare, experiment.seeds, step).to(device))
-            loss = method.loss(model, batch, Moment(step, recipe.steps, seed))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
-                log.write(step + 1, loss, optimizer)
-    finally:
-        bar.close()
+    spare = task.positions - problems.slots - 1  # positions count the answer too, which is never read
+    for step in range(first, recipe.steps):
+        if folder is not None and step > first and step % recipe.save_every == 0:
+            storage.save_checkpoint(folder, step, model, optimizer)
+        batch = problems.rows(next(order).to(device))
+        if spare > 0:
+            batch = replace(batch, offset_B=offsets(len(batch), spare, experiment.seeds, step).to(device))
+        loss = one_step(experiment, model, optimizer, batch, step, seed)
+        if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
+            log.write(step + 1, loss, optimizer)
     if folder is not None and first < recipe.steps:
         storage.save_checkpoint(folder, recipe.steps, model, optimizer)
     return model
+
+
+def one_step(
+    experiment: Experiment, model: Model, optimizer: torch.optim.Optimizer, batch: Problems, step: int, seed: int
+) -> Float[Tensor, ""]:
+    """One optimizer step on one batch; returns its loss."""
+    set_rate(optimizer, experiment.training, step)
+    loss = experiment.method.loss(model, batch, Moment(step, experiment.training.steps, seed))
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss
 
 
 def _open_run(
@@ -90,7 +93,7 @@ def _open_run(
             raise ValueError(
                 f"{folder} holds another experiment (see {config}): choose another folder or delete this one"
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):  # a kill leaves .config
         raise ValueError(f"{folder} is not empty and holds no {CONFIG}: choose a new or empty folder")
     else:
         storage.write_json(config, experiment.to_json())
@@ -107,30 +110,30 @@ def _open_run(
 
 
 class _Log:
-    """Appends lines to metrics.jsonl and keeps the bar's text; a new line is flushed whole."""
+    """Appends lines to metrics.jsonl and passes them on."""
 
-    def __init__(self, folder: Path | None, batch: int, bar: tqdm):
+    def __init__(self, folder: Path | None, first: int, batch: int, tick: Callable[[int, float], None]):
         self.path = None if folder is None else folder / storage.METRICS
-        self.batch, self.bar, self.since = batch, bar, time.perf_counter()
+        self.step, self.batch, self.tick, self.since = first, batch, tick, time.perf_counter()
+        tick(first, math.nan)
 
     def write(self, step: int, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Records one step."""
-        value = loss.item()
+        value, now = loss.item(), time.perf_counter()
         if not math.isfinite(value):
             raise ValueError(f"the loss is {value} at step {step}: training diverged; lower training.rate")
-        now, done = time.perf_counter(), step - self.bar.n
-        record = {
-            "step": step,
-            "loss": value,
-            "rate": optimizer.param_groups[0]["lr"],
-            "problems_per_s": round(done * self.batch / (now - self.since), 1),
-        }
-        self.since = now
-        self.bar.update(done)
-        self.bar.set_postfix_str(f"loss {value:.3f}", refresh=False)
+        pace = (step - self.step) * self.batch / (now - self.since)
+        self.step, self.since = step, now
         if self.path is not None:
+            record = {
+                "step": step,
+                "loss": value,
+                "rate": optimizer.param_groups[0]["lr"],
+                "problems_per_s": round(pace, 1),
+            }
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+        self.tick(step, value)
 
 
 def make_optimizer(model: Model, recipe: Training) -> torch.optim.AdamW:

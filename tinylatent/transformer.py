@@ -1,8 +1,8 @@
 """A decoder-only transformer, written to be read in one sitting.
 
-Pre-norm, learned positions, tied embeddings, GELU MLP, no biases: GPT-2's function with its biases at zero, which a test
-proves by copying the weights over. It speaks the Backbone protocol: embeddings in, hidden states after the last norm
-out, with an immutable cache, masks, explicit positions and edits.
+Pre-norm, learned positions, tied embeddings, GELU MLP, no biases: GPT-2's function with its biases at zero, which a
+test proves by copying the weights over. It speaks the Backbone protocol: embeddings in, hidden states after the last
+norm out, with an immutable cache, masks, explicit positions and edits.
 
 Letters: B rows, T new slots, S all slots (cache and new), D width, H heads, K width of a head, V vocabulary.
 """
@@ -203,7 +203,7 @@ def attend(
     """softmax(q k^T / sqrt(K) + bias) v, causal where bias is None."""
     B, _, T, _ = q.shape
     pack = -(-VECTOR // T)
-    if bias is None and T == k.shape[2] and 1 < T < VECTOR and B % pack == 0 and B >= 4 * VECTOR and q.is_cpu:
+    if bias is None and k.shape[2] == T and 1 < T < VECTOR and B % pack == 0 and B >= 4 * VECTOR and q.is_cpu:
         return attend_packed(q, k, v, pack)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None and T > 1)
 

@@ -58,7 +58,7 @@ class Method:
     latent: ClassVar[bool] = False
     """Whether the steps before the answer are latent: then the controls apply."""
     supervised: ClassVar[bool] = False
-    """Whether the steps before the answer are trained to a target, so that comparing them to the oracle means something."""
+    """Whether the steps before the answer are trained to a target, so that comparing them to the oracle makes sense."""
 
     def thoughts(self, width: int, generator: torch.Generator) -> nn.ModuleDict:
         """The thoughts with parameters of their own, by name."""

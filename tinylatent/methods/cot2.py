@@ -9,7 +9,7 @@ Where it differs from the paper's code: no dropout; teacher forcing needs one pa
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor
@@ -20,6 +20,8 @@ from tinylatent.plan import Plan, Segment
 from tinylatent.problems import Problems
 from tinylatent.rollout import rollout
 from tinylatent.thoughts import Mixture
+
+Prefix = Literal["teacher", "self", "teacher-then-self"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class CoT2(Method):
 
     budget: int | None = None
     """Traces in the supervision: the B best, or all of them."""
-    prefix: Literal["teacher", "self", "teacher-then-self"] = "teacher"
+    prefix: Prefix = "teacher"
     """What the model reads while it trains: the target's latents, its own, or first one and then the other."""
     switch: float = 0.5
     """Share of training after which teacher-then-self turns to its own latents."""
@@ -40,6 +42,8 @@ class CoT2(Method):
     def __post_init__(self) -> None:
         if self.budget is not None and self.budget < 1:
             raise ValueError(f"budget {self.budget}: expected at least 1 trace; try 1 (discrete) or leave it out (all)")
+        if self.prefix not in get_args(Prefix):
+            raise ValueError(f"prefix {self.prefix!r}: expected one of {', '.join(get_args(Prefix))}")
         if not 0 <= self.switch <= 1:
             raise ValueError(f"switch {self.switch}: expected a share of training between 0 and 1; try 0.5")
 

@@ -1,0 +1,1 @@
+"""What can be said exactly: predictions and hand-built weights, checked by running them."""

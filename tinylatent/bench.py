@@ -1,0 +1,195 @@
+"""Bench: how fast this machine trains and evaluates CoT2 on MNNS, beside its own matrix products and a bare loop.
+
+The bare loop is the same mathematics written out by hand with nothing around it: no plans, no thoughts, no batches cut
+from a data set, no schedule. Everything is timed in short turns within a round, ratios are taken within a round and
+medians over rounds, because small machines are noisy. One thread throughout.
+
+Letters: B rows, N prompt, T steps, V vocabulary.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tinylatent.experiment import Experiment, Training
+from tinylatent.flops import training_flops
+from tinylatent.methods import CoT2
+from tinylatent.problems import Problems
+from tinylatent.rollout import rollout
+from tinylatent.training import batches, make_optimizer, one_step
+from tinylatent.transformer import attend
+
+SIDE = 768  # of the square matrices whose product is the yardstick
+EVALUATED = 1024
+EXPERIMENT = Experiment(method=CoT2())
+Turn = Callable[[], None]
+
+
+def measure(rounds: int) -> dict[str, float]:
+    """Medians over rounds: problems per second, GFLOP/s, and ratios.
+
+    Raises:
+        ValueError: fewer than one round.
+    """
+    if rounds < 1:
+        raise ValueError(f"{rounds} rounds: expected at least 1; try 15")
+    problems = Problems.upload(EXPERIMENT.task.batch(EXPERIMENT.rows("train")))
+    left, right = torch.randn(2, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    turns: dict[str, tuple[Turn, int]] = {
+        "matmul": (lambda: torch.mm(left, right), 8),
+        "train_b16": (ours(problems, 16), 24),
+        "bare_b16": (bare(problems, 16), 24),
+        "train_b256": (ours(problems, 256), 6),
+        "bare_b256": (bare(problems, 256), 6),
+        "eval": (evaluation(problems), 2),
+    }
+    work = {"train_b16": 16, "bare_b16": 16, "train_b256": 256, "bare_b256": 256, "eval": EVALUATED}
+    for turn, _ in turns.values():
+        turn()
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name, (turn, times) in turns.items():
+            begin = time.perf_counter()
+            for _ in range(times):
+                turn()
+            seconds[name].append((time.perf_counter() - begin) / times)
+    rates = {name: [work[name] / s for s in seconds[name]] for name in work}
+    gflops = [2 * SIDE**3 / s / 1e9 for s in seconds["matmul"]]
+    per_problem = _training_flops(problems) / 1e9
+    share = [rate * per_problem / peak for rate, peak in zip(rates["train_b256"], gflops, strict=True)]
+    return {
+        "train_b16_per_s": statistics.median(rates["train_b16"]),
+        "train_b256_per_s": statistics.median(rates["train_b256"]),
+        "eval_per_s": statistics.median(rates["eval"]),
+        "matmul_gflops": statistics.median(gflops),
+        "train_share": statistics.median(share),
+        "bare_loop_per_s": statistics.median(rates["bare_b256"]),
+        "bare_loop_b16_per_s": statistics.median(rates["bare_b16"]),
+        "train_over_bare_b16": _median_ratio(rates["train_b16"], rates["bare_b16"]),
+        "train_over_bare_b256": _median_ratio(rates["train_b256"], rates["bare_b256"]),
+        "eval_per_s_at_220_gflops": 220 * _median_ratio(rates["eval"], gflops),
+    }
+
+
+def _median_ratio(a: list[float], b: list[float]) -> float:
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
+def _training_flops(problems: Problems) -> int:
+    """6 x matrix parameters x slots, the readout where it is read, and attention; embedding mixtures is not counted."""
+    words = problems.words_BT.shape[1]
+    return training_flops(EXPERIMENT.shape, len(EXPERIMENT.task.vocabulary), problems.slots, words)
+
+
+def ours(problems: Problems, batch: int) -> Turn:
+    """One step of the laboratory's own training loop."""
+    experiment = Experiment(method=EXPERIMENT.method, training=Training(batch=batch))
+    model = experiment.model()
+    optimizer = make_optimizer(model, experiment.training)
+    order = batches(len(problems), batch, 0, experiment.seeds)
+    return lambda: (one_step(experiment, model, optimizer, problems.rows(next(order)), 0, 0), None)[1]
+
+
+def evaluation(problems: Problems) -> Turn:
+    """Self-fed, cached inference and judging of EVALUATED problems."""
+    model, some = EXPERIMENT.model(), problems.rows(slice(0, EVALUATED))
+
+    def turn() -> None:
+        run = rollout(model.backbone, EXPERIMENT.method.plan(model, some), some.prompt_BN)
+        (run.action("id") == some.answer_BA).all(1).sum().item()
+
+    return turn
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The bare loop
+
+
+@dataclass(frozen=True)
+class _Bare:
+    """Two lists of tensors and one function: the model without classes."""
+
+    tokens: Tensor
+    places: Tensor
+    layers: list[list[Tensor]]
+    gain: Tensor
+    heads: int
+
+    def logits_BTV(self, prompt_BN: Tensor, target_BTV: Tensor) -> Tensor:
+        """Teacher-forced logits of all steps in one forward."""
+        x = torch.cat([F.embedding(prompt_BN, self.tokens), target_BTV[:, :-1] @ self.tokens], 1)
+        B, S, D = x.shape
+        x = x + self.places[:S]
+        for gain_attn, split, merge, gain_mlp, up, down in self.layers:
+            qkv = F.linear(F.layer_norm(x, (D,), gain_attn), split).split(D, -1)
+            q, k, v = (part.view(B, S, self.heads, -1).transpose(1, 2) for part in qkv)
+            x = x + F.linear(attend(q, k, v, None).transpose(1, 2).reshape(B, S, D), merge)
+            x = x + F.linear(F.gelu(F.linear(F.layer_norm(x, (D,), gain_mlp), up)), down)
+        return F.linear(F.layer_norm(x[:, prompt_BN.shape[1] - 1 :], (D,), self.gain), self.tokens)
+
+
+def bare(problems: Problems, batch: int) -> Turn:
+    """One step of a training loop written by hand, on one fixed batch."""
+    weights: dict[str, Any] = dict(EXPERIMENT.model().backbone.named_parameters())
+    names = ("norm_attn.gain", "attn.split", "attn.merge", "norm_mlp.gain", "mlp.up", "mlp.down")
+    layers = [[weights[f"layers.{n}.{name}"] for name in names] for n in range(EXPERIMENT.shape.layers)]
+    model = _Bare(weights["tokens"], weights["places"], layers, weights["norm.gain"], EXPERIMENT.shape.heads)
+    optimizer = torch.optim.AdamW(weights.values(), lr=5e-3, fused=True)
+    some = problems.rows(slice(0, batch))
+    prompt_BN, target_BTV = some.prompt_BN, some.target_BTV
+
+    def turn() -> None:
+        logits = model.logits_BTV(prompt_BN, target_BTV)
+        loss = F.cross_entropy(logits.flatten(0, 1), target_BTV.flatten(0, 1), reduction="sum") / batch
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return turn
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where the rest goes
+
+KINDS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear"),
+    "attention kernel": ("_flash_attention", "_scaled_dot_product", "softmax", "_softmax", "_safe_softmax"),
+    "gelu": ("gelu",),
+    "layer norm": ("layer_norm",),
+    "optimizer": ("_fused_adam", "zero_"),
+    "embedding, gather": ("embedding", "index", "gather"),
+    "copies": ("copy_", "cat", "clone", "contiguous"),
+    "loss": ("log_softmax", "_log_softmax", "nll_loss"),
+}
+
+
+def profile(batch: int = 256, steps: int = 30) -> str:
+    """Share of each kind of kernel in a training step's time, as text; what no kernel accounts for is Python."""
+    problems = Problems.upload(EXPERIMENT.task.batch(EXPERIMENT.rows("train")))
+    turn = ours(problems, batch)
+    turn()
+    begin = time.perf_counter()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
+        for _ in range(steps):
+            turn()
+    wall = (time.perf_counter() - begin) * 1e6
+    spent = dict.fromkeys((*KINDS, "elementwise and other"), 0.0)
+    for event in record.key_averages():
+        if event.key.startswith("aten::"):
+            spent[_kind(event.key.removeprefix("aten::"))] += event.self_cpu_time_total
+    spent["autograd, Python, profiler"] = wall - sum(spent.values())
+    lines = [f"  {name:26s} {100 * value / wall:5.1f} %" for name, value in sorted(spent.items(), key=lambda x: -x[1])]
+    return "\n".join([f"a training step at batch {batch}, {wall / steps / 1000:.2f} ms under the profiler:", *lines])
+
+
+def _kind(kernel: str) -> str:
+    for kind, starts in KINDS.items():
+        if kernel in starts or any(len(start) > 4 and kernel.startswith(start) for start in starts):
+            return kind
+    return "elementwise and other"

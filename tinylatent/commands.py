@@ -1,0 +1,284 @@
+"""The package's own commands; each is a dataclass whose fields are its arguments."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from tasks import REGISTRY
+from tinylatent import bench, storage
+from tinylatent.experiment import Experiment, Training, device_named
+from tinylatent.measure import ITSELF, measure
+from tinylatent.methods import METHODS, CoT2
+from tinylatent.methods.base import Method, Model
+from tinylatent.problems import Problems
+from tinylatent.rollout import rollout
+from tinylatent.seeds import Seeds
+from tinylatent.statistics import accuracy_interval
+from tinylatent.study import reproduce, studies
+from tinylatent.thoughts import CONTROLS
+from tinylatent.training import load
+from tinylatent.transformer import Shape
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def _choice(registry: dict[str, Any], default: str) -> Any:
+    """A union of registered dataclasses for tyro, named as registered."""
+    kinds = tuple(Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)] for name, kind in registry.items())
+    return Union[kinds] if len(kinds) > 1 else registry[default]  # noqa: UP007 - the members are only known at run time
+
+
+AnyTask: Any = _choice(REGISTRY, "mnns")
+AnyMethod: Any = _choice(METHODS, "cot2")
+
+
+@dataclass(frozen=True)
+class List:
+    """Tasks, methods, controls and studies there are, with a sentence each."""
+
+    json: bool = False
+    """Print JSON instead of text."""
+
+    def run(self) -> None:
+        """Prints what is registered."""
+        groups = {
+            "tasks": {name: _first_sentence(kind) for name, kind in REGISTRY.items()},
+            "methods": {name: _first_sentence(kind) for name, kind in METHODS.items()},
+            "controls": {name: _first_sentence(kind) for name, kind in CONTROLS.items()},
+            "studies": {name: study.question for name, study in studies().items()},
+        }
+        if self.json:
+            print(json.dumps(groups, indent=2))
+            return
+        for title, entries in groups.items():
+            print(title)
+            for name, text in entries.items():
+                print(f"  {name:12s} {text}")
+
+
+def _first_sentence(kind: type) -> str:
+    text = " ".join((kind.__doc__ or "").split())
+    return text.split(". ")[0].rstrip(".") + "."
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train one method on one task and evaluate it; interrupted runs go on where they stopped."""
+
+    out: Path
+    """Folder of the run: config, metrics, checkpoint, and result.json at the end."""
+    method: AnyMethod = field(default_factory=CoT2)
+    """How to think."""
+    task: AnyTask = field(default_factory=REGISTRY["mnns"])
+    """What to solve."""
+    shape: Shape = field(default_factory=Shape)
+    """Size of the transformer."""
+    training: Training = field(default_factory=Training)
+    """How to train it."""
+    seed: int = 0
+    """Root seed of split, initial weights, order and sampling."""
+    device: Device = "auto"
+    """Where to train."""
+    json: bool = False
+    """Print the record as JSON instead of a table."""
+
+    def run(self) -> None:
+        """Trains, evaluates, stores and prints."""
+        experiment = Experiment(self.task, self.method, self.shape, self.training, Seeds.all(self.seed))
+        with tqdm(total=self.training.steps, desc=self.method.name, unit="step", mininterval=0.5, disable=None) as bar:
+
+            def tick(step: int, loss: float) -> None:
+                bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+                bar.update(step - bar.n)
+
+            record = measure(experiment, self.out, device_named(self.device), tick)
+        storage.write_json(self.out / "result.json", record)
+        if self.json:
+            print(json.dumps(record))
+            return
+        for name, evaluation in record["evaluations"].items():
+            interval = accuracy_interval([evaluation["right"]], [record["total"]])
+            label = self.method.name if name == ITSELF else f"{self.method.name}, {name}"
+            low, value, high = (100 * x for x in (interval.low, interval.value, interval.high))
+            print(f"{label:18s} {value:6.2f} %  [{low:.2f}, {high:.2f}]")
+        print(f"result: {self.out / 'result.json'}")
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Run a study: a table and a figure, with intervals and provenance. Finished runs are skipped."""
+
+    study: tyro.conf.Positional[str]
+    """Name of the study; `tinylatent list` shows them."""
+    profile: Literal["quick", "full"] = "quick"
+    """Minutes, or the whole grid."""
+    workers: int = 2
+    """Processes, one thread each."""
+    results: Path = Path("results")
+    """Folder of results."""
+    device: Device = "cpu"
+    """Where the runs train."""
+    json: bool = False
+    """Print the tables as JSON instead of text."""
+
+    def run(self) -> None:
+        """Measures what is missing and prints the tables and where the files are."""
+        known = studies()
+        if self.study not in known:
+            raise ValueError(f"unknown study {self.study!r}: expected one of {', '.join(known)}")
+        device = str(device_named(self.device))
+        outcome = reproduce(known[self.study], self.profile, self.results, self.workers, device)
+        if self.json:
+            tables = [{"title": table.title, "rows": table.rows} for table in outcome.tables]
+            print(json.dumps({"tables": tables, "files": {name: str(path) for name, path in outcome.files.items()}}))
+            return
+        print()
+        for table in outcome.tables:
+            print(table.markdown())
+        for name, path in outcome.files.items():
+            print(f"{name:16s} {path}")
+
+
+@dataclass(frozen=True)
+class Show:
+    """One problem, its answer and its exact frontier step by step; with a checkpoint, the model's own beside it."""
+
+    task: tyro.conf.Positional[str]
+    """Name of the task, such as mnns."""
+    problem: tyro.conf.Positional[tuple[int, ...]]
+    """The problem's numbers, such as 3 5 2 8."""
+    checkpoint: Path | None = None
+    """Folder of a run whose model thinks about the problem too."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+    def run(self) -> None:
+        """Prints the problem and, step by step, where the oracle and the model are."""
+        if self.task not in REGISTRY:
+            raise ValueError(f"unknown task {self.task!r}: expected one of {', '.join(REGISTRY)}")
+        loaded = None if self.checkpoint is None else load(self.checkpoint)
+        task = REGISTRY[self.task].fitting(self.problem) if loaded is None else loaded[0].task
+        if task.name != self.task:
+            raise ValueError(
+                f"{self.checkpoint} was trained on {task.name}, not on {self.task}: show {task.name} instead"
+            )
+        row = task.read(list(self.problem))
+        if self.json:
+            print(json.dumps(self._steps(task, row, loaded)))
+            return
+        print(task.describe(row))
+        for step in self._steps(task, row, loaded)["steps"] if loaded else ():
+            print(f"\nstep {step['step']:<4d} oracle   {loaded[0].method.name}")
+            for token, shares in step["shares"].items():
+                print(f"  {token:>6s} {shares['oracle']:8.4f} {shares['model']:8.4f}")
+
+    def _steps(self, task: Any, row: np.ndarray, loaded: tuple[Experiment, Model] | None) -> dict[str, Any]:
+        """Every step's states of more than a thousandth, by the oracle and the model. The model's last step answers."""
+        batch = task.batch(row[None])
+        oracle_TV, model_TV, answer = batch.frontier_BTV[0], None, {}
+        if loaded is not None:
+            experiment, model = loaded
+            model_TV, answer_A = _think(experiment.method, model, Problems.upload(batch))
+            answer = {"model": task.write(row, answer_A)}
+        steps = []
+        for t, oracle_V in enumerate(oracle_TV):
+            thought = None if model_TV is None else t - len(oracle_TV) + len(model_TV)
+            model_V = model_TV[thought] if model_TV is not None and thought is not None and thought >= 0 else None
+            shown = oracle_V > 1e-3 if model_V is None else (oracle_V > 1e-3) | (model_V > 1e-3)
+            shares = {
+                task.vocabulary.tokens[i]: {"oracle": float(oracle_V[i])}
+                | ({} if model_TV is None else {"model": float("nan") if model_V is None else float(model_V[i])})
+                for i in np.flatnonzero(shown)
+            }
+            steps.append({"step": t + 1, "shares": shares})
+        return {"problem": row.tolist(), "steps": steps, **answer}
+
+
+def _think(method: Method, model: Model, problems: Problems) -> tuple[np.ndarray, np.ndarray]:
+    """The model's distribution at each step (T, V) and its answer's ids (A,), for one problem."""
+    run = rollout(model.backbone, method.plan(model, problems), problems.prompt_BN, problems.prompt_mask_BN)
+    probabilities_TV = run.logits_BTV[0].softmax(-1).numpy()
+    return probabilities_TV, run.action("id")[0, -problems.answer_tokens :].numpy()
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Answers of a trained model: problems as JSON lines in, one JSON answer a line out."""
+
+    checkpoint: Path
+    """Folder of a run."""
+    input: Path | None = None
+    """File of problems, such as {"digits": [3, 5, 2, 8]} a line; standard input by default."""
+    output: Path | None = None
+    """File for the answers, written whole or not at all; standard output by default."""
+
+    def run(self) -> None:
+        """Checks every line first, then answers them all in batches."""
+        experiment, model = load(self.checkpoint)
+        source = "standard input" if self.input is None else str(self.input)
+        text = sys.stdin.read() if self.input is None else self.input.read_text(encoding="utf-8")
+        rows = [
+            _problem(experiment.task, line, f"{source}, line {number}")
+            for number, line in enumerate(text.splitlines(), 1)
+            if line.strip()
+        ]
+        if not rows:
+            raise ValueError(f"{source} holds no problems: expected one JSON value a line, such as [3, 5, 2, 8]")
+        lines = "".join(json.dumps(answer) + "\n" for answer in _answers(experiment, model, np.stack(rows)))
+        if self.output is None:
+            sys.stdout.write(lines)
+        else:
+            storage.write_text(self.output, lines)
+
+
+def _problem(task: Any, line: str, place: str) -> np.ndarray:
+    """The problem on one line, or a ValueError that names the place."""
+    try:
+        return task.read(json.loads(line))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} is not JSON ({error}): expected a value such as [3, 5, 2, 8]") from None
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+
+
+def _answers(experiment: Experiment, model: Model, rows_P: np.ndarray, batch: int = 1024) -> list[dict[str, Any]]:
+    answers = []
+    for start in range(0, len(rows_P), batch):
+        rows = rows_P[start : start + batch]
+        problems = Problems.upload(experiment.task.batch(rows))
+        plan = experiment.method.plan(model, problems)
+        run = rollout(model.backbone, plan, problems.prompt_BN, problems.prompt_mask_BN)
+        ids_BA = run.action("id")[:, -problems.answer_tokens :].numpy()
+        answers += [experiment.task.write(row, ids_A) for row, ids_A in zip(rows, ids_BA, strict=True)]
+    return answers
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Speed on this machine, one thread: training, evaluation, and the same without the laboratory around it."""
+
+    rounds: int = 15
+    """Rounds of short interleaved timings; ratios are taken within a round, medians over rounds."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    profile: bool = True
+    """Show where a training step's time goes (on standard error with --json)."""
+
+    def run(self) -> None:
+        """Times everything in turn and prints medians."""
+        torch.set_num_threads(1)
+        figures = bench.measure(self.rounds)
+        if self.json:
+            print(json.dumps(figures))
+        else:
+            for name, value in figures.items():
+                print(f"{name:24s} {value:12,.3f}" if value < 100 else f"{name:24s} {value:12,.0f}")
+        if self.profile:
+            print("\n" + bench.profile(), file=sys.stderr if self.json else sys.stdout)

@@ -1,0 +1,95 @@
+"""Measure: train one experiment, put it through every evaluation, and return one flat record for runs.jsonl.
+
+A record holds right and all answers per key (from which every interval is computed later), the distance of each step
+from the oracle's frontier, the same under each control, sampling figures, and what it all cost.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tinylatent.evaluation import cost, evaluate, sample_answers
+from tinylatent.experiment import Experiment
+from tinylatent.flops import training_flops
+from tinylatent.methods import Model
+from tinylatent.problems import Problems
+from tinylatent.provenance import environment
+from tinylatent.statistics import cluster_counts, majority_at_k, pass_at_k
+from tinylatent.thoughts import CONTROLS
+from tinylatent.training import train
+
+ITSELF = "itself"
+SAMPLES = 16
+KS = (1, 2, 5, 10)
+
+
+def measure(
+    experiment: Experiment,
+    folder: Path | None,
+    device: torch.device | str = "cpu",
+    tick: Callable[[int, float], None] | None = None,
+) -> dict[str, Any]:
+    """One record: the experiment trained (resumed if it was begun) and evaluated on its whole validation part."""
+    begin = time.perf_counter()
+    model = train(experiment, folder, device, tick)
+    train_seconds = time.perf_counter() - begin
+    task, method = experiment.task, experiment.method
+    rows = experiment.rows("validation")
+    seed = experiment.seeds.derive("sampling", "evaluation")
+    variants = (None, *CONTROLS) if method.latent else (None,)
+    evaluations: dict[str, Any] = {}
+    for control in variants:
+        result = evaluate(task, method, model, rows, control, seed, device=device)
+        keys, right, total = cluster_counts(task.key(rows), result.right_P)
+        evaluations[control or ITSELF] = {
+            "right": right.tolist(),
+            "kl": result.kl_T,
+            "entropy": result.entropy_T,
+            "problems_per_s": round(len(rows) / result.seconds),
+        }
+    problems = Problems.upload(task.batch(rows[:1]), device)
+    costs = cost(experiment.shape, len(task.vocabulary), method, model, problems)
+    mixtures = costs.pop("mixtures")
+    per_problem = training_flops(experiment.shape, len(task.vocabulary), costs["slots"], costs["steps"], mixtures)
+    seen = experiment.training.steps * experiment.training.batch
+    return {
+        "id": experiment.identity,
+        "experiment": experiment.to_json(),
+        "keys": [f"{key:016x}" for key in keys.tolist()],
+        "total": total.tolist(),
+        "evaluations": evaluations,
+        "sampling": _sampling(experiment, model, rows, seed, device)
+        if method.supervised and not method.latent
+        else None,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "cost": {**costs, "training_flops": per_problem * seen, "training_seconds": round(train_seconds, 1)},
+        "environment": environment(),
+    }
+
+
+def _sampling(
+    experiment: Experiment, model: Model, rows: np.ndarray, seed: int, device: torch.device | str
+) -> dict[str, Any]:
+    """pass@k (unbiased) and majority@k of sampled chains at temperature 1, from SAMPLES samples a problem."""
+    task = experiment.task
+    answers_PSA = sample_answers(task, experiment.method, model, rows, SAMPLES, 1.0, seed, device=device)
+    truth_PA = task.batch(rows).answer_BA
+    right_PS = (answers_PSA == truth_PA[:, None]).all(-1)
+    distinct_PS = _numbered(answers_PSA)
+    truth_P = np.where(right_PS.any(1), distinct_PS[np.arange(len(rows)), right_PS.argmax(1)], -1)
+    return {
+        "samples": SAMPLES,
+        "temperature": 1.0,
+        "pass": {str(k): float(pass_at_k(SAMPLES, right_PS.sum(1), k).mean()) for k in KS},
+        "majority": {str(k): float(majority_at_k(distinct_PS, truth_P, k).mean()) for k in KS},
+    }
+
+
+def _numbered(answers_PSA: np.ndarray) -> np.ndarray:
+    """Answers of several tokens as single integers, equal where the answers are equal."""
+    flat = answers_PSA.reshape(-1, answers_PSA.shape[-1])
+    return np.unique(flat, axis=0, return_inverse=True)[1].reshape(answers_PSA.shape[:2])

@@ -1,0 +1,38 @@
+"""One look for every figure: measured values with their intervals drawn, published values hollow and named so."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tinylatent.statistics import Interval
+
+COLOURS = {"direct": "#8c8c8c", "pause": "#c08a3e", "discrete": "#3b6fb6", "cot2": "#b5403a"}
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "svg.hashsalt": "tinylatent",
+}
+
+
+@contextmanager
+def figure(path: Path, width: float, height: float, columns: int = 1) -> Iterator[list[Axes]]:
+    """Axes side by side, saved to `path` as PNG at the end; sizes in inches. No display is touched."""
+    with matplotlib.rc_context(STYLE):
+        sheet = Figure(figsize=(width, height), layout="constrained")
+        yield list(sheet.subplots(1, columns, squeeze=False)[0])
+        sheet.savefig(path, format="png", dpi=160, metadata={"Software": None})
+
+
+def interval_row(axes: Axes, place: float, interval: Interval, colour: str, hollow: bool = False) -> None:
+    """A horizontal interval with its value, in percent."""
+    low, value, high = 100 * interval.low, 100 * interval.value, 100 * interval.high
+    axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+    axes.plot(value, place, "o", color=colour, markerfacecolor="white" if hollow else colour, markersize=5)

@@ -1,0 +1,168 @@
+"""Study: one table or figure. A grid of experiments is measured, and everything shown is rebuilt from runs.jsonl alone.
+
+A finished run is skipped, an interrupted one resumed. Quick profiles write under results/runs/, which git ignores; a
+full study writes results/NAME/, to be committed.
+"""
+
+import importlib.metadata
+import json
+import multiprocessing
+import queue
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from tinylatent import storage
+from tinylatent.experiment import Experiment
+from tinylatent.measure import measure
+from tinylatent.report import Table, provenance
+
+Profile = Literal["quick", "full"]
+Record = dict[str, Any]
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A named question with its runs and how to show them."""
+
+    name: str
+    question: str
+    """What it asks, in one sentence."""
+    grid: Callable[[Profile], list[Experiment]]
+    """The runs of a profile."""
+    tables: Callable[[list[Record]], list[Table]]
+    """The tables, from the records alone; the first is the result, written as table.csv too."""
+    figure: Callable[[list[Record], Path], None]
+    """Draws the figure into a file, from the records alone."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a study's results are, and its tables."""
+
+    tables: list[Table]
+    files: dict[str, Path]
+
+
+def studies() -> dict[str, Study]:
+    """Every registered study (entry-point group "tinylatent.studies"), by name."""
+    points = importlib.metadata.entry_points(group="tinylatent.studies")
+    return {point.name: point.load() for point in sorted(points, key=lambda point: point.name)}
+
+
+def reproduce(study: Study, profile: Profile, results: Path, workers: int = 2, device: str = "cpu") -> Outcome:
+    """Measures what is missing and rebuilds table, figure and provenance.
+
+    Args:
+        study: what to reproduce.
+        profile: "quick" (minutes) or "full".
+        results: the results folder.
+        workers: processes, one thread each.
+        device: where the runs train.
+
+    Raises:
+        ValueError: fewer than one worker.
+        storage.DamagedError: a stored file is damaged.
+    """
+    if workers < 1:
+        raise ValueError(f"{workers} workers: expected at least 1; try --workers 2")
+    scratch = results / "runs" / profile / study.name
+    grid = study.grid(profile)
+    records = {record["id"]: record for record in _finished(grid, scratch)}
+    missing = [experiment for experiment in grid if experiment.identity not in records]
+    for record in _measured(missing, scratch, workers, device, len(grid)):
+        records[record["id"]] = record
+    target = scratch if profile == "quick" else results / study.name
+    lines = (json.dumps({"study": study.name, "profile": profile, **records[run.identity]}) for run in grid)
+    storage.write_text(target / "runs.jsonl", "".join(line + "\n" for line in lines))
+    return rebuild(study, target)
+
+
+def rebuild(study: Study, folder: Path) -> Outcome:
+    """Tables, figure and provenance from a folder's runs.jsonl.
+
+    Raises:
+        storage.DamagedError: runs.jsonl is missing or damaged.
+    """
+    records = storage.read_lines(folder / "runs.jsonl")
+    tables = study.tables(records)
+    files = {name: folder / name for name in ("table.csv", "table.md", "figure.png", "provenance.json", "runs.jsonl")}
+    storage.write_text(files["table.csv"], tables[0].csv())
+    storage.write_text(files["table.md"], f"{study.question}\n\n" + "\n".join(table.markdown() for table in tables))
+    with storage.atomic(files["figure.png"]) as temporary:
+        study.figure(records, temporary)
+    storage.write_json(files["provenance.json"], provenance(records, files["runs.jsonl"]))
+    return Outcome(tables, files)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Running the grid
+
+
+def _finished(grid: list[Experiment], scratch: Path) -> list[Record]:
+    paths = [scratch / "work" / experiment.identity / RESULT for experiment in grid]
+    return [storage.read_json(path) for path in paths if path.exists()]
+
+
+def _run(experiment: Experiment, scratch: Path, device: str, ticks: Any) -> Record:
+    """One run in a worker: measured, stored, returned."""
+    torch.set_num_threads(1)
+    folder = scratch / "work" / experiment.identity
+    tick = None if ticks is None else lambda step, loss: ticks.put((experiment.identity, step))
+    record = measure(experiment, folder / "run", device, tick)
+    storage.write_json(folder / RESULT, record)
+    return record
+
+
+def _measured(runs: list[Experiment], scratch: Path, workers: int, device: str, total: int) -> Iterator[Record]:
+    """Records as they are finished, by a pool of processes that ends with us, under one bar of training steps."""
+    if not runs:
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(min(workers, len(runs)), mp_context=context) as pool:
+        ticks = manager.Queue()
+        waiting: dict[Future[Record], Experiment] = {
+            pool.submit(_run, experiment, scratch, device, ticks): experiment for experiment in runs
+        }
+        steps = sum(experiment.training.steps for experiment in runs)
+        say = f"{len(runs)} of {total} runs to do"
+        try:
+            with tqdm(total=steps, desc=say, unit="step", unit_scale=True, mininterval=0.5, disable=None) as bar:
+                reached: dict[str, int] = {}
+                while waiting:
+                    done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                    _drain(ticks, reached, bar)
+                    for future in done:
+                        experiment = waiting.pop(future)
+                        record = future.result()
+                        bar.write(_remark(experiment, record))
+                        yield record
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _drain(ticks: Any, reached: dict[str, int], bar: tqdm) -> None:
+    """Moves the bar by what the workers reported."""
+    while True:
+        try:
+            identity, step = ticks.get_nowait()
+        except queue.Empty:
+            return
+        bar.update(step - reached.get(identity, 0))
+        reached[identity] = step
+
+
+def _remark(experiment: Experiment, record: Record) -> str:
+    """One line about a finished run."""
+    right = sum(record["evaluations"]["itself"]["right"]) / sum(record["total"])
+    seconds = record["cost"]["training_seconds"]
+    return f"  {experiment.method.name:10s} seed {experiment.seeds.split}: {100 * right:5.1f} % in {seconds:.0f} s"
