@@ -7,7 +7,7 @@ B rows of a batch, P problems, N prompt tokens, T steps, V vocabulary, A answer 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +90,7 @@ class Batch:
     """Stable hash shared by equivalent problems: splits and intervals go by key."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """What every task offers. A problem is one row of an int64 array (P, m); nothing here uses global random state.
 

@@ -7,7 +7,7 @@ Letters: B rows, T steps, D width, V vocabulary, S all slots so far (cache and n
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +23,7 @@ Cache = Any
 """Keys and values of the past. A value, never changed in place: keeping one and going on twice from it is safe."""
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """A causal model over embeddings. Any object with these members will do; no inheritance needed."""
 

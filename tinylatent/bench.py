@@ -28,7 +28,8 @@ from tinylatent.transformer import attend
 SIDE = 768  # of the square matrices whose product is the yardstick
 EVALUATED = 1024
 EXPERIMENT = Experiment(method=CoT2())
-Turn = Callable[[], None]
+WARM = 450  # the step whose learning rate is the peak
+Turn = Callable[[], Any]
 
 
 def measure(rounds: int) -> dict[str, float]:
@@ -93,7 +94,7 @@ def ours(problems: Problems, batch: int) -> Turn:
     model = experiment.model()
     optimizer = make_optimizer(model, experiment.training)
     order = batches(len(problems), batch, 0, experiment.seeds)
-    return lambda: (one_step(experiment, model, optimizer, problems.rows(next(order)), 0, 0), None)[1]
+    return lambda: one_step(experiment, model, optimizer, problems.rows(next(order)), WARM, 0)
 
 
 def evaluation(problems: Problems) -> Turn:
@@ -112,7 +113,7 @@ def evaluation(problems: Problems) -> Turn:
 
 
 @dataclass(frozen=True)
-class _Bare:
+class Bare:
     """Two lists of tensors and one function: the model without classes."""
 
     tokens: Tensor
@@ -134,22 +135,29 @@ class _Bare:
         return F.linear(F.layer_norm(x[:, prompt_BN.shape[1] - 1 :], (D,), self.gain), self.tokens)
 
 
+def bare_model(experiment: Experiment) -> Bare:
+    """The initial weights of an experiment, without the module they come from."""
+    weights: dict[str, Any] = dict(experiment.model().backbone.named_parameters())
+    names = ("gain_attn", "split", "merge", "gain_mlp", "up", "down")
+    layers = [[weights[f"layers.{n}.{name}"] for name in names] for n in range(experiment.shape.layers)]
+    return Bare(weights["tokens"], weights["places"], layers, weights["gain"], experiment.shape.heads)
+
+
 def bare(problems: Problems, batch: int) -> Turn:
     """One step of a training loop written by hand, on one fixed batch."""
-    weights: dict[str, Any] = dict(EXPERIMENT.model().backbone.named_parameters())
-    names = ("norm_attn.gain", "attn.split", "attn.merge", "norm_mlp.gain", "mlp.up", "mlp.down")
-    layers = [[weights[f"layers.{n}.{name}"] for name in names] for n in range(EXPERIMENT.shape.layers)]
-    model = _Bare(weights["tokens"], weights["places"], layers, weights["norm.gain"], EXPERIMENT.shape.heads)
-    optimizer = torch.optim.AdamW(weights.values(), lr=5e-3, fused=True)
+    model = bare_model(EXPERIMENT)
+    weights = [model.tokens, model.places, model.gain, *(weight for layer in model.layers for weight in layer)]
+    optimizer = torch.optim.AdamW(weights, lr=5e-3, weight_decay=0.05, fused=True)
     some = problems.rows(slice(0, batch))
     prompt_BN, target_BTV = some.prompt_BN, some.target_BTV
 
-    def turn() -> None:
+    def turn() -> Tensor:
         logits = model.logits_BTV(prompt_BN, target_BTV)
         loss = F.cross_entropy(logits.flatten(0, 1), target_BTV.flatten(0, 1), reduction="sum") / batch
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        return loss
 
     return turn
 

@@ -11,12 +11,13 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Protocol, Union
+from typing import Annotated, Any, Protocol, Union, runtime_checkable
 
 import torch
 import tyro
 
 
+@runtime_checkable
 class Command(Protocol):
     """A command: fields are arguments, `run` does the work."""
 

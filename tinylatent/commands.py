@@ -173,8 +173,10 @@ class Show:
         if self.json:
             print(json.dumps(self._steps(task, row, loaded)))
             return
-        print(task.describe(row))
-        for step in self._steps(task, row, loaded)["steps"] if loaded else ():
+        print(task.describe(row.tolist()))
+        if loaded is None:
+            return
+        for step in self._steps(task, row, loaded)["steps"]:
             print(f"\nstep {step['step']:<4d} oracle   {loaded[0].method.name}")
             for token, shares in step["shares"].items():
                 print(f"  {token:>6s} {shares['oracle']:8.4f} {shares['model']:8.4f}")

@@ -18,7 +18,7 @@ from torch import Tensor
 from tasks import Task
 from tinylatent.flops import forward_flops
 from tinylatent.methods import Method, Model
-from tinylatent.plan import controlled
+from tinylatent.plan import controlled, segments
 from tinylatent.problems import Problems
 from tinylatent.rollout import Trajectory, rollout
 from tinylatent.seeds import Streams
@@ -73,10 +73,8 @@ def evaluate(
     if len(problems_P) == 0:
         raise ValueError("no problems to evaluate: expected at least one row")
     answers, kls, entropies, seconds = [], [], [], 0.0
-    parts = -(-len(problems_P) // batch)
-    for index_B in np.array_split(
-        np.arange(len(problems_P)), parts
-    ):  # even parts: a last row alone has none to shuffle
+    parts = -(-len(problems_P) // batch)  # of even size: a last row alone would have no other to shuffle with
+    for index_B in np.array_split(np.arange(len(problems_P)), parts):
         problems = Problems.upload(task.batch(problems_P[index_B]), device)
         plan = method.plan(model, problems)
         streams = None
@@ -154,8 +152,8 @@ def sample_answers(
 def cost(shape: Shape, vocabulary: int, method: Method, model: Model, problems: Problems) -> dict[str, int]:
     """What one problem costs at inference: steps decoded, slots read, mixtures embedded, floating-point operations."""
     plan = method.plan(model, problems.rows(slice(0, 1)))
-    steps = sum(segment.longest for segment in plan)
-    mixtures = sum(segment.longest for segment in plan if isinstance(segment.thought, Mixture))
+    steps = sum(segment.longest for segment in segments(plan))
+    mixtures = sum(segment.longest for segment in segments(plan) if isinstance(segment.thought, Mixture))
     slots = problems.prompt_BN.shape[1] + steps - 1
     flops = forward_flops(shape, vocabulary, slots, steps, mixtures)
     return {"steps": steps, "slots": slots, "mixtures": mixtures, "flops": flops}

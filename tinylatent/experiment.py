@@ -31,7 +31,7 @@ class Training:
     warmup: float = 0.05
     """Share of the steps spent warming up."""
     weight_decay: float = 0.05
-    """AdamW's decoupled weight decay, on matrices only."""
+    """AdamW's decoupled weight decay, on all weights."""
     problems: int | None = None
     """Training problems to use, and a quarter as many to validate on; all of them by default. Spaces too large to list
     need a number."""

@@ -65,10 +65,18 @@ def measure(
         "sampling": _sampling(experiment, model, rows, seed, device)
         if method.supervised and not method.latent
         else None,
+        "constant": _constant(experiment, rows),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "cost": {**costs, "training_flops": per_problem * seen, "training_seconds": round(train_seconds, 1)},
         "environment": environment(),
     }
+
+
+def _constant(experiment: Experiment, rows: np.ndarray) -> float:
+    """Accuracy of always saying the most frequent training answer: what no method may be praised for."""
+    task = experiment.task
+    answers, counts = np.unique(task.answer(experiment.rows("train")), return_counts=True)
+    return float((task.answer(rows) == answers[counts.argmax()]).mean())
 
 
 def _sampling(

@@ -6,7 +6,7 @@ forces a step instead of choosing it.
 Letters: B rows, T steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -28,29 +28,60 @@ class Segment:
     thought: Thought
     steps: int | Tensor
     given: Action | None = None
-    """Actions over (B, steps, ...) that are taken instead of sampled ones."""
+    """Actions over (B, steps, ...) that are taken instead of sampled ones. Where rows differ in their steps the segment
+    is as long as these, even if no row goes that far: what is forced keeps the shape it was given in."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, int) and self.steps < 0:
-            raise ValueError(f"a segment of {self.steps} steps: expected 0 or more")
-        if self.given is not None:
-            held = min((value.shape[1] for value in self.given.values.values()), default=0)
-            if held < self.longest:
-                raise ValueError(f"given actions cover {held} steps of a segment of {self.longest}")
+        fewest, most = (self.steps, self.steps) if isinstance(self.steps, int) else map(int, self.steps.aminmax())
+        if fewest < 0:
+            raise ValueError(f"a segment of {fewest} steps: expected 0 or more")
+        if self.given is not None and self.held < most:
+            raise ValueError(f"given actions cover {self.held} steps of a segment of {most}; pass more or take fewer")
+
+    @property
+    def held(self) -> int:
+        """Steps the given actions cover."""
+        assert self.given is not None
+        return min((value.shape[1] for value in self.given.values.values()), default=0)
 
     @cached_property
     def longest(self) -> int:
-        """Steps of the longest row."""
-        return self.steps if isinstance(self.steps, int) else int(self.steps.max())
+        """Steps the segment takes, counted over all rows."""
+        if isinstance(self.steps, int):
+            return self.steps
+        return int(self.steps.max()) if self.given is None else self.held
+
+    def check(self, rows: int) -> None:
+        """Whether the segment fits a batch.
+
+        Raises:
+            ValueError: steps or given actions are for another number of rows.
+        """
+        if not isinstance(self.steps, int) and self.steps.shape != (rows,):
+            raise ValueError(f"steps of shape {tuple(self.steps.shape)}: expected one for each of {rows} prompts")
+        held = rows if self.given is None else next((len(value) for value in self.given.values.values()), 0)
+        if held != rows:
+            raise ValueError(f"actions given for {held} rows: expected one for each of {rows} prompts")
+
+    @property
+    def whole(self) -> bool:
+        """Whether every row surely takes every step (as far as given actions say)."""
+        return isinstance(self.steps, int) and (self.given is None or self.given.stop is None)
 
     def live_BT(self, rows: int, device: torch.device) -> Bool[Tensor, "B T"]:
-        """Which rows want which steps."""
+        """Which rows want which steps; a row that is given a stop wants the step that stops and none after."""
         t = torch.arange(self.longest, device=device)[None]
-        return (t < (self.steps if isinstance(self.steps, int) else self.steps[:, None])).expand(rows, -1)
+        live_BT = (t < (self.steps if isinstance(self.steps, int) else self.steps[:, None])).expand(rows, -1)
+        if self.given is None or self.given.stop is None:
+            return live_BT
+        stop_BT = self.given.stop[:, : self.longest].long()
+        return live_BT & (stop_BT.cumsum(1) == stop_BT)
 
     def forked(self, groups: int) -> "Segment":
-        """The segment for `groups` rollouts of every prompt: per-row steps repeated."""
-        return self if isinstance(self.steps, int) else replace(self, steps=self.steps.repeat_interleave(groups))
+        """The segment for `groups` rollouts of every prompt: per-row steps and given actions repeated."""
+        steps = self.steps if isinstance(self.steps, int) else self.steps.repeat_interleave(groups)
+        given = None if self.given is None else self.given.map(lambda x: x.repeat_interleave(groups, 0))
+        return replace(self, steps=steps, given=given)
 
 
 @dataclass(frozen=True)
@@ -70,6 +101,16 @@ class Repeat:
 Plan = tuple[Segment | Repeat, ...]
 
 
+def segments(plan: Plan) -> Iterator[Segment]:
+    """Every segment in the order of running, repeated ones as often as they may run."""
+    for part in plan:
+        if isinstance(part, Repeat):
+            for _ in range(part.at_most):
+                yield from part.segments
+        else:
+            yield part
+
+
 def controlled(plan: Plan, control: str) -> Plan:
     """The plan with every latent thought replaced by a control of it: "noise", "shuffled" or "zero".
 
@@ -79,9 +120,10 @@ def controlled(plan: Plan, control: str) -> Plan:
     if control not in CONTROLS:
         raise ValueError(f"unknown control {control!r}: expected one of {', '.join(CONTROLS)}")
 
-    def swap(part: Segment | Repeat) -> Segment | Repeat:
-        if isinstance(part, Repeat):
-            return replace(part, segments=tuple(swap(segment) for segment in part.segments))
-        return replace(part, thought=CONTROLS[control](part.thought)) if part.thought.latent else part
+    def swap(segment: Segment) -> Segment:
+        return replace(segment, thought=CONTROLS[control](segment.thought)) if segment.thought.latent else segment
 
-    return tuple(swap(part) for part in plan)
+    return tuple(
+        replace(part, segments=tuple(map(swap, part.segments))) if isinstance(part, Repeat) else swap(part)
+        for part in plan
+    )

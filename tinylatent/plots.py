@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -11,14 +12,13 @@ from matplotlib.figure import Figure
 from tinylatent.statistics import Interval
 
 COLOURS = {"direct": "#8c8c8c", "pause": "#c08a3e", "discrete": "#3b6fb6", "cot2": "#b5403a"}
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
     "legend.frameon": False,
-    "svg.hashsalt": "tinylatent",
 }
 
 
@@ -31,7 +31,7 @@ def figure(path: Path, width: float, height: float, columns: int = 1) -> Iterato
         sheet.savefig(path, format="png", dpi=160, metadata={"Software": None})
 
 
-def interval_row(axes: Axes, place: float, interval: Interval, colour: str, hollow: bool = False) -> None:
+def interval_row(axes: Axes, place: int, interval: Interval, colour: str, hollow: bool = False) -> None:
     """A horizontal interval with its value, in percent."""
     low, value, high = 100 * interval.low, 100 * interval.value, 100 * interval.high
     axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")

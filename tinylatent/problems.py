@@ -27,7 +27,8 @@ class Problems:
     """The optimal trace: its steps before the answer, then the answer's tokens."""
     target_BTV: Float[Tensor, "B T V"]
     """What CSFT supervises: the frontier before the answer, then one-hot on the answer's tokens."""
-    answer_BA: Int[Tensor, "B A"]
+    answer_tokens: int
+    """A, the number of tokens of an answer."""
     offset_B: Int[Tensor, " B"] | None = None
     """Position of each row's first token (training with room to spare draws it at random); 0 if None."""
 
@@ -47,7 +48,7 @@ class Problems:
             thinking=int(batch.steps_B[0]) - 1 if uniform else tensor(batch.steps_B) - 1,
             words_BT=torch.cat([tensor(batch.chain_BT)[:, :-1], answer_BA], 1),
             target_BTV=torch.cat([frontier_BTV[:, :-1], answers_BAV], 1),
-            answer_BA=answer_BA,
+            answer_tokens=answer_BA.shape[1],
         )
 
     def __len__(self) -> int:
@@ -55,14 +56,18 @@ class Problems:
 
     def rows(self, index: Int[Tensor, " b"] | slice) -> "Problems":
         """Some of the problems, by index or slice."""
+
+        def cut(x: Tensor) -> Tensor:
+            return x[index] if isinstance(index, slice) else x.index_select(0, index)
+
         return Problems(
-            self.prompt_BN[index],
-            None if self.prompt_mask_BN is None else self.prompt_mask_BN[index],
-            self.thinking if isinstance(self.thinking, int) else self.thinking[index],
-            self.words_BT[index],
-            self.target_BTV[index],
-            self.answer_BA[index],
-            None if self.offset_B is None else self.offset_B[index],
+            cut(self.prompt_BN),
+            None if self.prompt_mask_BN is None else cut(self.prompt_mask_BN),
+            self.thinking if isinstance(self.thinking, int) else cut(self.thinking),
+            cut(self.words_BT),
+            cut(self.target_BTV),
+            self.answer_tokens,
+            None if self.offset_B is None else cut(self.offset_B),
         )
 
     @property
@@ -71,9 +76,9 @@ class Problems:
         return self.prompt_BN.shape[1] + self.words_BT.shape[1] - 1
 
     @property
-    def answer_tokens(self) -> int:
-        """A, the number of tokens of an answer."""
-        return self.answer_BA.shape[1]
+    def answer_BA(self) -> Int[Tensor, "B A"]:
+        """The answer's tokens."""
+        return self.words_BT[:, -self.answer_tokens :]
 
     @property
     def words_before(self) -> int:

@@ -22,6 +22,8 @@ from tinylatent.plan import Plan, Repeat, Segment
 from tinylatent.seeds import Streams
 from tinylatent.thoughts import Action, History, State, Thought
 
+NO_STEPS = "the plan has no steps: expected at least one"
+
 
 @dataclass(frozen=True)
 class Span:
@@ -42,15 +44,21 @@ class Trajectory:
     spans: tuple[Span, ...]
     hidden_BTD: Float[Tensor, "B T D"]
     logits_BTV: Float[Tensor, "B T V"]
-    embeddings_BTD: Float[Tensor, "B T D"]
-    """The input each action was turned into."""
+    embeddings_BTD: Float[Tensor, "B T_minus_1 D"]
+    """The inputs the actions were turned into, the last action's left out: nothing has read it yet."""
     live_BT: Bool[Tensor, "B T"] | None
     """False where a row waited; None if none ever did."""
-    group_B: Int[Tensor, " B"]
+    group_B: Int[Tensor, " B"] | None
+    """Which prompt each row belongs to; None if each has its own."""
     embedding: Float[Tensor, "V D"]
     offset_B: Int[Tensor, " B"] | None = None
     end: "_Slots | None" = None
     """Where a later rollout goes on; None after `force`."""
+
+    @property
+    def steps(self) -> int:
+        """T, waiting included."""
+        return self.hidden_BTD.shape[1]
 
     @property
     def length_B(self) -> Int[Tensor, " B"]:
@@ -125,10 +133,11 @@ class _Slots:
         self.hidden_BD = hidden_BND[:, -1]
         self.pending: tuple[Tensor, Tensor | None] | None = None
 
-    def copy(self) -> "_Slots":
+    def copy(self, backbone: Backbone, edit: Edit | None) -> "_Slots":
         """A copy that grows on its own; nothing it shares is changed in place."""
         twin = object.__new__(_Slots)
         twin.__dict__ = {name: list(value) if isinstance(value, list) else value for name, value in vars(self).items()}
+        twin.backbone, twin.edit = backbone, edit
         return twin
 
     @property
@@ -200,7 +209,7 @@ class _Recorder:
             actions.append(action)
             if action.stop is not None:
                 live_B = _both(live_B, ~action.stop)
-                if segment.given is None and not live_B.any():
+                if segment.given is None and live_B is not None and not live_B.any():
                     break
         if actions:
             self.spans.append(Span(thought, start, len(self.steps), Action.stack(actions)))
@@ -208,12 +217,13 @@ class _Recorder:
     def repeat(self, repeat: Repeat) -> None:
         """Passes over the segments until every row is done."""
         active_B = torch.ones_like(self.slots.group_B, dtype=torch.bool)
-        for _ in range(repeat.at_most):
+        for left in reversed(range(repeat.at_most)):
             for segment in repeat.segments:
                 self.segment(segment, active_B)
-            active_B = active_B & ~repeat.until(self.slots.state())
-            if not active_B.any():
-                return
+            if left:  # after the last pass the answer would change nothing, and cost a forward
+                active_B = active_B & ~repeat.until(self.slots.state())
+                if not active_B.any():
+                    return
 
 
 def shifted_positions(past: int, new: int, mask_BS: Tensor | None, offset_B: Tensor | None) -> Tensor | None:
@@ -250,49 +260,80 @@ def rollout(
         offset_B: position of each row's first token; 0 if None.
         groups: rollouts per prompt G; they share the prompt's cache. Row b becomes rows b*G .. b*G + G - 1.
         grad: whether to keep the graph.
-        edit: reads or changes activity inside the model; see Backbone.
+        edit: reads or changes activity inside the model, in the forwards this call makes; see Backbone.
 
     Raises:
-        ValueError: a thought samples and no streams were given; or the plan has no steps.
+        ValueError: a thought samples and there is not one stream per row; the plan has no steps or does not fit the
+            batch; a prompt is padded on the right; an earlier trajectory cannot be continued, or not this way.
     """
-    flat = [segment for part in plan for segment in (part.segments if isinstance(part, Repeat) else (part,))]
-    if streams is None and any(segment.thought.needs_streams and segment.given is None for segment in flat):
-        raise ValueError("the plan samples: pass streams=Streams(seed, rows), one row identity per rollout")
+    if isinstance(prompt_BN, Trajectory):
+        earlier = prompt_BN
+        if earlier.end is None:
+            raise ValueError("this trajectory was forced all at once: only what `rollout` returned can be continued")
+        if mask_BN is not None or offset_B is not None or groups != 1:
+            raise ValueError("a continued rollout keeps its mask, offsets and groups: leave these arguments out")
+        prompt_BN, mask_BN = earlier.prompt_BN, earlier.prompt_mask_BN
+        slots = earlier.end.copy(backbone, edit)
+    else:
+        slots = None
+    _check(plan, prompt_BN, mask_BN, groups, streams)
     with torch.set_grad_enabled(grad):
-        if isinstance(prompt_BN, Trajectory):
-            earlier = prompt_BN
-            assert earlier.end is not None, "only what `rollout` returned can be continued"
-            slots = earlier.end.copy()
-            prompt_BN, mask_BN = earlier.prompt_BN, earlier.prompt_mask_BN
-        else:
+        if slots is None:
             slots = _Slots(backbone, prompt_BN, mask_BN, offset_B, groups, edit)
-        recorder = _Recorder(slots, streams)
-        for part in plan if groups == 1 else [part.forked(groups) for part in plan]:
-            if isinstance(part, Repeat):
-                recorder.repeat(part)
-            else:
-                recorder.segment(part, None)
-        if not recorder.steps:
-            raise ValueError("the plan has no steps: expected at least one")
-        states, inputs, lives = zip(*recorder.steps, strict=True)
-        live_BT = None
-        if any(live is not None for live in lives):
-            every_B = torch.ones_like(slots.group_B, dtype=torch.bool)
-            live_BT = torch.stack([every_B if live is None else live for live in lives], 1)
-        repeat = len(slots.group_B) // len(prompt_BN)
-        return Trajectory(
-            prompt_BN.repeat_interleave(repeat, 0),
-            None if mask_BN is None else mask_BN.repeat_interleave(repeat, 0),
-            tuple(recorder.spans),
-            torch.stack([state.hidden for state in states], 1),
-            torch.stack([state.logits for state in states], 1),
-            torch.stack(inputs, 1),
-            live_BT,
-            slots.group_B,
-            backbone.embedding,
-            slots.offset_B,
-            slots,
-        )
+        if groups > 1:
+            plan = tuple(part.forked(groups) for part in plan)
+            prompt_BN = prompt_BN.repeat_interleave(groups, 0)
+            mask_BN = None if mask_BN is None else mask_BN.repeat_interleave(groups, 0)
+        return _run(slots, plan, prompt_BN, mask_BN, streams)
+
+
+def _check(plan: Plan, prompt_BN: Tensor, mask_BN: Tensor | None, groups: int, streams: Streams | None) -> None:
+    """Raises the ValueErrors of `rollout` and `force` that can be told in advance."""
+    flat = [segment for part in plan for segment in (part.segments if isinstance(part, Repeat) else (part,))]
+    for segment in flat:
+        segment.check(len(prompt_BN))
+    if groups < 1:
+        raise ValueError(f"groups {groups}: expected 1 or more rollouts per prompt")
+    if mask_BN is not None and not mask_BN[:, -1].all():
+        raise ValueError("a prompt ends in padding: expected left padding, the last column of the mask all True")
+    if any(segment.thought.needs_streams and segment.given is None for segment in flat):
+        if streams is None:
+            raise ValueError("the plan samples: pass streams=Streams(seed, rows), one row identity per rollout")
+        if len(streams.root_B) != len(prompt_BN) * groups:
+            raise ValueError(
+                f"streams for {len(streams.root_B)} rows: expected one for each of {len(prompt_BN) * groups} rollouts, "
+                f"{len(prompt_BN)} prompts times {groups}"
+            )
+
+
+def _run(slots: _Slots, plan: Plan, prompt_BN: Tensor, mask_BN: Tensor | None, streams: Streams | None) -> Trajectory:
+    """Runs a plan from these slots on; plan, prompt and mask are already those of every row."""
+    recorder = _Recorder(slots, streams)
+    for part in plan:
+        if isinstance(part, Repeat):
+            recorder.repeat(part)
+        else:
+            recorder.segment(part, None)
+    if not recorder.steps:
+        raise ValueError(NO_STEPS)
+    states, inputs, lives = zip(*recorder.steps, strict=True)
+    live_BT = None
+    if any(live is not None for live in lives):
+        every_B = torch.ones_like(slots.group_B, dtype=torch.bool)
+        live_BT = torch.stack([every_B if live is None else live for live in lives], 1)
+    return Trajectory(
+        prompt_BN,
+        mask_BN,
+        tuple(recorder.spans),
+        torch.stack([state.hidden for state in states], 1),
+        torch.stack([state.logits for state in states], 1),
+        torch.stack(inputs, 1)[:, :-1],
+        live_BT,
+        slots.group_B,
+        slots.backbone.embedding,
+        slots.offset_B,
+        slots,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -310,26 +351,46 @@ def force(
 ) -> Trajectory:
     """Runs a plan whose actions are all given, keeping the graph: one forward if every thought is parallel.
 
-    Teacher forcing is this. Equal to `rollout(..., grad=True)` of the same plan, in values and gradients.
+    Teacher forcing is this. Equal to `rollout(..., grad=True)` of the same plan, in values and gradients; only under
+    torch.no_grad() is there no graph.
 
     Raises:
-        ValueError: an action is not given.
+        ValueError: an action is not given; the plan has no steps or does not fit the batch; right padding.
     """
+    return _force(backbone, plan, prompt_BN, mask_BN, offset_B, edit, group_B=None)
+
+
+def _force(
+    backbone: Backbone,
+    plan: Plan,
+    prompt_BN: Tensor,
+    mask_BN: Tensor | None,
+    offset_B: Tensor | None,
+    edit: Edit | None,
+    group_B: Tensor | None,
+) -> Trajectory:
+    """`force`, for rows that may belong to groups."""
     segments = [part for part in plan if isinstance(part, Segment)]
     if len(segments) < len(plan) or any(segment.given is None for segment in segments):
         raise ValueError("force needs every action given; use rollout for plans that choose")
+    _check(plan, prompt_BN, mask_BN, 1, None)
     if not all(segment.thought.parallel for segment in segments):
-        return rollout(backbone, plan, prompt_BN, mask_BN, offset_B=offset_B, grad=True, edit=edit)
+        slots = _Slots(backbone, prompt_BN, mask_BN, offset_B, 1, edit)
+        if group_B is not None:
+            slots.group_B = group_B
+        return _run(slots, plan, prompt_BN, mask_BN, None)
+    if not any(segment.longest for segment in segments):
+        raise ValueError(NO_STEPS)
     spans, live_BT = _lay_out(segments, prompt_BN)
     inputs_BTD = _embed_all(backbone.embedding, spans)
-    N, T = prompt_BN.shape[1], inputs_BTD.shape[1]
+    N, T = prompt_BN.shape[1], inputs_BTD.shape[1] + 1
     mask_BS = None
     if mask_BN is not None or live_BT is not None:
         whole_BS = prompt_BN.new_ones(len(prompt_BN), N + T, dtype=torch.bool)
         before_BN = whole_BS[:, :N] if mask_BN is None else mask_BN
         after_BT = whole_BS[:, N:] if live_BT is None else live_BT
         mask_BS = torch.cat([before_BN, after_BT[:, :-1]], 1)
-    sequence_BSD = torch.cat([backbone.embed(prompt_BN), inputs_BTD[:, :-1]], 1)
+    sequence_BSD = torch.cat([backbone.embed(prompt_BN), inputs_BTD], 1)
     positions_BS = shifted_positions(0, N + T - 1, mask_BS, offset_B)
     hidden_BSD, _ = backbone.forward(sequence_BSD, mask_BT=mask_BS, positions_BT=positions_BS, edit=edit)
     hidden_BTD = hidden_BSD[:, N - 1 :]
@@ -340,43 +401,52 @@ def force(
         hidden_BTD = hidden_BTD.gather(1, source_BT[..., None].expand_as(hidden_BTD))
     return Trajectory(
         prompt_BN, mask_BN, spans, hidden_BTD, backbone.readout(hidden_BTD), inputs_BTD, live_BT,
-        torch.arange(len(prompt_BN), device=prompt_BN.device), backbone.embedding, offset_B,
+        group_B, backbone.embedding, offset_B,
     )  # fmt: skip
 
 
 def _lay_out(segments: list[Segment], prompt_BN: Tensor) -> tuple[tuple[Span, ...], Tensor | None]:
     """Spans of the given segments, and which rows are live at which step (None: all, always)."""
     spans, lives, start = [], [], 0
+    whole = all(segment.whole for segment in segments)
     for segment in segments:
         assert segment.given is not None
         stop = start + segment.longest
         if segment.longest:
-            action = segment.given.map(lambda x, steps=segment.longest: x[:, :steps])
-            spans.append(Span(segment.thought, start, stop, action))
-            live_BT = segment.live_BT(len(prompt_BN), prompt_BN.device)
-            if action.stop is not None:  # live up to and including the step that stops
-                live_BT = live_BT & (action.stop.long().cumsum(1) - action.stop.long() == 0)
-            lives.append(live_BT)
+            spans.append(Span(segment.thought, start, stop, segment.given.first(segment.longest)))
+            if not whole:
+                lives.append(segment.live_BT(len(prompt_BN), prompt_BN.device))
         start = stop
-    whole = all(isinstance(segment.steps, int) and segment.given.stop is None for segment in segments)
     return tuple(spans), None if whole else torch.cat(lives, 1)
 
 
 def _embed_all(embedding: Tensor, spans: tuple[Span, ...]) -> Tensor:
-    """The inputs all actions turn into, (B, T, D)."""
-    nothing = embedding.new_empty(0)
-    state = State(nothing, nothing, embedding)
-    parts = [span.thought.embed(state, span.action) for span in spans]
+    """The inputs all actions but the last turn into, (B, T - 1, D)."""
+    V, D = embedding.shape
+    state, last = (
+        State(embedding.new_empty(0, D), embedding.new_empty(0, V), embedding),
+        spans[-1],
+    )  # nothing to look at
+    parts = [span.thought.embed(unseen, span.action) for span in spans[:-1]]
+    if last.stop - last.start > 1 or not parts:
+        parts.append(last.thought.embed(unseen, last.action.first(last.stop - last.start - 1)))
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def replay(backbone: Backbone, trajectory: Trajectory, edit: Edit | None = None) -> Trajectory:
-    """A trajectory's actions again, under current weights and with the graph: for ratios of old and new policies."""
-    return force(
+    """A trajectory's actions again, under current weights and with the graph: for ratios of old and new policies.
+
+    Raises:
+        ValueError: the trajectory continues an earlier one, so that it does not start from its prompt.
+    """
+    if trajectory.end is not None and trajectory.end.size != trajectory.prompt_BN.shape[1] + trajectory.steps:
+        raise ValueError("a continued trajectory lacks its beginning and cannot be replayed; roll it out in one plan")
+    return _force(
         backbone,
         trajectory.plan(),
         trajectory.prompt_BN,
         trajectory.prompt_mask_BN,
-        offset_B=trajectory.offset_B,
-        edit=edit,
+        trajectory.offset_B,
+        edit,
+        trajectory.group_B,
     )

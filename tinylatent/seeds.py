@@ -106,8 +106,8 @@ class Streams:
         """The next `count` uniforms of every row, float64 in the open interval (0, 1)."""
         draws = torch.arange(self.draw, self.draw + count, device=self.step_B.device)
         self.draw += count
-        bits = _shift(mix(self.step_B[:, None] ^ mix(draws)), 11)
-        return (bits.double() + 0.5) * 2.0**-53
+        bits = _shift(mix(self.step_B[:, None] ^ mix(draws)), 12)
+        return (bits.double() + 0.5) * 2.0**-52  # exact; with one more bit the largest would round to 1
 
     def normal(self, count: int = 1) -> Float[Tensor, "B count"]:
         """The next `count` standard normals of every row, float64, by the Box-Muller transform."""

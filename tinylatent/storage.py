@@ -121,7 +121,7 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".step-", dir=folder))
     try:
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         safetensors.torch.save_file(state, temporary / WEIGHTS)
         if optimizer is not None:
             torch.save(optimizer.state_dict(), temporary / OPTIMIZER)

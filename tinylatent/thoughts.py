@@ -73,6 +73,10 @@ class Action:
         """Step t of an action over (B, T, ...)."""
         return self.map(lambda x: x[:, t])
 
+    def first(self, steps: int) -> "Action":
+        """The first steps of an action over (B, T, ...)."""
+        return self if all(x.shape[1] == steps for x in self.values.values()) else self.map(lambda x: x[:, :steps])
+
     @staticmethod
     def stack(actions: "list[Action]") -> "Action":
         """Actions of single steps (B, ...) as one over (B, T, ...)."""
@@ -150,6 +154,10 @@ class Token(Thought):
     def embed(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
         """E[id]."""
         return F.embedding(action["id"], state.embedding)
+
+
+GREEDY = Token()
+"""The greedy token: it has no parameters, so one serves everybody."""
 
 
 class Mixture(Thought):
@@ -258,7 +266,7 @@ class Shuffled(Control):
         self.parallel = False
 
     def embed(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
-        """The next group's latent."""
+        """The previous group's latent."""
         latent = self.inner.embed(state, action)
         size = 1 if state.group_B is None else int((state.group_B == state.group_B[0]).sum())
         if size == len(latent):

@@ -57,7 +57,7 @@ class Transformer(nn.Module):
         self.tokens = nn.Parameter(torch.empty(vocabulary, shape.width))
         self.places = nn.Parameter(torch.empty(positions, shape.width))
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
-        self.norm = Norm(shape.width)
+        self.gain = nn.Parameter(torch.ones(shape.width))
         self.initialise(generator or torch.Generator().manual_seed(0))
 
     @torch.no_grad()
@@ -65,7 +65,7 @@ class Transformer(nn.Module):
         """GPT-2's initialisation: normal(0, 0.02), projections into the residual stream divided by sqrt(2 layers)."""
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
-                into_residual = name.endswith(("attn.merge", "mlp.down"))
+                into_residual = name.endswith(("merge", "down"))
                 std = 0.02 / math.sqrt(2 * self.shape.layers) if into_residual else 0.02
                 parameter.normal_(0.0, std, generator=generator)
 
@@ -90,18 +90,27 @@ class Transformer(nn.Module):
         positions_BT: Int[Tensor, "B T"] | None = None,
         edit: Edit | None = None,
     ) -> tuple[Float[Tensor, "B T D"], tuple[LayerCache, ...]]:
-        """Hidden states after the last norm, and the grown cache; see Backbone.forward."""
+        """Hidden states after the last norm, and the grown cache; see Backbone.forward.
+
+        Raises:
+            ValueError: the sequence is longer than the model has positions.
+        """
         T = embeddings_BTD.shape[1]
         past = 0 if cache is None else cache[0][0].shape[2]
-        if positions_BT is None:
-            positions_BT = default_positions(past, T, mask_BT, embeddings_BTD.device)
         bias = attention_bias(past, T, mask_BT, embeddings_BTD)
-        x_BTD = embeddings_BTD + F.embedding(positions_BT, self.places)
+        if positions_BT is None and mask_BT is None:
+            if past + T > self.positions:
+                raise ValueError(f"{past + T} slots: the model has {self.positions} positions; give its task more room")
+            x_BTD = embeddings_BTD + self.places[past : past + T]  # what the general case gives, at half the price
+        else:
+            if positions_BT is None:
+                positions_BT = default_positions(past, T, mask_BT, embeddings_BTD.device)
+            x_BTD = embeddings_BTD + F.embedding(positions_BT, self.places)
         grown = []
         for number, layer in enumerate(self.layers):
             x_BTD, kept = layer(x_BTD, None if cache is None else cache[number], bias, number, edit)
             grown.append(kept)
-        return self.norm(x_BTD), tuple(grown)
+        return norm(x_BTD, self.gain), tuple(grown)
 
     def fork(self, cache: tuple[LayerCache, ...], times: int) -> tuple[LayerCache, ...]:
         """The cache with every row repeated `times` times; see Backbone.fork."""
@@ -109,63 +118,34 @@ class Transformer(nn.Module):
 
 
 class Layer(nn.Module):
-    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x)). One product gives queries, keys and values."""
 
     def __init__(self, shape: Shape):
         super().__init__()
-        self.norm_attn, self.attn = Norm(shape.width), Attention(shape)
-        self.norm_mlp, self.mlp = Norm(shape.width), MLP(shape)
+        D = shape.width
+        self.heads = shape.heads
+        self.gain_attn = nn.Parameter(torch.ones(D))
+        self.split = nn.Parameter(torch.empty(3 * D, D))
+        self.merge = nn.Parameter(torch.empty(D, D))
+        self.gain_mlp = nn.Parameter(torch.ones(D))
+        self.up = nn.Parameter(torch.empty(4 * D, D))
+        self.down = nn.Parameter(torch.empty(D, 4 * D))
 
     def forward(
         self, x_BTD: Tensor, cache: LayerCache | None, bias: Tensor | None, number: int, edit: Edit | None
     ) -> tuple[Tensor, LayerCache]:
         """The residual stream after this layer, and the layer's keys and values."""
         if edit is None:
-            attn_BTD, cache = self.attn(self.norm_attn(x_BTD), cache, bias)
+            attn_BTD, cache = self.attention(norm(x_BTD, self.gain_attn), cache, bias)
             x_BTD = x_BTD + attn_BTD
-            return x_BTD + self.mlp(self.norm_mlp(x_BTD)), cache
+            return x_BTD + self.mlp(norm(x_BTD, self.gain_mlp)), cache
         x_BTD = edit(number, "resid_in", x_BTD)
-        attn_BTD, cache = self.attn(self.norm_attn(x_BTD), cache, bias)
+        attn_BTD, cache = self.attention(norm(x_BTD, self.gain_attn), cache, bias)
         x_BTD = x_BTD + edit(number, "attn_add", attn_BTD)
-        x_BTD = x_BTD + edit(number, "mlp_add", self.mlp(self.norm_mlp(x_BTD)))
+        x_BTD = x_BTD + edit(number, "mlp_add", self.mlp(norm(x_BTD, self.gain_mlp)))
         return edit(number, "resid_out", x_BTD), cache
 
-
-class Norm(nn.Module):
-    """Layer normalisation with a gain and no offset."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalises the last axis."""
-        return F.layer_norm(x, self.gain.shape, self.gain)
-
-
-class MLP(nn.Module):
-    """Width D to 4 D, GELU, and back."""
-
-    def __init__(self, shape: Shape):
-        super().__init__()
-        self.up = nn.Parameter(torch.empty(4 * shape.width, shape.width))
-        self.down = nn.Parameter(torch.empty(shape.width, 4 * shape.width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The MLP's addition to the residual stream."""
-        return F.linear(F.gelu(F.linear(x, self.up)), self.down)
-
-
-class Attention(nn.Module):
-    """Multi-head causal attention; queries, keys and values come from one product."""
-
-    def __init__(self, shape: Shape):
-        super().__init__()
-        self.heads = shape.heads
-        self.split = nn.Parameter(torch.empty(3 * shape.width, shape.width))
-        self.merge = nn.Parameter(torch.empty(shape.width, shape.width))
-
-    def forward(self, x_BTD: Tensor, cache: LayerCache | None, bias: Tensor | None) -> tuple[Tensor, LayerCache]:
+    def attention(self, x_BTD: Tensor, cache: LayerCache | None, bias: Tensor | None) -> tuple[Tensor, LayerCache]:
         """Attention's addition to the residual stream, and keys and values including the cache's."""
         B, T, D = x_BTD.shape
         q, k, v = (
@@ -176,6 +156,15 @@ class Attention(nn.Module):
             k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
         mixed_BHTK = attend(q, k, v, bias)
         return F.linear(mixed_BHTK.transpose(1, 2).reshape(B, T, D), self.merge), (k, v)
+
+    def mlp(self, x_BTD: Tensor) -> Tensor:
+        """The MLP's addition to the residual stream: width D to 4 D, GELU, and back."""
+        return F.linear(F.gelu(F.linear(x_BTD, self.up)), self.down)
+
+
+def norm(x: Tensor, gain: Tensor) -> Tensor:
+    """Layer normalisation of the last axis with a gain and no offset."""
+    return F.layer_norm(x, gain.shape, gain)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

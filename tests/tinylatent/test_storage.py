@@ -21,16 +21,17 @@ HARM = {
     "last byte changed": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
     "grown": lambda data: data + b"\n",
 }
+NEWLINE_ONLY = ("cut", "last byte changed", "grown")  # harmless to JSON, which ends in a newline
 FILES = (storage.WEIGHTS, storage.OPTIMIZER, storage.MANIFEST)
 
 
 def trained(seed=0):
     """A small model and its optimizer after one step, so that both have something to store."""
-    torch_generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     model = nn.Linear(3, 2)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(generator=torch_generator)
+            parameter.normal_(generator=generator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
@@ -199,14 +200,14 @@ def test_leftovers_of_a_killed_save_do_not_disturb(run):
     assert not (run / "step-00000001").exists()
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("harm", HARM)
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [(name, harm) for name in FILES for harm in HARM if name != storage.MANIFEST or harm not in NEWLINE_ONLY],
+)
 def test_a_damaged_file_is_named(run, name, harm):
     path = run / "step-00000002" / name
     before = path.read_bytes()
     path.write_bytes(HARM[harm](before))
-    if name == storage.MANIFEST and harm in ("cut", "last byte changed", "grown"):
-        pytest.skip("only the newline at its end: see the manifest's own test")
     with pytest.raises(DamagedError, match=name.replace(".", r"\.")):
         storage.find_checkpoint(run)
     path.write_bytes(before)
@@ -226,15 +227,16 @@ def test_a_manifest_cut_or_changed_anywhere_is_noticed(run):
     whole, written = path.read_bytes(), storage.find_checkpoint(run).manifest
     harmed = [whole[:size] for size in range(len(whole))]
     harmed += [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(len(whole))]
-    survived = 0
+    noticed = 0
     for data in harmed:
         path.write_bytes(data)
         try:
-            assert storage.find_checkpoint(run).manifest == written
-            survived += 1
+            found = storage.find_checkpoint(run).manifest
         except DamagedError as error:
-            assert storage.MANIFEST in str(error)
-    assert survived < 0.1 * len(harmed)
+            noticed += str(path) in str(error)
+        else:
+            noticed += found == written
+    assert noticed == len(harmed)
 
 
 @pytest.mark.parametrize("value", [[], {}, 3, None, {"step": 2, "files": {}, "metrics_bytes": 0}])

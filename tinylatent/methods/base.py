@@ -16,7 +16,7 @@ from tinylatent.plan import Plan, Segment
 from tinylatent.problems import Problems
 from tinylatent.rollout import Trajectory, force
 from tinylatent.seeds import Streams, derive
-from tinylatent.thoughts import Token
+from tinylatent.thoughts import GREEDY, Token
 
 
 class Model(nn.Module):
@@ -79,7 +79,7 @@ class Method:
 
     def forced(self, model: Model, problems: Problems) -> Trajectory:
         """The supervised trace under teacher forcing, in one forward where the thoughts allow it."""
-        answer = Segment(Token(), problems.answer_tokens, Token().given(problems.answer_BA))
+        answer = Segment(GREEDY, problems.answer_tokens, GREEDY.given(problems.answer_BA))
         plan = (*self.before(model, problems, forced=True), answer)
         return force(model.backbone, plan, problems.prompt_BN, problems.prompt_mask_BN, offset_B=problems.offset_B)
 

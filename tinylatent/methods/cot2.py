@@ -23,6 +23,8 @@ from tinylatent.thoughts import Mixture
 
 Prefix = Literal["teacher", "self", "teacher-then-self"]
 
+MIXTURE = Mixture()
+
 
 @dataclass(frozen=True)
 class CoT2(Method):
@@ -53,9 +55,8 @@ class CoT2(Method):
 
     def before(self, model: Model, problems: Problems, forced: bool, temperature: float = 0.0) -> Plan:
         """One mixture for each step before the answer. Base CoT2 is deterministic: the temperature is the answer's."""
-        mixture = Mixture()
-        given = mixture.given(problems.target_BTV[:, : problems.words_before]) if forced else None
-        return (Segment(mixture, problems.thinking, given),)
+        given = MIXTURE.given(problems.target_BTV[:, : problems.words_before]) if forced else None
+        return (Segment(MIXTURE, problems.thinking, given),)
 
     def loss(self, model: Model, problems: Problems, moment: Moment) -> Float[Tensor, ""]:
         """CSFT's loss under the prefix in force at this moment."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from tinylatent.methods.base import Method, Model, Moment, token_loss
 from tinylatent.plan import Plan, Segment
 from tinylatent.problems import Problems
-from tinylatent.thoughts import Token
+from tinylatent.thoughts import GREEDY, Token
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class DiscreteCoT(Method):
 
     def before(self, model: Model, problems: Problems, forced: bool, temperature: float = 0.0) -> Plan:
         """One token for each step of the chain before the answer."""
-        token = Token(temperature)
+        token = Token(temperature) if temperature else GREEDY
         given = token.given(problems.words_BT[:, : problems.words_before]) if forced else None
         return (Segment(token, problems.thinking, given),)
 

@@ -7,7 +7,10 @@ the four that study `mnns-rates` tried on other splits.
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+from matplotlib.ticker import MaxNLocator
 
 from tinylatent.experiment import Experiment, Training
 from tinylatent.measure import ITSELF, SAMPLES
@@ -77,7 +80,7 @@ def _row(group: list[Record], name: str, variant: str, interval: Interval) -> di
         "accuracy": 100 * interval.value,
         "low": 100 * interval.low,
         "high": 100 * interval.high,
-        "kl": _mean([_mean(e["kl"]) for e in evaluations]) if evaluations[0]["kl"] else None,
+        "kl": fmean([fmean(e["kl"]) for e in evaluations]) if evaluations[0]["kl"] else None,
     }
     if variant == ITSELF:
         row |= {
@@ -87,18 +90,14 @@ def _row(group: list[Record], name: str, variant: str, interval: Interval) -> di
             "slots": first["cost"]["slots"],
             "kflop": first["cost"]["flops"] / 1000,
             "parameters": first["parameters"],
-            "train_s": _mean([record["cost"]["training_seconds"] for record in group]),
-            "eval_per_s": _mean([e["problems_per_s"] for e in evaluations]),
+            "train_s": fmean([record["cost"]["training_seconds"] for record in group]),
+            "eval_per_s": fmean([e["problems_per_s"] for e in evaluations]),
         }
     return row
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _differences(groups: dict[str, list[Record]]) -> list[str]:
-    """CoT2 minus every other method, paired on the same splits, as sentences."""
+    """CoT2 minus every other method, paired on the same splits, and the score of a constant, as sentences."""
     lines = []
     for name in groups:
         if name != "cot2":
@@ -106,6 +105,8 @@ def _differences(groups: dict[str, list[Record]]) -> list[str]:
             gap = paired_difference(ours, theirs, [record["total"] for record in groups["cot2"]])
             low, value, high = (f"{100 * x:+.2f}" for x in (gap.low, gap.value, gap.high))
             lines.append(f"CoT2 minus {LABELS[name]}, same splits: {value} points [{low}, {high}].")
+    constant = 100 * fmean([record["constant"] for group in groups.values() for record in group])
+    lines.append(f"Always saying the most frequent training answer would score {constant:.2f} %.")
     return ["", *(f"- {line}" for line in lines)]
 
 
@@ -115,8 +116,8 @@ def _sampled(groups: dict[str, list[Record]]) -> Table:
     rows = [
         {
             "k": k,
-            "pass@k": 100 * _mean([s["pass"][k] for s in samplings]),
-            "majority@k": 100 * _mean([s["majority"][k] for s in samplings]),
+            "pass@k": 100 * fmean([s["pass"][k] for s in samplings]),
+            "majority@k": 100 * fmean([s["majority"][k] for s in samplings]),
         }
         for k in samplings[0]["pass"]
     ]
@@ -145,7 +146,7 @@ def draw(records: list[Record], path: Path) -> None:
                     label = LABELS[name] if record is group[0] else None
                     right.plot(range(1, len(kl) + 1), kl, "o-", color=COLOURS[name], alpha=0.7, label=label)
         right.set(xlabel="step", ylabel="KL from the oracle's frontier, nats", yscale="log")
-        right.xaxis.get_major_locator().set_params(integer=True)
+        right.xaxis.set_major_locator(MaxNLocator(integer=True))
         right.legend()
 
 

@@ -4,11 +4,12 @@ Splits 100 and 101 are never used for reported results. The rate with the best m
 """
 
 from pathlib import Path
+from statistics import fmean
 
 from tinylatent.experiment import Experiment, Training
 from tinylatent.measure import ITSELF
 from tinylatent.plots import COLOURS, figure
-from tinylatent.report import Table
+from tinylatent.report import Table, Value
 from tinylatent.seeds import Seeds
 from tinylatent.statistics import accuracy_interval
 from tinylatent.studies.mnns import LABELS, METHODS, by_method
@@ -40,20 +41,22 @@ def accuracies(records: list[Record]) -> dict[str, dict[float, list[Record]]]:
 
 
 def _accuracy(group: list[Record]) -> float:
-    return sum(sum(r["evaluations"][ITSELF]["right"]) / sum(r["total"]) for r in group) / len(group)
+    return fmean(sum(r["evaluations"][ITSELF]["right"]) / sum(r["total"]) for r in group)
 
 
 def best(records: list[Record]) -> dict[str, float]:
     """The rate with the best mean accuracy of each method; ties go to the smaller rate."""
-    return {
-        name: max(sorted(rates), key=lambda rate, rates=rates: _accuracy(rates[rate]))
-        for name, rates in accuracies(records).items()
-    }
+    chosen = {}
+    for name, rates in accuracies(records).items():
+        scores = {rate: _accuracy(group) for rate, group in sorted(rates.items())}
+        chosen[name] = max(scores, key=scores.__getitem__)
+    return chosen
 
 
 def tables(records: list[Record]) -> list[Table]:
     """Accuracy of every method at every rate."""
-    rows, chosen = [], best(records)
+    rows: list[dict[str, Value]] = []
+    chosen = best(records)
     for name, rates in accuracies(records).items():
         for rate, group in sorted(rates.items()):
             interval = accuracy_interval(

@@ -1,0 +1,32 @@
+"""The bench compares like with like: its bare loop computes the laboratory's own loss, and every figure is there."""
+
+import torch
+
+from tinylatent import bench
+from tinylatent.problems import Problems
+
+
+def test_the_bare_loop_is_the_same_mathematics():
+    experiment = bench.EXPERIMENT
+    problems = Problems.upload(experiment.task.batch(experiment.rows("train")[:32]))
+    model = experiment.model()
+    bare = bench.bare_model(experiment)
+    ours = experiment.method.forced(model, problems).logits_BTV
+    torch.testing.assert_close(bare.logits_BTV(problems.prompt_BN, problems.target_BTV), ours)
+
+
+def test_both_loops_learn():
+    experiment = bench.EXPERIMENT
+    problems = Problems.upload(experiment.task.batch(experiment.rows("train")[:64]))
+    for loop in (bench.ours, bench.bare):
+        turn = loop(problems, 16)
+        losses = [turn().item() for _ in range(40)]
+        assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_figures_and_profile():
+    figures = bench.measure(rounds=1)
+    wanted = ["train_b16_per_s", "train_b256_per_s", "eval_per_s", "matmul_gflops", "train_share", "bare_loop_per_s"]
+    assert set(wanted) <= set(figures)
+    assert all(value > 0 for value in figures.values())
+    assert "matrix products" in bench.profile(steps=1)

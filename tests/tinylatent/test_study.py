@@ -1,0 +1,135 @@
+"""Studies: a grid is measured once, what is shown comes from runs.jsonl alone, frozen choices match their runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks import MNNS
+from tinylatent import storage, study
+from tinylatent.experiment import Experiment, Training
+from tinylatent.measure import ITSELF, measure
+from tinylatent.methods import CoT2, Direct, DiscreteCoT, PauseTokens
+from tinylatent.report import Table
+from tinylatent.seeds import Seeds
+from tinylatent.studies import mnns, mnns_rates
+from tinylatent.study import Study, rebuild, reproduce, studies
+from tinylatent.transformer import Shape
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+
+
+def tiny(method, seed, rate=5e-3):
+    return Experiment(
+        MNNS(digits=2, high=5), method, Shape(8, 1, 1), Training(steps=8, batch=4, rate=rate), Seeds.all(seed)
+    )
+
+
+METHODS = (Direct(), PauseTokens(), DiscreteCoT(), CoT2())
+TINY = Study(
+    "tiny", "Does it run?", lambda profile: [tiny(m, s) for m in METHODS for s in (0, 1)], mnns.tables, mnns.draw
+)
+NAMES = ("table.csv", "table.md", "figure.png", "provenance.json", "runs.jsonl")
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """The tiny study, measured by two workers."""
+    return reproduce(TINY, "quick", tmp_path_factory.mktemp("results"), workers=2)
+
+
+def test_reproduce_writes_everything(outcome):
+    assert set(outcome.files) == set(NAMES)
+    assert all(path.stat().st_size > 0 for path in outcome.files.values())
+    folder = outcome.files["table.csv"].parent
+    assert (folder.name, folder.parent.name, folder.parent.parent.name) == ("tiny", "quick", "runs")
+    header = outcome.files["table.csv"].read_text().splitlines()[0].split(",")
+    assert header[:5] == ["method", "accuracy", "low", "high", "published"]
+    methods = [row["method"] for row in outcome.tables[0].rows]
+    assert methods == ["direct", "pause", "discrete CoT", "CoT2", "CoT2, noise", "CoT2, shuffled", "CoT2, zero"]
+
+
+def test_records_equal_what_one_process_measures(outcome):
+    stored = storage.read_lines(outcome.files["runs.jsonl"])
+    for record, experiment in zip(stored, TINY.grid("quick"), strict=True):
+        fresh = measure(experiment, None)
+        assert record["id"] == fresh["id"]
+        assert record["keys"] == fresh["keys"]
+        for name, evaluation in fresh["evaluations"].items():
+            assert evaluation["right"] == record["evaluations"][name]["right"]
+        assert record["sampling"] == fresh["sampling"]
+
+
+def test_finished_runs_are_skipped(outcome, monkeypatch):
+    def refuse(runs, *others):
+        assert runs == []
+        return iter(())
+
+    monkeypatch.setattr(study, "_measured", refuse)
+    before = {name: path.read_bytes() for name, path in outcome.files.items()}
+    again = reproduce(TINY, "quick", outcome.files["table.csv"].parents[3])
+    assert {name: path.read_bytes() for name, path in again.files.items()} == before
+
+
+def test_everything_is_rebuilt_from_the_runs_alone(outcome, tmp_path):
+    (tmp_path / "runs.jsonl").write_bytes(outcome.files["runs.jsonl"].read_bytes())
+    rebuilt = rebuild(TINY, tmp_path)
+    for name in NAMES:
+        assert rebuilt.files[name].read_bytes() == outcome.files[name].read_bytes()
+
+
+def test_damaged_runs_are_refused(outcome, tmp_path):
+    (tmp_path / "runs.jsonl").write_bytes(outcome.files["runs.jsonl"].read_bytes()[:-20])
+    with pytest.raises(storage.DamagedError, match=r"runs\.jsonl, line 8"):
+        rebuild(TINY, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs.jsonl"]
+
+
+def test_accuracies_in_the_table_are_those_of_the_runs(outcome):
+    stored = storage.read_lines(outcome.files["runs.jsonl"])
+    for row, name in zip(outcome.tables[0].rows, ("direct", "pause", "discrete", "cot2"), strict=False):
+        shares = [
+            sum(record["evaluations"][ITSELF]["right"]) / sum(record["total"])
+            for record in stored
+            if record["experiment"]["method"]["name"] == name
+        ]
+        assert row["accuracy"] == pytest.approx(100 * sum(shares) / len(shares))
+        assert row["low"] <= row["accuracy"] <= row["high"]
+        assert row["published"] == mnns.PUBLISHED.get(name)
+
+
+def test_provenance_names_command_seeds_and_runs(outcome):
+    found = json.loads(outcome.files["provenance.json"].read_text())
+    assert found["command"] == "tinylatent reproduce tiny --profile quick"
+    assert found["runs"] == 8
+    assert found["runs_checksum"] == storage.checksum(outcome.files["runs.jsonl"].read_bytes())
+    assert [seeds["split"] for seeds in found["seeds"]] == [0, 1]
+    assert {"commit", "torch", "numpy"} <= set(found["environments"][0])
+
+
+def test_registered_studies_have_distinct_runs_and_tuning_keeps_off_reported_splits():
+    assert {"mnns", "mnns-rates"} <= set(studies())
+    for each in studies().values():
+        for profile in ("quick", "full"):
+            identities = [experiment.identity for experiment in each.grid(profile)]
+            assert len(set(identities)) == len(identities)
+    tuned = {experiment.seeds.split for experiment in mnns_rates.grid("full")}
+    assert tuned.isdisjoint(experiment.seeds.split for experiment in mnns.grid("full"))
+
+
+def test_frozen_rates_are_the_best_of_the_stored_tuning_runs():
+    records = storage.read_lines(RESULTS / "mnns-rates" / "runs.jsonl")
+    assert mnns_rates.best(records) == mnns.RATES
+
+
+def test_stored_tables_are_rebuilt_byte_for_byte(tmp_path):
+    (tmp_path / "runs.jsonl").write_bytes((RESULTS / "mnns-rates" / "runs.jsonl").read_bytes())
+    rebuild(mnns_rates.STUDY, tmp_path)
+    for name in ("table.csv", "table.md", "provenance.json"):
+        assert (tmp_path / name).read_bytes() == (RESULTS / "mnns-rates" / name).read_bytes()
+
+
+def test_table_as_csv_and_markdown():
+    table = Table("Title", {"name": "s", "x": ".1f"}, [{"name": "a,b", "x": 1.25}, {"name": "c"}], ["note"])
+    assert table.csv() == 'name,x\n"a,b",1.2\nc,\n'
+    assert table.markdown() == "**Title**\n\n| name |   x |\n| ---- | --: |\n| a,b  | 1.2 |\n| c    |   - |\n\nnote\n"
