@@ -319,7 +319,7 @@ def test_each_thought_alone_is_naive_recomputation(model, naive_hidden, gradient
 
 def test_repeat_stops_each_row_on_its_own(model, naive_hidden, gradients):
     """Rows finish after different numbers of passes, and those that are done wait."""
-    plan = (Repeat((Segment(Hidden(), 1), Segment(Token(), 1)), lambda state: state.hidden[:, 3] > -0.3, 4),)
+    plan = (Repeat((Segment(Hidden(), 1), Segment(Token(), 1)), lambda state: state.hidden[:, 2] > -0.4, 4),)
     case = Case([[i] for i in range(V)], None, 1, (*plan, Segment(Token(), 1)), 0)
     run = case.run(model, grad=True)
     assert run.length_B.unique().tolist() == [3, 5, 7, 9]
