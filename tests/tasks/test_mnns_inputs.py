@@ -97,3 +97,17 @@ def test_problems_read_from_json():
         MNNS().read(PROBLEM[:3])
     with pytest.raises(ValueError, match="from 1 to 9"):
         MNNS().read([3, 5, 2, 10])
+
+
+def test_answers_written_as_json():
+    task = MNNS()
+    assert task.write(PROBLEM, [task.vocabulary.index("+2")]) == {"digits": PROBLEM, "answer": 2, "right": True}
+    assert task.write(PROBLEM, [task.vocabulary.index("-2")])["right"] is False
+    assert task.write(PROBLEM, [task.vocabulary.index("3")])["answer"] is None
+
+
+def test_the_fitting_task_has_digits_up_to_nine_or_the_largest():
+    assert MNNS.fitting([1, 2]) == MNNS(digits=2)
+    assert MNNS.fitting([1, 40, 3]) == MNNS(digits=3, high=40)
+    with pytest.raises(ValueError, match="digits is 0"):
+        MNNS.fitting([])

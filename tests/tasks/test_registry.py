@@ -179,3 +179,22 @@ def test_vocabulary_refuses_wrong_starts_repeated_tokens_and_unknown_ones():
     for ids in ([4], [-1]):
         with pytest.raises(ValueError, match="0 to 3"):
             vocabulary.decode(ids)
+
+
+@over_tasks
+def test_an_answer_is_written_with_its_verdict(task):
+    row = task.problems(1, seed=0)
+    truth_A = task.batch(row).answer_BA[0]
+    assert task.write(row[0], truth_A)["right"] is True
+    for wrong in (truth_A + 1, np.full_like(truth_A, Vocabulary.pad)):
+        written = task.write(row[0], wrong)
+        assert written["right"] is False
+        assert np.array_equal(task.read({name: written[name] for name in written if name != "answer"}), row[0])
+
+
+@over_tasks
+def test_the_fitting_task_holds_the_problem(task):
+    row = task.problems(1, seed=1)[0].tolist()
+    fitting = type(task).fitting(row)
+    assert np.array_equal(fitting.read(row), row)
+    assert fitting.answer([row]) == task.answer([row])
