@@ -52,9 +52,9 @@ class MNNS:
     name: ClassVar[str] = "mnns"
 
     def __post_init__(self) -> None:
-        check_integer("digits", self.digits, 1, MOST_DIGITS, "every digit doubles the traces: try digits=4")
+        check_integer("digits", self.digits, 1, MOST_DIGITS, "try digits=4 (every digit more doubles the traces)")
         check_integer("low", self.low, 1, MOST_HIGH, "try low=1")
-        check_integer("high", self.high, self.low, MOST_HIGH, f"it may not be below low: try high={self.low}")
+        check_integer("high", self.high, self.low, MOST_HIGH, f"try high={min(max(9, self.low), MOST_HIGH)}")
         check_integer("room", self.capacity, self.digits, MOST_DIGITS, f"digits must fit: try room={self.digits}")
 
     @property

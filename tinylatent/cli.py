@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from typing import Annotated, Any, Protocol, Union, runtime_checkable
 
 import torch
@@ -73,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("TINYLATENT_TRACEBACK"):
             raise
         print(f"tinylatent: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (MemoryError, BrokenProcessPool, torch.OutOfMemoryError):
+        advice = "use a smaller model, batch or training.problems, or fewer workers"
+        print(f"tinylatent: out of memory, or a worker was killed: {advice}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ntinylatent: interrupted; what was finished is kept, give the same command to go on", file=sys.stderr)

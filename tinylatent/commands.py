@@ -84,6 +84,14 @@ class Run:
     """How to train it."""
     seed: int = 0
     """Root seed of split, initial weights, order and sampling."""
+    split_seed: int | None = None
+    """Varies the split alone; the root seed by default."""
+    init_seed: int | None = None
+    """Varies the initial weights alone."""
+    order_seed: int | None = None
+    """Varies the order of training problems alone."""
+    sampling_seed: int | None = None
+    """Varies what is sampled alone."""
     device: Device = "auto"
     """Where to train."""
     json: bool = False
@@ -91,7 +99,7 @@ class Run:
 
     def run(self) -> None:
         """Trains, evaluates, stores and prints."""
-        experiment = Experiment(self.task, self.method, self.shape, self.training, Seeds.all(self.seed))
+        experiment = Experiment(self.task, self.method, self.shape, self.training, self._seeds())
         with tqdm(total=self.training.steps, desc=self.method.name, unit="step", mininterval=0.5, disable=None) as bar:
 
             def tick(step: int, loss: float) -> None:
@@ -109,6 +117,10 @@ class Run:
             low, value, high = (100 * x for x in (interval.low, interval.value, interval.high))
             print(f"{label:18s} {value:6.2f} %  [{low:.2f}, {high:.2f}]")
         print(f"result: {self.out / 'result.json'}")
+
+    def _seeds(self) -> Seeds:
+        given = (self.split_seed, self.init_seed, self.order_seed, self.sampling_seed)
+        return Seeds(*(self.seed if seed is None else seed for seed in given))
 
 
 @dataclass(frozen=True)
@@ -164,6 +176,8 @@ class Show:
         if self.task not in REGISTRY:
             raise ValueError(f"unknown task {self.task!r}: expected one of {', '.join(REGISTRY)}")
         loaded = None if self.checkpoint is None else load(self.checkpoint)
+        if not self.problem:
+            raise ValueError("show needs the problem's numbers: try tinylatent show mnns 3 5 2 8")
         task = REGISTRY[self.task].fitting(self.problem) if loaded is None else loaded[0].task
         if task.name != self.task:
             raise ValueError(
@@ -179,7 +193,8 @@ class Show:
         for step in self._steps(task, row, loaded)["steps"]:
             print(f"\nstep {step['step']:<4d} oracle   {loaded[0].method.name}")
             for token, shares in step["shares"].items():
-                print(f"  {token:>6s} {shares['oracle']:8.4f} {shares['model']:8.4f}")
+                model = f"{shares['model']:8.4f}" if "model" in shares else f"{'-':>8s}"
+                print(f"  {token:>6s} {shares['oracle']:8.4f} {model}")
 
     def _steps(self, task: Any, row: np.ndarray, loaded: tuple[Experiment, Model] | None) -> dict[str, Any]:
         """Every step's states of more than a thousandth, by the oracle and the model. The model's last step answers."""
@@ -196,7 +211,7 @@ class Show:
             shown = oracle_V > 1e-3 if model_V is None else (oracle_V > 1e-3) | (model_V > 1e-3)
             shares = {
                 task.vocabulary.tokens[i]: {"oracle": float(oracle_V[i])}
-                | ({} if model_TV is None else {"model": float("nan") if model_V is None else float(model_V[i])})
+                | ({} if model_V is None else {"model": float(model_V[i])})
                 for i in np.flatnonzero(shown)
             }
             steps.append({"step": t + 1, "shares": shares})
@@ -244,6 +259,8 @@ def _problem(task: Any, line: str, place: str) -> np.ndarray:
     """The problem on one line, or a ValueError that names the place."""
     try:
         return task.read(json.loads(line))
+    except RecursionError:
+        raise ValueError(f"{place} is nested too deeply: expected a value such as [3, 5, 2, 8]") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{place} is not JSON ({error}): expected a value such as [3, 5, 2, 8]") from None
     except ValueError as error:

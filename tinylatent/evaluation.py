@@ -21,7 +21,7 @@ from tinylatent.methods import Method, Model
 from tinylatent.plan import controlled, segments
 from tinylatent.problems import Problems
 from tinylatent.rollout import Trajectory, rollout
-from tinylatent.seeds import Streams
+from tinylatent.seeds import Streams, derive
 from tinylatent.thoughts import Mixture
 from tinylatent.transformer import Shape
 
@@ -73,8 +73,10 @@ def evaluate(
     if len(problems_P) == 0:
         raise ValueError("no problems to evaluate: expected at least one row")
     answers, kls, entropies, seconds = [], [], [], 0.0
+    # Neighbours in a listed space share most of their digits, and shuffled latents would be nearly the right ones.
+    order_P = np.random.default_rng(derive(seed, "shuffle")).permutation(len(problems_P))
     parts = -(-len(problems_P) // batch)  # of even size: a last row alone would have no other to shuffle with
-    for index_B in np.array_split(np.arange(len(problems_P)), parts):
+    for index_B in np.array_split(order_P, parts):
         problems = Problems.upload(task.batch(problems_P[index_B]), device)
         plan = method.plan(model, problems)
         streams = None
@@ -89,7 +91,7 @@ def evaluate(
         kl_BT, entropy_BT = distances(run, problems)
         kls.append(kl_BT)
         entropies.append(entropy_BT)
-    answer_PA = np.concatenate(answers)
+    answer_PA = np.concatenate(answers)[np.argsort(order_P)]
     right_P = task.score(problems_P, answer_PA)
     kl_T = _mean(kls) if method.supervised else []
     return Evaluation(right_P, answer_PA, kl_T, _mean(entropies), seconds)

@@ -4,6 +4,7 @@ A record holds right and all answers per key (from which every interval is compu
 from the oracle's frontier, the same under each control, sampling figures, and what it all cost.
 """
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tinylatent import storage
 from tinylatent.evaluation import cost, evaluate, sample_answers
 from tinylatent.experiment import Experiment
 from tinylatent.flops import training_flops
@@ -34,11 +36,17 @@ def measure(
     tick: Callable[[int, float], None] | None = None,
 ) -> dict[str, Any]:
     """One record: the experiment trained (resumed if it was begun) and evaluated on its whole validation part."""
+    task, method = experiment.task, experiment.method
+    rows = experiment.rows("validation")  # before training: a request that cannot be met should not cost a run
+    if len(rows) < 2:
+        raise ValueError(f"a validation part of {len(rows)} problems tells nothing: use more digits or a larger range")
     begin = time.perf_counter()
     model = train(experiment, folder, device, tick)
     train_seconds = time.perf_counter() - begin
-    task, method = experiment.task, experiment.method
-    rows = experiment.rows("validation")
+    if folder is not None:
+        saved = storage.find_checkpoint(folder)
+        assert saved is not None, "a finished run has a checkpoint"
+        train_seconds = saved.manifest["seconds"]  # of all sittings, where a run was resumed
     seed = experiment.seeds.derive("sampling", "evaluation")
     variants = (None, *CONTROLS) if method.latent else (None,)
     evaluations: dict[str, Any] = {}
@@ -85,15 +93,23 @@ def _sampling(
     """pass@k (unbiased) and majority@k of sampled chains at temperature 1, from SAMPLES samples a problem."""
     task = experiment.task
     answers_PSA = sample_answers(task, experiment.method, model, rows, SAMPLES, 1.0, seed, device=device)
+    keys_P = task.key(rows)
     truth_PA = task.batch(rows).answer_BA
     right_PS = (answers_PSA == truth_PA[:, None]).all(-1)
     distinct_PS = _numbered(answers_PSA)
     truth_P = np.where(right_PS.any(1), distinct_PS[np.arange(len(rows)), right_PS.argmax(1)], -1)
+
+    def per_key(share_P: np.ndarray, of: int) -> dict[str, Any]:
+        """Shares of `of` per problem, as whole numbers summed per key."""
+        _, key_P = np.unique(keys_P, return_inverse=True)
+        return {"right": np.bincount(key_P, np.rint(share_P * of)).astype(int).tolist(), "of": of}
+
+    counts_P = right_PS.sum(1)
     return {
         "samples": SAMPLES,
         "temperature": 1.0,
-        "pass": {str(k): float(pass_at_k(SAMPLES, right_PS.sum(1), k).mean()) for k in KS},
-        "majority": {str(k): float(majority_at_k(distinct_PS, truth_P, k).mean()) for k in KS},
+        "pass": {str(k): per_key(pass_at_k(SAMPLES, counts_P, k), math.comb(SAMPLES, k)) for k in KS},
+        "majority": {str(k): per_key(majority_at_k(distinct_PS, truth_P, k), SAMPLES // k) for k in KS},
     }
 
 

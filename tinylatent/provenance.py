@@ -1,9 +1,12 @@
 """Provenance: which code, versions and machine a number comes from."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
+
+import torch
 
 PACKAGES = ("tinylatent", "torch", "numpy", "scipy")
 
@@ -11,7 +14,21 @@ PACKAGES = ("tinylatent", "torch", "numpy", "scipy")
 def environment() -> dict[str, str]:
     """Commit, package versions, Python and processor, as a flat record of strings."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"commit": commit(), "python": platform.python_version(), **versions, "machine": platform.machine()}
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        **versions,
+        "machine": f"{platform.system()} {platform.machine()}, {processor()}",
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def processor() -> str:
+    """The processor's name and number of cores, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or 'unknown processor'}, {os.cpu_count()} cores"
 
 
 def commit() -> str:
@@ -21,7 +38,7 @@ def commit() -> str:
         return "unknown"
     try:
         revision = _git(here, "rev-parse", "HEAD")
-        changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", "tinylatent", "tasks", "theory")
+        changed = _git(here, "status", "--porcelain", "--", "tinylatent", "tasks", "theory")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{revision}+changes" if changed else revision

@@ -6,6 +6,7 @@ manifest carries the checksum of every file and of the metrics so far: anything 
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -115,8 +116,26 @@ class Saved:
     manifest: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    """Writes checkpoint `step` under `folder` atomically, then removes older ones."""
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder for one process while the block runs; the lock goes with the process, however that ends.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{folder} is in use by another process: wait for it to end, or stop it") from None
+        yield
+
+
+def save_checkpoint(
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer | None, seconds: float = 0.0
+) -> None:
+    """Writes checkpoint `step` under `folder` atomically, then removes older ones; `seconds` is the time it took."""
     target = folder / f"step-{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".step-", dir=folder))
@@ -128,7 +147,13 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.
         files = {path.name: checksum(path.read_bytes()) for path in sorted(temporary.iterdir())}
         metrics = folder / METRICS
         written = metrics.read_bytes() if metrics.exists() else b""
-        record = {"step": step, "files": files, "metrics_bytes": len(written), "metrics": checksum(written)}
+        record = {
+            "step": step,
+            "seconds": seconds,
+            "files": files,
+            "metrics_bytes": len(written),
+            "metrics": checksum(written),
+        }
         (temporary / MANIFEST).write_text(json.dumps(_sealed(record), indent=2) + "\n", encoding="utf-8")
         for path in (*([metrics] if written else []), *sorted(temporary.iterdir()), temporary):
             _sync(path)

@@ -4,10 +4,16 @@ A finished run is skipped, an interrupted one resumed. Quick profiles write unde
 full study writes results/NAME/, to be committed.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import multiprocessing
+import multiprocessing.connection
+import os
 import queue
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -120,16 +126,44 @@ def _run(experiment: Experiment, scratch: Path, device: str, ticks: Any) -> Reco
     return record
 
 
+def _follow_parent() -> None:
+    """Ends this worker when its parent ends, be it killed: nobody else would, and a new start needs its folders."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _children_ignore_interrupts() -> Iterator[None]:
+    """Processes started in the block leave Ctrl-C to us, from their first instruction on."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may change signals
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _measured(runs: list[Experiment], scratch: Path, workers: int, device: str, total: int) -> Iterator[Record]:
     """Records as they are finished, by a pool of processes that ends with us, under one bar of training steps."""
     if not runs:
         return
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(min(workers, len(runs)), mp_context=context) as pool:
+    pool = ProcessPoolExecutor(min(workers, len(runs)), mp_context=context, initializer=_follow_parent)
+    with _children_ignore_interrupts():
+        manager = context.Manager()
         ticks = manager.Queue()
         waiting: dict[Future[Record], Experiment] = {
             pool.submit(_run, experiment, scratch, device, ticks): experiment for experiment in runs
         }
+    with manager, pool:
         steps = sum(experiment.training.steps for experiment in runs)
         say = f"{len(runs)} of {total} runs to do"
         try:
@@ -141,7 +175,7 @@ def _measured(runs: list[Experiment], scratch: Path, workers: int, device: str, 
                     for future in done:
                         experiment = waiting.pop(future)
                         record = future.result()
-                        bar.write(_remark(experiment, record))
+                        bar.write(_remark(experiment, record), file=sys.stderr)
                         yield record
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

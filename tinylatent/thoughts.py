@@ -96,7 +96,7 @@ class Thought(nn.Module):
     """
 
     latent = False
-    parallel = True
+    parallel = False
     needs_streams = False
 
     def sample(self, state: State, streams: Streams | None) -> Action:
@@ -122,6 +122,8 @@ class Token(Thought):
     Raises:
         ValueError: negative temperature.
     """
+
+    parallel = True
 
     def __init__(self, temperature: float = 0.0, stop_ids: tuple[int, ...] = ()):
         super().__init__()
@@ -164,6 +166,7 @@ class Mixture(Thought):
     """Base CoT2: the whole softmax output as a superposition of tokens, z = E^T alpha (Gozeten et al., section 2)."""
 
     latent = True
+    parallel = True
 
     def sample(self, state: State, streams: Streams | None) -> Action:
         """alpha = softmax(logits)."""
@@ -182,6 +185,7 @@ class Hidden(Thought):
     """Coconut: the last hidden state, after the final norm, is the next input unchanged (Hao et al., section 3)."""
 
     latent = True
+    parallel = True
 
     def sample(self, state: State, streams: Streams | None) -> Action:
         """The hidden state itself."""
@@ -194,6 +198,8 @@ class Hidden(Thought):
 
 class Pause(Thought):
     """A learned constant: as much computation as a thought, and no content (Goyal et al. 2023, pause tokens)."""
+
+    parallel = True
 
     def __init__(self, width: int, generator: torch.Generator | None = None):
         super().__init__()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from tinylatent.problems import Problems
 from tinylatent.seeds import Seeds
 
 CONFIG = "config.json"
+MOST_BYTES = 4 * 10**9  # of training frontiers kept on the device
 
 
 def train(
@@ -42,24 +44,40 @@ def train(
         say: receives one-line remarks, such as where a run was resumed.
 
     Raises:
-        ValueError: the folder holds another experiment, a batch exceeds the training part, or training diverged.
+        ValueError: the folder holds another experiment or is in use, a batch exceeds the training part, the training
+            part exceeds memory, or training diverged.
         storage.DamagedError: a stored file is damaged.
     """
-    recipe, model = experiment.training, experiment.model(device)
+    rows = _training_rows(experiment)
+    if folder is None:
+        return _train(experiment, rows, None, device, tick, say)
+    _check_folder(experiment, folder)
+    with storage.locked(folder):
+        return _train(experiment, rows, folder, device, tick, say)
+
+
+def _train(
+    experiment: Experiment,
+    rows: np.ndarray,
+    folder: Path | None,
+    device: torch.device | str,
+    tick: Callable[[int, float], None] | None,
+    say: Callable[[str], None],
+) -> Model:
+    """`train`, in a folder that is ours."""
+    began, recipe, model = time.perf_counter(), experiment.training, experiment.model(device)
     task, method = experiment.task, experiment.method
-    rows = experiment.rows("train")
-    if len(rows) < recipe.batch:
-        raise ValueError(f"a batch of {recipe.batch} from {len(rows)} training problems: lower training.batch")
     problems = Problems.upload(method.supervise(task, rows), device)
     optimizer = make_optimizer(model, recipe)
-    first = 0 if folder is None else _open_run(experiment, folder, model, optimizer, say)
+    saved = None if folder is None else _open_run(experiment, folder, model, optimizer, say)
+    first, spent = (0, 0.0) if saved is None else (saved.step, saved.manifest["seconds"])
     log = _Log(folder, first, recipe.batch, tick or (lambda step, loss: None))
     order = batches(len(problems), recipe.batch, first, experiment.seeds)
     seed = experiment.seeds.derive("sampling", "train")
     spare = task.positions - problems.slots - 1  # positions count the answer too, which is never read
     for step in range(first, recipe.steps):
         if folder is not None and step > first and step % recipe.save_every == 0:
-            storage.save_checkpoint(folder, step, model, optimizer)
+            storage.save_checkpoint(folder, step, model, optimizer, spent + time.perf_counter() - began)
         batch = problems.rows(next(order).to(device))
         if spare > 0:
             batch = replace(batch, offset_B=offsets(len(batch), spare, experiment.seeds, step).to(device))
@@ -67,8 +85,23 @@ def train(
         if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
             log.write(step + 1, loss, optimizer)
     if folder is not None and first < recipe.steps:
-        storage.save_checkpoint(folder, recipe.steps, model, optimizer)
+        storage.save_checkpoint(folder, recipe.steps, model, optimizer, spent + time.perf_counter() - began)
     return model
+
+
+def _training_rows(experiment: Experiment) -> np.ndarray:
+    """The training problems, checked against the batch and against what memory can hold."""
+    rows, recipe, task = experiment.rows("train"), experiment.training, experiment.task
+    if len(rows) < recipe.batch:
+        raise ValueError(f"a batch of {recipe.batch} from {len(rows)} training problems: lower training.batch")
+    bytes_each = task.batch(rows[:1]).frontier_BTV.nbytes
+    if len(rows) * bytes_each > MOST_BYTES:
+        fitting = MOST_BYTES // bytes_each
+        raise ValueError(
+            f"the frontiers of {len(rows)} training problems would take {len(rows) * bytes_each / 1e9:.1f} GB: "
+            f"set training.problems to at most {fitting}"
+        )
+    return rows
 
 
 def one_step(
@@ -83,10 +116,8 @@ def one_step(
     return loss
 
 
-def _open_run(
-    experiment: Experiment, folder: Path, model: Model, optimizer: torch.optim.Optimizer, say: Callable[[str], None]
-) -> int:
-    """Prepares a run's folder, restores the newest checkpoint if there is one, and returns the step to start from."""
+def _check_folder(experiment: Experiment, folder: Path) -> None:
+    """Refuses a folder that is not this experiment's, before anything in it is touched."""
     config = folder / CONFIG
     if config.exists():
         if storage.read_json(config) != experiment.to_json():
@@ -95,18 +126,24 @@ def _open_run(
             )
     elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):  # a kill leaves .config
         raise ValueError(f"{folder} is not empty and holds no {CONFIG}: choose a new or empty folder")
-    else:
-        storage.write_json(config, experiment.to_json())
+
+
+def _open_run(
+    experiment: Experiment, folder: Path, model: Model, optimizer: torch.optim.Optimizer, say: Callable[[str], None]
+) -> storage.Saved | None:
+    """Prepares a run's folder, restores the newest checkpoint if there is one, and returns it."""
+    if not (folder / CONFIG).exists():
+        storage.write_json(folder / CONFIG, experiment.to_json())
     saved = storage.find_checkpoint(folder)
     dropped = storage.cut_metrics(folder, saved)
     if saved is None:
-        return 0
+        return None
     storage.load_weights(saved, model)
     storage.load_optimizer(saved, optimizer)
     if saved.step < experiment.training.steps:
         remark = f", {dropped} bytes of later metrics dropped" if dropped else ""
         say(f"{folder}: resumed at step {saved.step}{remark}")
-    return saved.step
+    return saved
 
 
 class _Log:

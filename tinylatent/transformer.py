@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tinylatent.backbone import Edit, default_positions
 
 LayerCache = tuple[Tensor, Tensor]  # keys and values, each (B, H, S, K)
+MOST_WIDTH, MOST_LAYERS = 8192, 256
 VECTOR = 16  # floats in a vector register: softmax over shorter rows falls back to scalar code
 
 
@@ -38,6 +39,11 @@ class Shape:
             raise ValueError(
                 f"width {self.width}, layers {self.layers}, heads {self.heads}: expected positive sizes with width a "
                 f"multiple of heads; try width {max(1, self.heads) * 16}"
+            )
+        if self.width > MOST_WIDTH or self.layers > MOST_LAYERS:
+            raise ValueError(
+                f"width {self.width}, layers {self.layers}: expected at most {MOST_WIDTH} and {MOST_LAYERS}; "
+                "for larger models wrap a Hugging Face one (tinylatent.adapters.hf)"
             )
 
 

@@ -28,7 +28,7 @@ OTHER = {
         "save_every": 9,
     },
     "seeds": {"split": 1, "init": 1, "order": 1, "sampling": 1},
-    "method": {"budget": 3, "prefix": "self", "switch": 0.25},
+    "method": {"budget": 3, "rule": "nonnegative", "prefix": "self", "switch": 0.25},
 }
 
 

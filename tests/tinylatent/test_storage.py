@@ -62,10 +62,11 @@ def run(tmp_path):
 def test_a_block_that_ends_well_replaces_the_file(tmp_path):
     path = tmp_path / "deep" / "file.txt"
     storage.write_text(path, "old")
-    with storage.atomic(path) as temporary:
-        temporary.write_text("new")
-        assert path.read_text() == "old", "the old file stays until the block has ended"
-        assert temporary.parent == path.parent, "a rename is atomic within one file system only"
+    with path.open() as reader:
+        with storage.atomic(path) as temporary:
+            temporary.write_text("new")
+            assert path.read_text() == "old", "the old file stays until the block has ended"
+        assert reader.read() == "old", "it is replaced, not written over: readers keep a whole file"
     assert path.read_text() == "new"
     assert list(path.parent.iterdir()) == [path]
 
@@ -152,6 +153,8 @@ def test_a_checkpoint_without_optimizer_holds_weights_alone(tmp_path):
 def test_no_checkpoint_is_none(tmp_path):
     assert storage.find_checkpoint(tmp_path) is None
     assert storage.find_checkpoint(tmp_path / "nowhere") is None
+    (tmp_path / ".step-abc").mkdir()
+    assert storage.find_checkpoint(tmp_path) is None, "what a killed save left was never a checkpoint"
 
 
 def test_a_new_checkpoint_takes_the_place_of_the_older(run):

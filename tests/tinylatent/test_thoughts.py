@@ -51,15 +51,15 @@ def test_tokens_are_sampled_from_the_softmax_at_temperature(temperature):
 
 
 def test_impossible_tokens_are_never_sampled():
-    """Not even where the uniform is as close to 0 or 1 as it gets."""
+    """Not even where the uniform is as close to 0 or 1 as it gets; of two equal halves the second begins at 0.5."""
 
     class Extremes(Streams):
         def uniform(self, count=1):
-            return torch.tensor([[2.0**-53], [1 - 2.0**-53]], dtype=torch.float64)
+            return torch.tensor([[2.0**-53], [0.5], [1 - 2.0**-53]], dtype=torch.float64)
 
-    logits_V = torch.tensor([-math.inf, 0.0, -math.inf, 1.0, -math.inf])
-    at = State(torch.zeros(2, D), logits_V.expand(2, V), torch.zeros(V, D))
-    assert Token(1.0).sample(at, Extremes(0, torch.arange(2)))["id"].tolist() == [1, 3]
+    logits_V = torch.tensor([-math.inf, 0.0, -math.inf, 0.0, -math.inf])
+    at = State(torch.zeros(3, D), logits_V.expand(3, V), torch.zeros(V, D))
+    assert Token(1.0).sample(at, Extremes(0, torch.arange(3)))["id"].tolist() == [1, 3, 3]
 
 
 def test_greedy_takes_the_most_likely_token():

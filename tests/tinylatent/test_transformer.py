@@ -87,6 +87,14 @@ def test_a_hole_in_the_mask_is_a_slot_that_is_not_there(model, naive_hidden):
         torch.testing.assert_close(hidden_SD[keep], naive_hidden(model, x_SD[keep], range(4)), **EXACT)
 
 
+def test_a_masked_slot_sees_itself(model, naive_hidden):
+    """Padding before a prompt, which sees nothing else, is a sequence of its own: finite, and never used."""
+    x_BSD = random(1, 4, 8)
+    hidden_BSD, _ = model.forward(x_BSD, mask_BT=torch.tensor([[False, False, True, True]]))
+    for s in (0, 1):
+        torch.testing.assert_close(hidden_BSD[0, s], naive_hidden(model, x_BSD[0, s : s + 1], [0])[0], **EXACT)
+
+
 def test_explicit_positions_are_used(model, naive_hidden):
     x_BTD, positions_BT = random(2, 4, 8), torch.tensor([[5, 6, 7, 8], [0, 9, 3, 3]])
     hidden_BTD, _ = model.forward(x_BTD, positions_BT=positions_BT)

@@ -21,6 +21,7 @@ from tinylatent.problems import Problems
 from tinylatent.rollout import rollout
 from tinylatent.thoughts import Mixture
 
+Rule = Literal["absolute", "nonnegative"]
 Prefix = Literal["teacher", "self", "teacher-then-self"]
 
 MIXTURE = Mixture()
@@ -36,6 +37,8 @@ class CoT2(Method):
 
     budget: int | None = None
     """Traces in the supervision: the B best, or all of them."""
+    rule: Rule | None = None
+    """How a budget picks its traces, where the task has a choice (MNNS: smallest |final sum|, or final sum >= 0)."""
     prefix: Prefix = "teacher"
     """What the model reads while it trains: the target's latents, its own, or first one and then the other."""
     switch: float = 0.5
@@ -51,7 +54,8 @@ class CoT2(Method):
 
     def supervise(self, task: Task, problems: Any) -> Batch:
         """The frontier of the budget's best traces."""
-        return task.batch(problems, budget=self.budget)
+        choice: dict[str, Any] = {} if self.rule is None else {"rule": self.rule}
+        return task.batch(problems, budget=self.budget, **choice)
 
     def before(self, model: Model, problems: Problems, forced: bool, temperature: float = 0.0) -> Plan:
         """One mixture for each step before the answer. Base CoT2 is deterministic: the temperature is the answer's."""

@@ -101,8 +101,11 @@ def _differences(groups: dict[str, list[Record]]) -> list[str]:
     lines = []
     for name in groups:
         if name != "cot2":
-            ours, theirs = ([r["evaluations"][ITSELF]["right"] for r in groups[key]] for key in ("cot2", name))
-            gap = paired_difference(ours, theirs, [record["total"] for record in groups["cot2"]])
+            pairs = list(zip(groups["cot2"], groups[name], strict=True))
+            if any(a["keys"] != b["keys"] or a["total"] != b["total"] for a, b in pairs):
+                raise ValueError(f"runs of cot2 and {name} are not on the same splits, in the same order")
+            ours, theirs = ([pair[i]["evaluations"][ITSELF]["right"] for pair in pairs] for i in (0, 1))
+            gap = paired_difference(ours, theirs, [a["total"] for a, _ in pairs])
             low, value, high = (f"{100 * x:+.2f}" for x in (gap.low, gap.value, gap.high))
             lines.append(f"CoT2 minus {LABELS[name]}, same splits: {value} points [{low}, {high}].")
     constant = 100 * fmean([record["constant"] for group in groups.values() for record in group])
@@ -112,17 +115,20 @@ def _differences(groups: dict[str, list[Record]]) -> list[str]:
 
 def _sampled(groups: dict[str, list[Record]]) -> Table:
     """pass@k and majority@k of sampled discrete chains, mean over seeds."""
-    samplings = [record["sampling"] for record in groups["discrete"]]
-    rows = [
-        {
-            "k": k,
-            "pass@k": 100 * fmean([s["pass"][k] for s in samplings]),
-            "majority@k": 100 * fmean([s["majority"][k] for s in samplings]),
-        }
-        for k in samplings[0]["pass"]
-    ]
+    records, rows = groups["discrete"], []
+    for k in records[0]["sampling"]["pass"]:
+        row: dict[str, Any] = {"k": k}
+        for name in ("pass", "majority"):
+            counts = [record["sampling"][name][k] for record in records]
+            totals = [[n * c["of"] for n in r["total"]] for r, c in zip(records, counts, strict=True)]
+            interval = accuracy_interval([c["right"] for c in counts], totals)
+            for part in ("value", "low", "high"):
+                row[f"{name}@k" if part == "value" else f"{name} {part}"] = 100 * getattr(interval, part)
+        rows.append(row)
+    columns = {"k": "s"} | {name: ".2f" for name in rows[0] if name != "k"}
     title = f"Discrete CoT sampled at temperature 1, {SAMPLES} samples a problem"
-    return Table(title, {"k": "s", "pass@k": ".2f", "majority@k": ".2f"}, rows)
+    note = f"pass@k: unbiased from {SAMPLES} samples. majority@k: over {SAMPLES} // k disjoint blocks of k samples."
+    return Table(title, columns, rows, [note])
 
 
 def draw(records: list[Record], path: Path) -> None:
