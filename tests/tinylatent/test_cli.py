@@ -7,6 +7,7 @@ import pytest
 
 from tinylatent import cli, commands
 from tinylatent.cli import main, one_line, parse
+from tinylatent.seeds import Seeds
 
 TINY = ["--task.digits", "2", "--task.high", "4", "--shape.width", "8", "--shape.layers", "1", "--shape.heads", "1"]
 SHORT = ["--training.steps", "12", "--training.batch", "4", "--training.save-every", "5"]
@@ -56,6 +57,21 @@ def test_show_beside_a_model(run_folder, capsys):
     assert "oracle   cot2" in capsys.readouterr().out
 
 
+def test_show_json_is_json_where_a_method_skips_steps(tmp_path, capsys):
+    assert main(["run", "direct", "--out", str(tmp_path / "run"), *TINY, *SHORT]) == 0
+    capsys.readouterr()
+    assert main(["show", "mnns", "3", "1", "--checkpoint", str(tmp_path / "run"), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert ["model" in share for step in shown["steps"] for share in step["shares"].values()][:2] == [False, False]
+    assert main(["show", "mnns", "3", "1", "--checkpoint", str(tmp_path / "run")]) == 0
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_seeds_can_be_varied_alone(tmp_path):
+    words = ["run", "cot2", "--out", str(tmp_path), "--seed", "3", "--init-seed", "7"]
+    assert parse(words)._seeds() == Seeds(split=3, init=7, order=3, sampling=3)
+
+
 def test_run_prints_and_stores_its_record(run_folder, capsys):
     record = json.loads((run_folder / "result.json").read_text())
     assert set(record["evaluations"]) == {"itself", "noise", "shuffled", "zero"}
@@ -99,6 +115,10 @@ ERRORS = {
     "missing option": ["run"],
     "bad task": ["run", "cot2", "--out", "x", "--task.low", "5", "--task.high", "3"],
     "bad budget": ["run", "cot2", "--out", "x", "--method.budget", "0"],
+    "absurd shape": ["run", "cot2", "--out", "x", "--shape.width", "4000000", "--shape.heads", "1"],
+    "space too large": ["run", "cot2", "--out", "x", "--task.digits", "6", "--task.high", "30"],
+    "nothing to validate": ["run", "cot2", "--out", "x", "--task.digits", "1", "--task.high", "2"],
+    "validation too small": ["run", "cot2", "--out", "x", "--training.problems", "6000"],
     "bad shape": ["run", "cot2", "--out", "x", "--shape.width", "7"],
     "unknown task": ["show", "nonsense", "1", "2"],
     "digit too small": ["show", "mnns", "0", "2"],

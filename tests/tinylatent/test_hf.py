@@ -9,12 +9,16 @@ import importlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
+from tasks import MNNS
 from tinylatent.backbone import SITES
+from tinylatent.methods import METHODS, Model, Moment
 from tinylatent.plan import Repeat, Segment
+from tinylatent.problems import Problems
 from tinylatent.rollout import replay, rollout
 from tinylatent.seeds import Streams
 from tinylatent.thoughts import Hidden, Mixture, Pause, Token
@@ -420,3 +424,27 @@ def test_a_missing_package_is_said_in_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match=r"pip install 'tinylatent\[hf\]'"):
         importlib.import_module("tinylatent.adapters.hf")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Methods never know which backbone they hold
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_and_thinks_the_same_on_a_wrapped_model(name):
+    task, method = MNNS(digits=3, high=5), METHODS[name]()
+    problems = Problems.upload(method.supervise(task, task.problems(6, seed=0)))
+    problems = replace(problems, target_BTV=problems.target_BTV.double())
+    backbone = spread(Transformer(len(task.vocabulary), task.positions, Shape(16, 2, 2)).double())
+    losses, gradients, runs = [], [], []
+    for each in (backbone, HFBackbone(as_gpt2(backbone))):
+        generator = torch.Generator().manual_seed(1)
+        model = Model(each, method.thoughts(16, generator).double())
+        loss = method.loss(model, problems, Moment(0, 10, 0))
+        losses.append(loss)
+        gradients.append(torch.autograd.grad(loss, each.embedding)[0])
+        runs.append(rollout(each, method.plan(model, problems), problems.prompt_BN))
+    same(*losses)
+    same(*gradients)
+    same(*(run.logits_BTV for run in runs))
+    assert torch.equal(*(run.action("id") for run in runs))

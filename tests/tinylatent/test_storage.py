@@ -300,3 +300,14 @@ def test_missing_metrics_are_named(run):
     (run / storage.METRICS).unlink()
     with pytest.raises(DamagedError, match=r"metrics\.jsonl is damaged"):
         storage.cut_metrics(run, storage.find_checkpoint(run))
+
+
+def test_a_folder_has_one_writer(tmp_path):
+    with (
+        storage.locked(tmp_path / "run"),
+        pytest.raises(ValueError, match="in use by another process"),
+        storage.locked(tmp_path / "run"),
+    ):
+        pass
+    with storage.locked(tmp_path / "run"):
+        pass

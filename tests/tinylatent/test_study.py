@@ -1,12 +1,15 @@
 """Studies: a grid is measured once, what is shown comes from runs.jsonl alone, frozen choices match their runs."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tasks import MNNS
-from tinylatent import storage, study
+from tinylatent import commands, storage, study
+from tinylatent.cli import main
 from tinylatent.experiment import Experiment, Training
 from tinylatent.measure import ITSELF, measure
 from tinylatent.methods import CoT2, Direct, DiscreteCoT, PauseTokens
@@ -58,6 +61,41 @@ def test_records_equal_what_one_process_measures(outcome):
         for name, evaluation in fresh["evaluations"].items():
             assert evaluation["right"] == record["evaluations"][name]["right"]
         assert record["sampling"] == fresh["sampling"]
+
+
+def test_json_on_standard_output_is_all_there_is(tmp_path, monkeypatch, capsys):
+    one = Study("one", "One?", lambda profile: TINY.grid(profile), mnns.tables, mnns.draw)
+    monkeypatch.setattr(commands, "studies", lambda: {"one": one})
+    assert main(["reproduce", "one", "--results", str(tmp_path), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert Path(shown["files"]["table.csv"]).exists()
+    assert len(shown["tables"][0]["rows"]) == 7
+
+
+ORPHAN = """
+import multiprocessing, os, signal, threading
+from concurrent.futures import ProcessPoolExecutor
+from tinylatent.study import _follow_parent
+
+def work():
+    print("working", flush=True)
+    threading.Event().wait(60)
+    print("survived", flush=True)
+
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent)
+    pool.submit(work).result()
+"""
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    """The pipe closes only when every process that holds it has ended, so reading on waits for the worker."""
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "working\n"
+        parent.kill()
+        assert parent.stdout.read() == ""
 
 
 def test_finished_runs_are_skipped(outcome, monkeypatch):
