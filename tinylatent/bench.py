@@ -8,6 +8,8 @@ Letters: B rows, N prompt, T steps, V vocabulary.
 """
 
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,7 +77,26 @@ def measure(rounds: int) -> dict[str, float]:
         "train_over_bare_b16": _median_ratio(rates["train_b16"], rates["bare_b16"]),
         "train_over_bare_b256": _median_ratio(rates["train_b256"], rates["bare_b256"]),
         "eval_per_s_at_220_gflops": 220 * _median_ratio(rates["eval"], gflops),
+        **generation(),
     }
+
+
+def generation() -> dict[str, float]:
+    """Seconds and peak gigabytes of a fresh process that makes 100,000 MNNS problems (m = 6, 1..30) and frontiers."""
+    done = subprocess.run([sys.executable, "-c", GENERATION], capture_output=True, text=True, check=True)
+    seconds, kilobytes = done.stdout.split()
+    return {"frontiers_100k_s": float(seconds), "frontiers_100k_gb": float(kilobytes) / 2**20}
+
+
+GENERATION = """
+import resource, time
+from tasks import MNNS
+task = MNNS(digits=6, low=1, high=30)
+begin = time.perf_counter()
+batch = task.batch(task.problems(100_000, seed=0))
+assert batch.frontier_BTV.shape[:2] == (100_000, 6)
+print(time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 
 
 def _median_ratio(a: list[float], b: list[float]) -> float:

@@ -18,6 +18,7 @@ from tinylatent.measure import ITSELF, measure
 from tinylatent.methods import METHODS, CoT2
 from tinylatent.methods.base import Method, Model
 from tinylatent.problems import Problems
+from tinylatent.provenance import environment
 from tinylatent.rollout import rollout
 from tinylatent.seeds import Seeds
 from tinylatent.statistics import accuracy_interval
@@ -295,7 +296,7 @@ class Bench:
         torch.set_num_threads(1)
         figures = bench.measure(self.rounds)
         if self.json:
-            print(json.dumps(figures))
+            print(json.dumps({**figures, "rounds": self.rounds, "environment": environment()}))
         else:
             for name, value in figures.items():
                 print(f"{name:24s} {value:12,.3f}" if value < 100 else f"{name:24s} {value:12,.0f}")

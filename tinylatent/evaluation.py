@@ -20,9 +20,10 @@ from tinylatent.flops import forward_flops
 from tinylatent.methods import Method, Model
 from tinylatent.plan import controlled, segments
 from tinylatent.problems import Problems
-from tinylatent.rollout import Trajectory, rollout
+from tinylatent.rollout import rollout
 from tinylatent.seeds import Streams, derive
 from tinylatent.thoughts import Mixture
+from tinylatent.trajectory import Trajectory
 from tinylatent.transformer import Shape
 
 BATCH = 1024

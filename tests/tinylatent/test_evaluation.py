@@ -289,7 +289,7 @@ def test_cost_counts_steps_slots_and_mixtures(name, steps, slots, mixtures):
 
 
 def test_shuffled_latents_come_from_problems_that_are_no_neighbours(monkeypatch):
-    """In a listed space neighbours share their first digits: rolling rows by one would feed nearly the right latents."""
+    """Neighbours in a listed space share first digits: rolled by one row, latents would be nearly the right ones."""
     seen = []
 
     def spy(backbone, plan, prompt_BN, *others, **named):

@@ -160,13 +160,6 @@ def test_frozen_rates_are_the_best_of_the_stored_tuning_runs():
     assert mnns_rates.best(records) == mnns.RATES
 
 
-def test_stored_tables_are_rebuilt_byte_for_byte(tmp_path):
-    (tmp_path / "runs.jsonl").write_bytes((RESULTS / "mnns-rates" / "runs.jsonl").read_bytes())
-    rebuild(mnns_rates.STUDY, tmp_path)
-    for name in ("table.csv", "table.md", "provenance.json"):
-        assert (tmp_path / name).read_bytes() == (RESULTS / "mnns-rates" / name).read_bytes()
-
-
 def test_table_as_csv_and_markdown():
     table = Table("Title", {"name": "s", "x": ".1f"}, [{"name": "a,b", "x": 1.25}, {"name": "c"}], ["note"])
     assert table.csv() == 'name,x\n"a,b",1.2\nc,\n'

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from tasks import Batch, Task
 from tinylatent.plan import Plan, Segment
 from tinylatent.problems import Problems
-from tinylatent.rollout import Trajectory, force
+from tinylatent.rollout import force
 from tinylatent.seeds import Streams, derive
 from tinylatent.thoughts import GREEDY, Token
+from tinylatent.trajectory import Trajectory
 
 
 class Model(nn.Module):

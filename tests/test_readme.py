@@ -1,0 +1,59 @@
+"""The README tells the truth: its numbers are those of stored runs, its output that of the commands."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tinylatent.cli import main
+from tinylatent.study import rebuild, studies
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(name):
+    """What stands between two markers, without the indentation of code."""
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", README, re.DOTALL)
+    assert found is not None, name
+    return "\n".join(line.removeprefix("    ") for line in found[1].splitlines())
+
+
+def test_quick_tables_are_rebuilt_from_their_runs(tmp_path):
+    (tmp_path / "runs.jsonl").write_bytes((ROOT / "results/mnns-quick/runs.jsonl").read_bytes())
+    for table in rebuild(studies()["mnns"], tmp_path).tables:
+        assert table.markdown().strip() in block("quick")
+
+
+@pytest.mark.parametrize(("study", "folder"), [("mnns", "mnns-quick"), ("mnns-rates", "mnns-rates")])
+def test_stored_results_are_rebuilt_byte_for_byte(study, folder, tmp_path):
+    stored = ROOT / "results" / folder
+    (tmp_path / "runs.jsonl").write_bytes((stored / "runs.jsonl").read_bytes())
+    rebuild(studies()[study], tmp_path)
+    for name in ("table.csv", "table.md", "provenance.json"):
+        assert (tmp_path / name).read_bytes() == (stored / name).read_bytes(), name
+
+
+def test_show_prints_what_the_readme_shows(capsys):
+    assert main(["show", "mnns", "3", "5", "2", "8"]) == 0
+    assert capsys.readouterr().out.strip() in block("show")
+
+
+def test_bench_figures_are_the_stored_ones():
+    stored = json.loads((ROOT / "results/bench/bench.json").read_text())
+    shown = dict(line.split() for line in block("bench").splitlines() if line.strip())
+    assert len(shown) >= 8
+    for name, value in shown.items():
+        assert float(value.replace(",", "")) == pytest.approx(stored[name], rel=5e-3), name
+
+
+def test_every_file_it_points_to_exists():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_command_it_names_exists():
+    from tinylatent.cli import commands
+
+    assert set(re.findall(r"tinylatent ([a-z]+)(?= )", README)) <= {*commands()}
