@@ -11,7 +11,7 @@ from tinylatent.measure import ITSELF
 from tinylatent.plots import COLOURS, figure
 from tinylatent.report import Table, Value
 from tinylatent.seeds import Seeds
-from tinylatent.statistics import accuracy_interval
+from tinylatent.statistics import Interval, accuracy_interval
 from tinylatent.studies.mnns import LABELS, METHODS, by_method
 from tinylatent.study import Profile, Record, Study
 
@@ -53,16 +53,17 @@ def best(records: list[Record]) -> dict[str, float]:
     return chosen
 
 
+def _interval(group: list[Record]) -> Interval:
+    return accuracy_interval([r["evaluations"][ITSELF]["right"] for r in group], [r["total"] for r in group])
+
+
 def tables(records: list[Record]) -> list[Table]:
     """Accuracy of every method at every rate."""
     rows: list[dict[str, Value]] = []
     chosen = best(records)
     for name, rates in accuracies(records).items():
         for rate, group in sorted(rates.items()):
-            interval = accuracy_interval(
-                [r["evaluations"][ITSELF]["right"] for r in group], [r["total"] for r in group]
-            )
-            mark = "yes" if chosen[name] == rate else ""
+            interval, mark = _interval(group), "yes" if chosen[name] == rate else ""
             low, value, high = (100 * x for x in (interval.low, interval.value, interval.high))
             rows.append(
                 {"method": LABELS[name], "rate": rate, "accuracy": value, "low": low, "high": high, "chosen": mark}
@@ -71,13 +72,24 @@ def tables(records: list[Record]) -> list[Table]:
 
 
 def draw(records: list[Record], path: Path) -> None:
-    """Accuracy against learning rate."""
-    with figure(path, 4.5, 3.2) as (axes,):
-        for name, rates in accuracies(records).items():
-            points = sorted((rate, 100 * _accuracy(group)) for rate, group in rates.items())
-            axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[name], label=LABELS[name])
-        axes.set(xlabel="peak learning rate", ylabel="validation accuracy, %", xscale="log")
-        axes.legend()
+    """Accuracy against learning rate, with intervals; methods stand a little apart so that those can be told apart."""
+    with figure(path, 5.5, 3.2) as (axes,):
+        for place, (name, rates) in enumerate(accuracies(records).items()):
+            apart = 1.03 ** (place - 1.5)
+            found = [(rate * apart, _interval(group)) for rate, group in sorted(rates.items())]
+            axes.plot(
+                [x for x, _ in found], [100 * i.value for _, i in found], "o-", color=COLOURS[name], label=LABELS[name]
+            )
+            axes.vlines(
+                [x for x, _ in found],
+                [100 * i.low for _, i in found],
+                [100 * i.high for _, i in found],
+                color=COLOURS[name],
+            )
+        axes.set(xlabel="peak learning rate", ylabel="validation accuracy, % (95 %)", xscale="log")
+        axes.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
+        axes.xaxis.minorticks_off()
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 STUDY = Study(
