@@ -284,7 +284,7 @@ def _answers(experiment: Experiment, model: Model, rows_P: np.ndarray, batch: in
 class Bench:
     """Speed on this machine, one thread: training, evaluation, and the same without the laboratory around it."""
 
-    rounds: int = 15
+    rounds: int = 20
     """Rounds of short interleaved timings; ratios are taken within a round, medians over rounds."""
     json: bool = False
     """Print JSON instead of a table."""
