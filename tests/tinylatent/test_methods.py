@@ -507,3 +507,14 @@ def test_learns_a_small_task(method, steps):
     train(Experiment(task, method, Shape(32, 1, 2), recipe), tick=lambda step, loss: losses.append(loss))
     floor = math.log(2) if isinstance(method, CoT2) else 0.0
     assert losses[-1] - floor < 0.03
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_the_loss_does_not_notice_packed_attention(method):
+    """From 64 rows on short sequences are packed two to a block: 64 rows give what two batches of 32 give."""
+    experiment = Experiment(MNNS(), method(), Shape(16, 2, 2))
+    model, batch = experiment.model(), method().supervise(MNNS(), MNNS().problems(64, seed=0))
+    problems = Problems.upload(batch)
+    whole = method().forced(model, problems).logits_BTV
+    halves = [method().forced(model, problems.rows(rows)).logits_BTV for rows in (slice(0, 32), slice(32, 64))]
+    torch.testing.assert_close(whole, torch.cat(halves), rtol=1e-4, atol=1e-6)
