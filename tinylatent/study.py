@@ -116,18 +116,29 @@ def _finished(grid: list[Experiment], scratch: Path) -> list[Record]:
     return [storage.read_json(path) for path in paths if path.exists()]
 
 
-def _run(experiment: Experiment, scratch: Path, device: str, ticks: Any) -> Record:
+class _Worker:
+    """What a worker process keeps: where it reports its steps."""
+
+    ticks: Any = None
+
+
+def _run(experiment: Experiment, scratch: Path, device: str) -> Record:
     """One run in a worker: measured, stored, returned."""
-    torch.set_num_threads(1)
     folder = scratch / "work" / experiment.identity
-    tick = None if ticks is None else lambda step, loss: ticks.put((experiment.identity, step))
-    record = measure(experiment, folder / "run", device, tick)
+    record = measure(
+        experiment, folder / "run", device, tick=lambda step, loss: _Worker.ticks.put((experiment.identity, step))
+    )
     storage.write_json(folder / RESULT, record)
     return record
 
 
-def _follow_parent() -> None:
-    """Ends this worker when its parent ends, be it killed: nobody else would, and a new start needs its folders."""
+def _start_worker(ticks: Any) -> None:
+    """Prepares a worker: one thread, a place to report, and an end when its parent ends, be it killed.
+
+    Nobody else would end it then, and a new start needs its folders.
+    """
+    torch.set_num_threads(1)
+    _Worker.ticks = ticks
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -156,14 +167,13 @@ def _measured(runs: list[Experiment], scratch: Path, workers: int, device: str, 
     if not runs:
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(runs)), mp_context=context, initializer=_follow_parent)
+    ticks = context.Queue()
+    pool = ProcessPoolExecutor(min(workers, len(runs)), context, _start_worker, (ticks,))
     with _children_ignore_interrupts():
-        manager = context.Manager()
-        ticks = manager.Queue()
         waiting: dict[Future[Record], Experiment] = {
-            pool.submit(_run, experiment, scratch, device, ticks): experiment for experiment in runs
+            pool.submit(_run, experiment, scratch, device): experiment for experiment in runs
         }
-    with manager, pool:
+    with pool:
         steps = sum(experiment.training.steps for experiment in runs)
         say = f"{len(runs)} of {total} runs to do"
         try:

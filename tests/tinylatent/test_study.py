@@ -75,7 +75,7 @@ def test_json_on_standard_output_is_all_there_is(tmp_path, monkeypatch, capsys):
 ORPHAN = """
 import multiprocessing, os, signal, threading
 from concurrent.futures import ProcessPoolExecutor
-from tinylatent.study import _follow_parent
+from tinylatent.study import _start_worker
 
 def work():
     print("working", flush=True)
@@ -83,7 +83,7 @@ def work():
     print("survived", flush=True)
 
 if __name__ == "__main__":
-    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent)
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start_worker, (None,))
     pool.submit(work).result()
 """
 
