@@ -12,7 +12,7 @@ import numpy as np
 from tasks import MNNS
 from tasks.mnns import MOST_LISTED
 
-CHUNK = 50_000  # problems at a time
+CHUNK = 10_000_000  # shares at a time
 
 
 def growth(task: MNNS, sample: int = 20_000) -> list[dict[str, float]]:
@@ -23,8 +23,9 @@ def growth(task: MNNS, sample: int = 20_000) -> list[dict[str, float]]:
     listed = (task.high - task.low + 1) ** task.digits <= MOST_LISTED
     problems = task.space() if listed else task.problems(sample, seed=0)
     supports, entropies = [], []
-    for start in range(0, len(problems), CHUNK):
-        frontier_PTV = task.frontier(problems[start : start + CHUNK])[:, :-1].astype(np.float64)
+    chunk = max(1, CHUNK // (task.digits * len(task.vocabulary)))
+    for start in range(0, len(problems), chunk):
+        frontier_PTV = task.frontier(problems[start : start + chunk])[:, :-1].astype(np.float64)
         supports.append((frontier_PTV > 0).sum(-1))
         logs = np.log(frontier_PTV, out=np.zeros_like(frontier_PTV), where=frontier_PTV > 0)
         entropies.append(-(frontier_PTV * logs).sum(-1))

@@ -58,7 +58,8 @@ def one_line(boxed: str) -> str:
     title = lines[0].strip("╭╮─ ") if lines else ""
     body = [line for line in lines[1:] if not line.startswith("╰")]
     rule = next((i for i, line in enumerate(body) if line.startswith("──")), len(body))
-    return f"{title}: {' '.join(body[:rule])} See tinylatent --help."
+    text = re.sub(r"^Error parsing __\S+: ", "", " ".join(body[:rule])).removeprefix(f"{title}: ")
+    return f"{title}: {text.rstrip('.')}. See tinylatent --help, or --help after a command."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,11 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"tinylatent: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except (MemoryError, BrokenProcessPool, torch.OutOfMemoryError):
+    except (MemoryError, BrokenProcessPool, RuntimeError) as error:
+        known = isinstance(error, (MemoryError, BrokenProcessPool, torch.OutOfMemoryError))
+        if not known and "can't allocate memory" not in str(error):  # torch's word for it on a CPU
+            raise
         advice = "use a smaller model, batch or training.problems, or fewer workers"
         print(f"tinylatent: out of memory, or a worker was killed: {advice}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ntinylatent: interrupted; what was finished is kept, give the same command to go on", file=sys.stderr)
+        kept = "finished runs and the last checkpoint of others are kept; the same command goes on from there"
+        print(f"\ntinylatent: interrupted; {kept}", file=sys.stderr)
         return 130
     return 0

@@ -241,7 +241,10 @@ class Predict:
         """Checks every line first, then answers them all in batches."""
         experiment, model = load(self.checkpoint)
         source = "standard input" if self.input is None else str(self.input)
-        text = sys.stdin.read() if self.input is None else self.input.read_text(encoding="utf-8")
+        try:
+            text = sys.stdin.read() if self.input is None else self.input.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source} is not UTF-8 text ({error}): save it as UTF-8") from None
         rows = [
             _problem(experiment.task, line, f"{source}, line {number}")
             for number, line in enumerate(text.splitlines(), 1)

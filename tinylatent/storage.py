@@ -8,6 +8,7 @@ manifest carries the checksum of every file and of the metrics so far: anything 
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ import torch
 from torch import nn
 
 WEIGHTS, OPTIMIZER, MANIFEST, METRICS = "weights.safetensors", "optimizer.pt", "manifest.json", "metrics.jsonl"
+CONFIG = "config.json"
 
 
 class DamagedError(ValueError):
@@ -63,7 +65,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(
             f"{path} cannot be read ({error}): expected the JSON this program wrote; delete its folder to start over"
         ) from error
@@ -141,15 +143,18 @@ def save_checkpoint(
     temporary = Path(tempfile.mkdtemp(prefix=".step-", dir=folder))
     try:
         state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        safetensors.torch.save_file(state, temporary / WEIGHTS)
+        (temporary / WEIGHTS).write_bytes(safetensors.torch.save(state))  # a full disk is an OSError this way
         if optimizer is not None:
-            torch.save(optimizer.state_dict(), temporary / OPTIMIZER)
+            buffer = io.BytesIO()
+            torch.save(optimizer.state_dict(), buffer)
+            (temporary / OPTIMIZER).write_bytes(buffer.getvalue())
         files = {path.name: checksum(path.read_bytes()) for path in sorted(temporary.iterdir())}
         metrics = folder / METRICS
         written = metrics.read_bytes() if metrics.exists() else b""
         record = {
             "step": step,
             "seconds": seconds,
+            "config": _config_checksum(folder),
             "files": files,
             "metrics_bytes": len(written),
             "metrics": checksum(written),
@@ -179,6 +184,12 @@ def _steps(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-" + "[0-9]" * 8))
 
 
+def _config_checksum(folder: Path) -> str:
+    """What a checkpoint belongs to: the configuration beside it, or nothing."""
+    config = folder / CONFIG
+    return checksum(config.read_bytes() if config.exists() else b"")
+
+
 def find_checkpoint(folder: Path) -> Saved | None:
     """The newest checkpoint under a run's folder, verified; None if there is none.
 
@@ -192,6 +203,8 @@ def find_checkpoint(folder: Path) -> Saved | None:
     manifest = read_json(newest / MANIFEST)
     if not isinstance(manifest, dict) or manifest != _sealed(manifest):
         raise DamagedError(f"{newest / MANIFEST} is damaged (it differs from its seal): delete {folder} to start over")
+    if manifest["config"] != _config_checksum(folder):
+        raise DamagedError(f"{folder / CONFIG} was changed after its checkpoint: restore it, or delete {folder}")
     for name, expected in manifest["files"].items():
         path = newest / name
         if not path.exists() or checksum(path.read_bytes()) != expected:

@@ -112,8 +112,15 @@ def rebuild(study: Study, folder: Path) -> Outcome:
 
 
 def _finished(grid: list[Experiment], scratch: Path) -> list[Record]:
-    paths = [scratch / "work" / experiment.identity / RESULT for experiment in grid]
-    return [storage.read_json(path) for path in paths if path.exists()]
+    records = []
+    for experiment in grid:
+        path = scratch / "work" / experiment.identity / RESULT
+        if path.exists():
+            record = storage.read_json(path)
+            if not isinstance(record, dict) or record.get("id") != experiment.identity:
+                raise storage.DamagedError(f"{path} is not the record of its run: delete {path.parent} to run it again")
+            records.append(record)
+    return records
 
 
 class _Worker:

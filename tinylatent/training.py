@@ -22,8 +22,8 @@ from tinylatent.experiment import Experiment, Training
 from tinylatent.methods import Model, Moment
 from tinylatent.problems import Problems
 from tinylatent.seeds import Seeds
+from tinylatent.storage import CONFIG
 
-CONFIG = "config.json"
 MOST_BYTES = 4 * 10**9  # of training frontiers kept on the device
 
 
@@ -137,6 +137,8 @@ def _open_run(
     saved = storage.find_checkpoint(folder)
     dropped = storage.cut_metrics(folder, saved)
     if saved is None:
+        if dropped:
+            say(f"{folder}: no checkpoint yet, starting over ({dropped} bytes of metrics dropped)")
         return None
     storage.load_weights(saved, model)
     storage.load_optimizer(saved, optimizer)

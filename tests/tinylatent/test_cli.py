@@ -161,8 +161,25 @@ def test_interruption_says_how_to_go_on(monkeypatch, capsys):
 def test_one_line_joins_a_wrapped_box():
     lines = ("╭─ Value error ─╮", "│ first half    │", "│ second half   │", "│ ───────────── │", "│ more          │")
     box = "\n".join([*lines, "╰───────────────╯"])
-    assert one_line(box) == "Value error: first half second half See tinylatent --help."
+    assert one_line(box).startswith("Value error: first half second half. See tinylatent --help")
 
 
 def test_commands_of_other_rooms_are_found():
     assert cli.commands()["frontier"].__module__ == "theory.frontier"
+
+
+def test_a_changed_config_is_refused(tmp_path, capsys):
+    assert main(["run", "direct", "--out", str(tmp_path / "run"), *TINY, *SHORT]) == 0
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace('"digits": 2', '"digits": 3'))
+    assert main(["show", "mnns", "3", "1", "2", "--checkpoint", str(tmp_path / "run")]) == 2
+    assert "config.json was changed" in capsys.readouterr().err
+
+
+def test_an_input_that_is_not_text_is_named(run_folder, tmp_path, capsys):
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b"\xff[1, 2]")
+    assert main(["predict", "--checkpoint", str(run_folder), "--input", str(source)]) == 2
+    assert "in.jsonl is not UTF-8" in capsys.readouterr().err
+    source.write_bytes(b"\xef\xbb\xbf[1, 2]")
+    assert main(["predict", "--checkpoint", str(run_folder), "--input", str(source)]) == 0

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -257,8 +257,12 @@ def test_load_refuses_damage_and_other_versions(tmp_path):
     train(experiment(), tmp_path, say=quiet)
     config = storage.read_json(tmp_path / "config.json")
     storage.write_json(tmp_path / "config.json", {**config, "shape": {"width": 16, "layers": 1, "heads": 1}})
-    with pytest.raises(storage.DamagedError, match="does not fit the model"):
+    with pytest.raises(storage.DamagedError, match=r"config\.json was changed"):
         load(tmp_path)
+    storage.write_json(tmp_path / "config.json", config)
+    saved, other = storage.find_checkpoint(tmp_path), replace(experiment(), shape=Shape(16, 1, 1))
+    with pytest.raises(storage.DamagedError, match="does not fit the model"):
+        storage.load_weights(saved, other.model())
     storage.write_json(tmp_path / "config.json", {**config, "method": {"name": "telepathy", "version": 1}})
     with pytest.raises(ValueError, match="telepathy"):
         load(tmp_path)
