@@ -20,7 +20,7 @@ from tinylatent.transformer import Shape, Transformer
 
 @dataclass(frozen=True)
 class Training:
-    """How long and how fast to train: AdamW, linear warm-up, then cosine decay to zero."""
+    """How long and how fast to train: AdamW, linear warm-up, then cosine decay to zero or a constant rate."""
 
     steps: int = 9000
     """Optimizer steps."""
@@ -30,6 +30,8 @@ class Training:
     """Peak learning rate."""
     warmup: float = 0.05
     """Share of the steps spent warming up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What the rate does after the warm-up: falls along half a cosine to zero, or stays at its peak."""
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay, on all weights."""
     problems: int | None = None
@@ -50,6 +52,8 @@ class Training:
             )
         if not 0 <= self.warmup < 1:
             raise ValueError(f"training.warmup is {self.warmup}: expected a share of the steps in [0, 1); try 0.05")
+        if self.schedule not in ("cosine", "constant"):
+            raise ValueError(f"training.schedule is {self.schedule!r}: expected cosine or constant")
         if not self.rate > 0:
             raise ValueError(f"training.rate is {self.rate}: expected a positive learning rate; try 5e-3")
         if not self.weight_decay >= 0:

@@ -20,13 +20,15 @@ from tinylatent.flops import training_flops
 from tinylatent.methods import Model
 from tinylatent.problems import Problems
 from tinylatent.provenance import environment
+from tinylatent.seeds import derive
 from tinylatent.statistics import cluster_counts, majority_at_k, pass_at_k
 from tinylatent.thoughts import CONTROLS
 from tinylatent.training import train
 
 ITSELF = "itself"
-SAMPLES = 16
-KS = (1, 2, 5, 10)
+SAMPLES = 32
+TEMPERATURES = (0.5, 0.7, 1.0, 1.4)
+KS = (1, 2, 5, 10, 14)
 
 
 def measure(
@@ -90,27 +92,27 @@ def _constant(experiment: Experiment, rows: np.ndarray) -> float:
 def _sampling(
     experiment: Experiment, model: Model, rows: np.ndarray, seed: int, device: torch.device | str
 ) -> dict[str, Any]:
-    """pass@k (unbiased) and majority@k of sampled chains at temperature 1, from SAMPLES samples a problem."""
+    """pass@k (unbiased) and majority@k of sampled chains, from SAMPLES samples a problem at every temperature."""
     task = experiment.task
-    answers_PSA = sample_answers(task, experiment.method, model, rows, SAMPLES, 1.0, seed, device=device)
-    keys_P = task.key(rows)
     truth_PA = task.batch(rows).answer_BA
-    right_PS = (answers_PSA == truth_PA[:, None]).all(-1)
-    distinct_PS = _numbered(answers_PSA)
-    truth_P = np.where(right_PS.any(1), distinct_PS[np.arange(len(rows)), right_PS.argmax(1)], -1)
+    _, key_P = np.unique(task.key(rows), return_inverse=True)
 
     def per_key(share_P: np.ndarray, of: int) -> dict[str, Any]:
         """Shares of `of` per problem, as whole numbers summed per key."""
-        _, key_P = np.unique(keys_P, return_inverse=True)
         return {"right": np.bincount(key_P, np.rint(share_P * of)).astype(int).tolist(), "of": of}
 
-    counts_P = right_PS.sum(1)
-    return {
-        "samples": SAMPLES,
-        "temperature": 1.0,
-        "pass": {str(k): per_key(pass_at_k(SAMPLES, counts_P, k), math.comb(SAMPLES, k)) for k in KS},
-        "majority": {str(k): per_key(majority_at_k(distinct_PS, truth_P, k), SAMPLES // k) for k in KS},
-    }
+    figures = {}
+    for temperature in TEMPERATURES:
+        own = derive(seed, f"temperature {temperature:g}")
+        answers_PSA = sample_answers(task, experiment.method, model, rows, SAMPLES, temperature, own, device=device)
+        right_PS = (answers_PSA == truth_PA[:, None]).all(-1)
+        distinct_PS = _numbered(answers_PSA)
+        truth_P = np.where(right_PS.any(1), distinct_PS[np.arange(len(rows)), right_PS.argmax(1)], -1)
+        figures[f"{temperature:g}"] = {
+            "pass": {str(k): per_key(pass_at_k(SAMPLES, right_PS.sum(1), k), math.comb(SAMPLES, k)) for k in KS},
+            "majority": {str(k): per_key(majority_at_k(distinct_PS, truth_P, k), SAMPLES // k) for k in KS},
+        }
+    return {"samples": SAMPLES, "temperatures": figures}
 
 
 def _numbered(answers_PSA: np.ndarray) -> np.ndarray:

@@ -7,11 +7,19 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from tinylatent.statistics import Interval
 
-COLOURS = {"direct": "#8c8c8c", "pause": "#c08a3e", "discrete": "#3b6fb6", "cot2": "#b5403a"}
+COLOURS = {
+    "direct": "#8c8c8c",
+    "pause": "#c08a3e",
+    "discrete": "#3b6fb6",
+    "coconut": "#4f8f5b",
+    "cot2": "#b5403a",
+    "cot2-4": "#8a5aa8",
+}
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -23,11 +31,11 @@ STYLE: Any = {
 
 
 @contextmanager
-def figure(path: Path, width: float, height: float, columns: int = 1) -> Iterator[list[Axes]]:
+def figure(path: Path, width: float, height: float, columns: int = 1, sharey: bool = False) -> Iterator[list[Axes]]:
     """Axes side by side, saved to `path` as PNG at the end; sizes in inches. No display is touched."""
     with matplotlib.rc_context(STYLE):
         sheet = Figure(figsize=(width, height), layout="constrained")
-        yield list(sheet.subplots(1, columns, squeeze=False)[0])
+        yield list(sheet.subplots(1, columns, squeeze=False, sharey=sharey)[0])
         sheet.savefig(path, format="png", dpi=160, metadata={"Software": None})
 
 
@@ -36,3 +44,9 @@ def interval_row(axes: Axes, place: int, interval: Interval, colour: str, hollow
     low, value, high = 100 * interval.low, 100 * interval.value, 100 * interval.high
     axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
     axes.plot(value, place, "o", color=colour, markerfacecolor="white" if hollow else colour, markersize=5)
+
+
+def shade(name: str, place: int, of: int) -> Any:
+    """A contender's colour, from pale (place 0) to full (the last place)."""
+    weight = (place + 1) / of
+    return tuple(1 - weight * (1 - part) for part in to_rgb(COLOURS[name]))

@@ -1,7 +1,8 @@
 """Study: one table or figure. A grid of experiments is measured, and everything shown is rebuilt from runs.jsonl alone.
 
-A finished run is skipped, an interrupted one resumed. Quick profiles write under results/runs/, which git ignores; a
-full study writes results/NAME/, to be committed.
+A run is known by its identity: all studies and profiles share the finished ones, and an interrupted one is resumed.
+Runs and quick profiles are kept under results/runs/, which git ignores; a full study writes results/NAME/, to be
+committed.
 """
 
 import contextlib
@@ -46,6 +47,8 @@ class Study:
     """The tables, from the records alone; the first is the result, written as table.csv too."""
     figure: Callable[[list[Record], Path], None]
     """Draws the figure into a file, from the records alone."""
+    after: Callable[[Profile, list[Record]], list[Experiment]] = lambda profile, records: []
+    """Runs that only the grid's records can tell: a second round."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,11 @@ def reproduce(study: Study, profile: Profile, results: Path, workers: int = 2, d
     """
     if workers < 1:
         raise ValueError(f"{workers} workers: expected at least 1; try --workers 2")
-    scratch = results / "runs" / profile / study.name
-    grid = study.grid(profile)
-    records = {record["id"]: record for record in _finished(grid, scratch)}
-    missing = [experiment for experiment in grid if experiment.identity not in records]
-    for record in _measured(missing, scratch, workers, device, len(grid)):
-        records[record["id"]] = record
-    target = scratch if profile == "quick" else results / study.name
-    lines = (json.dumps({"study": study.name, "profile": profile, **records[run.identity]}) for run in grid)
+    work = results / "runs" / "work"
+    records = _records(study.grid(profile), work, workers, device)
+    records += _records(study.after(profile, records), work, workers, device)
+    target = results / "runs" / profile / study.name if profile == "quick" else results / study.name
+    lines = (json.dumps({"study": study.name, "profile": profile, **record}) for record in records)
     storage.write_text(target / "runs.jsonl", "".join(line + "\n" for line in lines))
     return rebuild(study, target)
 
@@ -111,16 +111,23 @@ def rebuild(study: Study, folder: Path) -> Outcome:
 # Running the grid
 
 
-def _finished(grid: list[Experiment], scratch: Path) -> list[Record]:
-    records = []
-    for experiment in grid:
-        path = scratch / "work" / experiment.identity / RESULT
-        if path.exists():
-            record = storage.read_json(path)
-            if not isinstance(record, dict) or record.get("id") != experiment.identity:
-                raise storage.DamagedError(f"{path} is not the record of its run: delete {path.parent} to run it again")
-            records.append(record)
-    return records
+def _records(grid: list[Experiment], work: Path, workers: int, device: str) -> list[Record]:
+    """A record for each run of a grid, in its order; what is missing is measured."""
+    records = {experiment.identity: _finished(experiment, work) for experiment in grid}
+    missing = [experiment for experiment in grid if records[experiment.identity] is None]
+    for record in _measured(missing, work, workers, device, len(grid)):
+        records[record["id"]] = record
+    return [record for record in records.values() if record is not None]
+
+
+def _finished(experiment: Experiment, work: Path) -> Record | None:
+    path = work / experiment.identity / RESULT
+    if not path.exists():
+        return None
+    record = storage.read_json(path)
+    if not isinstance(record, dict) or record.get("id") != experiment.identity:
+        raise storage.DamagedError(f"{path} is not the record of its run: delete {path.parent} to run it again")
+    return record
 
 
 class _Worker:
@@ -129,9 +136,9 @@ class _Worker:
     ticks: Any = None
 
 
-def _run(experiment: Experiment, scratch: Path, device: str) -> Record:
+def _run(experiment: Experiment, work: Path, device: str) -> Record:
     """One run in a worker: measured, stored, returned."""
-    folder = scratch / "work" / experiment.identity
+    folder = work / experiment.identity
     record = measure(
         experiment, folder / "run", device, tick=lambda step, loss: _Worker.ticks.put((experiment.identity, step))
     )
@@ -169,7 +176,7 @@ def _children_ignore_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _measured(runs: list[Experiment], scratch: Path, workers: int, device: str, total: int) -> Iterator[Record]:
+def _measured(runs: list[Experiment], work: Path, workers: int, device: str, total: int) -> Iterator[Record]:
     """Records as they are finished, by a pool of processes that ends with us, under one bar of training steps."""
     if not runs:
         return
@@ -178,7 +185,7 @@ def _measured(runs: list[Experiment], scratch: Path, workers: int, device: str, 
     pool = ProcessPoolExecutor(min(workers, len(runs)), context, _start_worker, (ticks,))
     with _children_ignore_interrupts():
         waiting: dict[Future[Record], Experiment] = {
-            pool.submit(_run, experiment, scratch, device): experiment for experiment in runs
+            pool.submit(_run, experiment, work, device): experiment for experiment in runs
         }
     with pool:
         steps = sum(experiment.training.steps for experiment in runs)

@@ -196,10 +196,12 @@ def flatten(model: nn.Module) -> nn.Parameter:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, recipe: Training, step: int) -> None:
-    """Learning rate of one step: linear warm-up to the peak, then half a cosine down to zero."""
+    """Learning rate of one step: linear warm-up to the peak, then half a cosine down to zero, or the peak kept."""
     warm = max(1, round(recipe.warmup * recipe.steps))
     if step < warm:
         share = (step + 1) / warm
+    elif recipe.schedule == "constant":
+        share = 1.0
     else:
         share = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm)))
     for group in optimizer.param_groups:

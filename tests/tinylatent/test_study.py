@@ -15,7 +15,7 @@ from tinylatent.measure import ITSELF, measure
 from tinylatent.methods import CoT2, Direct, DiscreteCoT, PauseTokens
 from tinylatent.report import Table
 from tinylatent.seeds import Seeds
-from tinylatent.studies import mnns, mnns_rates
+from tinylatent.studies import mnns, mnns_tuning
 from tinylatent.study import Study, rebuild, reproduce, studies
 from tinylatent.transformer import Shape
 
@@ -146,18 +146,18 @@ def test_provenance_names_command_seeds_and_runs(outcome):
 
 
 def test_registered_studies_have_distinct_runs_and_tuning_keeps_off_reported_splits():
-    assert {"mnns", "mnns-rates"} <= set(studies())
+    assert {"mnns", "mnns-tuning"} <= set(studies())
     for each in studies().values():
         for profile in ("quick", "full"):
             identities = [experiment.identity for experiment in each.grid(profile)]
             assert len(set(identities)) == len(identities)
-    tuned = {experiment.seeds.split for experiment in mnns_rates.grid("full")}
+    tuned = {experiment.seeds.split for experiment in mnns_tuning.grid("full")}
     assert tuned.isdisjoint(experiment.seeds.split for experiment in mnns.grid("full"))
 
 
 def test_frozen_rates_are_the_best_of_the_stored_tuning_runs():
-    records = storage.read_lines(RESULTS / "mnns-rates" / "runs.jsonl")
-    assert mnns_rates.best(records) == mnns.RATES
+    records = storage.read_lines(RESULTS / "mnns-tuning" / "runs.jsonl")
+    assert mnns_tuning.best(records) == mnns.RATES
 
 
 def test_table_as_csv_and_markdown():

@@ -12,21 +12,17 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from tinylatent.experiment import Experiment, Training
-from tinylatent.measure import ITSELF, SAMPLES
-from tinylatent.methods import CoT2, Direct, DiscreteCoT, Method, PauseTokens
+from tinylatent.experiment import Experiment
+from tinylatent.measure import ITSELF
 from tinylatent.plots import COLOURS, figure, interval_row
 from tinylatent.report import Table
 from tinylatent.seeds import Seeds
 from tinylatent.statistics import Interval, accuracy_interval, paired_difference
+from tinylatent.studies.lineup import LABELS, METHODS, RECIPES, by_contender, contender
 from tinylatent.study import Profile, Record, Study
 
-METHODS: tuple[Method, ...] = (Direct(), PauseTokens(), DiscreteCoT(), CoT2())
-LABELS = {"direct": "direct", "pause": "pause", "discrete": "discrete CoT", "cot2": "CoT2"}
 PUBLISHED = {"direct": 68.35, "discrete": 84.92, "cot2": 98.94}
 """Validation accuracy in percent, from the paper; it has no pause tokens."""
-RATES = {"direct": 5e-3, "pause": 5e-4, "discrete": 2e-3, "cot2": 5e-3}
-"""Peak learning rates, chosen by study `mnns-rates`; a test holds them to its stored runs."""
 SEEDS: dict[Profile, range] = {"quick": range(2), "full": range(5)}
 COLUMNS = {
     "method": "s", "accuracy": ".2f", "low": ".2f", "high": ".2f", "published": ".2f", "seeds": "d", "kl": ".4f",
@@ -44,23 +40,15 @@ LEGEND = (
 def grid(profile: Profile) -> list[Experiment]:
     """Every method on every seed."""
     return [
-        Experiment(method=method, training=Training(rate=RATES[method.name]), seeds=Seeds.all(seed))
+        Experiment(method=method, training=RECIPES[contender(method)], seeds=Seeds.all(seed))
         for method in METHODS
         for seed in SEEDS[profile]
     ]
 
 
-def by_method(records: list[Record]) -> dict[str, list[Record]]:
-    """Records of each method, in order of appearance."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record["experiment"]["method"]["name"], []).append(record)
-    return groups
-
-
 def intervals(records: list[Record]) -> Iterator[tuple[str, str, Interval]]:
     """(method, variant, accuracy) of every method itself and under every control."""
-    for name, group in by_method(records).items():
+    for name, group in by_contender(records).items():
         totals = [record["total"] for record in group]
         for variant in group[0]["evaluations"]:
             yield name, variant, accuracy_interval([r["evaluations"][variant]["right"] for r in group], totals)
@@ -68,7 +56,7 @@ def intervals(records: list[Record]) -> Iterator[tuple[str, str, Interval]]:
 
 def tables(records: list[Record]) -> list[Table]:
     """The comparison, and the sampling figures of discrete chain of thought."""
-    groups = by_method(records)
+    groups = by_contender(records)
     rows = [_row(groups[name], name, variant, interval) for name, variant, interval in intervals(records)]
     return [Table("MNNS, m = 4, digits 1..9", COLUMNS, rows, [LEGEND, *_differences(groups)]), _sampled(groups)]
 
@@ -114,20 +102,22 @@ def _differences(groups: dict[str, list[Record]]) -> list[str]:
 
 
 def _sampled(groups: dict[str, list[Record]]) -> Table:
-    """pass@k and majority@k of sampled discrete chains, mean over seeds."""
+    """pass@k and majority@k of sampled discrete chains at temperature 1, mean over seeds."""
     records, rows = groups["discrete"], []
-    for k in records[0]["sampling"]["pass"]:
+    samples = records[0]["sampling"]["samples"]
+    found = [record["sampling"]["temperatures"]["1"] for record in records]
+    for k in found[0]["pass"]:
         row: dict[str, Any] = {"k": k}
         for name in ("pass", "majority"):
-            counts = [record["sampling"][name][k] for record in records]
+            counts = [figures[name][k] for figures in found]
             totals = [[n * c["of"] for n in r["total"]] for r, c in zip(records, counts, strict=True)]
             interval = accuracy_interval([c["right"] for c in counts], totals)
             for part in ("value", "low", "high"):
                 row[f"{name}@k" if part == "value" else f"{name} {part}"] = 100 * getattr(interval, part)
         rows.append(row)
     columns = {"k": "s"} | {name: ".2f" for name in rows[0] if name != "k"}
-    title = f"Discrete CoT sampled at temperature 1, {SAMPLES} samples a problem"
-    note = f"pass@k: unbiased from {SAMPLES} samples. majority@k: over {SAMPLES} // k disjoint blocks of k samples."
+    title = f"Discrete CoT sampled at temperature 1, {samples} samples a problem"
+    note = f"pass@k: unbiased from {samples} samples. majority@k: over {samples} // k disjoint blocks of k samples."
     return Table(title, columns, rows, [note])
 
 
@@ -145,7 +135,7 @@ def draw(records: list[Record], path: Path) -> None:
         left.plot([], [], "o-", color="black", label="measured, 95 %")
         left.legend(loc="center left")  # where the accurate methods leave room
         left.set(xlabel="validation accuracy, %", xlim=(0, 102))
-        for name, group in by_method(records).items():
+        for name, group in by_contender(records).items():
             for record in group:
                 kl = record["evaluations"][ITSELF]["kl"]
                 if kl:

@@ -1,0 +1,146 @@
+"""Study `mnns-tuning`: the same search for every contender, on splits kept for tuning.
+
+Twelve configurations (four peak learning rates times three weight decays) train on split seed 100; the better half goes
+on to seeds 101 and 102 (one round of successive halving, Karnin et al. 2013), and the best mean over the three seeds is
+frozen in `lineup.RECIPES`. Everything else is the default recipe. No reported result uses these splits.
+"""
+
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+
+from tinylatent.experiment import Experiment, Training
+from tinylatent.measure import ITSELF
+from tinylatent.methods import CoT2, Method
+from tinylatent.plots import figure, shade
+from tinylatent.report import Table, Value
+from tinylatent.seeds import Seeds
+from tinylatent.statistics import Interval, accuracy_interval
+from tinylatent.studies.lineup import LABELS, METHODS, by_contender
+from tinylatent.study import Profile, Record, Study
+
+CONTENDERS: tuple[Method, ...] = (*METHODS, CoT2(budget=4))
+RATES = (5e-4, 2e-3, 7e-3, 2e-2)
+DECAYS = (0.01, 0.05, 0.25)
+FIRST, OTHERS = 100, (101, 102)
+COLUMNS = {
+    "method": "s", "rate": "g", "weight decay": "g", "seeds": "d", "accuracy": ".2f", "low": ".2f", "high": ".2f",
+    "chosen": "s",
+}  # fmt: skip
+LEGEND = (
+    "accuracy: percent of the validation part, mean over seeds 100 (seeds 1) or 100 to 102 (seeds 3), 95 % interval "
+    "(bootstrap over seeds and keys). The better half of the configurations at seed 100 went on to the other seeds."
+)
+Configuration = tuple[float, float]
+"""Peak learning rate and weight decay."""
+
+
+def configurations(profile: Profile) -> list[Configuration]:
+    """What is tried: everything, or the quick profile's corners."""
+    return list(product(RATES, DECAYS)) if profile == "full" else list(product(RATES[1:3], DECAYS[:2]))
+
+
+def run(method: Method, configuration: Configuration, seed: int, profile: Profile) -> Experiment:
+    """One run of the search; the quick profile takes a tenth of the steps."""
+    rate, decay = configuration
+    steps = Training().steps if profile == "full" else Training().steps // 10
+    return Experiment(method=method, training=Training(steps, rate=rate, weight_decay=decay), seeds=Seeds.all(seed))
+
+
+def grid(profile: Profile) -> list[Experiment]:
+    """The first round: every contender and configuration on the first seed."""
+    return [run(method, each, FIRST, profile) for method in CONTENDERS for each in configurations(profile)]
+
+
+def after(profile: Profile, records: list[Record]) -> list[Experiment]:
+    """The second round: each contender's better half on the other seeds."""
+    names = by_contender(records)
+    return [
+        run(method, each, seed, profile)
+        for method, name in zip(CONTENDERS, names, strict=True)
+        for each in better_half(names[name])
+        for seed in OTHERS
+    ]
+
+
+def searched(records: list[Record]) -> dict[Configuration, list[Record]]:
+    """One contender's records by configuration."""
+    found: dict[Configuration, list[Record]] = {}
+    for record in records:
+        training = record["experiment"]["training"]
+        found.setdefault((training["rate"], training["weight_decay"]), []).append(record)
+    return dict(sorted(found.items()))
+
+
+def better_half(records: list[Record]) -> list[Configuration]:
+    """The better half of one contender's configurations on the first seed; ties go to the smaller rate, then decay."""
+    first = [record for record in records if record["experiment"]["seeds"]["split"] == FIRST]
+    scores = {each: _accuracy(group) for each, group in searched(first).items()}
+    return sorted(sorted(scores, key=lambda each: -scores[each])[: (len(scores) + 1) // 2])
+
+
+def winner(records: list[Record]) -> Configuration:
+    """The best mean of one contender over all seeds, among the configurations that saw them all."""
+    found = searched(records)
+    return max(better_half(records), key=lambda each: _accuracy(found[each]))
+
+
+def _accuracy(group: list[Record]) -> float:
+    return fmean(sum(r["evaluations"][ITSELF]["right"]) / sum(r["total"]) for r in group)
+
+
+def _interval(group: list[Record]) -> Interval:
+    return accuracy_interval([r["evaluations"][ITSELF]["right"] for r in group], [r["total"] for r in group])
+
+
+def tables(records: list[Record]) -> list[Table]:
+    """Every configuration of every contender, and which was chosen."""
+    rows: list[dict[str, Value]] = []
+    for name, group in by_contender(records).items():
+        chosen = winner(group)
+        for each, runs in searched(group).items():
+            interval = _interval(runs)
+            rows.append(
+                {
+                    "method": LABELS[name],
+                    "rate": each[0],
+                    "weight decay": each[1],
+                    "seeds": len(runs),
+                    "accuracy": 100 * interval.value,
+                    "low": 100 * interval.low,
+                    "high": 100 * interval.high,
+                    "chosen": "yes" if each == chosen else "",
+                }
+            )
+    return [Table("Twelve configurations a method, on tuning splits", COLUMNS, rows, [LEGEND])]
+
+
+def draw(records: list[Record], path: Path) -> None:
+    """A panel a contender: accuracy against rate, a line a weight decay, intervals drawn; full dots saw all seeds."""
+    groups = by_contender(records)
+    with figure(path, 1.9 * len(groups) + 0.6, 2.6, columns=len(groups), sharey=True) as panels:
+        for axes, (name, group) in zip(panels, groups.items(), strict=True):
+            found = searched(group)
+            decays = sorted({decay for _, decay in found})
+            for place, decay in enumerate(decays):
+                points = [(rate, _interval(runs), len(runs)) for (rate, d), runs in found.items() if d == decay]
+                colour, apart = shade(name, place, len(decays)), 1.06 ** (place - (len(decays) - 1) / 2)
+                x = [rate * apart for rate, _, _ in points]
+                axes.plot(x, [100 * i.value for _, i, _ in points], color=colour, label=f"decay {decay:g}")
+                axes.vlines(x, [100 * i.low for _, i, _ in points], [100 * i.high for _, i, _ in points], color=colour)
+                for at, (_, interval, seeds) in zip(x, points, strict=True):
+                    axes.plot(at, 100 * interval.value, "o", color=colour, mfc=colour if seeds > 1 else "white", ms=4)
+            axes.set(title=LABELS[name], xlabel="peak learning rate", xscale="log", ylim=(0, 102))
+            axes.xaxis.minorticks_off()
+            axes.legend(fontsize=7, loc="lower center")
+        panels[0].set_ylabel("validation accuracy, % (95 %)")
+
+
+STUDY = Study(
+    "mnns-tuning",
+    "Which learning rate and weight decay suit each method of study mnns, given the same twelve to try?",
+    grid,
+    tables,
+    draw,
+    after,
+)
