@@ -41,6 +41,8 @@ class Evaluation:
     """Mean KL(oracle frontier || model) of each step in nats; empty if the steps are not supervised."""
     entropy_T: list[float]
     """Mean entropy of each step's distribution in nats, the answer's included."""
+    norm_T: list[float]
+    """Mean norm of the input each step before the answer makes, in units of the token embeddings' mean norm."""
     seconds: float
     """Wall-clock time of the rollouts."""
 
@@ -73,7 +75,8 @@ def evaluate(
     """
     if len(problems_P) == 0:
         raise ValueError("no problems to evaluate: expected at least one row")
-    answers, kls, entropies, seconds = [], [], [], 0.0
+    answers, kls, entropies, norms, seconds = [], [], [], [], 0.0
+    unit = model.backbone.embedding.norm(dim=-1).mean()
     # Neighbours in a listed space share most of their digits, and shuffled latents would be nearly the right ones.
     order_P = np.random.default_rng(derive(seed, "shuffle")).permutation(len(problems_P))
     parts = -(-len(problems_P) // batch)  # of even size: a last row alone would have no other to shuffle with
@@ -92,10 +95,13 @@ def evaluate(
         kl_BT, entropy_BT = distances(run, problems)
         kls.append(kl_BT)
         entropies.append(entropy_BT)
+        before = run.steps - problems.answer_tokens
+        norm_BT = run.embeddings_BTD[:, :before].norm(dim=-1) / unit
+        norms.append(norm_BT if run.live_BT is None else norm_BT.masked_fill(~run.live_BT[:, :before], torch.nan))
     answer_PA = np.concatenate(answers)[np.argsort(order_P)]
     right_P = task.score(problems_P, answer_PA)
     kl_T = _mean(kls) if method.supervised else []
-    return Evaluation(right_P, answer_PA, kl_T, _mean(entropies), seconds)
+    return Evaluation(right_P, answer_PA, kl_T, _mean(entropies), _mean(norms), seconds)
 
 
 def distances(run: Trajectory, problems: Problems) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:

@@ -124,7 +124,8 @@ class Experiment:
     def model(self, device: torch.device | str = "cpu") -> Model:
         """A fresh model with this experiment's initial weights."""
         generator = self.seeds.generator("init")
-        backbone = Transformer(len(self.task.vocabulary), self.task.positions, self.shape, generator)
+        positions = self.task.positions + self.method.extra
+        backbone = Transformer(len(self.task.vocabulary), positions, self.shape, generator)
         return Model(backbone, self.method.thoughts(self.shape.width, generator)).to(device)
 
 

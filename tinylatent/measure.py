@@ -1,11 +1,12 @@
 """Measure: train one experiment, put it through every evaluation, and return one flat record for runs.jsonl.
 
 A record holds right and all answers per key (from which every interval is computed later), the distance of each step
-from the oracle's frontier, the same under each control, sampling figures, and what it all cost.
+from the oracle's frontier, the same under each control and at the end of each stage, sampling figures, and what it all
+cost.
 """
 
 import math
-import time
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tinylatent.provenance import environment
 from tinylatent.seeds import derive
 from tinylatent.statistics import cluster_counts, majority_at_k, pass_at_k
 from tinylatent.thoughts import CONTROLS
-from tinylatent.training import train
+from tinylatent.training import STAGES, train
 
 ITSELF = "itself"
 SAMPLES = 32
@@ -42,13 +43,13 @@ def measure(
     rows = experiment.rows("validation")  # before training: a request that cannot be met should not cost a run
     if len(rows) < 2:
         raise ValueError(f"a validation part of {len(rows)} problems tells nothing: use more digits or a larger range")
-    begin = time.perf_counter()
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            return measure(experiment, Path(temporary), device, tick)
     model = train(experiment, folder, device, tick)
-    train_seconds = time.perf_counter() - begin
-    if folder is not None:
-        saved = storage.find_checkpoint(folder)
-        assert saved is not None, "a finished run has a checkpoint"
-        train_seconds = saved.manifest["seconds"]  # of all sittings, where a run was resumed
+    saved = storage.find_checkpoint(folder)
+    assert saved is not None, "a finished run has a checkpoint"
+    train_seconds = saved.manifest["seconds"]  # of all sittings, where a run was resumed
     seed = experiment.seeds.derive("sampling", "evaluation")
     variants = (None, *CONTROLS) if method.latent else (None,)
     evaluations: dict[str, Any] = {}
@@ -59,6 +60,7 @@ def measure(
             "right": right.tolist(),
             "kl": result.kl_T,
             "entropy": result.entropy_T,
+            "norm": result.norm_T,
             "problems_per_s": round(len(rows) / result.seconds),
         }
     problems = Problems.upload(task.batch(rows[:1]), device)
@@ -72,6 +74,7 @@ def measure(
         "keys": [f"{key:016x}" for key in keys.tolist()],
         "total": total.tolist(),
         "evaluations": evaluations,
+        "stages": _stages(experiment, folder, rows, device),
         "sampling": _sampling(experiment, model, rows, seed, device)
         if method.supervised and not method.latent
         else None,
@@ -80,6 +83,19 @@ def measure(
         "cost": {**costs, "training_flops": per_problem * seen, "training_seconds": round(train_seconds, 1)},
         "environment": environment(),
     }
+
+
+def _stages(experiment: Experiment, folder: Path, rows: np.ndarray, device: torch.device | str) -> list[dict[str, Any]]:
+    """Right answers per key at the end of every stage but the last, thinking as that stage taught."""
+    found = []
+    for stage in range(len(experiment.method.starts(experiment.training.steps)) - 1):
+        model, saved = experiment.model(device), storage.find_checkpoint(folder / STAGES / str(stage))
+        assert saved is not None, "a finished stage has a checkpoint"
+        storage.load_weights(saved, model)
+        result = evaluate(experiment.task, experiment.method, model, rows, device=device)
+        _, right, _ = cluster_counts(experiment.task.key(rows), result.right_P)
+        found.append({"step": saved.step, "right": right.tolist()})
+    return found
 
 
 def _constant(experiment: Experiment, rows: np.ndarray) -> float:

@@ -18,7 +18,6 @@ COLOURS = {
     "discrete": "#3b6fb6",
     "coconut": "#4f8f5b",
     "cot2": "#b5403a",
-    "cot2-4": "#8a5aa8",
 }
 STYLE: Any = {
     "font.size": 9,
@@ -46,7 +45,21 @@ def interval_row(axes: Axes, place: int, interval: Interval, colour: str, hollow
     axes.plot(value, place, "o", color=colour, markerfacecolor="white" if hollow else colour, markersize=5)
 
 
+def interval_column(
+    axes: Axes, place: float, interval: Interval, colour: Any, hollow: bool = False, label: str | None = None
+) -> None:
+    """A vertical interval with its value, in percent."""
+    low, value, high = 100 * interval.low, 100 * interval.value, 100 * interval.high
+    axes.plot([place, place], [low, high], color=colour, linewidth=2, solid_capstyle="round")
+    axes.plot(place, value, "o", color=colour, markerfacecolor="white" if hollow else colour, ms=5, label=label)
+
+
+def published_mark(axes: Axes, x: Any = (), y: Any = (), label: str | None = None) -> None:
+    """Hollow diamonds: values that others published; without places, an entry of the legend."""
+    axes.plot(x, y, "D", color="black", markerfacecolor="none", markersize=6, label=label)
+
+
 def shade(name: str, place: int, of: int) -> Any:
-    """A contender's colour, from pale (place 0) to full (the last place)."""
+    """A method's colour, from pale (place 0) to full (the last place)."""
     weight = (place + 1) / of
     return tuple(1 - weight * (1 - part) for part in to_rgb(COLOURS[name]))

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from tinylatent import storage
 from tinylatent.experiment import Experiment, Training
-from tinylatent.methods import Model, Moment
+from tinylatent.methods import Method, Model, Moment
 from tinylatent.problems import Problems
 from tinylatent.seeds import Seeds
 from tinylatent.storage import CONFIG
 
+STAGES = "stages"  # folder of what each stage but the last had learnt
 MOST_BYTES = 4 * 10**9  # of training frontiers kept on the device
 
 
@@ -75,9 +76,12 @@ def _train(
     order = batches(len(problems), recipe.batch, first, experiment.seeds)
     seed = experiment.seeds.derive("sampling", "train")
     spare = task.positions - problems.slots - 1  # positions count the answer too, which is never read
+    starts = method.starts(recipe.steps)
     for step in range(first, recipe.steps):
         if folder is not None and step > first and step % recipe.save_every == 0:
             storage.save_checkpoint(folder, step, model, optimizer, spent + time.perf_counter() - began)
+        if step in starts:
+            _enter(method, starts.index(step), step, model, optimizer, folder)
         batch = problems.rows(next(order).to(device))
         if spare > 0:
             batch = replace(batch, offset_B=offsets(len(batch), spare, experiment.seeds, step).to(device))
@@ -108,12 +112,34 @@ def one_step(
     experiment: Experiment, model: Model, optimizer: torch.optim.Optimizer, batch: Problems, step: int, seed: int
 ) -> Float[Tensor, ""]:
     """One optimizer step on one batch; returns its loss."""
-    set_rate(optimizer, experiment.training, step)
-    loss = experiment.method.loss(model, batch, Moment(step, experiment.training.steps, seed))
+    moment = Moment(step, experiment.training.steps, seed)
+    set_rate(optimizer, experiment.training, *within(experiment.method, moment))
+    loss = experiment.method.loss(model, batch, moment)
     loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=False)
     return loss
+
+
+def within(method: Method, moment: Moment) -> tuple[int, int]:
+    """How many steps its stage has made at a moment, and how many it takes."""
+    starts = (*method.starts(moment.total), moment.total)
+    stage = method.stage(moment)
+    return moment.step - starts[stage], starts[stage + 1] - starts[stage]
+
+
+def _enter(
+    method: Method, stage: int, step: int, model: Model, optimizer: torch.optim.Optimizer, folder: Path | None
+) -> None:
+    """The first step of a stage: what the last one learnt is kept, and the optimizer forgets its moments.
+
+    A stage starts at the same step of a resumed run, and from the same weights.
+    """
+    if stage > 0:
+        if folder is not None:
+            storage.save_checkpoint(folder / STAGES / str(stage - 1), step, model, None)
+        optimizer.state.clear()
+    method.enter(model, stage)
 
 
 def _check_folder(experiment: Experiment, folder: Path) -> None:
@@ -195,15 +221,15 @@ def flatten(model: nn.Module) -> nn.Parameter:
     return flat
 
 
-def set_rate(optimizer: torch.optim.Optimizer, recipe: Training, step: int) -> None:
-    """Learning rate of one step: linear warm-up to the peak, then half a cosine down to zero, or the peak kept."""
-    warm = max(1, round(recipe.warmup * recipe.steps))
+def set_rate(optimizer: torch.optim.Optimizer, recipe: Training, step: int, steps: int) -> None:
+    """Learning rate of step `step` of `steps`: linear warm-up, then half a cosine down to zero, or the peak kept."""
+    warm = max(1, round(recipe.warmup * steps))
     if step < warm:
         share = (step + 1) / warm
     elif recipe.schedule == "constant":
         share = 1.0
     else:
-        share = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm)))
+        share = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
     for group in optimizer.param_groups:
         group["lr"] = recipe.rate * share
 

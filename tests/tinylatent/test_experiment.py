@@ -22,6 +22,7 @@ OTHER = {
         "batch": 8,
         "rate": 0.1,
         "warmup": 0.2,
+        "schedule": "constant",
         "weight_decay": 0.3,
         "problems": 50,
         "log_every": 7,

@@ -49,7 +49,7 @@ def rates(recipe):
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=123.0)
     values = []
     for step in range(recipe.steps):
-        set_rate(optimizer, recipe, step)
+        set_rate(optimizer, recipe, step, recipe.steps)
         values.append(optimizer.param_groups[0]["lr"])
     return values
 
@@ -153,7 +153,7 @@ def test_training_is_adamw_by_hand():
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.3)
     order = batches(len(rows), 4, 0, SEEDS)
     for step in range(8):
-        set_rate(optimizer, whole.training, step)
+        set_rate(optimizer, whole.training, step, 8)
         optimizer.zero_grad()
         whole.method.loss(model, problems.rows(next(order)), Moment(step, 8, 0)).backward()
         for parameter in model.parameters():  # what no loss reaches is decayed like the rest

@@ -3,6 +3,7 @@
 Letters: B rows, T words (steps before the answer, then answer tokens), V vocabulary, A answer tokens.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -68,6 +69,22 @@ class Method:
     def supervise(self, task: Task, problems: Any) -> Batch:
         """The batch this method learns from."""
         return task.batch(problems)
+
+    def starts(self, steps: int) -> tuple[int, ...]:
+        """First step of every stage of a training of `steps` steps, 0 first; the optimizer starts anew with each."""
+        return (0,)
+
+    def stage(self, moment: Moment) -> int:
+        """The stage that training is in."""
+        return bisect_right(self.starts(moment.total), moment.step) - 1
+
+    def enter(self, model: Model, stage: int) -> None:
+        """Prepares a model for a stage, at the stage's first step."""
+
+    @property
+    def extra(self) -> int:
+        """Steps it may take beyond those of the chain: the model gets positions for them."""
+        return 0
 
     def before(self, model: Model, problems: Problems, forced: bool, temperature: float = 0.0) -> Plan:
         """The segments before the answer; with given actions when forced."""

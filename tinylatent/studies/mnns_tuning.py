@@ -1,4 +1,4 @@
-"""Study `mnns-tuning`: the same search for every contender, on splits kept for tuning.
+"""Study `mnns-tuning`: the same search for every method, on splits kept for tuning.
 
 Twelve configurations (four peak learning rates times three weight decays) train on split seed 100; the better half goes
 on to seeds 101 and 102 (one round of successive halving, Karnin et al. 2013), and the best mean over the three seeds is
@@ -11,16 +11,15 @@ from statistics import fmean
 
 from tinylatent.experiment import Experiment, Training
 from tinylatent.measure import ITSELF
-from tinylatent.methods import CoT2, Method
+from tinylatent.methods import Method
 from tinylatent.plots import figure, shade
 from tinylatent.report import Table, Value
 from tinylatent.seeds import Seeds
-from tinylatent.statistics import Interval, accuracy_interval
-from tinylatent.studies.lineup import LABELS, METHODS, by_contender
+from tinylatent.studies.compare import accuracy, grouped, method_of, percent
+from tinylatent.studies.lineup import LABELS, METHODS
 from tinylatent.study import Profile, Record, Study
 
-CONTENDERS: tuple[Method, ...] = (*METHODS, CoT2(budget=4))
-RATES = (5e-4, 2e-3, 7e-3, 2e-2)
+RATES = (5e-4, 2e-3, 5e-3, 1e-2)
 DECAYS = (0.01, 0.05, 0.25)
 FIRST, OTHERS = 100, (101, 102)
 COLUMNS = {
@@ -48,82 +47,69 @@ def run(method: Method, configuration: Configuration, seed: int, profile: Profil
 
 
 def grid(profile: Profile) -> list[Experiment]:
-    """The first round: every contender and configuration on the first seed."""
-    return [run(method, each, FIRST, profile) for method in CONTENDERS for each in configurations(profile)]
+    """The first round: every method and configuration on the first seed."""
+    return [run(method, each, FIRST, profile) for method in METHODS for each in configurations(profile)]
 
 
 def after(profile: Profile, records: list[Record]) -> list[Experiment]:
-    """The second round: each contender's better half on the other seeds."""
-    names = by_contender(records)
+    """The second round: each method's better half on the other seeds."""
+    groups = grouped(records, method_of)
     return [
         run(method, each, seed, profile)
-        for method, name in zip(CONTENDERS, names, strict=True)
-        for each in better_half(names[name])
+        for method in METHODS
+        for each in better_half(groups[method.name])
         for seed in OTHERS
     ]
 
 
 def searched(records: list[Record]) -> dict[Configuration, list[Record]]:
-    """One contender's records by configuration."""
-    found: dict[Configuration, list[Record]] = {}
-    for record in records:
+    """One method's records by configuration."""
+
+    def configuration(record: Record) -> Configuration:
         training = record["experiment"]["training"]
-        found.setdefault((training["rate"], training["weight_decay"]), []).append(record)
-    return dict(sorted(found.items()))
+        return training["rate"], training["weight_decay"]
+
+    return dict(sorted(grouped(records, configuration).items()))
 
 
 def better_half(records: list[Record]) -> list[Configuration]:
-    """The better half of one contender's configurations on the first seed; ties go to the smaller rate, then decay."""
+    """The better half of one method's configurations on the first seed; ties go to the smaller rate, then decay."""
     first = [record for record in records if record["experiment"]["seeds"]["split"] == FIRST]
-    scores = {each: _accuracy(group) for each, group in searched(first).items()}
+    scores = {each: _mean(group) for each, group in searched(first).items()}
     return sorted(sorted(scores, key=lambda each: -scores[each])[: (len(scores) + 1) // 2])
 
 
 def winner(records: list[Record]) -> Configuration:
-    """The best mean of one contender over all seeds, among the configurations that saw them all."""
+    """The best mean of one method over all seeds, among the configurations that saw them all."""
     found = searched(records)
-    return max(better_half(records), key=lambda each: _accuracy(found[each]))
+    return max(better_half(records), key=lambda each: _mean(found[each]))
 
 
-def _accuracy(group: list[Record]) -> float:
+def _mean(group: list[Record]) -> float:
     return fmean(sum(r["evaluations"][ITSELF]["right"]) / sum(r["total"]) for r in group)
 
 
-def _interval(group: list[Record]) -> Interval:
-    return accuracy_interval([r["evaluations"][ITSELF]["right"] for r in group], [r["total"] for r in group])
-
-
 def tables(records: list[Record]) -> list[Table]:
-    """Every configuration of every contender, and which was chosen."""
+    """Every configuration of every method, and which was chosen."""
     rows: list[dict[str, Value]] = []
-    for name, group in by_contender(records).items():
+    for name, group in grouped(records, method_of).items():
         chosen = winner(group)
         for each, runs in searched(group).items():
-            interval = _interval(runs)
-            rows.append(
-                {
-                    "method": LABELS[name],
-                    "rate": each[0],
-                    "weight decay": each[1],
-                    "seeds": len(runs),
-                    "accuracy": 100 * interval.value,
-                    "low": 100 * interval.low,
-                    "high": 100 * interval.high,
-                    "chosen": "yes" if each == chosen else "",
-                }
-            )
+            row: dict[str, Value] = {"method": LABELS[name], "rate": each[0], "weight decay": each[1]}
+            mark = "yes" if each == chosen else ""
+            rows.append({**row, "seeds": len(runs), **percent(accuracy(runs)), "chosen": mark})
     return [Table("Twelve configurations a method, on tuning splits", COLUMNS, rows, [LEGEND])]
 
 
 def draw(records: list[Record], path: Path) -> None:
-    """A panel a contender: accuracy against rate, a line a weight decay, intervals drawn; full dots saw all seeds."""
-    groups = by_contender(records)
+    """A panel a method: accuracy against rate, a line a weight decay, intervals drawn; full dots saw all seeds."""
+    groups = grouped(records, method_of)
     with figure(path, 1.9 * len(groups) + 0.6, 2.6, columns=len(groups), sharey=True) as panels:
         for axes, (name, group) in zip(panels, groups.items(), strict=True):
             found = searched(group)
             decays = sorted({decay for _, decay in found})
             for place, decay in enumerate(decays):
-                points = [(rate, _interval(runs), len(runs)) for (rate, d), runs in found.items() if d == decay]
+                points = [(rate, accuracy(runs), len(runs)) for (rate, d), runs in found.items() if d == decay]
                 colour, apart = shade(name, place, len(decays)), 1.06 ** (place - (len(decays) - 1) / 2)
                 x = [rate * apart for rate, _, _ in points]
                 axes.plot(x, [100 * i.value for _, i, _ in points], color=colour, label=f"decay {decay:g}")

@@ -1,0 +1,140 @@
+"""Coconut: chain of continuous thought. The last hidden state is the next input, and the chain is unlearnt in stages.
+
+Hao, Sukhbaatar, Su, Li, Hu, Weston, Tian 2024, arXiv 2412.06769, section 3. Stage k replaces the first k steps of the
+chain by c k latent steps; the loss is the cross-entropy of the words after them, and its gradient flows back through
+every latent step. Stage 0 is discrete chain of thought, the last stage thinks in latents alone. At a stage the
+optimizer's state and the rate's schedule start anew; with a small probability an example is drawn from a stage chosen
+uniformly, so that earlier ones are not forgotten.
+
+Where it differs from the published code: no <bot> and <eot> tokens (the prompt's last token and the number of latent
+steps say the same), and a stage is a share of the training steps instead of a number of epochs.
+
+Letters: B rows, T steps before the answer, W words of the chain before the answer, D width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tinylatent.methods.base import Method, Model, Moment, token_loss
+from tinylatent.plan import Plan, Segment
+from tinylatent.problems import Problems
+from tinylatent.rollout import force
+from tinylatent.thoughts import GREEDY, Action, Hidden, State, Thought, Token
+
+HIDDEN = Hidden()
+
+
+class Partial(Thought):
+    """A chain whose beginning is latent: the hidden state where the action says so, elsewhere the action's token."""
+
+    def embed(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
+        """The hidden state, or E[id]."""
+        return torch.where(action["latent"][..., None], state.hidden, GREEDY.embed(state, action))
+
+
+PARTIAL = Partial()
+
+
+class Stage(nn.Module):
+    """How many steps of the chain are latent by now; a part of the checkpoint, since the weights know no other way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("reached", torch.zeros((), dtype=torch.int64))
+
+
+@dataclass(frozen=True)
+class Coconut(Method):
+    """Thinks in hidden states, learnt from the chain stage by stage."""
+
+    name = "coconut"
+    latent = True
+
+    stages: int = 3
+    """Steps of the chain that are latent in the last stage, at most."""
+    per_step: int = 1
+    """Latent steps for each step of the chain that they replace (the paper's c)."""
+    share: float = 0.2
+    """Share of training spent in each stage but the last, which takes what is left."""
+    mixing: float = 0.1
+    """Probability that an example comes from a stage drawn uniformly instead of the current one."""
+
+    def __post_init__(self) -> None:
+        if self.stages < 1:
+            raise ValueError(f"stages {self.stages}: expected at least 1; try 3")
+        if self.per_step < 1:
+            raise ValueError(f"per_step {self.per_step}: expected at least 1 latent step for a step of the chain")
+        if not 0 < self.share * self.stages < 1:
+            raise ValueError(
+                f"share {self.share} of training for each of the first {self.stages} stages leaves none for the last: "
+                f"expected more than 0 and less than 1 / {self.stages}; try {0.6 / self.stages:.2g}"
+            )
+        if not 0 <= self.mixing <= 1:
+            raise ValueError(f"mixing {self.mixing}: expected a probability; try 0.1")
+
+    def thoughts(self, width: int, generator: torch.Generator) -> nn.ModuleDict:
+        """The stage reached: no parameters."""
+        return nn.ModuleDict({"stage": Stage()})
+
+    def starts(self, steps: int) -> tuple[int, ...]:
+        """First step of every stage."""
+        return tuple(round(stage * self.share * steps) for stage in range(self.stages + 1))
+
+    @property
+    def extra(self) -> int:
+        """Latent steps of the last stage beyond the steps they replace."""
+        return (self.per_step - 1) * self.stages
+
+    def enter(self, model: Model, stage: int) -> None:
+        """From now on the first `stage` steps are latent."""
+        reached = model.thoughts["stage"].reached
+        assert isinstance(reached, Tensor)
+        reached.fill_(stage)
+
+    def before(self, model: Model, problems: Problems, forced: bool, temperature: float = 0.0) -> Plan:
+        """c latent steps for each step that is latent by now, then the rest of the chain in tokens."""
+        reached = model.thoughts["stage"].reached
+        assert isinstance(reached, Tensor)
+        if forced:
+            return (self.chain(problems, reached.expand(len(problems))),)
+        thinking, stage = problems.thinking, int(reached)
+        latent = min(thinking, stage) if isinstance(thinking, int) else thinking.clamp(max=stage)
+        token = Token(temperature) if temperature else GREEDY
+        return Segment(HIDDEN, latent * self.per_step), Segment(token, thinking - latent)
+
+    def chain(self, problems: Problems, stage_B: Int[Tensor, " B"]) -> Segment:
+        """The chain of every row with its first `stage_B` steps latent, or as many as it has."""
+        words_BW, whole = problems.words_BT[:, : problems.words_before], problems.thinking
+        thinking_B = torch.full_like(stage_B, whole) if isinstance(whole, int) else whole
+        latent_B = torch.minimum(stage_B, thinking_B)
+        before_B, steps_B = latent_B * self.per_step, thinking_B + latent_B * (self.per_step - 1)
+        most = words_BW.shape[1] + (self.per_step - 1) * min(self.stages, words_BW.shape[1])
+        slot_T = torch.arange(most, device=words_BW.device)
+        word_BT = (slot_T - (before_B - latent_B)[:, None]).clamp(0, max(0, words_BW.shape[1] - 1))
+        action = Action({"id": words_BW.gather(1, word_BT), "latent": slot_T < before_B[:, None]})
+        return Segment(PARTIAL, whole if self.extra == 0 else steps_B, action)
+
+    def loss(self, model: Model, problems: Problems, moment: Moment) -> Float[Tensor, ""]:
+        """Cross-entropy of the words after the latents, with the gradient through all of them."""
+        chain = self.chain(problems, self.drawn(moment, problems))
+        assert chain.given is not None
+        answer = Segment(GREEDY, problems.answer_tokens, GREEDY.given(problems.answer_BA))
+        run = force(
+            model.backbone,
+            (chain, answer),
+            problems.prompt_BN,
+            problems.prompt_mask_BN,
+            offset_B=problems.offset_B,
+        )
+        words_BT = torch.cat([chain.given["id"], problems.answer_BA], 1)
+        said_BT = torch.cat([~chain.given["latent"], torch.ones_like(problems.answer_BA, dtype=torch.bool)], 1)
+        return token_loss(run.logits_BTV, words_BT, said_BT if run.live_BT is None else said_BT & run.live_BT)
+
+    def drawn(self, moment: Moment, problems: Problems) -> Int[Tensor, " B"]:
+        """The stage of every row: the current one, or with probability `mixing` any."""
+        uniform_B2 = moment.streams(len(problems), problems.prompt_BN.device).uniform(2)
+        any_B = (uniform_B2[:, 1] * (self.stages + 1)).long()
+        return torch.where(uniform_B2[:, 0] < self.mixing, any_B, self.stage(moment))

@@ -1,0 +1,104 @@
+"""Compare: what all studies say about their records, and how: intervals, paired differences, and verdicts in words.
+
+A verdict names its claim and one of three findings. It "holds" or "fails" where the whole 95 % interval lies on one
+side of zero; otherwise there is "not enough evidence", and nothing else is said.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from tinylatent.measure import ITSELF
+from tinylatent.statistics import Interval, accuracy_interval, paired_difference
+from tinylatent.study import Record
+from tinylatent.thoughts import CONTROLS
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+def grouped(records: Iterable[Record], name: Callable[[Record], Name]) -> dict[Name, list[Record]]:
+    """Records that share a name, in order of appearance."""
+    groups: dict[Name, list[Record]] = {}
+    for record in records:
+        groups.setdefault(name(record), []).append(record)
+    return groups
+
+
+def method_of(record: Record) -> str:
+    """The name of a record's method."""
+    return record["experiment"]["method"]["name"]
+
+
+def rights(group: Sequence[Record], variant: str = ITSELF) -> list[list[int]]:
+    """Right answers per key of each run."""
+    return [record["evaluations"][variant]["right"] for record in group]
+
+
+def totals(group: Sequence[Record]) -> list[list[int]]:
+    """All problems per key of each run."""
+    return [record["total"] for record in group]
+
+
+def accuracy(group: Sequence[Record], variant: str = ITSELF) -> Interval:
+    """Mean accuracy of runs that differ in seeds."""
+    return accuracy_interval(rights(group, variant), totals(group))
+
+
+def difference(ours: Sequence[Record], theirs: Sequence[Record], control: str = ITSELF) -> Interval:
+    """Accuracy of one group of runs minus that of another (under a control, if one is named), on the same splits.
+
+    Raises:
+        ValueError: the runs are not on the same splits in the same order.
+    """
+    require_same_splits(ours, theirs)
+    return paired_difference(rights(ours), rights(theirs, control), totals(ours))
+
+
+def require_same_splits(ours: Sequence[Record], theirs: Sequence[Record]) -> None:
+    """Raises ValueError unless both groups have the same keys and totals, run by run."""
+    pairs = list(zip(ours, theirs, strict=True))
+    if any(a["keys"] != b["keys"] or a["total"] != b["total"] for a, b in pairs):
+        names = f"{method_of(ours[0])} and {method_of(theirs[0])}"
+        raise ValueError(f"runs of {names} are not on the same splits, in the same order")
+
+
+def controls(group: Sequence[Record]) -> list[str]:
+    """The controls a group was put under: none, or all."""
+    return [name for name in CONTROLS if name in group[0]["evaluations"]]
+
+
+def percent(interval: Interval, name: str = "accuracy", low: str = "low", high: str = "high") -> dict[str, Any]:
+    """An interval as cells of a table, in percent."""
+    return {name: 100 * interval.value, low: 100 * interval.low, high: 100 * interval.high}
+
+
+def points(gap: Interval) -> str:
+    """A difference in percentage points with its interval."""
+    low, value, high = (f"{100 * x:+.2f}" for x in (gap.low, gap.value, gap.high))
+    return f"{value} points [{low}, {high}]"
+
+
+def verdict(claim: str, gap: Interval) -> str:
+    """Whether a claim that a difference is positive holds, as a sentence."""
+    found = "Holds" if gap.low > 0 else "Fails" if gap.high < 0 else "Not enough evidence"
+    return f"{found}: {claim} ({points(gap)})."
+
+
+def latents_matter(label: str, group: Sequence[Record]) -> str:
+    """Whether a latent method needs its own latents: it against the control that hurts it least."""
+    gaps = {control: difference(group, group, control) for control in controls(group)}
+    mildest = min(gaps, key=lambda control: gaps[control].value)
+    return verdict(f"{label} needs its own latents; the control that hurts least is {mildest}", gaps[mildest])
+
+
+def against_published(label: str, interval: Interval, published: float) -> str:
+    """Where a published accuracy in percent lies beside a measured interval, as a sentence."""
+    low, value, high = (100 * x for x in (interval.low, interval.value, interval.high))
+    place = "below" if published < low else "above" if published > high else "inside"
+    return (
+        f"{label}: the published {published:.2f} lies {place} what was measured, {value:.2f} [{low:.2f}, {high:.2f}]."
+    )
+
+
+def listed(lines: Iterable[str]) -> list[str]:
+    """Sentences as a list below a table."""
+    return ["", *(f"- {line}" for line in lines)]
