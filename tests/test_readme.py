@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from tinylatent.cli import main
-from tinylatent.study import rebuild, studies
+from tinylatent.study import kept, rebuild, studies
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+KEPT = kept(ROOT / "results")
 
 
 def block(name):
@@ -26,13 +27,21 @@ def test_quick_tables_are_rebuilt_from_their_runs(tmp_path):
         assert table.markdown().strip() in block("quick")
 
 
-@pytest.mark.parametrize(("study", "folder"), [("mnns", "mnns-quick"), ("mnns-rates", "mnns-rates")])
-def test_stored_results_are_rebuilt_byte_for_byte(study, folder, tmp_path):
-    stored = ROOT / "results" / folder
+def test_result_table_is_rebuilt_from_its_runs(tmp_path):
+    (tmp_path / "runs.jsonl").write_bytes((ROOT / "results/mnns/runs.jsonl").read_bytes())
+    assert rebuild(studies()["mnns"], tmp_path).tables[0].markdown().strip() == block("result").strip()
+
+
+@pytest.mark.parametrize("stored", KEPT, ids=lambda stored: stored.name)
+def test_stored_results_are_rebuilt_byte_for_byte(stored, tmp_path):
     (tmp_path / "runs.jsonl").write_bytes((stored / "runs.jsonl").read_bytes())
-    rebuild(studies()[study], tmp_path)
+    rebuild(KEPT[stored], tmp_path)
     for name in ("table.csv", "table.md", "provenance.json"):
         assert (tmp_path / name).read_bytes() == (stored / name).read_bytes(), name
+
+
+def test_every_study_has_its_full_results():
+    assert {study.name for folder, study in KEPT.items() if folder.name == study.name} == set(studies())
 
 
 def test_show_prints_what_the_readme_shows(capsys):

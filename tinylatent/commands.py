@@ -22,7 +22,7 @@ from tinylatent.provenance import environment
 from tinylatent.rollout import rollout
 from tinylatent.seeds import Seeds
 from tinylatent.statistics import accuracy_interval
-from tinylatent.study import reproduce, studies
+from tinylatent.study import RUNS, kept, rebuild, reproduce, studies
 from tinylatent.thoughts import CONTROLS
 from tinylatent.training import load
 from tinylatent.transformer import Shape
@@ -60,8 +60,9 @@ class List:
             return
         for title, entries in groups.items():
             print(title)
+            width = max(map(len, entries))
             for name, text in entries.items():
-                print(f"  {name:12s} {text}")
+                print(f"  {name:{width}s}  {text}")
 
 
 def _first_sentence(kind: type) -> str:
@@ -157,6 +158,34 @@ class Reproduce:
             print(table.markdown())
         for name, path in outcome.files.items():
             print(f"{name:16s} {path}")
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """Tables, figures and provenance again, from the stored runs alone; tables come out the same, byte for byte."""
+
+    folders: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Folders of results by name, such as mnns."""
+    all: bool = False
+    """All folders of results."""
+    results: Path = Path("results")
+    """Folder of results."""
+
+    def run(self) -> None:
+        """Rebuilds and prints what was written."""
+        found = kept(self.results)
+        names = ", ".join(folder.name for folder in found)
+        if not found:
+            raise ValueError(f"{self.results} holds no results: expected folders with a runs.jsonl; try --results PATH")
+        if self.all == bool(self.folders):
+            raise ValueError(f"rebuild needs names or --all, one of the two: there are {names}")
+        missing = [name for name in self.folders if self.results / name not in found]
+        if missing:
+            raise ValueError(f"{self.results} has no results {missing[0]!r}: expected one of {names}")
+        chosen = [folder for folder in found if self.all or folder.name in self.folders]
+        for folder in tqdm(chosen, unit="study", disable=None):
+            outcome = rebuild(found[folder], folder)
+            tqdm.write("\n".join(str(path) for name, path in outcome.files.items() if name != RUNS), file=sys.stdout)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ STYLE: Any = {
 
 
 @contextmanager
-def figure(path: Path, width: float, height: float, columns: int = 1, sharey: bool = False) -> Iterator[list[Axes]]:
+def figure(path: Path, width: float | int, height: float | int, columns: int = 1, sharey: bool = False) -> Iterator[list[Axes]]:
     """Axes side by side, saved to `path` as PNG at the end; sizes in inches. No display is touched."""
     with matplotlib.rc_context(STYLE):
         sheet = Figure(figsize=(width, height), layout="constrained")
@@ -46,7 +46,7 @@ def interval_row(axes: Axes, place: int, interval: Interval, colour: str, hollow
 
 
 def interval_column(
-    axes: Axes, place: float, interval: Interval, colour: Any, hollow: bool = False, label: str | None = None
+    axes: Axes, place: float | int, interval: Interval, colour: Any, hollow: bool = False, label: str | None = None
 ) -> None:
     """A vertical interval with its value, in percent."""
     low, value, high = 100 * interval.low, 100 * interval.value, 100 * interval.high

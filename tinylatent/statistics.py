@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
+from scipy.stats import binomtest, chi2, f
 
 Counts = list[NDArray[np.int64]]
 
@@ -80,6 +80,38 @@ def paired_difference(
     counts_b = _checked_correct("correct_b", correct_b, totals)
     gains = [a_K - b_K for a_K, b_K in zip(counts_a, counts_b, strict=True)]
     return _interval(gains, totals, -1.0, level, draws, seed)
+
+
+def deviation_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Standard deviation of values with its interval, both in the unit of the values, by the chi-square distribution.
+
+    Exact for independent normal values. Raises ValueError for fewer than two values.
+    """
+    freedom, sd = _deviation("values", values)
+    ends = (chi2.ppf(share, freedom) for share in ((1 + level) / 2, (1 - level) / 2))
+    low, high = (float(np.sqrt(freedom / end)) * sd for end in ends)
+    return Interval(sd, low, high, "chi-square for normal values")
+
+
+def deviation_ratio(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Interval:
+    """Ratio of two groups' standard deviations with its interval, by the F distribution.
+
+    Exact for independent normal values. Where b does not vary the ratio is infinite and its interval says nothing.
+    Raises ValueError for fewer than two values in a group.
+    """
+    (freedom_a, sd_a), (freedom_b, sd_b) = _deviation("a", a), _deviation("b", b)
+    if sd_b == 0:
+        return Interval(np.inf, 0.0, np.inf, "F for normal values")
+    ends = (f.ppf(share, freedom_a, freedom_b) for share in ((1 + level) / 2, (1 - level) / 2))
+    low, high = (float(sd_a / sd_b / np.sqrt(end)) for end in ends)
+    return Interval(sd_a / sd_b, low, high, "F for normal values")
+
+
+def _deviation(name: str, values: Sequence[float]) -> tuple[int, float]:
+    """Degrees of freedom and standard deviation."""
+    if len(values) < 2:
+        raise ValueError(f"{name} must hold at least two values to have a deviation, but it holds {len(values)}.")
+    return len(values) - 1, float(np.std(values, ddof=1))
 
 
 def pass_at_k(n: int | ArrayLike, c: int | ArrayLike, k: int) -> NDArray[np.float64]:

@@ -31,7 +31,7 @@ from tinylatent.report import Table, provenance
 
 Profile = Literal["quick", "full"]
 Record = dict[str, Any]
-RESULT = "result.json"
+RESULT, RUNS = "result.json", "runs.jsonl"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def reproduce(study: Study, profile: Profile, results: Path, workers: int = 2, d
     records += _records(study.after(profile, records), work, workers, device)
     target = results / "runs" / profile / study.name if profile == "quick" else results / study.name
     lines = (json.dumps({"study": study.name, "profile": profile, **record}) for record in records)
-    storage.write_text(target / "runs.jsonl", "".join(line + "\n" for line in lines))
+    storage.write_text(target / RUNS, "".join(line + "\n" for line in lines))
     return rebuild(study, target)
 
 
@@ -94,17 +94,45 @@ def rebuild(study: Study, folder: Path) -> Outcome:
     """Tables, figure and provenance from a folder's runs.jsonl.
 
     Raises:
-        storage.DamagedError: runs.jsonl is missing or damaged.
+        storage.DamagedError: runs.jsonl is missing, damaged or not this study's.
     """
-    records = storage.read_lines(folder / "runs.jsonl")
+    records = _stored(folder)
+    if records[0]["study"] != study.name:
+        raise storage.DamagedError(f"{folder / RUNS} holds runs of study {records[0]['study']}, not of {study.name}")
     tables = study.tables(records)
-    files = {name: folder / name for name in ("table.csv", "table.md", "figure.png", "provenance.json", "runs.jsonl")}
+    files = {name: folder / name for name in ("table.csv", "table.md", "figure.png", "provenance.json", RUNS)}
     storage.write_text(files["table.csv"], tables[0].csv())
     storage.write_text(files["table.md"], f"{study.question}\n\n" + "\n".join(table.markdown() for table in tables))
     with storage.atomic(files["figure.png"]) as temporary:
         study.figure(records, temporary)
-    storage.write_json(files["provenance.json"], provenance(records, files["runs.jsonl"]))
+    storage.write_json(files["provenance.json"], provenance(records, files[RUNS]))
     return Outcome(tables, files)
+
+
+def kept(results: Path) -> dict[Path, Study]:
+    """Every folder of committed results (one with a runs.jsonl), and the study its runs belong to.
+
+    Raises:
+        storage.DamagedError: a folder's runs are damaged, or of a study that is not registered.
+    """
+    known, found = studies(), {}
+    for path in sorted(results.glob(f"*/{RUNS}")):
+        name = _stored(path.parent)[0]["study"]
+        if name not in known:
+            raise storage.DamagedError(f"{path} is of an unknown study {name}: expected one of {', '.join(known)}")
+        found[path.parent] = known[name]
+    return found
+
+
+def _stored(folder: Path) -> list[Record]:
+    """The records of a folder's runs.jsonl, at least one, each with the study's name."""
+    path = folder / RUNS
+    if not path.exists():
+        raise storage.DamagedError(f"{path} is missing: expected the stored runs; reproduce the study to make them")
+    records = storage.read_lines(path)
+    if not records or any("study" not in record for record in records):
+        raise storage.DamagedError(f"{path} holds no runs of a study: reproduce the study to make them")
+    return records
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from tinylatent import commands, storage, study
 from tinylatent.cli import main
 from tinylatent.experiment import Experiment, Training
 from tinylatent.measure import ITSELF, measure
-from tinylatent.methods import CoT2, Direct, DiscreteCoT, PauseTokens
+from tinylatent.methods import Coconut, CoT2, Direct, DiscreteCoT, PauseTokens
 from tinylatent.report import Table
 from tinylatent.seeds import Seeds
 from tinylatent.studies import mnns, mnns_tuning
+from tinylatent.studies.compare import grouped, method_of
+from tinylatent.studies.lineup import RECIPES
 from tinylatent.study import Study, rebuild, reproduce, studies
 from tinylatent.transformer import Shape
 
@@ -28,7 +31,8 @@ def tiny(method, seed, rate=5e-3):
     )
 
 
-METHODS = (Direct(), PauseTokens(), DiscreteCoT(), CoT2())
+METHODS = (Direct(), PauseTokens(), DiscreteCoT(), Coconut(), CoT2())
+CONTROLLED = ("", ", noise", ", shuffled", ", zero")
 TINY = Study(
     "tiny", "Does it run?", lambda profile: [tiny(m, s) for m in METHODS for s in (0, 1)], mnns.tables, mnns.draw
 )
@@ -49,7 +53,8 @@ def test_reproduce_writes_everything(outcome):
     header = outcome.files["table.csv"].read_text().splitlines()[0].split(",")
     assert header[:5] == ["method", "accuracy", "low", "high", "published"]
     methods = [row["method"] for row in outcome.tables[0].rows]
-    assert methods == ["direct", "pause", "discrete CoT", "CoT2", "CoT2, noise", "CoT2, shuffled", "CoT2, zero"]
+    latent = [f"{name}{control}" for name in ("Coconut", "CoT2") for control in CONTROLLED]
+    assert methods == ["direct", "pause", "discrete CoT", *latent]
 
 
 def test_records_equal_what_one_process_measures(outcome):
@@ -61,6 +66,7 @@ def test_records_equal_what_one_process_measures(outcome):
         for name, evaluation in fresh["evaluations"].items():
             assert evaluation["right"] == record["evaluations"][name]["right"]
         assert record["sampling"] == fresh["sampling"]
+        assert record["stages"] == fresh["stages"]
 
 
 def test_json_on_standard_output_is_all_there_is(tmp_path, monkeypatch, capsys):
@@ -69,7 +75,7 @@ def test_json_on_standard_output_is_all_there_is(tmp_path, monkeypatch, capsys):
     assert main(["reproduce", "one", "--results", str(tmp_path), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert Path(shown["files"]["table.csv"]).exists()
-    assert len(shown["tables"][0]["rows"]) == 7
+    assert len(shown["tables"][0]["rows"]) == 11
 
 
 ORPHAN = """
@@ -118,14 +124,15 @@ def test_everything_is_rebuilt_from_the_runs_alone(outcome, tmp_path):
 
 def test_damaged_runs_are_refused(outcome, tmp_path):
     (tmp_path / "runs.jsonl").write_bytes(outcome.files["runs.jsonl"].read_bytes()[:-20])
-    with pytest.raises(storage.DamagedError, match=r"runs\.jsonl, line 8"):
+    with pytest.raises(storage.DamagedError, match=r"runs\.jsonl, line 10"):
         rebuild(TINY, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["runs.jsonl"]
 
 
 def test_accuracies_in_the_table_are_those_of_the_runs(outcome):
     stored = storage.read_lines(outcome.files["runs.jsonl"])
-    for row, name in zip(outcome.tables[0].rows, ("direct", "pause", "discrete", "cot2"), strict=False):
+    plain = [row for row in outcome.tables[0].rows if "," not in row["method"]]
+    for row, name in zip(plain, ("direct", "pause", "discrete", "coconut", "cot2"), strict=True):
         shares = [
             sum(record["evaluations"][ITSELF]["right"]) / sum(record["total"])
             for record in stored
@@ -139,25 +146,105 @@ def test_accuracies_in_the_table_are_those_of_the_runs(outcome):
 def test_provenance_names_command_seeds_and_runs(outcome):
     found = json.loads(outcome.files["provenance.json"].read_text())
     assert found["command"] == "tinylatent reproduce tiny --profile quick"
-    assert found["runs"] == 8
+    assert found["runs"] == 10
     assert found["runs_checksum"] == storage.checksum(outcome.files["runs.jsonl"].read_bytes())
     assert [seeds["split"] for seeds in found["seeds"]] == [0, 1]
     assert {"commit", "torch", "numpy"} <= set(found["environments"][0])
 
 
 def test_registered_studies_have_distinct_runs_and_tuning_keeps_off_reported_splits():
+    tuned = {mnns_tuning.FIRST, *mnns_tuning.OTHERS}
     assert {"mnns", "mnns-tuning"} <= set(studies())
     for each in studies().values():
         for profile in ("quick", "full"):
-            identities = [experiment.identity for experiment in each.grid(profile)]
+            grid = each.grid(profile)
+            identities = [experiment.identity for experiment in grid]
             assert len(set(identities)) == len(identities)
-    tuned = {experiment.seeds.split for experiment in mnns_tuning.grid("full")}
-    assert tuned.isdisjoint(experiment.seeds.split for experiment in mnns.grid("full"))
+            splits = {experiment.seeds.split for experiment in grid}
+            assert splits <= tuned if each.name == "mnns-tuning" else splits.isdisjoint(tuned)
 
 
-def test_frozen_rates_are_the_best_of_the_stored_tuning_runs():
-    records = storage.read_lines(RESULTS / "mnns-tuning" / "runs.jsonl")
-    assert mnns_tuning.best(records) == mnns.RATES
+def test_frozen_recipes_are_the_best_of_the_stored_tuning_runs():
+    groups = grouped(storage.read_lines(RESULTS / "mnns-tuning" / "runs.jsonl"), method_of)
+    assert list(groups) == list(RECIPES)
+    for name, group in groups.items():
+        rate, decay = mnns_tuning.winner(group)
+        assert RECIPES[name] == Training(rate=rate, weight_decay=decay)
+
+
+def test_a_second_round_depends_on_the_first(tmp_path):
+    """What the grid's records tell is measured too, and lies behind them in the file."""
+    first = tiny(Direct(), 0)
+
+    def after(profile, records):
+        assert [record["id"] for record in records] == [first.identity]
+        return [tiny(Direct(), 1)]
+
+    both = Study("both", "Both?", lambda profile: [first], TINY.tables, lambda records, path: path.touch(), after)
+    both = replace(both, tables=lambda records: [Table("t", {"x": "d"}, [{"x": len(records)}])])
+    outcome = reproduce(both, "quick", tmp_path, workers=1)
+    stored = storage.read_lines(outcome.files["runs.jsonl"])
+    assert [record["id"] for record in stored] == [first.identity, tiny(Direct(), 1).identity]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command `rebuild`
+
+
+@pytest.fixture
+def committed(outcome, tmp_path, monkeypatch):
+    """A results folder with the tiny study's runs and nothing else."""
+    monkeypatch.setattr(study, "studies", lambda: {"tiny": TINY})
+    folder = tmp_path / "results" / "first"
+    folder.mkdir(parents=True)
+    (folder / "runs.jsonl").write_bytes(outcome.files["runs.jsonl"].read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("words", [["--all"], ["first"]])
+def test_rebuild_makes_the_same_files_again(words, committed, outcome, capsys):
+    assert main(["rebuild", *words, "--results", str(committed.parent)]) == 0
+    for name in NAMES:
+        assert (committed / name).read_bytes() == outcome.files[name].read_bytes()
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "rebuild needs names or --all, one of the two: there are first"),
+        (["first", "--all"], "rebuild needs names or --all"),
+        (["second"], "has no results 'second': expected one of first"),
+        (["--all", "--results", "nowhere"], "nowhere holds no results"),
+    ],
+)
+def test_rebuild_says_what_it_needs(words, said, committed, capsys):
+    assert main(["rebuild", "--results", str(committed.parent), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in committed.iterdir()] == ["runs.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no runs of a study"),
+        ('{"id": "x"}\n', "holds no runs of a study"),
+        ('{"study": "other"}\n', "is of an unknown study other: expected one of tiny"),
+        ('{"study": "ti', "line 1 is damaged"),
+    ],
+)
+def test_rebuild_refuses_runs_that_are_none(text, said, committed, capsys):
+    (committed / "runs.jsonl").write_text(text)
+    assert main(["rebuild", "--all", "--results", str(committed.parent)]) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in committed.iterdir()] == ["runs.jsonl"]
+
+
+def test_a_study_does_not_rebuild_the_runs_of_another(committed):
+    with pytest.raises(storage.DamagedError, match="holds runs of study tiny, not of mnns"):
+        rebuild(mnns.STUDY, committed)
+    with pytest.raises(storage.DamagedError, match=r"runs\.jsonl is missing"):
+        rebuild(mnns.STUDY, committed.parent)
 
 
 def test_table_as_csv_and_markdown():

@@ -1,7 +1,30 @@
-"""The lineup: the methods compared on MNNS, their names in tables, and the recipes that study `mnns-tuning` froze."""
+"""The lineup: the methods compared on MNNS, the recipes study `mnns-tuning` froze, and how a comparison is shown."""
+
+from collections.abc import Iterator
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
 
 from tinylatent.experiment import Training
+from tinylatent.measure import ITSELF
 from tinylatent.methods import Coconut, CoT2, Direct, DiscreteCoT, Method, PauseTokens
+from tinylatent.plots import COLOURS, interval_row, published_mark
+from tinylatent.report import Table
+from tinylatent.statistics import Interval
+from tinylatent.studies.compare import (
+    accuracy,
+    against_published,
+    controls,
+    difference,
+    grouped,
+    latents_matter,
+    listed,
+    method_of,
+    percent,
+    verdict,
+)
+from tinylatent.study import Record
 
 METHODS: tuple[Method, ...] = (Direct(), PauseTokens(), DiscreteCoT(), Coconut(), CoT2())
 LABELS = {"direct": "direct", "pause": "pause", "discrete": "discrete CoT", "coconut": "Coconut", "cot2": "CoT2"}
@@ -13,3 +36,87 @@ RECIPES = {
     "cot2": Training(rate=5e-3),
 }
 """What each method is trained with in every reported study; a test holds them to the stored tuning runs."""
+COLUMNS = {
+    "method": "s", "accuracy": ".2f", "low": ".2f", "high": ".2f", "published": ".2f", "seeds": "d", "kl": ".4f",
+    "norm": ".2f", "steps": "d", "kflop": ".0f", "parameters": "d", "train_s": ".0f", "eval_per_s": ".0f",
+}  # fmt: skip
+LEGEND = (
+    "accuracy, low, high: percent of the validation part, mean over seeds, 95 % interval (bootstrap over seeds and "
+    "keys, a key being a multiset of digits). published: Gozeten et al. 2025, another implementation and other splits. "
+    "kl: nats from the oracle's frontier, mean over steps. norm: of what is fed back, in units of the mean token "
+    "embedding. steps, kflop: decoded steps and thousand operations per problem at inference. train_s: seconds a run; "
+    "eval_per_s: problems a second, one thread. noise, shuffled, zero: the same model, its latents replaced at "
+    "evaluation by noise of the same norm, by another problem's latents, by nothing."
+)
+
+
+def comparison(records: list[Record], title: str, published: dict[str, float]) -> Table:
+    """A row a method, each latent one followed by its controls, and below what holds and what does not."""
+    groups = grouped(records, method_of)
+    rows = [_row(groups[name], name, variant, interval, published) for name, variant, interval in intervals(records)]
+    return Table(title, COLUMNS, rows, [LEGEND, *listed(_findings(groups, published))])
+
+
+def intervals(records: list[Record]) -> Iterator[tuple[str, str, Interval]]:
+    """(method, variant, accuracy) of every method itself and under every control."""
+    for name, group in grouped(records, method_of).items():
+        for variant in group[0]["evaluations"]:
+            yield name, variant, accuracy(group, variant)
+
+
+def _row(
+    group: list[Record], name: str, variant: str, interval: Interval, published: dict[str, float]
+) -> dict[str, Any]:
+    first, evaluations = group[0], [record["evaluations"][variant] for record in group]
+    row: dict[str, Any] = {
+        "method": LABELS[name] if variant == ITSELF else f"{LABELS[name]}, {variant}",
+        **percent(interval),
+        "kl": fmean([fmean(e["kl"]) for e in evaluations]) if evaluations[0]["kl"] else None,
+        "norm": fmean([fmean(e["norm"]) for e in evaluations]) if evaluations[0]["norm"] else None,
+    }
+    if variant == ITSELF:
+        row |= {
+            "published": published.get(name),
+            "seeds": len(group),
+            "steps": first["cost"]["steps"],
+            "kflop": first["cost"]["flops"] / 1000,
+            "parameters": first["parameters"],
+            "train_s": fmean([record["cost"]["training_seconds"] for record in group]),
+            "eval_per_s": fmean([e["problems_per_s"] for e in evaluations]),
+        }
+    return row
+
+
+def _findings(groups: dict[str, list[Record]], published: dict[str, float]) -> Iterator[str]:
+    """Each method against the others on the same splits, against its controls, and beside the paper."""
+    for better, worse in _claims(list(groups)):
+        claim = f"{LABELS[better]} is more often right than {LABELS[worse]} on the same splits"
+        yield verdict(claim, difference(groups[better], groups[worse]))
+    for name, group in groups.items():
+        if controls(group):
+            yield latents_matter(LABELS[name], group)
+    for name in published:
+        yield against_published(LABELS[name], accuracy(groups[name]), published[name])
+    constant = 100 * fmean([record["constant"] for group in groups.values() for record in group])
+    yield f"Always saying the most frequent training answer would score {constant:.2f} %."
+
+
+def _claims(names: list[str]) -> Iterator[tuple[str, str]]:
+    """Pairs (claimed better, claimed worse): CoT2 and Coconut, each over all that come before it in the table."""
+    for better in ("cot2", "coconut"):
+        if better in names:
+            yield from ((better, worse) for worse in names[: names.index(better)])
+
+
+def draw_accuracies(axes: Axes, records: list[Record], published: dict[str, float]) -> None:
+    """The comparison's intervals from top to bottom, controls hollow, published values as diamonds."""
+    rows = list(intervals(records))[::-1]
+    for place, (name, variant, interval) in enumerate(rows):
+        interval_row(axes, place, interval, COLOURS[name], hollow=variant != ITSELF)
+        if variant == ITSELF and name in published:
+            published_mark(axes, published[name], place)
+    labels = [LABELS[name] if variant == ITSELF else f"{variant} latents" for name, variant, _ in rows]
+    axes.set_yticks(range(len(rows)), labels)
+    published_mark(axes, label="published")
+    axes.plot([], [], "o-", color="black", label="measured, 95 %")
+    axes.set(xlabel="validation accuracy, %", xlim=(0, 102))

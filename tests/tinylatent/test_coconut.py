@@ -1,0 +1,318 @@
+"""Coconut: its loss is a plain loop over hidden states, its stages come in order, and training restarts at each."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import config
+from scipy.stats import binom, chisquare
+
+from tasks import MNNS
+from tinylatent import storage
+from tinylatent.evaluation import evaluate
+from tinylatent.experiment import Experiment, Training
+from tinylatent.measure import ITSELF, measure
+from tinylatent.methods import Coconut, DiscreteCoT, Moment
+from tinylatent.problems import Problems
+from tinylatent.rollout import rollout
+from tinylatent.seeds import Seeds
+from tinylatent.thoughts import Hidden
+from tinylatent.training import STAGES, batches, load, set_rate, train
+from tinylatent.transformer import Shape
+
+TASK = MNNS(4, 1, 4)
+ROWS = np.array([[1, 2, 4, 3], [4, 4, 4, 4], [3, 1, 1, 2], [2, 4, 3, 3], [1, 3, 2, 1]])
+
+
+@pytest.fixture
+def unchecked():
+    """Shapes go unchecked, as they do for users: bad values reach the method's own words."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+def model_of(method, stage=0):
+    """A float64 model with weights large enough that every input matters."""
+    model = Experiment(TASK, method, Shape(16, 2, 2)).model().double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.std(correction=0) > 0:
+                parameter.mul_(10)
+    method.enter(model, stage)
+    return model
+
+
+def problems_of(rows=ROWS):
+    problems = Problems.upload(TASK.batch(rows))
+    return replace(problems, target_BTV=problems.target_BTV.double())
+
+
+def moment_of(method, stage, total=100):
+    """The first moment of a stage."""
+    return Moment(method.starts(total)[stage], total, 0)
+
+
+def loss_and_gradients(model, loss):
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return loss.item(), dict(zip(names, gradients, strict=True))
+
+
+def assert_same(a, b):
+    assert a[0] == pytest.approx(b[0], abs=1e-9)
+    for name in a[1]:
+        torch.testing.assert_close(a[1][name], b[1][name], atol=1e-9, rtol=1e-9)
+
+
+def naive_loss(model, problems, latent, per_step, detach=False):
+    """One slot after another, everything recomputed at each: hidden states first, then the words that are left."""
+    backbone, loss = model.backbone, 0.0
+    inputs_BSD = backbone.tokens[problems.prompt_BN]
+
+    def last_hidden():
+        return backbone.forward(inputs_BSD)[0][:, -1]
+
+    for _ in range(latent * per_step):
+        thought_BD = last_hidden()
+        inputs_BSD = torch.cat([inputs_BSD, (thought_BD.detach() if detach else thought_BD)[:, None]], 1)
+    for word_B in problems.words_BT[:, latent:].T:
+        logs_BV = (last_hidden() @ backbone.tokens.T).log_softmax(-1)
+        loss = loss - logs_BV[range(len(word_B)), word_B].mean()
+        inputs_BSD = torch.cat([inputs_BSD, backbone.tokens[word_B][:, None]], 1)
+    return loss
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Loss and inference
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("per_step", [1, 2, 3])
+def test_loss_is_the_plain_loop_with_gradients_through_every_latent(stage, per_step):
+    method = Coconut(per_step=per_step, mixing=0.0)
+    model, problems = model_of(method, stage), problems_of()
+    ours = loss_and_gradients(model, method.loss(model, problems, moment_of(method, stage)))
+    assert_same(ours, loss_and_gradients(model, naive_loss(model, problems, stage, per_step)))
+    if stage:
+        cut = loss_and_gradients(model, naive_loss(model, problems, stage, per_step, detach=True))
+        gap = max((ours[1][name] - cut[1][name]).abs().max().item() for name in cut[1])
+        assert gap > 1e-3, "cutting the gradient at the latents shows, so the test above can fail"
+
+
+def test_fewer_stages_leave_the_end_of_the_chain_in_words():
+    method = Coconut(stages=1, mixing=0.0)
+    model, problems = model_of(method, 1), problems_of()
+    ours = loss_and_gradients(model, method.loss(model, problems, Moment(99, 100, 0)))
+    assert_same(ours, loss_and_gradients(model, naive_loss(model, problems, 1, 1)))
+    assert [segment.longest for segment in method.plan(model, problems)] == [1, 2, 1]
+
+
+def test_more_stages_than_steps_end_in_latents_alone():
+    method = Coconut(stages=9, share=0.1, mixing=0.0)
+    model, problems = model_of(method, 9), problems_of()
+    ours = loss_and_gradients(model, method.loss(model, problems, Moment(99, 100, 0)))
+    assert_same(ours, loss_and_gradients(model, naive_loss(model, problems, 3, 1)))
+    assert [segment.longest for segment in method.plan(model, problems)] == [3, 0, 1]
+
+
+def test_stage_zero_is_discrete_chain_of_thought():
+    coconut, discrete = Coconut(mixing=0.0), DiscreteCoT()
+    model, problems = model_of(coconut), problems_of()
+    ours = loss_and_gradients(model, coconut.loss(model, problems, Moment(0, 100, 0)))
+    assert_same(ours, loss_and_gradients(model, discrete.loss(model, problems, Moment(0, 100, 0))))
+    runs = [rollout(model.backbone, each.plan(model, problems), problems.prompt_BN) for each in (coconut, discrete)]
+    assert torch.equal(runs[0].logits_BTV, runs[1].logits_BTV)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_inference_feeds_hidden_states_then_its_own_words(stage):
+    method = Coconut()
+    model, problems = model_of(method, stage), problems_of()
+    run = rollout(model.backbone, method.plan(model, problems), problems.prompt_BN)
+    inputs_BSD = model.backbone.tokens[problems.prompt_BN]
+    for t in range(4):
+        hidden_BD = model.backbone.forward(inputs_BSD)[0][:, -1]
+        logits_BV = hidden_BD @ model.backbone.tokens.T
+        torch.testing.assert_close(run.logits_BTV[:, t], logits_BV, atol=1e-9, rtol=1e-9)
+        fed_BD = hidden_BD if t < stage else model.backbone.tokens[logits_BV.argmax(-1)]
+        inputs_BSD = torch.cat([inputs_BSD, fed_BD[:, None]], 1)
+    assert isinstance(run.spans[0].thought, Hidden) == (stage > 0)
+
+
+def test_forced_plan_is_the_loss_s_own_chain():
+    method = Coconut(mixing=0.0)
+    model, problems = model_of(method, 2), problems_of()
+    logs_BTV = method.forced(model, problems).logits_BTV.log_softmax(-1)
+    words_BT = problems.words_BT[:, 2:]
+    loss = -logs_BTV[:, 2:].gather(2, words_BT[..., None]).sum() / len(words_BT)
+    assert method.loss(model, problems, moment_of(method, 2)).item() == pytest.approx(loss.item(), abs=1e-12)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Mixing
+
+
+def test_a_mixed_batch_is_the_mean_of_its_rows_each_in_its_own_stage():
+    for method in (Coconut(mixing=1.0), Coconut(mixing=1.0, per_step=2)):
+        model, problems = model_of(method), problems_of()
+        moment = Moment(5, 100, 3)
+        stages = method.drawn(moment, problems).tolist()
+        assert len(set(stages)) > 1
+        alone = [
+            naive_loss(model, problems.rows(slice(row, row + 1)), stage, method.per_step)
+            for row, stage in enumerate(stages)
+        ]
+        ours = loss_and_gradients(model, method.loss(model, problems, moment))
+        assert_same(ours, loss_and_gradients(model, sum(alone) / len(alone)))
+
+
+def test_stages_are_mixed_with_their_probability():
+    """Counts over 20,000 rows, false alarm 1e-6 each: a tenth are drawn anew, a quarter of those as before."""
+    problems = problems_of(np.tile(ROWS, (4000, 1)))
+    method = Coconut(mixing=0.1)
+    stages = method.drawn(moment_of(method, 2), problems)
+    others = int((stages != 2).sum())
+    low, high = binom.interval(1 - 1e-6, len(stages), 0.1 * 3 / 4)
+    assert low <= others <= high
+    assert chisquare(torch.bincount(stages, minlength=4)[[0, 1, 3]].numpy()).pvalue > 1e-6
+    every = Coconut(mixing=1.0).drawn(moment_of(method, 2), problems)
+    assert chisquare(torch.bincount(every, minlength=4).numpy()).pvalue > 1e-6
+    assert (Coconut(mixing=0.0).drawn(moment_of(method, 2), problems) == 2).all()
+
+
+def test_every_step_mixes_afresh():
+    method, problems = Coconut(mixing=1.0), problems_of(np.tile(ROWS, (10, 1)))
+    draws = {tuple(method.drawn(Moment(step, 100, 0), problems).tolist()) for step in range(10)}
+    assert len(draws) == 10
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stages of training
+
+
+def test_stages_take_their_share_and_the_last_what_is_left():
+    method = Coconut(stages=3, share=0.2)
+    assert method.starts(100) == (0, 20, 40, 60)
+    assert [method.stage(Moment(step, 100, 0)) for step in (0, 19, 20, 39, 40, 59, 60, 99)] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def experiment(method=None, steps=20, **recipe):
+    training = Training(steps=steps, batch=8, rate=0.01, **recipe)
+    return Experiment(TASK, method or Coconut(mixing=0.5), Shape(16, 1, 2), training)
+
+
+def test_training_starts_anew_at_every_stage_but_from_the_same_weights():
+    """The loop by hand: a fresh AdamW and schedule at steps 2, 4 and 6.
+
+    Where a gradient is nearly zero AdamW makes rounding visible; what a step moves a weight by is 50 times as much.
+    """
+    whole = experiment(steps=10)
+    trained = train(whole)
+    model, rows = whole.model(), whole.rows("train")
+    problems, order = Problems.upload(TASK.batch(rows)), batches(len(rows), 8, 0, whole.seeds)
+    seed = whole.seeds.derive("sampling", "train")
+    for stage, (start, stop) in enumerate(pairwise((0, 2, 4, 6, 10))):
+        whole.method.enter(model, stage)
+        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=whole.training.weight_decay)
+        for step in range(start, stop):
+            set_rate(optimizer, whole.training, step - start, stop - start)
+            optimizer.zero_grad()
+            whole.method.loss(model, problems.rows(next(order)), Moment(step, 10, seed)).backward()
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            optimizer.step()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], tensor, atol=2e-4, rtol=0)
+
+
+def test_stage_is_kept_in_every_checkpoint(tmp_path):
+    """The one a run is loaded from, and the one at the end of every stage."""
+    whole = experiment()
+    train(whole, tmp_path)
+    assert int(load(tmp_path)[1].thoughts["stage"].reached) == 3
+    ends = [storage.find_checkpoint(tmp_path / STAGES / str(stage)) for stage in range(3)]
+    assert [saved.step for saved in ends] == [4, 8, 12]
+    for stage, saved in enumerate(ends):
+        model = whole.model()
+        storage.load_weights(saved, model)
+        assert int(model.thoughts["stage"].reached) == stage
+
+
+def test_a_stage_s_weights_are_those_of_a_run_that_ends_there(tmp_path):
+    """At a constant rate nothing in the first four steps knows what comes after; one forward rounds unlike four."""
+    long = experiment(Coconut(mixing=0.0), schedule="constant", warmup=0.0)
+    train(long, tmp_path)
+    model = long.model()
+    storage.load_weights(storage.find_checkpoint(tmp_path / STAGES / "0"), model)
+    short = train(experiment(DiscreteCoT(), steps=4, schedule="constant", warmup=0.0))
+    for name, tensor in short.state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], atol=2e-5, rtol=1e-4)
+
+
+def test_resumed_in_the_middle_of_a_stage_bit_for_bit(tmp_path):
+    """Stopped in each stage, on its first step and its last; checkpoints every third step lie inside stages."""
+    whole = experiment(log_every=1, save_every=3)
+    reference = tmp_path / "reference"
+    want = train(whole, reference)
+
+    class Stop(Exception):
+        pass
+
+    for stop in (3, 4, 5, 7, 8, 10, 12, 13, 18):
+        folder = tmp_path / str(stop)
+
+        def tick(step, loss, stop=stop):
+            if step == stop:
+                raise Stop
+
+        with pytest.raises(Stop):
+            train(whole, folder, tick=tick)
+        have = train(whole, folder, say=lambda text: None)
+        for name, tensor in want.state_dict().items():
+            assert torch.equal(tensor, have.state_dict()[name]), (stop, name)
+        for stage in range(3):
+            ours, theirs = (storage.find_checkpoint(each / STAGES / str(stage)) for each in (folder, reference))
+            assert ours.step == theirs.step
+            assert (ours.folder / storage.WEIGHTS).read_bytes() == (theirs.folder / storage.WEIGHTS).read_bytes()
+
+
+def test_record_holds_the_curve_of_stages(tmp_path):
+    whole = experiment()
+    record = measure(whole, tmp_path)
+    assert [stage["step"] for stage in record["stages"]] == [4, 8, 12]
+    for stage, found in enumerate(record["stages"]):
+        model = whole.model()
+        storage.load_weights(storage.find_checkpoint(tmp_path / STAGES / str(stage)), model)
+        right = evaluate(TASK, whole.method, model, whole.rows("validation")).right_P
+        assert sum(found["right"]) == right.sum()
+    assert measure(experiment(DiscreteCoT()), None)["stages"] == []
+    assert set(record["evaluations"]) == {ITSELF, "noise", "shuffled", "zero"}
+
+
+def test_more_latents_than_steps_get_positions_of_their_own():
+    """With two latents for a step there are three slots more than the task counts on."""
+    whole = experiment(Coconut(per_step=2))
+    assert whole.model().backbone.positions == TASK.positions + 3
+    record = measure(replace(whole, seeds=Seeds.all(1)), None)
+    assert record["cost"]["steps"] == 7
+    assert len(record["evaluations"][ITSELF]["norm"]) == 6
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"stages": 0}, r"stages 0: expected at least 1"),
+        ({"per_step": 0}, r"per_step 0: expected at least 1 latent step"),
+        ({"share": 0.0}, r"share 0\.0 .*: expected more than 0 and less than 1 / 3; try 0\.2"),
+        ({"share": 0.34}, r"share 0\.34 of training for each of the first 3 stages leaves none for the last"),
+        ({"mixing": 1.1}, r"mixing 1\.1: expected a probability"),
+        ({"mixing": -0.1}, r"mixing -0\.1: expected a probability"),
+    ],
+)
+def test_bad_configurations_are_refused(fields, said):
+    with pytest.raises(ValueError, match=said):
+        Coconut(**fields)

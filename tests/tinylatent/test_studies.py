@@ -1,0 +1,348 @@
+"""Each study says what its records say: checked on records made by hand, where every number is known.
+
+A record here has ten keys of a hundred problems each, so that an accuracy is the mean of ten percentages.
+"""
+
+import itertools
+import json
+import re
+from dataclasses import replace
+from statistics import fmean, stdev
+
+import pytest
+
+from tinylatent import storage
+from tinylatent.experiment import Experiment, Training
+from tinylatent.measure import ITSELF, KS, TEMPERATURES
+from tinylatent.methods import Coconut, CoT2, DiscreteCoT
+from tinylatent.seeds import Seeds
+from tinylatent.statistics import Interval
+from tinylatent.studies import (
+    compare,
+    lineup,
+    mnns,
+    mnns_budget,
+    mnns_faithful,
+    mnns_passk,
+    mnns_tuning,
+    mnns_variance,
+)
+from tinylatent.study import rebuild, studies
+
+JITTER = {"cot2": 1, "cot2-4": 2, "coconut": 3}
+
+
+def record(experiment, percent, controls=()):
+    """What `measure` returns, with this percentage right over ten keys; controls have percentages of their own.
+
+    Latent methods scatter from key to key, each in its own way: where all keys agree, an interval is a bound for keys
+    that were not seen, and ten tell nothing.
+    """
+    values = json.loads(json.dumps(experiment.to_json()))
+    name = values["method"]["name"] + ("-4" if values["method"].get("budget") == 4 else "")
+
+    def evaluation(percent, scale=0):
+        right = [percent + scale * offset for offset in (-2, -1, 0, 1, 2, -2, -1, 0, 1, 2)]
+        return {"right": right, "kl": [0.1, 0.2], "norm": [1.0, 3.0], "problems_per_s": 1000}
+
+    share = {"right": [50] * 10, "of": 1}
+    sampling = {f"{t:g}": {name: {str(k): share for k in KS} for name in ("pass", "majority")} for t in TEMPERATURES}
+    return {
+        "id": experiment.identity,
+        "experiment": values,
+        "keys": [str(key) for key in range(10)],
+        "total": [100] * 10,
+        "evaluations": {
+            ITSELF: evaluation(percent, JITTER.get(name, 0)),
+            **{control: evaluation(value) for control, value in dict(controls).items()},
+        },
+        "stages": [{"step": 5, "right": [60] * 10}] if isinstance(experiment.method, Coconut) else [],
+        "sampling": {"samples": 32, "temperatures": sampling} if isinstance(experiment.method, DiscreteCoT) else None,
+        "constant": 0.4,
+        "parameters": 10,
+        "cost": {"steps": 4, "slots": 8, "flops": 4000, "training_seconds": 2.0},
+        "environment": {"commit": "none"},
+    }
+
+
+CONTROLS = {"noise": 20, "shuffled": 30, "zero": 10}
+
+
+def records_of(study, profile="quick", percent=90):
+    """The grid of a study with the same percentages in every run."""
+    return [record(each, percent, CONTROLS if each.method.latent else ()) for each in study.grid(profile)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# All studies
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+@pytest.mark.parametrize("study", studies().values(), ids=studies())
+def test_every_profile_of_every_study_can_be_shown(study, profile, tmp_path):
+    """Tables hold no absent column, the first has a sentence below it, and the figure is drawn."""
+    records = records_of(study, profile)
+    records += [record(each, 85, CONTROLS if each.method.latent else ()) for each in study.after(profile, records)]
+    lines = [json.dumps({**each, "study": study.name, "profile": profile}) + "\n" for each in records]
+    storage.write_text(tmp_path / "runs.jsonl", "".join(lines))
+    outcome = rebuild(study, tmp_path)
+    for table in outcome.tables:
+        assert table.notes
+        assert table.rows
+        assert {name for row in table.rows for name in row} <= set(table.columns)
+    assert outcome.files["figure.png"].stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "study", [each for each in studies().values() if each.name != "mnns-tuning"], ids=lambda s: s.name
+)
+def test_every_study_says_what_holds(study):
+    """In plain words, and with an interval, below its first table."""
+    notes = " ".join(study.tables(records_of(study, "full"))[0].notes)
+    assert re.search(r"(Holds|Fails|Not enough evidence): .*\[.*\]", notes)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Words
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "found"),
+    [
+        (0.01, 0.2, "Holds"),
+        (-0.2, -0.01, "Fails"),
+        (-0.1, 0.1, "Not enough evidence"),
+        (0.0, 0.1, "Not enough evidence"),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(low, high, found):
+    said = compare.verdict("a is better", Interval((low + high) / 2, low, high, ""))
+    assert said.startswith(f"{found}: a is better (")
+    assert f"{100 * low:+.2f}" in said
+
+
+@pytest.mark.parametrize(
+    ("published", "place"), [(89.0, "below"), (99.9, "above"), (95.0, "inside"), (90.0, "inside"), (99.0, "inside")]
+)
+def test_published_values_are_placed(published, place):
+    said = compare.against_published("X", Interval(0.95, 0.90, 0.99, ""), published)
+    assert said == f"X: the published {published:.2f} lies {place} what was measured, 95.00 [90.00, 99.00]."
+
+
+def test_the_mildest_control_decides_whether_latents_matter():
+    runs = [record(Experiment(seeds=Seeds.all(s)), 90, {**CONTROLS, "zero": 90}) for s in range(3)]
+    assert compare.latents_matter("X", runs).startswith(
+        "Not enough evidence: X needs its own latents; the control that"
+    )
+    assert "is zero (+0.00 points" in compare.latents_matter("X", runs)
+    harmful = [record(Experiment(seeds=Seeds.all(s)), 90, CONTROLS) for s in range(3)]
+    assert compare.latents_matter("X", harmful).startswith("Holds")
+    assert "is shuffled (+60.00 points" in compare.latents_matter("X", harmful)
+
+
+def test_differences_demand_the_same_splits():
+    ours, theirs = ([record(Experiment(method=each), 90)] for each in (CoT2(), DiscreteCoT()))
+    assert compare.difference(ours, theirs).value == 0
+    theirs[0]["keys"] = ["00", "02"]
+    with pytest.raises(ValueError, match="runs of cot2 and discrete are not on the same splits"):
+        compare.difference(ours, theirs)
+
+
+def test_the_comparison_reports_means_and_differences():
+    percents = {"direct": 45, "pause": 40, "discrete": 80, "coconut": 90, "cot2": 94}
+    records = [
+        record(each, percents[each.method.name], CONTROLS if each.method.latent else ()) for each in mnns.grid("full")
+    ]
+    table, stages = mnns.tables(records)
+    rows = {row["method"]: row for row in table.rows}
+    assert rows["discrete CoT"]["accuracy"] == pytest.approx(80)
+    assert rows["CoT2, noise"]["accuracy"] == pytest.approx(20)
+    assert rows["CoT2"]["norm"] == 2.0
+    notes = "\n".join(table.notes)
+    assert "Holds: CoT2 is more often right than discrete CoT on the same splits (+14.00 points" in notes
+    assert "Holds: Coconut is more often right than pause on the same splits (+50.00 points" in notes
+    assert "Coconut is more often right than CoT2" not in notes
+    assert [row["accuracy"] for row in stages.rows] == pytest.approx([60, 90])
+    assert [row["until step"] for row in stages.rows] == [5, Training().steps]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tuning
+
+
+def tuning(name, scores):
+    """Records of one method's first round: an accuracy for each configuration."""
+    runs = [each for each in mnns_tuning.grid("full") if each.method.name == name]
+    return [record(each, score) for each, score in zip(runs, scores, strict=True)]
+
+
+def test_every_method_gets_the_same_search():
+    grid = mnns_tuning.grid("full")
+    by_method = compare.grouped([record(each, 50) for each in grid], compare.method_of)
+    assert list(by_method) == [method.name for method in lineup.METHODS]
+    searches = [list(mnns_tuning.searched(group)) for group in by_method.values()]
+    assert all(search == searches[0] for search in searches)
+    assert len(searches[0]) == 12
+
+
+def test_the_better_half_goes_on_and_the_best_mean_wins():
+    scores = [10, 20, 30, 40, 50, 60, 93, 80, 70, 65, 64, 5]
+    first = tuning("cot2", scores)
+    configurations = mnns_tuning.configurations("full")
+    half = mnns_tuning.better_half(first)
+    assert set(half) == {configurations[i] for i in range(6, 11)} | {configurations[5]} - {configurations[11]}
+    others = [each for each in mnns_tuning.after("full", _everybody(first)) if each.method.name == "cot2"]
+    assert {each.seeds for each in others} == {Seeds.all(101), Seeds.all(102)}
+    assert len(others) == 12
+    # the best of the first round falls back, the second comes out best
+    second = [record(each, 0 if _pair(each) == configurations[6] else 80) for each in others]
+    assert mnns_tuning.winner(first + second) == configurations[7]
+
+
+def test_ties_go_to_the_smaller_rate():
+    assert mnns_tuning.better_half(tuning("cot2", [50] * 12)) == mnns_tuning.configurations("full")[:6]
+
+
+def _pair(experiment):
+    return experiment.training.rate, experiment.training.weight_decay
+
+
+def _everybody(first):
+    """A first round of all methods in which one has these records."""
+    name = compare.method_of(first[0])
+    rest = [record(each, 50) for each in mnns_tuning.grid("full") if each.method.name != name]
+    return rest + first
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Budgets
+
+
+def budget_records(percents):
+    """Records of the full grid with a percentage for every (width, budget)."""
+    runs = []
+    for each in mnns_budget.grid("full"):
+        blank = record(each, 50, CONTROLS if each.method.latent else ())
+        value = percents[mnns_budget.cell(blank)]
+        runs.append(record(each, value, CONTROLS if each.method.latent else ()))
+    return runs
+
+
+def test_cells_are_those_of_the_published_table():
+    cells = compare.grouped(records_of(mnns_budget.STUDY, "full"), mnns_budget.cell)
+    assert cells.keys() == mnns_budget.PUBLISHED.keys()
+    assert {len(group) for group in cells.values()} == {5}
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide", "found"),
+    [
+        ({1: 50, 4: 70, 16: 60}, {1: 50, 4: 90, 16: 95}, "Holds: the best budget grows"),
+        ({1: 50, 4: 60, 16: 70}, {1: 50, 4: 90, 16: 95}, "Fails: the best budget grows"),
+        ({1: 50, 4: 70, 16: 60}, {1: 50, 4: 95, 16: 90}, "Fails: the best budget grows"),
+        ({1: 50, 4: 60, 16: 60}, {1: 50, 4: 90, 16: 95}, "Not enough evidence: the best budget grows"),
+    ],
+)
+def test_the_best_budget_grows_only_where_both_ends_say_so(narrow, wide, found):
+    percents = {(w, b): (narrow if w == 16 else wide)[b] for w, b in itertools.product((16, 24, 32), (1, 4, 16))}
+    (table,) = mnns_budget.tables(budget_records(percents))
+    assert any(found in note for note in table.notes)
+    row = next(row for row in table.rows if (row["width"], row["budget"]) == (32, 4))
+    assert row["accuracy"] == pytest.approx(wide[4])
+    assert row["published"] == 99.04
+    assert row["zero"] == pytest.approx(10)
+
+
+def test_the_best_budget_of_a_width_is_named():
+    percents = {(w, b): 50 + b * (w > 16) - b * (w == 16) for w, b in itertools.product((16, 24, 32), (1, 4, 16))}
+    notes = "\n".join(mnns_budget.tables(budget_records(percents))[0].notes)
+    assert "Holds: at d = 16 B = 1, the best measured, is better than B = 4" in notes
+    assert "Holds: at d = 32 B = 16, the best measured, is better than B = 4, the second best (+12.00 points" in notes
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# pass@k
+
+
+def passk_records(single, shares):
+    """CoT2 right on `single` percent; discrete chains with a share for each (figure, temperature, k)."""
+    runs = []
+    for each in mnns_passk.grid("full"):
+        run = record(each, single, CONTROLS if each.method.latent else ())
+        if run["sampling"]:
+            for temperature, figures in run["sampling"]["temperatures"].items():
+                for name, ks in figures.items():
+                    for k in ks:
+                        ks[k] = {"right": [round(100 * 7 * shares(name, temperature, int(k)))] * 10, "of": 7}
+        runs.append(run)
+    return runs
+
+
+def test_pass_and_majority_stand_beside_their_steps():
+    def shares(name, temperature, k):
+        return min(1.0, 0.06 * k + 0.1 * float(temperature) + 0.05 * (name == "pass"))
+
+    _, table = mnns_passk.tables(passk_records(70, shares))
+    assert len(table.rows) == len(TEMPERATURES) * len(KS)
+    for row in table.rows:
+        k = int(row["k"])
+        assert row["steps"] == 4 * k
+        assert row["pass@k"] == pytest.approx(100 * shares("pass", row["temperature"], k), abs=0.1)
+        assert row["majority@k"] == pytest.approx(100 * shares("majority", row["temperature"], k), abs=0.1)
+        assert row["published"] == (mnns_passk.PUBLISHED_PASS.get(str(k)) if row["temperature"] == "1" else None)
+    notes = "\n".join(table.notes)
+    # at temperature 1.4 majority@5 is 44 %, pass@10 is 79 %
+    assert (
+        "Holds: one shot of CoT2 (4 steps) is above majority@5 of discrete CoT (20 decoded steps, temperature 1.4) (+26"
+        in notes
+    )
+    assert (
+        "Fails: one shot of CoT2 (4 steps) is above pass@10 of discrete CoT (40 decoded steps, temperature 1.4) (-9"
+        in notes
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Variance and faithful
+
+
+def test_each_purpose_is_varied_alone_and_all_together():
+    grid = mnns_variance.grid("full")
+    per_method = len(grid) // len(mnns_variance.METHODS)
+    assert per_method == 1 + 5 * 4
+    for purpose in mnns_variance.PURPOSES:
+        moved = [
+            each.seeds
+            for each in grid[:per_method]
+            if getattr(each.seeds, purpose) and len(set(vars(each.seeds).values())) > 1
+        ]
+        assert len(moved) == 5
+        assert {replace(seeds, **{purpose: 0}) for seeds in moved} == {Seeds()}
+
+
+def test_deviations_are_those_of_the_runs():
+    """A method whose accuracy is its split seed, plus a tenth of its order seed."""
+    runs = []
+    for each in mnns_variance.grid("full"):
+        value = 50 + 5 * each.seeds.split + each.seeds.order
+        runs.append(record(each, value, CONTROLS if each.method.latent else ()))
+    (table,) = mnns_variance.tables(runs)
+    rows = {row["varied"]: row for row in table.rows if row["method"] == "CoT2"}
+    assert rows["split"]["sd"] == pytest.approx(stdev(range(0, 30, 5)))
+    assert rows["order"]["sd"] == pytest.approx(stdev(range(6)))
+    assert rows["init"]["sd"] == 0
+    assert rows["together"]["sd"] == pytest.approx(stdev(range(0, 36, 6)))
+    assert rows["together"]["accuracy"] == pytest.approx(fmean(50 + 6 * seed for seed in range(6)))
+    assert rows["split"]["share"] == pytest.approx(100 * 25 / 26)
+    assert (rows["split"]["lowest"], rows["split"]["highest"]) == (50, 75)
+    assert rows["together"]["share"] is None
+    assert any("the split moves CoT2 more than the init does" in note for note in table.notes)
+
+
+def test_the_faithful_recipe_is_the_paper_s():
+    """1000 epochs of the 5,249 or so problems of a training part in batches of 16, at 1e-4 throughout."""
+    whole = mnns_faithful.grid("full")[0]
+    epochs = whole.training.steps / (len(whole.rows("train")) // 16)
+    assert epochs == pytest.approx(1000, rel=0.01)
+    assert (whole.training.batch, whole.training.rate, whole.training.schedule) == (16, 1e-4, "constant")
+    assert (whole.shape.width, whole.shape.layers, whole.shape.heads) == (32, 2, 2)

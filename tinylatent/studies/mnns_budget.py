@@ -1,0 +1,128 @@
+"""Study `mnns-budget`: how many traces should the supervision hold, and does the answer depend on the width?
+
+The 3 x 3 table of Gozeten et al. 2025: budget B in {1, 4, 16} (16 are all traces of four digits) times width d in
+{16, 24, 32}. B = 1 is discrete chain of thought; B = 4 and 16 are CoT2 with the same recipe, tuned at d = 32, B = 16.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tinylatent.experiment import Experiment
+from tinylatent.methods import CoT2, DiscreteCoT, Method
+from tinylatent.plots import COLOURS, figure, interval_column, published_mark, shade
+from tinylatent.report import Table, Value
+from tinylatent.seeds import Seeds
+from tinylatent.studies.compare import (
+    accuracy,
+    controls,
+    difference,
+    grouped,
+    latents_matter,
+    listed,
+    percent,
+    points,
+    verdict,
+)
+from tinylatent.studies.lineup import RECIPES
+from tinylatent.study import Profile, Record, Study
+from tinylatent.transformer import Shape
+
+ALL = 16
+BUDGETS: dict[int, Method] = {1: DiscreteCoT(), 4: CoT2(budget=4), ALL: CoT2()}
+WIDTHS = (16, 24, 32)
+SEEDS: dict[Profile, range] = {"quick": range(1), "full": range(5)}
+PUBLISHED = {
+    (16, 1): 55.48, (16, 4): 64.20, (16, 16): 55.27,
+    (24, 1): 70.43, (24, 4): 88.31, (24, 16): 96.56,
+    (32, 1): 84.92, (32, 4): 99.04, (32, 16): 98.94,
+}  # fmt: skip
+"""Validation accuracy in percent of (width, budget), from the paper."""
+COLUMNS = {
+    "width": "d", "budget": "d", "accuracy": ".2f", "low": ".2f", "high": ".2f", "published": ".2f", "seeds": "d",
+    "noise": ".2f", "shuffled": ".2f", "zero": ".2f",
+}  # fmt: skip
+LEGEND = (
+    "accuracy, low, high: percent of the validation part, mean over seeds, 95 % interval (bootstrap over seeds and "
+    "keys). published: Gozeten et al. 2025. budget: traces in the supervision; 1 is discrete CoT, which has no latents "
+    "to replace. noise, shuffled, zero: accuracy with the latents replaced at evaluation."
+)
+Cells = dict[tuple[int, int], list[Record]]
+
+
+def grid(profile: Profile) -> list[Experiment]:
+    """Every width, budget and seed; the quick profile's corners."""
+    return [
+        Experiment(method=method, shape=Shape(width), training=RECIPES[method.name], seeds=Seeds.all(seed))
+        for width in (WIDTHS if profile == "full" else WIDTHS[::2])
+        for method in BUDGETS.values()
+        for seed in SEEDS[profile]
+    ]
+
+
+def cell(record: Record) -> tuple[int, int]:
+    """(width, budget) of a record."""
+    method = record["experiment"]["method"]
+    budget = 1 if method["name"] == DiscreteCoT.name else method["budget"] or ALL
+    return record["experiment"]["shape"]["width"], budget
+
+
+def tables(records: list[Record]) -> list[Table]:
+    """A row a width and budget."""
+    cells, rows = grouped(records, cell), []
+    for (width, budget), group in cells.items():
+        row: dict[str, Value] = {"width": width, "budget": budget, **percent(accuracy(group)), "seeds": len(group)}
+        row |= {control: 100 * accuracy(group, control).value for control in controls(group)}
+        rows.append(row | {"published": PUBLISHED[width, budget]})
+    title = "MNNS, m = 4, digits 1..9: traces in the supervision and width of the model"
+    return [Table(title, COLUMNS, rows, [LEGEND, *listed(_findings(cells))])]
+
+
+def _findings(cells: Cells) -> Iterator[str]:
+    """The best budget of each width, and whether it grows with the width."""
+    widths = list(dict.fromkeys(width for width, _ in cells))
+    best = {}
+    for width in widths:
+        first, second = sorted(BUDGETS, key=lambda budget: -accuracy(cells[width, budget]).value)[:2]
+        best[width] = first
+        claim = f"at d = {width} B = {first}, the best measured, is better than B = {second}, the second best"
+        yield verdict(claim, difference(cells[width, first], cells[width, second]))
+    gaps = {width: difference(cells[width, ALL], cells[width, 4]) for width in (widths[0], widths[-1])}
+    narrow, wide = gaps[widths[0]], gaps[widths[-1]]
+    if narrow.high < 0 < wide.low:
+        found = "Holds"
+    elif narrow.low > 0 or wide.high < 0:  # all traces are better already, or still worse
+        found = "Fails"
+    else:
+        found = "Not enough evidence"
+    each = "; ".join(f"{points(gap)} at d = {width}" for width, gap in gaps.items())
+    measured = ", ".join(f"{budget} at d = {width}" for width, budget in best.items())
+    yield f"{found}: the best budget grows with the width (best measured {measured}; B = {ALL} minus B = 4: {each})."
+    for (width, budget), group in cells.items():
+        if controls(group):
+            yield latents_matter(f"B = {budget} at d = {width}", group)
+
+
+def draw(records: list[Record], path: Path) -> None:
+    """Accuracy against width, a colour a budget, published values beside."""
+    cells = grouped(records, cell)
+    with figure(path, 5.5, 3.4) as (axes,):
+        for place, budget in enumerate(BUDGETS):
+            colour = COLOURS["discrete"] if budget == 1 else shade("cot2", place - 1, len(BUDGETS) - 1)
+            label: str | None = "B = 1 (discrete CoT)" if budget == 1 else f"B = {budget}"
+            for width in [width for width, of in cells if of == budget]:
+                x = width + 1.4 * (place - 1)
+                interval_column(axes, x, accuracy(cells[width, budget]), colour, label=label)
+                published_mark(axes, x + 0.45, PUBLISHED[width, budget])
+                label = None
+        published_mark(axes, label="published")
+        axes.set(xlabel="width d", ylabel="validation accuracy, % (95 %)", ylim=(0, 102), xticks=WIDTHS)
+        axes.legend(loc="lower right")
+
+
+STUDY = Study(
+    "mnns-budget",
+    "How many traces should CoT2's supervision hold, and does the best budget grow with the width?",
+    grid,
+    tables,
+    draw,
+)
