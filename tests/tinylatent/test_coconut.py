@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import config
+from losses import assert_same, loss_and_gradients
 from scipy.stats import binom, chisquare
 
 from tasks import MNNS
@@ -53,18 +54,6 @@ def problems_of(rows=ROWS):
 def moment_of(method, stage, total=100):
     """The first moment of a stage."""
     return Moment(method.starts(total)[stage], total, 0)
-
-
-def loss_and_gradients(model, loss):
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-    return loss.item(), dict(zip(names, gradients, strict=True))
-
-
-def assert_same(a, b):
-    assert a[0] == pytest.approx(b[0], abs=1e-9)
-    for name in a[1]:
-        torch.testing.assert_close(a[1][name], b[1][name], atol=1e-9, rtol=1e-9)
 
 
 def naive_loss(model, problems, latent, per_step, detach=False):

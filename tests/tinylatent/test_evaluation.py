@@ -78,7 +78,7 @@ def entropy(shares, axis=-1):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Answers, KL and entropy of a known model
+# Answers, KL, entropy and norms of a known model
 
 
 @pytest.mark.parametrize("method", [CoT2(), DiscreteCoT()], ids=repr)
@@ -89,6 +89,19 @@ def test_an_oracle_is_right_everywhere_at_no_distance(method):
     assert result.kl_T == pytest.approx([0.0] * 3, abs=1e-5)
     assert result.entropy_T == pytest.approx(entropy(TASK.frontier(ROWS)).mean(0), abs=1e-5)
     assert result.seconds > 0
+
+
+def test_norms_are_those_of_what_is_fed_back():
+    """Token embeddings have norm 1 here: a mixture's is that of its shares, a token's 1."""
+    shares_PTV = TASK.frontier(ROWS)[:, :-1]
+    mixtures = np.sqrt((shares_PTV.astype(float) ** 2).sum(-1)).mean(0)
+    assert evaluate(TASK, CoT2(), table(), ROWS).norm_T == pytest.approx(mixtures, abs=1e-5)
+    assert evaluate(TASK, DiscreteCoT(), table(), ROWS).norm_T == pytest.approx([1.0, 1.0])
+    assert evaluate(TASK, CoT2(), table(), ROWS, "zero").norm_T == [0.0, 0.0]
+    assert evaluate(TASK, Direct(), table(), ROWS).norm_T == []
+    doubled = table()
+    doubled.backbone.embedding = 2 * doubled.backbone.embedding
+    assert evaluate(TASK, DiscreteCoT(), doubled, ROWS).norm_T == pytest.approx([1.0, 1.0]), "a unit, not a length"
 
 
 @pytest.mark.parametrize("batch", [1, 4, 1000])
