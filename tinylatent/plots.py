@@ -30,7 +30,9 @@ STYLE: Any = {
 
 
 @contextmanager
-def figure(path: Path, width: float | int, height: float | int, columns: int = 1, sharey: bool = False) -> Iterator[list[Axes]]:
+def figure(
+    path: Path, width: float | int, height: float | int, columns: int = 1, sharey: bool = False
+) -> Iterator[list[Axes]]:
     """Axes side by side, saved to `path` as PNG at the end; sizes in inches. No display is touched."""
     with matplotlib.rc_context(STYLE):
         sheet = Figure(figsize=(width, height), layout="constrained")

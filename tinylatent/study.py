@@ -48,7 +48,7 @@ class Study:
     figure: Callable[[list[Record], Path], None]
     """Draws the figure into a file, from the records alone."""
     after: Callable[[Profile, list[Record]], list[Experiment]] = lambda profile, records: []
-    """Runs that only the grid's records can tell: a second round."""
+    """Runs that only the records so far can tell: asked again and again, until it names no new one."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,11 @@ def reproduce(study: Study, profile: Profile, results: Path, workers: int = 2, d
     if workers < 1:
         raise ValueError(f"{workers} workers: expected at least 1; try --workers 2")
     work = results / "runs" / "work"
-    records = _records(study.grid(profile), work, workers, device)
-    records += _records(study.after(profile, records), work, workers, device)
+    records, more = [], study.grid(profile)
+    while more:
+        records += _records(more, work, workers, device)
+        known = {record["id"] for record in records}
+        more = [experiment for experiment in study.after(profile, records) if experiment.identity not in known]
     target = results / "runs" / profile / study.name if profile == "quick" else results / study.name
     lines = (json.dumps({"study": study.name, "profile": profile, **record}) for record in records)
     storage.write_text(target / RUNS, "".join(line + "\n" for line in lines))

@@ -82,7 +82,11 @@ def records_of(study, profile="quick", percent=90):
 def test_every_profile_of_every_study_can_be_shown(study, profile, tmp_path):
     """Tables hold no absent column, the first has a sentence below it, and the figure is drawn."""
     records = records_of(study, profile)
-    records += [record(each, 85, CONTROLS if each.method.latent else ()) for each in study.after(profile, records)]
+    for _ in range(2):
+        new = {each.identity: each for each in study.after(profile, records)}
+        known = [each["id"] for each in records]
+        more = [each for identity, each in new.items() if identity not in known]
+        records += [record(each, 85, CONTROLS if each.method.latent else ()) for each in more]
     lines = [json.dumps({**each, "study": study.name, "profile": profile}) + "\n" for each in records]
     storage.write_text(tmp_path / "runs.jsonl", "".join(lines))
     outcome = rebuild(study, tmp_path)
@@ -194,9 +198,23 @@ def test_the_better_half_goes_on_and_the_best_mean_wins():
     others = [each for each in mnns_tuning.after("full", _everybody(first)) if each.method.name == "cot2"]
     assert {each.seeds for each in others} == {Seeds.all(101), Seeds.all(102)}
     assert len(others) == 12
-    # the best of the first round falls back, the second comes out best
-    second = [record(each, 0 if _pair(each) == configurations[6] else 80) for each in others]
+    # the best of the first round falls back, the second comes out best, and its neighbours are tried
+    second = [record(each, 10 if _pair(each) == configurations[6] else 80) for each in others]
     assert mnns_tuning.winner(first + second) == configurations[7]
+    third = [
+        each
+        for each in mnns_tuning.after("full", _everybody(first) + second)
+        if each.method.name == "cot2" and each not in others
+    ]
+    rate, decay = configurations[7]
+    beyond = [each for each in third if _pair(each) == (rate / 2, decay)]
+    assert [each.seeds for each in beyond] == [Seeds.all(seed) for seed in (100, 101, 102)]
+    assert {_pair(each) for each in third} == {(rate / 2, decay), configurations[10]}, "twice the rate is in the grid"
+    # a neighbour wins in the end, and asks for none of its own
+    last = [record(each, 90) for each in beyond]
+    assert mnns_tuning.winner(first + second + last) == (rate / 2, decay)
+    rest = mnns_tuning.after("full", _everybody(first) + second + last)
+    assert {each for each in rest if each.method.name == "cot2"} == {*others, *third}
 
 
 def test_ties_go_to_the_smaller_rate():

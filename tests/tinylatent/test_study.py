@@ -172,19 +172,19 @@ def test_frozen_recipes_are_the_best_of_the_stored_tuning_runs():
         assert RECIPES[name] == Training(rate=rate, weight_decay=decay)
 
 
-def test_a_second_round_depends_on_the_first(tmp_path):
-    """What the grid's records tell is measured too, and lies behind them in the file."""
-    first = tiny(Direct(), 0)
+def test_later_rounds_depend_on_the_earlier_ones(tmp_path):
+    """What the records so far ask for is measured too, until they ask for nothing new."""
+    first, second, third = (tiny(Direct(), seed) for seed in range(3))
 
     def after(profile, records):
-        assert [record["id"] for record in records] == [first.identity]
-        return [tiny(Direct(), 1)]
+        asked = {1: [second], 2: [second, third], 3: [second, third]}
+        return asked[len(records)]
 
     both = Study("both", "Both?", lambda profile: [first], TINY.tables, lambda records, path: path.touch(), after)
     both = replace(both, tables=lambda records: [Table("t", {"x": "d"}, [{"x": len(records)}])])
     outcome = reproduce(both, "quick", tmp_path, workers=1)
     stored = storage.read_lines(outcome.files["runs.jsonl"])
-    assert [record["id"] for record in stored] == [first.identity, tiny(Direct(), 1).identity]
+    assert [record["id"] for record in stored] == [each.identity for each in (first, second, third)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
