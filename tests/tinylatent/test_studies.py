@@ -82,7 +82,7 @@ def records_of(study, profile="quick", percent=90):
 def test_every_profile_of_every_study_can_be_shown(study, profile, tmp_path):
     """Tables hold no absent column, the first has a sentence below it, and the figure is drawn."""
     records = records_of(study, profile)
-    for _ in range(2):
+    for _ in range(3):
         new = {each.identity: each for each in study.after(profile, records)}
         known = [each["id"] for each in records]
         more = [each for identity, each in new.items() if identity not in known]
@@ -206,15 +206,50 @@ def test_the_better_half_goes_on_and_the_best_mean_wins():
         for each in mnns_tuning.after("full", _everybody(first) + second)
         if each.method.name == "cot2" and each not in others
     ]
-    rate, decay = configurations[7]
-    beyond = [each for each in third if _pair(each) == (rate / 2, decay)]
+    rate, decay, _ = configurations[7]
+    beyond = [each for each in third if _pair(each) == (rate / 2, decay, "")]
     assert [each.seeds for each in beyond] == [Seeds.all(seed) for seed in (100, 101, 102)]
-    assert {_pair(each) for each in third} == {(rate / 2, decay), configurations[10]}, "twice the rate is in the grid"
+    assert {_pair(each) for each in third} == {(rate / 2, decay, ""), configurations[10]}, (
+        "twice the rate is in the grid"
+    )
     # a neighbour wins in the end, and asks for none of its own
     last = [record(each, 90) for each in beyond]
-    assert mnns_tuning.winner(first + second + last) == (rate / 2, decay)
+    assert mnns_tuning.winner(first + second + last) == (rate / 2, decay, "")
     rest = mnns_tuning.after("full", _everybody(first) + second + last)
     assert {each for each in rest if each.method.name == "cot2"} == {*others, *third}
+
+
+def test_only_coconut_has_settings_of_its_own_to_try():
+    """After its neighbours, its best rate and decay are tried with four other schedules, on all seeds."""
+    records = [record(each, 50) for each in mnns_tuning.grid("full")]
+    rounds = []
+    for _ in range(4):
+        known = {each["id"] for each in records}
+        rounds.append([each for each in mnns_tuning.after("full", records) if each.identity not in known])
+        records += [record(each, 60 if each.method == Coconut(share=0.3) else 50) for each in rounds[-1]]
+    assert {each.method for each in rounds[2]} == set(mnns_tuning.OWN["coconut"])
+    assert len(rounds[2]) == 4 * 3
+    assert rounds[3] == []
+    group = compare.grouped(records, compare.method_of)["coconut"]
+    assert mnns_tuning.winner(group) == (2.5e-4, 0.01, "share 0.3"), "ties go to the smaller rate"
+    notes = "\n".join(mnns_tuning.tables(records)[0].notes)
+    assert "the best of Coconut (rate 0.00025, decay 0.01) is better than its second best (+10.00 points" in notes
+
+
+def test_winners_at_an_edge_are_told():
+    scores = dict(zip(mnns_tuning.configurations("full"), range(40, 52), strict=True))
+    records = tuning("cot2", scores.values())
+    for _ in range(2):
+        new = {each.identity: each for each in mnns_tuning.after("full", _everybody(records))}
+        known = [each["id"] for each in records]
+        records += [
+            record(each, scores.get(_pair(each), 10))
+            for identity, each in new.items()
+            if identity not in known and each.method.name == "cot2"
+        ]
+    assert mnns_tuning.winner(records) == (1e-2, 0.25, "")
+    said = mnns_tuning._finding("CoT2", records)
+    assert said.endswith("It has the highest decay that was tried: better ones may lie beyond."), "2e-2 was tried too"
 
 
 def test_ties_go_to_the_smaller_rate():
@@ -222,7 +257,7 @@ def test_ties_go_to_the_smaller_rate():
 
 
 def _pair(experiment):
-    return experiment.training.rate, experiment.training.weight_decay
+    return experiment.training.rate, experiment.training.weight_decay, ""
 
 
 def _everybody(first):

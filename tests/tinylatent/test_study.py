@@ -16,7 +16,7 @@ from tinylatent.measure import ITSELF, measure
 from tinylatent.methods import Coconut, CoT2, Direct, DiscreteCoT, PauseTokens
 from tinylatent.report import Table
 from tinylatent.seeds import Seeds
-from tinylatent.studies import mnns, mnns_tuning
+from tinylatent.studies import lineup, mnns, mnns_tuning
 from tinylatent.studies.compare import grouped, method_of
 from tinylatent.studies.lineup import RECIPES
 from tinylatent.study import Study, rebuild, reproduce, studies
@@ -167,9 +167,10 @@ def test_registered_studies_have_distinct_runs_and_tuning_keeps_off_reported_spl
 def test_frozen_recipes_are_the_best_of_the_stored_tuning_runs():
     groups = grouped(storage.read_lines(RESULTS / "mnns-tuning" / "runs.jsonl"), method_of)
     assert list(groups) == list(RECIPES)
-    for name, group in groups.items():
-        rate, decay = mnns_tuning.winner(group)
-        assert RECIPES[name] == Training(rate=rate, weight_decay=decay)
+    for method in lineup.METHODS:
+        rate, decay, own = mnns_tuning.winner(groups[method.name])
+        assert RECIPES[method.name] == Training(rate=rate, weight_decay=decay)
+        assert mnns_tuning.own({"experiment": {"method": {"name": method.name, **vars(method)}}}) == own
 
 
 def test_later_rounds_depend_on_the_earlier_ones(tmp_path):

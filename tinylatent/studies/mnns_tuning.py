@@ -1,10 +1,10 @@
 """Study `mnns-tuning`: the same search for every method, on splits kept for tuning.
 
-Three rounds. Twelve configurations (four peak learning rates times three weight decays) train on split seed 100. The
-better half goes on to seeds 101 and 102 (one round of successive halving, Karnin et al. 2013). The best of these, by
-its mean over the three seeds, is tried at half and at twice its rate on all three, to look past the grid's edge where
-it stands there. The best of all is frozen in `lineup.RECIPES`. Everything else is the default recipe. No reported
-result uses these splits.
+Twelve configurations (four peak learning rates times three weight decays) train on split seed 100. The better half goes
+on to seeds 101 and 102 (one round of successive halving, Karnin et al. 2013). The best of these, by its mean over the
+three seeds, is tried at half and at twice its rate on all three, to look past the grid's edge where it stands there.
+Coconut, whose schedule of stages has settings that the others lack, is last tried with four other schedules. The best
+of all is frozen in `lineup`. Everything else is the default recipe. No reported result uses these splits.
 """
 
 from itertools import product
@@ -13,39 +13,47 @@ from statistics import fmean
 
 from tinylatent.experiment import Experiment, Training
 from tinylatent.measure import ITSELF
-from tinylatent.methods import Method
+from tinylatent.methods import METHODS as KINDS
+from tinylatent.methods import Coconut, Method
 from tinylatent.plots import figure, shade
 from tinylatent.report import Table, Value
 from tinylatent.seeds import Seeds
-from tinylatent.studies.compare import accuracy, grouped, method_of, percent
-from tinylatent.studies.lineup import LABELS, METHODS
+from tinylatent.studies.compare import accuracy, difference, grouped, listed, method_of, percent, verdict
+from tinylatent.studies.lineup import LABELS
 from tinylatent.study import Profile, Record, Study
 
+METHODS: tuple[Method, ...] = tuple(KINDS[name]() for name in LABELS)
+OWN: dict[str, tuple[Method, ...]] = {
+    "coconut": (Coconut(share=0.1), Coconut(share=0.3), Coconut(mixing=0.0), Coconut(mixing=0.3))
+}
+"""Settings of a method's own that are tried last."""
 RATES = (5e-4, 2e-3, 5e-3, 1e-2)
 DECAYS = (0.01, 0.05, 0.25)
 NEIGHBOURS = (0.5, 2.0)
 FIRST, OTHERS = 100, (101, 102)
 COLUMNS = {
-    "method": "s", "rate": "g", "weight decay": "g", "seeds": "d", "accuracy": ".2f", "low": ".2f", "high": ".2f",
-    "chosen": "s",
+    "method": "s", "rate": "g", "weight decay": "g", "own": "s", "seeds": "d", "accuracy": ".2f", "low": ".2f",
+    "high": ".2f", "chosen": "s",
 }  # fmt: skip
 LEGEND = (
     "accuracy: percent of the validation part, mean over seeds 100 (seeds 1) or 100 to 102 (seeds 3), 95 % interval "
     "(bootstrap over seeds and keys). The better half of the twelve at seed 100 went on to the other seeds, and the "
-    "best of these was tried at half and at twice its rate too. chosen: the best mean over three seeds."
+    "best of these was tried at half and at twice its rate too, on all three. own: settings only this method has. "
+    "chosen: the best mean over three seeds."
 )
-Configuration = tuple[float, float]
-"""Peak learning rate and weight decay."""
+Configuration = tuple[float, float, str]
+"""Peak learning rate, weight decay, and in words what is not the method's default."""
 
 
 def configurations(profile: Profile) -> list[Configuration]:
-    """What is tried: everything, or the quick profile's corners."""
-    return list(product(RATES, DECAYS)) if profile == "full" else list(product(RATES[1:3], DECAYS[:2]))
+    """The grid: everything, or the quick profile's corners."""
+    full = profile == "full"
+    return list(product(RATES if full else RATES[1:3], DECAYS if full else DECAYS[:2], ("",)))
 
 
 def run(method: Method, configuration: Configuration, seed: int, profile: Profile) -> Experiment:
     """One run of the search; the quick profile takes a tenth of the steps."""
-    rate, decay = configuration
+    rate, decay, _ = configuration
     steps = Training().steps if profile == "full" else Training().steps // 10
     return Experiment(method=method, training=Training(steps, rate=rate, weight_decay=decay), seeds=Seeds.all(seed))
 
@@ -56,15 +64,20 @@ def grid(profile: Profile) -> list[Experiment]:
 
 
 def after(profile: Profile, records: list[Record]) -> list[Experiment]:
-    """The second round, each method's better half on the other seeds; then the third, the best one's neighbours."""
+    """Each method's better half on the other seeds; then the best one's neighbours; then the method's own settings."""
     groups, runs = grouped(records, method_of), []
     for method in METHODS:
         group = groups[method.name]
         runs += [run(method, each, seed, profile) for each in better_half(group) for seed in OTHERS]
-        if tried_on_all(group):
-            rate, decay = winner([record for record in group if in_grid(record)])
-            neighbours = [(rate * factor, decay) for factor in NEIGHBOURS]
-            runs += [run(method, each, seed, profile) for each in neighbours for seed in (FIRST, *OTHERS)]
+        if not tried_on_all(group):
+            continue
+        rate, decay, _ = winner([record for record in group if in_grid(record)])
+        beside = [(rate * factor, decay, "") for factor in NEIGHBOURS]
+        runs += [run(method, each, seed, profile) for each in beside for seed in (FIRST, *OTHERS)]
+        if tried_on_all(group).keys() >= set(beside):
+            best = winner([record for record in group if not own(record)])
+            others = OWN.get(method.name, ())
+            runs += [run(other, best, seed, profile) for other in others for seed in (FIRST, *OTHERS)]
     return runs
 
 
@@ -73,15 +86,22 @@ def searched(records: list[Record]) -> dict[Configuration, list[Record]]:
 
     def configuration(record: Record) -> Configuration:
         training = record["experiment"]["training"]
-        return training["rate"], training["weight_decay"]
+        return training["rate"], training["weight_decay"], own(record)
 
     return dict(sorted(grouped(records, configuration).items()))
+
+
+def own(record: Record) -> str:
+    """In words, what of a record's method is not the default."""
+    method = dict(record["experiment"]["method"])
+    usual = vars(KINDS[method["name"]]())
+    return ", ".join(f"{name} {method[name]}" for name in usual if method[name] != usual[name])
 
 
 def in_grid(record: Record) -> bool:
     """Whether a record's configuration is one of the grid's."""
     training = record["experiment"]["training"]
-    return training["rate"] in RATES and training["weight_decay"] in DECAYS
+    return training["rate"] in RATES and training["weight_decay"] in DECAYS and not own(record)
 
 
 def better_half(records: list[Record]) -> list[Configuration]:
@@ -107,26 +127,47 @@ def _mean(group: list[Record]) -> float:
 
 
 def tables(records: list[Record]) -> list[Table]:
-    """Every configuration of every method, and which was chosen."""
+    """Every configuration of every method, which was chosen, and how surely."""
     rows: list[dict[str, Value]] = []
-    for name, group in grouped(records, method_of).items():
+    groups = grouped(records, method_of)
+    for name, group in groups.items():
         chosen = winner(group)
         for each, runs in searched(group).items():
-            row: dict[str, Value] = {"method": LABELS[name], "rate": each[0], "weight decay": each[1]}
+            rate, decay, settings = each
+            row: dict[str, Value] = {"method": LABELS[name], "rate": rate, "weight decay": decay, "own": settings}
             mark = "yes" if each == chosen else ""
             rows.append({**row, "seeds": len(runs), **percent(accuracy(runs)), "chosen": mark})
-    return [Table("The same search for every method, on tuning splits", COLUMNS, rows, [LEGEND])]
+    notes = [LEGEND, *listed(_finding(LABELS[name], group) for name, group in groups.items())]
+    return [Table("The same search for every method, on tuning splits", COLUMNS, rows, notes)]
+
+
+def _finding(label: str, group: list[Record]) -> str:
+    """Whether a method's best is surely better than its second best, and whether it stands at an edge."""
+    found = tried_on_all(group)
+    first, second = sorted(found, key=lambda each: -_mean(found[each]))[:2]
+    said = verdict(
+        f"the best of {label} (rate {first[0]:g}, decay {first[1]:g}) is better than its second best",
+        difference(found[first], found[second]),
+    )
+    edges = [
+        f"the {end} {name}"
+        for place, name in enumerate(("rate", "decay"))
+        for end, pick in (("lowest", min), ("highest", max))
+        if first[place] == pick(each[place] for each in searched(group))
+    ]
+    return f"{said} It has {' and '.join(edges)} that was tried: better ones may lie beyond." if edges else said
 
 
 def draw(records: list[Record], path: Path) -> None:
-    """A panel a method: accuracy against rate, a line a weight decay, intervals drawn; full dots saw all seeds."""
+    """A panel a method: accuracy against rate, a line a decay, intervals drawn; full dots saw all seeds."""
     groups = grouped(records, method_of)
     with figure(path, 1.9 * len(groups) + 0.6, 2.6, columns=len(groups), sharey=True) as panels:
         for axes, (name, group) in zip(panels, groups.items(), strict=True):
             found = searched(group)
-            decays = sorted({decay for _, decay in found})
+            decays = sorted({decay for _, decay, _ in found})
             for place, decay in enumerate(decays):
-                points = [(rate, accuracy(runs), len(runs)) for (rate, d), runs in found.items() if d == decay]
+                here = {rate: runs for (rate, d, settings), runs in found.items() if d == decay and not settings}
+                points = [(rate, accuracy(runs), len(runs)) for rate, runs in here.items()]
                 colour, apart = shade(name, place, len(decays)), 1.06 ** (place - (len(decays) - 1) / 2)
                 x = [rate * apart for rate, _, _ in points]
                 axes.plot(x, [100 * i.value for _, i, _ in points], color=colour, label=f"decay {decay:g}")
