@@ -90,7 +90,8 @@ def _stages(experiment: Experiment, folder: Path, rows: np.ndarray, device: torc
     found = []
     for stage in range(len(experiment.method.starts(experiment.training.steps)) - 1):
         model, saved = experiment.model(device), storage.find_checkpoint(folder / STAGES / str(stage))
-        assert saved is not None, "a finished stage has a checkpoint"
+        if saved is None:
+            raise storage.DamagedError(f"{folder / STAGES / str(stage)} is missing: delete {folder} to start over")
         storage.load_weights(saved, model)
         result = evaluate(experiment.task, experiment.method, model, rows, device=device)
         _, right, _ = cluster_counts(experiment.task.key(rows), result.right_P)

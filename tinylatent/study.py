@@ -44,7 +44,7 @@ class Study:
     grid: Callable[[Profile], list[Experiment]]
     """The runs of a profile."""
     tables: Callable[[list[Record]], list[Table]]
-    """The tables, from the records alone; the first is the result, written as table.csv too."""
+    """The tables, from the records alone; the first is the result."""
     figure: Callable[[list[Record], Path], None]
     """Draws the figure into a file, from the records alone."""
     after: Callable[[Profile, list[Record]], list[Experiment]] = lambda profile, records: []
@@ -102,9 +102,16 @@ def rebuild(study: Study, folder: Path) -> Outcome:
     records = _stored(folder)
     if records[0]["study"] != study.name:
         raise storage.DamagedError(f"{folder / RUNS} holds runs of study {records[0]['study']}, not of {study.name}")
-    tables = study.tables(records)
-    files = {name: folder / name for name in ("table.csv", "table.md", "figure.png", "provenance.json", RUNS)}
-    storage.write_text(files["table.csv"], tables[0].csv())
+    try:
+        tables = study.tables(records)
+    except KeyError as error:
+        raise storage.DamagedError(
+            f"{folder / RUNS} holds runs of another version of {study.name} ({error} is missing): reproduce it again"
+        ) from error
+    csvs = ["table.csv", *(f"table-{number}.csv" for number in range(2, len(tables) + 1))]
+    files = {name: folder / name for name in (*csvs, "table.md", "figure.png", "provenance.json", RUNS)}
+    for name, table in zip(csvs, tables, strict=True):
+        storage.write_text(files[name], table.csv())
     storage.write_text(files["table.md"], f"{study.question}\n\n" + "\n".join(table.markdown() for table in tables))
     with storage.atomic(files["figure.png"]) as temporary:
         study.figure(records, temporary)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,8 @@ def train(
         say: receives one-line remarks, such as where a run was resumed.
 
     Raises:
-        ValueError: the folder holds another experiment or is in use, a batch exceeds the training part, the training
-            part exceeds memory, or training diverged.
+        ValueError: the folder holds another experiment or is in use, a stage has no steps, a batch exceeds the training
+            part, the training part exceeds memory, or training diverged.
         storage.DamagedError: a stored file is damaged.
     """
     rows = _training_rows(experiment)
@@ -94,8 +95,14 @@ def _train(
 
 
 def _training_rows(experiment: Experiment) -> np.ndarray:
-    """The training problems, checked against the batch and against what memory can hold."""
+    """The training problems, checked against the stages, the batch and what memory can hold."""
     rows, recipe, task = experiment.rows("train"), experiment.training, experiment.task
+    starts = (*experiment.method.starts(recipe.steps), recipe.steps)
+    if any(start >= after for start, after in pairwise(starts)):
+        raise ValueError(
+            f"{recipe.steps} steps leave a stage of {experiment.method.name} without any (stages start at "
+            f"{', '.join(map(str, starts[:-1]))}): raise training.steps"
+        )
     if len(rows) < recipe.batch:
         raise ValueError(f"a batch of {recipe.batch} from {len(rows)} training problems: lower training.batch")
     bytes_each = task.batch(rows[:1]).frontier_BTV.nbytes

@@ -1,5 +1,6 @@
 """Coconut: its loss is a plain loop over hidden states, its stages come in order, and training restarts at each."""
 
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 
@@ -186,6 +187,20 @@ def test_stages_take_their_share_and_the_last_what_is_left():
     method = Coconut(stages=3, share=0.2)
     assert method.starts(100) == (0, 20, 40, 60)
     assert [method.stage(Moment(step, 100, 0)) for step in (0, 19, 20, 39, 40, 59, 60, 99)] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize(("fields", "steps"), [({}, 2), ({}, 3), ({"share": 0.333}, 20)])
+def test_too_few_steps_for_the_stages_are_refused_before_training(fields, steps, tmp_path):
+    with pytest.raises(ValueError, match=r"steps leave a stage of coconut without any .*: raise training\.steps"):
+        train(experiment(Coconut(**fields), steps=steps), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_stage_is_named(tmp_path):
+    measure(experiment(), tmp_path)
+    shutil.rmtree(tmp_path / STAGES / "1")
+    with pytest.raises(storage.DamagedError, match=r"stages/1 is missing: delete .* to start over"):
+        measure(experiment(), tmp_path)
 
 
 def experiment(method=None, steps=20, **recipe):

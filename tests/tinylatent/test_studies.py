@@ -120,9 +120,12 @@ def test_every_study_says_what_holds(study):
     ],
 )
 def test_a_verdict_needs_the_whole_interval(low, high, found):
-    said = compare.verdict("a is better", Interval((low + high) / 2, low, high, ""))
+    said = compare.verdict("a is better", Interval((low + high) / 2, low, high, ""), runs=2)
     assert said.startswith(f"{found}: a is better (")
     assert f"{100 * low:+.2f}" in said
+    alone = compare.verdict("a is better", Interval((low + high) / 2, low, high, ""), runs=1)
+    assert alone.startswith("Not enough evidence: ")
+    assert "of one run" in alone
 
 
 @pytest.mark.parametrize(
@@ -133,15 +136,17 @@ def test_published_values_are_placed(published, place):
     assert said == f"X: the published {published:.2f} lies {place} what was measured, 95.00 [90.00, 99.00]."
 
 
-def test_the_mildest_control_decides_whether_latents_matter():
-    runs = [record(Experiment(seeds=Seeds.all(s)), 90, {**CONTROLS, "zero": 90}) for s in range(3)]
-    assert compare.latents_matter("X", runs).startswith(
-        "Not enough evidence: X needs its own latents; the control that"
-    )
-    assert "is zero (+0.00 points" in compare.latents_matter("X", runs)
-    harmful = [record(Experiment(seeds=Seeds.all(s)), 90, CONTROLS) for s in range(3)]
-    assert compare.latents_matter("X", harmful).startswith("Holds")
-    assert "is shuffled (+60.00 points" in compare.latents_matter("X", harmful)
+@pytest.mark.parametrize(
+    ("zero", "found"),
+    [(10, "Holds"), (90, "Not enough evidence"), (93, "Fails")],
+    ids=["harmful", "harmless", "helpful"],
+)
+def test_latents_matter_only_if_every_control_hurts(zero, found):
+    runs = [record(Experiment(seeds=Seeds.all(s)), 90, {**CONTROLS, "zero": zero}) for s in range(3)]
+    said = compare.latents_matter("X", runs)
+    assert said.startswith(f"{found}: X needs its own latents (+70.00 points")
+    assert "+60.00 points [+59.50, +60.50] over shuffled" in said
+    assert compare.latents_matter("X", runs[:1]).startswith("Not enough evidence")
 
 
 def test_differences_demand_the_same_splits():
@@ -163,8 +168,8 @@ def test_the_comparison_reports_means_and_differences():
     assert rows["CoT2, noise"]["accuracy"] == pytest.approx(20)
     assert rows["CoT2"]["norm"] == 2.0
     notes = "\n".join(table.notes)
-    assert "Holds: CoT2 is more often right than discrete CoT on the same splits (+14.00 points" in notes
-    assert "Holds: Coconut is more often right than pause on the same splits (+50.00 points" in notes
+    assert "Holds: CoT2 is more often right than discrete CoT (+14.00 points" in notes
+    assert "Holds: Coconut is more often right than pause (+50.00 points" in notes
     assert "Coconut is more often right than CoT2" not in notes
     assert [row["accuracy"] for row in stages.rows] == pytest.approx([60, 90])
     assert [row["until step"] for row in stages.rows] == [5, Training().steps]
@@ -294,6 +299,9 @@ def test_cells_are_those_of_the_published_table():
         ({1: 50, 4: 60, 16: 70}, {1: 50, 4: 90, 16: 95}, "Fails: the best budget grows"),
         ({1: 50, 4: 70, 16: 60}, {1: 50, 4: 95, 16: 90}, "Fails: the best budget grows"),
         ({1: 50, 4: 60, 16: 60}, {1: 50, 4: 90, 16: 95}, "Not enough evidence: the best budget grows"),
+        ({1: 60, 4: 50, 16: 55}, {1: 50, 4: 90, 16: 95}, "Holds: the best budget grows"),
+        ({1: 50, 4: 70, 16: 60}, {1: 97, 4: 90, 16: 95}, "Fails: the best budget grows"),
+        ({1: 70, 4: 50, 16: 60}, {1: 97, 4: 90, 16: 95}, "Fails: the best budget grows"),
     ],
 )
 def test_the_best_budget_grows_only_where_both_ends_say_so(narrow, wide, found):

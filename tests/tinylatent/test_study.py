@@ -36,7 +36,7 @@ CONTROLLED = ("", ", noise", ", shuffled", ", zero")
 TINY = Study(
     "tiny", "Does it run?", lambda profile: [tiny(m, s) for m in METHODS for s in (0, 1)], mnns.tables, mnns.draw
 )
-NAMES = ("table.csv", "table.md", "figure.png", "provenance.json", "runs.jsonl")
+NAMES = ("table.csv", "table-2.csv", "table.md", "figure.png", "provenance.json", "runs.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def test_rebuild_makes_the_same_files_again(words, committed, outcome, capsys):
     assert main(["rebuild", *words, "--results", str(committed.parent)]) == 0
     for name in NAMES:
         assert (committed / name).read_bytes() == outcome.files[name].read_bytes()
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 @pytest.mark.parametrize(
@@ -238,6 +238,15 @@ def test_rebuild_refuses_runs_that_are_none(text, said, committed, capsys):
     (committed / "runs.jsonl").write_text(text)
     assert main(["rebuild", "--all", "--results", str(committed.parent)]) == 2
     assert said in capsys.readouterr().err
+    assert [path.name for path in committed.iterdir()] == ["runs.jsonl"]
+
+
+def test_runs_of_an_older_study_are_refused(committed, capsys):
+    """Here a method that the table now needs is missing."""
+    lines = (committed / "runs.jsonl").read_text().splitlines(keepends=True)
+    (committed / "runs.jsonl").write_text("".join(line for line in lines if '"coconut"' not in line))
+    assert main(["rebuild", "first", "--results", str(committed.parent)]) == 2
+    assert "holds runs of another version of tiny ('coconut' is missing): reproduce it" in capsys.readouterr().err
     assert [path.name for path in committed.iterdir()] == ["runs.jsonl"]
 
 

@@ -1,7 +1,7 @@
 """Compare: what all studies say about their records, and how: intervals, paired differences, and verdicts in words.
 
 A verdict names its claim and one of three findings. It "holds" or "fails" where the whole 95 % interval lies on one
-side of zero; otherwise there is "not enough evidence", and nothing else is said.
+side of zero; otherwise, and whenever a single run is all there is, there is "not enough evidence".
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -77,21 +77,35 @@ def points(gap: Interval) -> str:
     return f"{value} points [{low}, {high}]"
 
 
-def verdict(claim: str, gap: Interval) -> str:
-    """Whether a claim that a difference is positive holds, as a sentence."""
-    found = "Holds" if gap.low > 0 else "Fails" if gap.high < 0 else "Not enough evidence"
-    return f"{found}: {claim} ({points(gap)})."
+def finding(holds: bool, fails: bool, runs: int) -> str:
+    """The word that a verdict begins with."""
+    return "Not enough evidence" if runs < 2 or holds == fails else "Holds" if holds else "Fails"
+
+
+def verdict(claim: str, gap: Interval, runs: int) -> str:
+    """Whether a claim that a difference over this many runs is positive holds, as a sentence."""
+    alone = " of one run" if runs == 1 else ""
+    return f"{finding(gap.low > 0, gap.high < 0, runs)}: {claim} ({points(gap)}{alone})."
+
+
+def better(label: str, ours: Sequence[Record], other: str, theirs: Sequence[Record]) -> str:
+    """Whether one group of runs is more often right than another, as a sentence."""
+    return verdict(f"{label} is more often right than {other}", difference(ours, theirs), len(ours))
 
 
 def latents_matter(label: str, group: Sequence[Record]) -> str:
-    """Whether a latent method needs its own latents: it against the control that hurts it least."""
+    """Whether a latent method needs its own latents: it must lose under every control."""
     gaps = {control: difference(group, group, control) for control in controls(group)}
-    mildest = min(gaps, key=lambda control: gaps[control].value)
-    return verdict(f"{label} needs its own latents; the control that hurts least is {mildest}", gaps[mildest])
+    word = finding(all(g.low > 0 for g in gaps.values()), any(g.high < 0 for g in gaps.values()), len(group))
+    each = ", ".join(f"{points(gap)} over {control}" for control, gap in gaps.items())
+    return f"{word}: {label} needs its own latents ({each})."
 
 
 def against_published(label: str, interval: Interval, published: float) -> str:
-    """Where a published accuracy in percent lies beside a measured interval, as a sentence."""
+    """Where a published accuracy in percent lies beside a measured interval, as a sentence.
+
+    How far the published value itself is off is not known: it has no interval.
+    """
     low, value, high = (100 * x for x in (interval.low, interval.value, interval.high))
     place = "below" if published < low else "above" if published > high else "inside"
     return (

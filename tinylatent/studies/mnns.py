@@ -15,8 +15,18 @@ from tinylatent.measure import ITSELF
 from tinylatent.plots import COLOURS, figure, interval_column
 from tinylatent.report import Table, Value
 from tinylatent.seeds import Seeds
-from tinylatent.statistics import Interval, accuracy_interval
-from tinylatent.studies.compare import accuracy, grouped, method_of, percent, totals
+from tinylatent.statistics import Interval, accuracy_interval, paired_difference
+from tinylatent.studies.compare import (
+    accuracy,
+    better,
+    grouped,
+    listed,
+    method_of,
+    percent,
+    rights,
+    totals,
+    verdict,
+)
 from tinylatent.studies.lineup import LABELS, METHODS, RECIPES, comparison, draw_accuracies
 from tinylatent.study import Profile, Record, Study
 
@@ -36,7 +46,8 @@ def grid(profile: Profile) -> list[Experiment]:
 
 def tables(records: list[Record]) -> list[Table]:
     """The comparison, and what each of Coconut's stages had learnt."""
-    stages = _by_stage(grouped(records, method_of)["coconut"])
+    groups = grouped(records, method_of)
+    stages = _by_stage(groups["coconut"], groups["discrete"])
     return [comparison(records, "MNNS, m = 4, digits 1..9", PUBLISHED), stages]
 
 
@@ -49,7 +60,7 @@ def stage_intervals(group: list[Record]) -> list[Interval]:
     return [*stages, accuracy(group)]
 
 
-def _by_stage(group: list[Record]) -> Table:
+def _by_stage(group: list[Record], discrete: list[Record]) -> Table:
     """How Coconut fares as its chain is unlearnt."""
     ends = [stage["step"] for stage in group[0]["stages"]] + [group[0]["experiment"]["training"]["steps"]]
     rows: list[dict[str, Value]] = [
@@ -57,8 +68,27 @@ def _by_stage(group: list[Record]) -> Table:
         for stage, (end, interval) in enumerate(zip(ends, stage_intervals(group), strict=True))
     ]
     columns = {"stage": "d", "until step": "d", "accuracy": ".2f", "low": ".2f", "high": ".2f"}
-    note = "Accuracy at the end of each stage, thinking as it taught: stage k has k latent steps, stage 0 none."
-    return Table("Coconut, stage by stage", columns, rows, [note])
+    legend = (
+        "Accuracy at the end of each stage, thinking as it taught: stage k has k latent steps, stage 0 none. All "
+        "stages share the steps that discrete CoT has for itself, so a later one is better trained as well as more "
+        "latent."
+    )
+    rights_of = [stage["right"] for stage in group[0]["stages"]]
+    last = len(rights_of)
+    gaps = [
+        paired_difference(rights(group), [record["stages"][stage]["right"] for record in group], totals(group))
+        for stage in (0, last - 1)
+    ]
+    notes = listed(
+        [
+            verdict("at the end Coconut is more often right than after its stage in words", gaps[0], len(group)),
+            verdict(
+                "the last latent step costs nothing: the end is better than the stage before it", gaps[1], len(group)
+            ),
+            better("Coconut, all latent,", group, "discrete CoT trained for as many steps", discrete),
+        ]
+    )
+    return Table("Coconut, stage by stage", columns, rows, [legend, *notes])
 
 
 def draw(records: list[Record], path: Path) -> None:

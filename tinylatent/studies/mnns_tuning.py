@@ -37,7 +37,8 @@ COLUMNS = {
 }  # fmt: skip
 LEGEND = (
     "accuracy: percent of the validation part, mean over seeds 100 (seeds 1) or 100 to 102 (seeds 3), 95 % interval "
-    "(bootstrap over seeds and keys). The better half of the twelve at seed 100 went on to the other seeds, and the "
+    "(bootstrap over seeds and keys, or Student's t over seeds where that is wider; over keys alone for one seed). The "
+    "better half of the twelve at seed 100 went on to the other seeds, and the "
     "best of these was tried at half and at twice its rate too, on all three. own: settings only this method has. "
     "chosen: the best mean over three seeds."
 )
@@ -148,6 +149,7 @@ def _finding(label: str, group: list[Record]) -> str:
     said = verdict(
         f"the best of {label} (rate {first[0]:g}, decay {first[1]:g}) is better than its second best",
         difference(found[first], found[second]),
+        len(found[first]),
     )
     edges = [
         f"the {end} {name}"

@@ -16,7 +16,7 @@ from tinylatent.plots import COLOURS, figure
 from tinylatent.report import Table, Value
 from tinylatent.seeds import Seeds
 from tinylatent.statistics import deviation_interval, deviation_ratio
-from tinylatent.studies.compare import grouped, listed, method_of
+from tinylatent.studies.compare import finding, grouped, listed, method_of
 from tinylatent.studies.lineup import LABELS, RECIPES
 from tinylatent.study import Profile, Record, Study
 
@@ -31,7 +31,9 @@ LEVEL = 1 - 0.05 / 3  # of the comparison of the extreme two of three purposes: 
 LEGEND = (
     "varied: the purpose whose seed changes, all others being 0; together: all at once. accuracy: percent, mean over "
     "these runs, with the lowest and highest run. sd: standard deviation over the runs in points, with its 95 % "
-    "interval for normal values (accuracies near 100 are not quite). share: percent of the sum of the three variances."
+    "interval for normal values (accuracies near 100 are not quite). share: percent of the sum of the three variances, "
+    "no better known than they are. The split decides both what is trained on and which keys are asked; the run where "
+    "all seeds are 0 belongs to every row."
 )
 
 
@@ -85,9 +87,9 @@ def _findings(records: list[Record]) -> Iterator[str]:
         spread = {purpose: accuracies(group, purpose) for purpose in PURPOSES}
         ranked = sorted(PURPOSES, key=lambda purpose: -stdev(spread[purpose]))
         ratio = deviation_ratio(spread[ranked[0]], spread[ranked[-1]], LEVEL)
-        found = "Holds" if ratio.low > 1 else "Not enough evidence"
+        word = finding(ratio.low > 1, ratio.high < 1, len(group))
         yield (
-            f"{found}: the {ranked[0]} moves {LABELS[name]} more than the {ranked[-1]} does "
+            f"{word}: the {ranked[0]} moves {LABELS[name]} more than the {ranked[-1]} does "
             f"(ratio of deviations {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}], all three pairs allowed for)."
         )
 
