@@ -82,9 +82,7 @@ def _by_stage(group: list[Record], discrete: list[Record]) -> Table:
     notes = listed(
         [
             verdict("at the end Coconut is more often right than after its stage in words", gaps[0], len(group)),
-            verdict(
-                "the last latent step costs nothing: the end is better than the stage before it", gaps[1], len(group)
-            ),
+            verdict("at the end Coconut is more often right than after the stage before", gaps[1], len(group)),
             better("Coconut, all latent,", group, "discrete CoT trained for as many steps", discrete),
         ]
     )
@@ -96,7 +94,7 @@ def draw(records: list[Record], path: Path) -> None:
     groups = grouped(records, method_of)
     with figure(path, 11, 3.6, columns=3) as (left, middle, right):
         draw_accuracies(left, records, PUBLISHED)
-        left.legend(loc="center left")  # where the accurate methods leave room
+        left.legend(loc="lower right")  # where the controls leave room
         for name, group in groups.items():
             _draw_kl(middle, name, group)
         middle.set(xlabel="step", ylabel="KL from the oracle's frontier, nats", yscale="log")

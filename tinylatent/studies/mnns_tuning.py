@@ -179,6 +179,7 @@ def draw(records: list[Record], path: Path) -> None:
             axes.set(title=LABELS[name], xlabel="peak learning rate", xscale="log", ylim=(0, 102))
             axes.xaxis.minorticks_off()
             axes.legend(fontsize=7, loc="lower center")
+        panels[0].text(0.03, 0.97, "hollow: one seed", transform=panels[0].transAxes, fontsize=7, va="top")
         panels[0].set_ylabel("validation accuracy, % (95 %)")
 
 
