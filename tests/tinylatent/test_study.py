@@ -16,7 +16,7 @@ from tinylatent.measure import ITSELF, measure
 from tinylatent.methods import Coconut, CoT2, Direct, DiscreteCoT, PauseTokens
 from tinylatent.report import Table
 from tinylatent.seeds import Seeds
-from tinylatent.studies import lineup, mnns, mnns_tuning
+from tinylatent.studies import lineup, mnns, mnns_tuning, mnns_tuning_small
 from tinylatent.studies.compare import grouped, method_of
 from tinylatent.studies.lineup import RECIPES
 from tinylatent.study import Study, rebuild, reproduce, studies
@@ -161,7 +161,7 @@ def test_registered_studies_have_distinct_runs_and_tuning_keeps_off_reported_spl
             identities = [experiment.identity for experiment in grid]
             assert len(set(identities)) == len(identities)
             splits = {experiment.seeds.split for experiment in grid}
-            assert splits <= tuned if each.name == "mnns-tuning" else splits.isdisjoint(tuned)
+            assert splits <= tuned if "tuning" in each.name else splits.isdisjoint(tuned)
 
 
 def test_frozen_recipes_are_the_best_of_the_stored_tuning_runs():
@@ -255,6 +255,13 @@ def test_a_study_does_not_rebuild_the_runs_of_another(committed):
         rebuild(mnns.STUDY, committed)
     with pytest.raises(storage.DamagedError, match=r"runs\.jsonl is missing"):
         rebuild(mnns.STUDY, committed.parent)
+
+
+def test_frozen_rates_of_small_models_are_the_best_of_the_stored_tuning_runs():
+    runs = storage.read_lines(RESULTS / "mnns-tuning-small" / "runs.jsonl")
+    groups = grouped(runs, mnns_tuning_small.contender)
+    assert {contender: mnns_tuning.winner(group)[0] for contender, group in groups.items()} == lineup.SMALL
+    assert {mnns_tuning.winner(group)[1:] for group in groups.values()} == {(0.05, "")}
 
 
 def test_table_as_csv_and_markdown():

@@ -1,6 +1,7 @@
 """The lineup: the methods compared on MNNS, the recipes study `mnns-tuning` froze, and how a comparison is shown."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -24,6 +25,7 @@ from tinylatent.studies.compare import (
     percent,
 )
 from tinylatent.study import Record
+from tinylatent.transformer import Shape
 
 METHODS: tuple[Method, ...] = (Direct(), PauseTokens(), DiscreteCoT(), Coconut(mixing=0.0), CoT2())
 LABELS = {"direct": "direct", "pause": "pause", "discrete": "discrete CoT", "coconut": "Coconut", "cot2": "CoT2"}
@@ -36,6 +38,15 @@ RECIPES = {
 }
 """What each method is trained with in every reported study, and Coconut's mixing above: a test holds them to the stored
 tuning runs."""
+SMALL = {
+    ("discrete", Shape(16)): 5e-3,
+    ("discrete", Shape(24)): 5e-3,
+    ("discrete", Shape(24, 1, 1)): 5e-3,
+    ("cot2", Shape(16)): 1e-2,
+    ("cot2", Shape(24)): 1e-2,
+    ("cot2", Shape(24, 1, 1)): 1e-2,
+}
+"""Learning rates in shapes other than the default, from study `mnns-tuning-small`; all else as above."""
 COLUMNS = {
     "method": "s", "accuracy": ".2f", "low": ".2f", "high": ".2f", "published": ".2f", "seeds": "d", "kl": ".4f",
     "norm": ".2f", "steps": "d", "kflop": ".0f", "parameters": "d", "train_s": ".0f", "eval_per_s": ".0f",
@@ -50,6 +61,12 @@ LEGEND = (
     "model, its latents replaced at evaluation by noise of the same norm, by another problem's latents, by nothing. "
     "Differences are on the same splits."
 )
+
+
+def recipe(method: Method, shape: Shape) -> Training:
+    """What a method is trained with in a model of this shape."""
+    usual = RECIPES[method.name]
+    return usual if shape == Shape() else replace(usual, rate=SMALL[method.name, shape])
 
 
 def comparison(records: list[Record], title: str, published: dict[str, float]) -> Table:

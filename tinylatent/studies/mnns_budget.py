@@ -1,7 +1,8 @@
 """Study `mnns-budget`: how many traces should the supervision hold, and does the answer depend on the width?
 
 The 3 x 3 table of Gozeten et al. 2025: budget B in {1, 4, 16} (16 are all traces of four digits) times width d in
-{16, 24, 32}. B = 1 is discrete chain of thought; B = 4 and 16 are CoT2 with the same recipe, tuned at d = 32, B = 16.
+{16, 24, 32}. B = 1 is discrete chain of thought; B = 4 and 16 are CoT2 with the same recipe, tuned at B = 16. Each
+width has learning rates of its own (studies `mnns-tuning` and `mnns-tuning-small`).
 """
 
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from tinylatent.studies.compare import (
     points,
     verdict,
 )
-from tinylatent.studies.lineup import RECIPES
+from tinylatent.studies.lineup import recipe
 from tinylatent.study import Profile, Record, Study
 from tinylatent.transformer import Shape
 
@@ -46,8 +47,8 @@ LEGEND = (
     "accuracy, low, high: percent of the validation part, mean over seeds, 95 % interval (bootstrap over seeds and "
     "keys, or Student's t over seeds where that is wider). published: Gozeten et al. 2025. budget: traces in the "
     "supervision, those of smallest |final sum| first; 1 is discrete CoT, which has no latents to replace. noise, "
-    "shuffled, zero: accuracy with the latents replaced at evaluation. Learning rate and weight decay are those tuned "
-    "at d = 32 for B = 1 and B = 16: B = 4 and the narrower models have not been tuned for themselves."
+    "shuffled, zero: accuracy with the latents replaced at evaluation. Learning rates are tuned for B = 1 and B = 16 "
+    "at each width, weight decay at d = 32; B = 4 takes the rates of B = 16."
 )
 Cells = dict[tuple[int, int], list[Record]]
 
@@ -55,8 +56,8 @@ Cells = dict[tuple[int, int], list[Record]]
 def grid(profile: Profile) -> list[Experiment]:
     """Every width, budget and seed; the quick profile's corners."""
     return [
-        Experiment(method=method, shape=Shape(width), training=RECIPES[method.name], seeds=Seeds.all(seed))
-        for width in (WIDTHS if profile == "full" else WIDTHS[::2])
+        Experiment(method=method, shape=shape, training=recipe(method, shape), seeds=Seeds.all(seed))
+        for shape in map(Shape, WIDTHS if profile == "full" else WIDTHS[::2])
         for method in BUDGETS.values()
         for seed in SEEDS[profile]
     ]

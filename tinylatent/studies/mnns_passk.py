@@ -1,9 +1,9 @@
 """Study `mnns-passk`: one deterministic CoT2 chain against many sampled discrete ones.
 
 The pass@k comparison of Gozeten et al. 2025 (1 layer, 1 head, d = 24), at several temperatures, with majority votes,
-and with the number of decoded steps beside each: k chains of four steps cost 4 k, CoT2 four. Recipes are those tuned
-for two layers at d = 32. The temperature that suits discrete CoT best is picked on the reported problems themselves,
-which favours discrete CoT.
+and with the number of decoded steps beside each: k chains of four steps cost 4 k, CoT2 four. Learning
+rates are tuned for this shape (study `mnns-tuning-small`). The temperature that suits discrete CoT best is picked on
+the reported problems themselves, which favours discrete CoT.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ from tinylatent.studies.compare import (
     rights,
     verdict,
 )
-from tinylatent.studies.lineup import RECIPES, comparison
+from tinylatent.studies.lineup import comparison, recipe
 from tinylatent.study import Profile, Record, Study
 from tinylatent.transformer import Shape
 
@@ -47,7 +47,7 @@ COLUMNS = {
 def grid(profile: Profile) -> list[Experiment]:
     """Discrete chain of thought and CoT2 on every seed, in the paper's smallest shape."""
     return [
-        Experiment(method=method, shape=SHAPE, training=RECIPES[method.name], seeds=Seeds.all(seed))
+        Experiment(method=method, shape=SHAPE, training=recipe(method, SHAPE), seeds=Seeds.all(seed))
         for method in (DiscreteCoT(), CoT2())
         for seed in SEEDS[profile]
     ]
@@ -99,7 +99,7 @@ def tables(records: list[Record]) -> list[Table]:
         f"steps: decoded steps of k chains. pass@k: unbiased from {samples} samples; it needs somebody who knows which "
         f"chain is right. majority@k: over {samples} // k disjoint blocks of k samples. published: pass@k at "
         "temperature 1 of Gozeten et al. 2025. Below, each k stands at the temperature that suits it best on these "
-        "very problems, which favours discrete CoT. Recipes are those tuned for two layers at d = 32."
+        "very problems, which favours discrete CoT."
     )
     sampled = Table("Discrete CoT, sampled", COLUMNS, rows, [legend, *listed(_findings(records))])
     return [comparison(records, "MNNS with 1 layer, 1 head, d = 24: one shot", PUBLISHED), sampled]

@@ -138,11 +138,11 @@ def tables(records: list[Record]) -> list[Table]:
             row: dict[str, Value] = {"method": LABELS[name], "rate": rate, "weight decay": decay, "own": settings}
             mark = "yes" if each == chosen else ""
             rows.append({**row, "seeds": len(runs), **percent(accuracy(runs)), "chosen": mark})
-    notes = [LEGEND, *listed(_finding(LABELS[name], group) for name, group in groups.items())]
+    notes = [LEGEND, *listed(margin(LABELS[name], group) for name, group in groups.items())]
     return [Table("The same search for every method, on tuning splits", COLUMNS, rows, notes)]
 
 
-def _finding(label: str, group: list[Record]) -> str:
+def margin(label: str, group: list[Record]) -> str:
     """Whether a method's best is surely better than its second best, and whether it stands at an edge."""
     found = tried_on_all(group)
     first, second = sorted(found, key=lambda each: -_mean(found[each]))[:2]
