@@ -41,7 +41,7 @@ tuning runs."""
 SMALL = {
     ("discrete", Shape(16)): 5e-3,
     ("discrete", Shape(24)): 5e-3,
-    ("discrete", Shape(24, 1, 1)): 5e-3,
+    ("discrete", Shape(24, 1, 1)): 1e-2,
     ("cot2", Shape(16)): 1e-2,
     ("cot2", Shape(24)): 1e-2,
     ("cot2", Shape(24, 1, 1)): 1e-2,

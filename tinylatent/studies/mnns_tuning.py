@@ -151,12 +151,11 @@ def margin(label: str, group: list[Record]) -> str:
         difference(found[first], found[second]),
         len(found[first]),
     )
-    edges = [
-        f"the {end} {name}"
-        for place, name in enumerate(("rate", "decay"))
-        for end, pick in (("lowest", min), ("highest", max))
-        if first[place] == pick(each[place] for each in searched(group))
-    ]
+    edges = []
+    for place, name in enumerate(("rate", "decay")):
+        tried = {each[place] for each in searched(group)}
+        ends = {min(tried): "lowest", max(tried): "highest"} if len(tried) > 1 else {}
+        edges += [f"the {end} {name}" for value, end in ends.items() if value == first[place]]
     return f"{said} It has {' and '.join(edges)} that was tried: better ones may lie beyond." if edges else said
 
 

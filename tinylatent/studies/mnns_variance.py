@@ -95,7 +95,7 @@ def _findings(records: list[Record]) -> Iterator[str]:
 
 
 def draw(records: list[Record], path: Path) -> None:
-    """Every run as a dot: a panel a method, a column a purpose."""
+    """Every run as a dot: a panel a method, a column a purpose, with the mean and one deviation to either side."""
     groups = grouped(records, method_of)
     rows = (*PURPOSES, "together")
     with figure(path, 2.7 * len(groups), 2.8, columns=len(groups)) as panels:
@@ -103,10 +103,11 @@ def draw(records: list[Record], path: Path) -> None:
             for place, varied in enumerate(rows):
                 values = accuracies(group, varied)
                 axes.plot([place] * len(values), values, "o", color=COLOURS[name], alpha=0.5, markersize=5)
-                axes.plot([place - 0.2, place + 0.2], [fmean(values)] * 2, color=COLOURS[name], linewidth=2)
+                mean, sd = fmean(values), stdev(values)
+                axes.errorbar(place + 0.22, mean, sd, fmt="_", color=COLOURS[name], capsize=3, linewidth=2)
             axes.set_xticks(range(len(rows)), rows)
             axes.set(title=LABELS[name], xlim=(-0.5, len(rows) - 0.5))
-        panels[0].set_ylabel("validation accuracy of each run, %")
+        panels[0].set_ylabel("accuracy of each run, % (mean, one sd)")
 
 
 STUDY = Study(
