@@ -8,13 +8,14 @@ the reported problems themselves, which favours discrete CoT.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from matplotlib.ticker import ScalarFormatter
 
 from tinylatent.experiment import Experiment
 from tinylatent.methods import CoT2, DiscreteCoT
 from tinylatent.plots import COLOURS, figure, interval_column, published_mark, shade
-from tinylatent.report import Table, Value
+from tinylatent.report import Table
 from tinylatent.seeds import Seeds
 from tinylatent.statistics import Interval, accuracy_interval, paired_difference
 from tinylatent.studies.compare import (
@@ -86,11 +87,12 @@ def settings(group: list[Record]) -> tuple[list[str], list[str]]:
 
 def tables(records: list[Record]) -> list[Table]:
     """Both methods in one shot, and discrete chain of thought at every temperature and k."""
-    group, rows = grouped(records, method_of)["discrete"], []
+    group = grouped(records, method_of)["discrete"]
+    rows: list[dict[str, Any]] = []
     temperatures, ks = settings(group)
     for temperature in temperatures:
         for k in ks:
-            row: dict[str, Value] = {"temperature": temperature, "k": k, "steps": int(k) * group[0]["cost"]["steps"]}
+            row: dict[str, Any] = {"temperature": temperature, "k": k, "steps": int(k) * group[0]["cost"]["steps"]}
             for name in ("pass", "majority"):
                 row |= percent(interval(group, name, temperature, k), f"{name}@k", f"{name} low", f"{name} high")
             rows.append(row | {"published": PUBLISHED_PASS.get(k) if temperature == "1" else None})
@@ -101,20 +103,20 @@ def tables(records: list[Record]) -> list[Table]:
         "temperature 1 of Gozeten et al. 2025. Below, each k stands at the temperature that suits it best on these "
         "very problems, which favours discrete CoT."
     )
-    sampled = Table("Discrete CoT, sampled", COLUMNS, rows, [legend, *listed(_findings(records))])
+    sampled = Table("Discrete CoT, sampled", COLUMNS, rows, [legend, *listed(_findings(records, rows))])
     return [comparison(records, "MNNS with 1 layer, 1 head, d = 24: one shot", PUBLISHED), sampled]
 
 
-def _findings(records: list[Record]) -> Iterator[str]:
+def _findings(records: list[Record], rows: list[dict[str, Any]]) -> Iterator[str]:
     """CoT2 in one shot against as many decoded steps, and against k chains at the temperature that suits k best."""
     groups = grouped(records, method_of)
     discrete, cot2 = groups["discrete"], groups["cot2"]
-    temperatures, ks = settings(discrete)
+    _, ks = settings(discrete)
     steps = cot2[0]["cost"]["steps"]
     yield better(f"At equal decoded steps ({steps}) CoT2", cot2, "greedy discrete CoT", discrete)
     for name, fewest in (("pass", 2), ("majority", 3)):  # fewer are one sample again
         for k in [k for k in ks if int(k) >= fewest]:
-            best = max(temperatures, key=lambda each: interval(discrete, name, each, k).value)
+            _, best = max((row[f"{name}@k"], row["temperature"]) for row in rows if row["k"] == k)
             theirs = f"{int(k) * discrete[0]['cost']['steps']} decoded steps, temperature {best}"
             claim = f"one shot of CoT2 ({steps} steps) is above {name}@{k} of discrete CoT ({theirs})"
             yield verdict(claim, gap(cot2, discrete, name, best, k), len(cot2))
@@ -143,7 +145,8 @@ def draw(records: list[Record], path: Path) -> None:
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.minorticks_off()
         published_mark(panels[0], [steps * int(k) for k in PUBLISHED_PASS], list(PUBLISHED_PASS.values()))
-        published_mark(panels[0], steps, PUBLISHED["cot2"], label="published")
+        published_mark(panels[0], steps, PUBLISHED["cot2"])
+        published_mark(panels[1], label="published")
         panels[1].legend(loc="lower right")
 
 
