@@ -180,7 +180,7 @@ def test_offsets_move_positions_and_nothing_else(method):
 def test_trains_with_room_and_validates_longer_problems(method):
     """What was trained on three digits runs on five: vocabulary and positions are large enough."""
     task = MNNS(3, 1, 4, room=5)
-    model = train(Experiment(task, method, Shape(8, 1, 1), Training(steps=3, batch=8)))
+    model = train(Experiment(task, method, Shape(8, 1, 1), Training(steps=8, batch=8)))
     longer = MNNS(5, 1, 4)
     problems = problems_of(method, longer, longer.problems(4, seed=0))
     logits_BTV = rollout(model.backbone, method.plan(model, problems), problems.prompt_BN).logits_BTV
@@ -238,7 +238,7 @@ def test_a_seed_changes_what_it_should_and_only_that(purpose):
 @WITH_VARIANTS
 def test_same_seeds_same_weights(method):
     def weights(seeds):
-        whole = Experiment(TASK, method, Shape(8, 1, 1), Training(steps=4, batch=8), seeds)
+        whole = Experiment(TASK, method, Shape(8, 1, 1), Training(steps=8, batch=8), seeds)
         return torch.cat([tensor.flatten() for tensor in train(whole).state_dict().values()])
 
     base = weights(Seeds())
