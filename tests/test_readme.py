@@ -9,11 +9,11 @@ import pytest
 from tinylatent import storage
 from tinylatent.cli import main
 from tinylatent.studies.compare import accuracy, grouped, method_of
-from tinylatent.study import kept, rebuild, studies
+from tinylatent.study import kept, rebuild, studies, study_of
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-KEPT = kept(ROOT / "results")
+KEPT = {folder: study_of(folder) for folder in kept(ROOT / "results")}
 
 
 def block(name):

@@ -22,7 +22,7 @@ from tinylatent.provenance import environment
 from tinylatent.rollout import rollout
 from tinylatent.seeds import Seeds
 from tinylatent.statistics import accuracy_interval
-from tinylatent.study import RUNS, kept, rebuild, reproduce, studies
+from tinylatent.study import RUNS, kept, rebuild, reproduce, studies, study_of
 from tinylatent.thoughts import CONTROLS
 from tinylatent.training import load
 from tinylatent.transformer import Shape
@@ -169,7 +169,7 @@ class Rebuild:
     all: bool = False
     """All folders of results."""
     results: Path = Path("results")
-    """Folder of results."""
+    """Folder that holds them; results/runs/quick for those of quick profiles."""
 
     def run(self) -> None:
         """Rebuilds and prints what was written."""
@@ -179,12 +179,12 @@ class Rebuild:
             raise ValueError(f"{self.results} holds no results: expected folders with a runs.jsonl; try --results PATH")
         if self.all == bool(self.folders):
             raise ValueError(f"rebuild needs names or --all, one of the two: there are {names}")
-        missing = [name for name in self.folders if self.results / name not in found]
+        chosen = found if self.all else [self.results / name for name in self.folders]
+        missing = [folder.name for folder in chosen if folder not in found]
         if missing:
             raise ValueError(f"{self.results} has no results {missing[0]!r}: expected one of {names}")
-        chosen = [folder for folder in found if self.all or folder.name in self.folders]
         for folder in tqdm(chosen, unit="study", disable=None):
-            outcome = rebuild(found[folder], folder)
+            outcome = rebuild(study_of(folder), folder)
             tqdm.write("\n".join(str(path) for name, path in outcome.files.items() if name != RUNS), file=sys.stdout)
 
 

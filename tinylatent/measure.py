@@ -24,7 +24,7 @@ from tinylatent.provenance import environment
 from tinylatent.seeds import derive
 from tinylatent.statistics import cluster_counts, majority_at_k, pass_at_k
 from tinylatent.thoughts import CONTROLS
-from tinylatent.training import STAGES, train
+from tinylatent.training import stage_end, train
 
 ITSELF = "itself"
 SAMPLES = 32
@@ -89,9 +89,7 @@ def _stages(experiment: Experiment, folder: Path, rows: np.ndarray, device: torc
     """Right answers per key at the end of every stage but the last, thinking as that stage taught."""
     found = []
     for stage in range(len(experiment.method.starts(experiment.training.steps)) - 1):
-        model, saved = experiment.model(device), storage.find_checkpoint(folder / STAGES / str(stage))
-        if saved is None:
-            raise storage.DamagedError(f"{folder / STAGES / str(stage)} is missing: delete {folder} to start over")
+        model, saved = experiment.model(device), stage_end(folder, stage)
         storage.load_weights(saved, model)
         result = evaluate(experiment.task, experiment.method, model, rows, device=device)
         _, right, _ = cluster_counts(experiment.task.key(rows), result.right_P)

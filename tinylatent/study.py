@@ -99,39 +99,40 @@ def rebuild(study: Study, folder: Path) -> Outcome:
     Raises:
         storage.DamagedError: runs.jsonl is missing, damaged or not this study's.
     """
-    records = _stored(folder)
-    if records[0]["study"] != study.name:
-        raise storage.DamagedError(f"{folder / RUNS} holds runs of study {records[0]['study']}, not of {study.name}")
+    records, runs = _stored(folder), folder / RUNS
+    _check(study, records, runs)
     try:
-        tables = study.tables(records)
-    except KeyError as error:
+        tables, origin = study.tables(records), provenance(records, runs)
+    except (KeyError, TypeError, ValueError) as error:
         raise storage.DamagedError(
-            f"{folder / RUNS} holds runs of another version of {study.name} ({error} is missing): reproduce it again"
+            f"{runs} does not hold what {study.name} needs ({type(error).__name__}: {error}): reproduce it again"
         ) from error
     csvs = ["table.csv", *(f"table-{number}.csv" for number in range(2, len(tables) + 1))]
     files = {name: folder / name for name in (*csvs, "table.md", "figure.png", "provenance.json", RUNS)}
+    with storage.atomic(files["figure.png"]) as temporary:
+        study.figure(records, temporary)
     for name, table in zip(csvs, tables, strict=True):
         storage.write_text(files[name], table.csv())
     storage.write_text(files["table.md"], f"{study.question}\n\n" + "\n".join(table.markdown() for table in tables))
-    with storage.atomic(files["figure.png"]) as temporary:
-        study.figure(records, temporary)
-    storage.write_json(files["provenance.json"], provenance(records, files[RUNS]))
+    storage.write_json(files["provenance.json"], origin)
     return Outcome(tables, files)
 
 
-def kept(results: Path) -> dict[Path, Study]:
-    """Every folder of committed results (one with a runs.jsonl), and the study its runs belong to.
+def kept(results: Path) -> list[Path]:
+    """Every folder of stored results: one with a runs.jsonl."""
+    return sorted(path.parent for path in results.glob(f"*/{RUNS}"))
+
+
+def study_of(folder: Path) -> Study:
+    """The study that a folder's runs belong to.
 
     Raises:
-        storage.DamagedError: a folder's runs are damaged, or of a study that is not registered.
+        storage.DamagedError: the runs are damaged, or of a study that is not registered.
     """
-    known, found = studies(), {}
-    for path in sorted(results.glob(f"*/{RUNS}")):
-        name = _stored(path.parent)[0]["study"]
-        if name not in known:
-            raise storage.DamagedError(f"{path} is of an unknown study {name}: expected one of {', '.join(known)}")
-        found[path.parent] = known[name]
-    return found
+    known, name = studies(), _stored(folder)[0]["study"]
+    if name not in known:
+        raise storage.DamagedError(f"{folder / RUNS} is of an unknown study {name}: expected one of {', '.join(known)}")
+    return known[name]
 
 
 def _stored(folder: Path) -> list[Record]:
@@ -143,6 +144,31 @@ def _stored(folder: Path) -> list[Record]:
     if not records or any("study" not in record for record in records):
         raise storage.DamagedError(f"{path} holds no runs of a study: reproduce the study to make them")
     return records
+
+
+def _check(study: Study, records: list[Record], path: Path) -> None:
+    """Raises DamagedError unless each record is of the run it names, once, and the study's grid is there."""
+    if records[0]["study"] != study.name:
+        raise storage.DamagedError(f"{path} holds runs of study {records[0]['study']}, not of {study.name}")
+    seen: set[str] = set()
+    for number, record in enumerate(records, 1):
+        try:
+            identity = Experiment.from_json(record["experiment"]).identity
+        except (KeyError, ValueError) as error:
+            raise storage.DamagedError(
+                f"{path}, line {number} cannot be used ({error}): reproduce the study"
+            ) from error
+        if record.get("id") != identity:
+            raise storage.DamagedError(f"{path}, line {number}: the experiment was changed, its id is another's")
+        if identity in seen:
+            raise storage.DamagedError(f"{path}, line {number}: the same run stands there twice")
+        seen.add(identity)
+    grid = [experiment.identity for experiment in study.grid(records[0].get("profile", "full"))]
+    missing = len(set(grid) - seen)
+    if missing:
+        raise storage.DamagedError(
+            f"{path} lacks {missing} of the {len(grid)} runs of {study.name} as it is now: reproduce it again"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def _training_rows(experiment: Experiment) -> np.ndarray:
     if any(start >= after for start, after in pairwise(starts)):
         raise ValueError(
             f"{recipe.steps} steps leave a stage of {experiment.method.name} without any (stages start at "
-            f"{', '.join(map(str, starts[:-1]))}): raise training.steps"
+            f"{', '.join(map(str, starts[:-1]))}): raise training.steps or change the shares of its stages"
         )
     if len(rows) < recipe.batch:
         raise ValueError(f"a batch of {recipe.batch} from {len(rows)} training problems: lower training.batch")
@@ -149,6 +149,21 @@ def _enter(
     method.enter(model, stage)
 
 
+def stage_end(folder: Path, stage: int) -> storage.Saved:
+    """What a run's stage had learnt when it ended.
+
+    Raises:
+        storage.DamagedError: its checkpoint is damaged or missing.
+    """
+    try:
+        saved = storage.find_checkpoint(folder / STAGES / str(stage))
+    except storage.DamagedError as error:
+        raise storage.DamagedError(f"{str(error).partition(': delete')[0]}: delete {folder} to start over") from error
+    if saved is None:
+        raise storage.DamagedError(f"{folder / STAGES / str(stage)} holds no checkpoint: delete {folder} to start over")
+    return saved
+
+
 def _check_folder(experiment: Experiment, folder: Path) -> None:
     """Refuses a folder that is not this experiment's, before anything in it is touched."""
     config = folder / CONFIG
@@ -175,6 +190,9 @@ def _open_run(
         return None
     storage.load_weights(saved, model)
     storage.load_optimizer(saved, optimizer)
+    for stage, end in enumerate(experiment.method.starts(experiment.training.steps)[1:]):
+        if end < saved.step:
+            stage_end(folder, stage)
     if saved.step < experiment.training.steps:
         remark = f", {dropped} bytes of later metrics dropped" if dropped else ""
         say(f"{folder}: resumed at step {saved.step}{remark}")

@@ -191,16 +191,22 @@ def test_stages_take_their_share_and_the_last_what_is_left():
 
 @pytest.mark.parametrize(("fields", "steps"), [({}, 2), ({}, 3), ({"share": 0.333}, 20)])
 def test_too_few_steps_for_the_stages_are_refused_before_training(fields, steps, tmp_path):
-    with pytest.raises(ValueError, match=r"steps leave a stage of coconut without any .*: raise training\.steps"):
+    with pytest.raises(ValueError, match=r"steps leave a stage of coconut without any .*: raise training\.steps or"):
         train(experiment(Coconut(**fields), steps=steps), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_stage_is_named(tmp_path):
+@pytest.mark.parametrize("work", [measure, train])
+def test_a_missing_or_damaged_stage_is_named_before_anything_is_trained(work, tmp_path):
+    """The advice names the run's folder: a stage alone cannot be made again."""
     measure(experiment(), tmp_path)
+    (weights,) = (tmp_path / STAGES / "1").rglob(storage.WEIGHTS)
+    weights.write_bytes(weights.read_bytes()[:40])
+    with pytest.raises(storage.DamagedError, match=rf"safetensors is damaged .*: delete {tmp_path} to start over"):
+        work(experiment(), tmp_path)
     shutil.rmtree(tmp_path / STAGES / "1")
-    with pytest.raises(storage.DamagedError, match=r"stages/1 is missing: delete .* to start over"):
-        measure(experiment(), tmp_path)
+    with pytest.raises(storage.DamagedError, match=rf"stages/1 holds no checkpoint: delete {tmp_path} to start over"):
+        work(experiment(), tmp_path)
 
 
 def experiment(method=None, steps=20, **recipe):
@@ -310,9 +316,10 @@ def test_more_latents_than_steps_get_positions_of_their_own():
     ("fields", "said"),
     [
         ({"stages": 0}, r"stages 0: expected at least 1"),
-        ({"per_step": 0}, r"per_step 0: expected at least 1 latent step"),
-        ({"share": 0.0}, r"share 0\.0 .*: expected more than 0 and less than 1 / 3; try 0\.2"),
-        ({"share": 0.34}, r"share 0\.34 of training for each of the first 3 stages leaves none for the last"),
+        ({"per_step": 0}, r"per_step 0: expected 1 to 64 latent steps"),
+        ({"share": 0.0}, r"share 0\.0: .* expected more than 0 and less than 1 / 3, so .*; try 0\.2"),
+        ({"share": 0.34}, r"share 0\.34: the first 3 stages take it each; expected more than 0 and less than 1 / 3"),
+        ({"per_step": 1000}, r"per_step 1000: expected 1 to 64"),
         ({"mixing": 1.1}, r"mixing 1\.1: expected a probability"),
         ({"mixing": -0.1}, r"mixing -0\.1: expected a probability"),
     ],

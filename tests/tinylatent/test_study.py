@@ -202,7 +202,7 @@ def committed(outcome, tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("words", [["--all"], ["first"]])
+@pytest.mark.parametrize("words", [["--all"], ["first"], ["first/"]])
 def test_rebuild_makes_the_same_files_again(words, committed, outcome, capsys):
     assert main(["rebuild", *words, "--results", str(committed.parent)]) == 0
     for name in NAMES:
@@ -242,12 +242,48 @@ def test_rebuild_refuses_runs_that_are_none(text, said, committed, capsys):
 
 
 def test_runs_of_an_older_study_are_refused(committed, capsys):
-    """Here a method that the table now needs is missing."""
+    """Here the runs of a method that the grid now has are missing."""
     lines = (committed / "runs.jsonl").read_text().splitlines(keepends=True)
     (committed / "runs.jsonl").write_text("".join(line for line in lines if '"coconut"' not in line))
     assert main(["rebuild", "first", "--results", str(committed.parent)]) == 2
-    assert "holds runs of another version of tiny ('coconut' is missing): reproduce it" in capsys.readouterr().err
+    assert "lacks 2 of the 10 runs of tiny as it is now: reproduce it" in capsys.readouterr().err
     assert [path.name for path in committed.iterdir()] == ["runs.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda r: r["experiment"]["training"].update(steps=5),
+            "line 1: the experiment was changed, its id is another's",
+        ),
+        (lambda r: r["experiment"].pop("shape"), "line 1 cannot be used"),
+        (lambda r: r.pop("environment"), "does not hold what tiny needs (KeyError: 'environment')"),
+        (lambda r: r["evaluations"]["itself"].update(right=[999]), "does not hold what tiny needs (ValueError: "),
+    ],
+)
+def test_changed_records_are_refused_before_anything_is_written(change, said, committed, capsys):
+    records = storage.read_lines(committed / "runs.jsonl")
+    change(records[0])
+    (committed / "runs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert main(["rebuild", "--all", "--results", str(committed.parent)]) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in committed.iterdir()] == ["runs.jsonl"]
+
+
+def test_the_same_run_twice_is_refused(committed, capsys):
+    text = (committed / "runs.jsonl").read_text()
+    (committed / "runs.jsonl").write_text(text + text.splitlines(keepends=True)[0])
+    assert main(["rebuild", "--all", "--results", str(committed.parent)]) == 2
+    assert "line 11: the same run stands there twice" in capsys.readouterr().err
+
+
+def test_a_damaged_folder_does_not_keep_others_from_being_rebuilt(committed):
+    other = committed.parent / "second"
+    other.mkdir()
+    (other / "runs.jsonl").write_text("{")
+    assert main(["rebuild", "first", "--results", str(committed.parent)]) == 0
+    assert main(["rebuild", "--all", "--results", str(committed.parent)]) == 2
 
 
 def test_a_study_does_not_rebuild_the_runs_of_another(committed):

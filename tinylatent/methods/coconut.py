@@ -54,7 +54,8 @@ class Coconut(Method):
     latent = True
 
     stages: int = 3
-    """Steps of the chain that are latent in the last stage, at most."""
+    """Steps of the chain that are latent in the last stage: stages 0 to this, one step more in each. A shorter chain is
+    all latent earlier."""
     per_step: int = 1
     """Latent steps for each step of the chain that they replace (the paper's c)."""
     share: float = 0.2
@@ -65,12 +66,12 @@ class Coconut(Method):
     def __post_init__(self) -> None:
         if self.stages < 1:
             raise ValueError(f"stages {self.stages}: expected at least 1; try 3")
-        if self.per_step < 1:
-            raise ValueError(f"per_step {self.per_step}: expected at least 1 latent step for a step of the chain")
+        if not 1 <= self.per_step <= 64:
+            raise ValueError(f"per_step {self.per_step}: expected 1 to 64 latent steps for a step of the chain; try 1")
         if not 0 < self.share * self.stages < 1:
             raise ValueError(
-                f"share {self.share} of training for each of the first {self.stages} stages leaves none for the last: "
-                f"expected more than 0 and less than 1 / {self.stages}; try {0.6 / self.stages:.2g}"
+                f"share {self.share}: the first {self.stages} stages take it each; expected more than 0 and less than "
+                f"1 / {self.stages}, so that each and the last have some of training; try {0.6 / self.stages:.2g}"
             )
         if not 0 <= self.mixing <= 1:
             raise ValueError(f"mixing {self.mixing}: expected a probability; try 0.1")

@@ -55,11 +55,11 @@ LEGEND = (
     "accuracy, low, high: percent of the validation part, mean over seeds, 95 % interval (bootstrap over seeds and "
     "keys, a key being a multiset of digits; Student's t over seeds where that is wider). published: Gozeten et al. "
     "2025, another implementation and other splits, without interval. kl: nats from the oracle's frontier of all "
-    "traces, mean over steps; discrete CoT is taught one trace, so it stands far from all. norm: of what is fed back, "
-    "in units of the mean token embedding. steps, kflop: decoded steps and thousand operations per problem at "
-    "inference. train_s: seconds a run; eval_per_s: problems a second, one thread. noise, shuffled, zero: the same "
-    "model, its latents replaced at evaluation by noise of the same norm, by another problem's latents, by nothing. "
-    "Differences are on the same splits."
+    "traces, mean over steps, for methods with taught steps; discrete CoT is taught one trace, so it stands far from "
+    "all. norm: of what is fed back, in units of the mean token embedding (tokens differ). steps, kflop: decoded steps "
+    "and thousand operations per problem at inference. train_s: seconds a run; eval_per_s: problems a second, one "
+    "thread. noise, shuffled, zero: the same model, its latents replaced at evaluation by noise of the same norm, by "
+    "another problem's latents, by nothing. Differences are on the same splits."
 )
 
 

@@ -5,6 +5,7 @@ of digits never seen). All methods take the same number of steps; learning rate 
 the best of the twelve pairs that study `mnns-tuning` tried on other splits.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -17,7 +18,6 @@ from tinylatent.report import Table, Value
 from tinylatent.seeds import Seeds
 from tinylatent.statistics import Interval, accuracy_interval, paired_difference
 from tinylatent.studies.compare import (
-    accuracy,
     better,
     grouped,
     listed,
@@ -53,11 +53,13 @@ def tables(records: list[Record]) -> list[Table]:
 
 def stage_intervals(group: list[Record]) -> list[Interval]:
     """Accuracy at the end of each stage, the last included."""
-    stages = [
-        accuracy_interval([record["stages"][stage]["right"] for record in group], totals(group))
-        for stage in range(len(group[0]["stages"]))
-    ]
-    return [*stages, accuracy(group)]
+    return [accuracy_interval(right, totals(group)) for right in _stage_rights(group)]
+
+
+def _stage_rights(group: list[Record]) -> list[list[list[int]]]:
+    """Right answers per key of each run, at the end of each stage, the last included."""
+    earlier = range(len(group[0]["stages"]))
+    return [*([record["stages"][stage]["right"] for record in group] for stage in earlier), rights(group)]
 
 
 def _by_stage(group: list[Record], discrete: list[Record]) -> Table:
@@ -70,23 +72,20 @@ def _by_stage(group: list[Record], discrete: list[Record]) -> Table:
     columns = {"stage": "d", "until step": "d", "accuracy": ".2f", "low": ".2f", "high": ".2f"}
     legend = (
         "Accuracy at the end of each stage, thinking as it taught: stage k has k latent steps, stage 0 none. All "
-        "stages share the steps that discrete CoT has for itself, so a later one is better trained as well as more "
-        "latent."
+        "stages together get as many training steps as discrete CoT alone, so a later one is also trained for longer: "
+        "a rise is no measure of what latents add, the last line below is."
     )
-    rights_of = [stage["right"] for stage in group[0]["stages"]]
-    last = len(rights_of)
-    gaps = [
-        paired_difference(rights(group), [record["stages"][stage]["right"] for record in group], totals(group))
-        for stage in (0, last - 1)
+    steps = enumerate(pairwise(_stage_rights(group)), 1)
+    notes = [
+        verdict(
+            f"Coconut is more often right after stage {stage} than after stage {stage - 1}",
+            paired_difference(now, before, totals(group)),
+            len(group),
+        )
+        for stage, (before, now) in steps
     ]
-    notes = listed(
-        [
-            verdict("at the end Coconut is more often right than after its stage in words", gaps[0], len(group)),
-            verdict("at the end Coconut is more often right than after the stage before", gaps[1], len(group)),
-            better("Coconut, all latent,", group, "discrete CoT trained for as many steps", discrete),
-        ]
-    )
-    return Table("Coconut, stage by stage", columns, rows, [legend, *notes])
+    notes.append(better("Coconut, all latent,", group, "discrete CoT trained for as many steps", discrete))
+    return Table("Coconut, stage by stage", columns, rows, [legend, *listed(notes)])
 
 
 def draw(records: list[Record], path: Path) -> None:
