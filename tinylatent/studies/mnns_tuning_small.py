@@ -98,6 +98,7 @@ def draw(records: list[Record], path: Path) -> None:
                 values = [100 * accuracy(runs).value for runs in found.values()]
                 axes.plot([rate for rate, _, _ in found], values, color=COLOURS[method.name], label=label)
             axes.set(title=written(shape), xlabel="peak learning rate", xscale="log", ylim=(0, 102))
+            axes.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
             axes.minorticks_off()
         panels[0].set_ylabel("validation accuracy, % (95 %)")
         panels[0].legend(loc="lower center")
