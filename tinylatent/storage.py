@@ -190,26 +190,28 @@ def _config_checksum(folder: Path) -> str:
     return checksum(config.read_bytes() if config.exists() else b"")
 
 
-def find_checkpoint(folder: Path) -> Saved | None:
-    """The newest checkpoint under a run's folder, verified; None if there is none.
+def find_checkpoint(folder: Path, run: Path | None = None) -> Saved | None:
+    """The newest checkpoint under a folder, verified; None if there is none.
+
+    run: the folder to delete should it be damaged, where that is not the same one.
 
     Raises:
         DamagedError: a file of it is missing, cut or changed.
     """
-    steps = _steps(folder)
+    steps, whole = _steps(folder), run or folder
     if not steps:
         return None
     newest = steps[-1]
     manifest = read_json(newest / MANIFEST)
     if not isinstance(manifest, dict) or manifest != _sealed(manifest):
-        raise DamagedError(f"{newest / MANIFEST} is damaged (it differs from its seal): delete {folder} to start over")
+        raise DamagedError(f"{newest / MANIFEST} is damaged (it differs from its seal): delete {whole} to start over")
     if manifest["config"] != _config_checksum(folder):
-        raise DamagedError(f"{folder / CONFIG} was changed after its checkpoint: restore it, or delete {folder}")
+        raise DamagedError(f"{folder / CONFIG} was changed after its checkpoint: restore it, or delete {whole}")
     for name, expected in manifest["files"].items():
         path = newest / name
         if not path.exists() or checksum(path.read_bytes()) != expected:
             raise DamagedError(
-                f"{path} is damaged (its checksum differs from the manifest's): delete {folder} to start over"
+                f"{path} is damaged (its checksum differs from the manifest's): delete {whole} to start over"
             )
     return Saved(int(manifest["step"]), newest, manifest)
 

@@ -155,10 +155,7 @@ def stage_end(folder: Path, stage: int) -> storage.Saved:
     Raises:
         storage.DamagedError: its checkpoint is damaged or missing.
     """
-    try:
-        saved = storage.find_checkpoint(folder / STAGES / str(stage))
-    except storage.DamagedError as error:
-        raise storage.DamagedError(f"{str(error).partition(': delete')[0]}: delete {folder} to start over") from error
+    saved = storage.find_checkpoint(folder / STAGES / str(stage), folder)
     if saved is None:
         raise storage.DamagedError(f"{folder / STAGES / str(stage)} holds no checkpoint: delete {folder} to start over")
     return saved

@@ -197,7 +197,7 @@ def test_the_better_half_goes_on_and_the_best_mean_wins():
     scores = [10, 20, 30, 40, 50, 60, 93, 80, 70, 65, 64, 5]
     first = tuning("cot2", scores)
     configurations = mnns_tuning.configurations("full")
-    half = mnns_tuning.better_half(first)
+    half = mnns_tuning.better_half(first, configurations)
     assert set(half) == {configurations[i] for i in range(6, 11)} | {configurations[5]} - {configurations[11]}
     others = [each for each in mnns_tuning.after("full", _everybody(first)) if each.method.name == "cot2"]
     assert {each.seeds for each in others} == {Seeds.all(101), Seeds.all(102)}
@@ -257,7 +257,8 @@ def test_winners_at_an_edge_are_told():
 
 
 def test_ties_go_to_the_smaller_rate():
-    assert mnns_tuning.better_half(tuning("cot2", [50] * 12)) == mnns_tuning.configurations("full")[:6]
+    grid = mnns_tuning.configurations("full")
+    assert mnns_tuning.better_half(tuning("cot2", [50] * 12), grid) == grid[:6]
 
 
 def _pair(experiment):

@@ -95,10 +95,13 @@ class Method:
         answer = Segment(Token(temperature), problems.answer_tokens)
         return (*self.before(model, problems, forced=False, temperature=temperature), answer)
 
-    def forced(self, model: Model, problems: Problems) -> Trajectory:
-        """The supervised trace under teacher forcing, in one forward where the thoughts allow it."""
+    def forced(self, model: Model, problems: Problems, before: Plan | None = None) -> Trajectory:
+        """The supervised trace under teacher forcing, in one forward where the thoughts allow it.
+
+        before: the given segments before the answer; those of `self.before` by default.
+        """
         answer = Segment(GREEDY, problems.answer_tokens, GREEDY.given(problems.answer_BA))
-        plan = (*self.before(model, problems, forced=True), answer)
+        plan = (*(self.before(model, problems, forced=True) if before is None else before), answer)
         return force(model.backbone, plan, problems.prompt_BN, problems.prompt_mask_BN, offset_B=problems.offset_B)
 
     def loss(self, model: Model, problems: Problems, moment: Moment) -> Float[Tensor, ""]:

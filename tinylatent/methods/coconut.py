@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from tinylatent.methods.base import Method, Model, Moment, token_loss
 from tinylatent.plan import Plan, Segment
 from tinylatent.problems import Problems
-from tinylatent.rollout import force
 from tinylatent.thoughts import GREEDY, Action, Hidden, State, Thought, Token
 
 HIDDEN = Hidden()
@@ -122,14 +121,7 @@ class Coconut(Method):
         """Cross-entropy of the words after the latents, with the gradient through all of them."""
         chain = self.chain(problems, self.drawn(moment, problems))
         assert chain.given is not None
-        answer = Segment(GREEDY, problems.answer_tokens, GREEDY.given(problems.answer_BA))
-        run = force(
-            model.backbone,
-            (chain, answer),
-            problems.prompt_BN,
-            problems.prompt_mask_BN,
-            offset_B=problems.offset_B,
-        )
+        run = self.forced(model, problems, (chain,))
         words_BT = torch.cat([chain.given["id"], problems.answer_BA], 1)
         said_BT = torch.cat([~chain.given["latent"], torch.ones_like(problems.answer_BA, dtype=torch.bool)], 1)
         return token_loss(run.logits_BTV, words_BT, said_BT if run.live_BT is None else said_BT & run.live_BT)

@@ -38,6 +38,11 @@ def totals(group: Sequence[Record]) -> list[list[int]]:
     return [record["total"] for record in group]
 
 
+def share(record: Record) -> float:
+    """Accuracy of one run, as a share."""
+    return sum(record["evaluations"][ITSELF]["right"]) / sum(record["total"])
+
+
 def accuracy(group: Sequence[Record], variant: str = ITSELF) -> Interval:
     """Mean accuracy of runs that differ in seeds."""
     return accuracy_interval(rights(group, variant), totals(group))

@@ -2,7 +2,7 @@
 
 The headline comparison of Gozeten et al. 2025 (m = 4, digits 1..9, d = 32, 2 layers, 2 heads; validation on multisets
 of digits never seen). All methods take the same number of steps; learning rate and weight decay are each method's own,
-the best of the twelve pairs that study `mnns-tuning` tried on other splits.
+the best of those that study `mnns-tuning` tried on other splits.
 """
 
 from itertools import pairwise

@@ -1,9 +1,9 @@
 """Study `mnns-passk`: one deterministic CoT2 chain against many sampled discrete ones.
 
 The pass@k comparison of Gozeten et al. 2025 (1 layer, 1 head, d = 24), at several temperatures, with majority votes,
-and with the number of decoded steps beside each: k chains of four steps cost 4 k, CoT2 four. Learning
-rates are tuned for this shape (study `mnns-tuning-small`). The temperature that suits discrete CoT best is picked on
-the reported problems themselves, which favours discrete CoT.
+and with the number of decoded steps beside each: k chains of four steps cost 4 k, CoT2 four. Learning rates are tuned
+for this shape (study `mnns-tuning-small`). The temperature that suits discrete CoT best is picked on the reported
+problems themselves, which favours discrete CoT.
 """
 
 from collections.abc import Iterator

@@ -12,13 +12,12 @@ from pathlib import Path
 from statistics import fmean
 
 from tinylatent.experiment import Experiment, Training
-from tinylatent.measure import ITSELF
 from tinylatent.methods import METHODS as KINDS
 from tinylatent.methods import Coconut, Method
 from tinylatent.plots import figure, shade
 from tinylatent.report import Table, Value
 from tinylatent.seeds import Seeds
-from tinylatent.studies.compare import accuracy, difference, grouped, listed, method_of, percent, verdict
+from tinylatent.studies.compare import accuracy, difference, grouped, listed, method_of, percent, share, verdict
 from tinylatent.studies.lineup import LABELS
 from tinylatent.study import Profile, Record, Study
 
@@ -38,9 +37,8 @@ COLUMNS = {
 LEGEND = (
     "accuracy: percent of the validation part, mean over seeds 100 (seeds 1) or 100 to 102 (seeds 3), 95 % interval "
     "(bootstrap over seeds and keys, or Student's t over seeds where that is wider; over keys alone for one seed). The "
-    "better half of the twelve at seed 100 went on to the other seeds, and the "
-    "best of these was tried at half and at twice its rate too, on all three. own: settings only this method has. "
-    "chosen: the best mean over three seeds."
+    "better half of the twelve at seed 100 went on to the other seeds, and the best of these was tried at half and at "
+    "twice its rate too, on all three. own: settings only this method has. chosen: the best mean over three seeds."
 )
 Configuration = tuple[float, float, str]
 """Peak learning rate, weight decay, and in words what is not the method's default."""
@@ -68,17 +66,18 @@ def after(profile: Profile, records: list[Record]) -> list[Experiment]:
     """Each method's better half on the other seeds; then the best one's neighbours; then the method's own settings."""
     groups, runs = grouped(records, method_of), []
     for method in METHODS:
-        group = groups[method.name]
-        runs += [run(method, each, seed, profile) for each in better_half(group) for seed in OTHERS]
-        if not tried_on_all(group):
+        group, half = groups[method.name], better_half(groups[method.name], configurations(profile))
+        runs += [run(method, each, seed, profile) for each in half for seed in OTHERS]
+        found = tried_on_all(group)
+        if not found.keys() >= set(half):
             continue
-        rate, decay, _ = winner([record for record in group if in_grid(record)])
+        rate, decay, _ = best({each: found[each] for each in half})
         beside = [(rate * factor, decay, "") for factor in NEIGHBOURS]
         runs += [run(method, each, seed, profile) for each in beside for seed in (FIRST, *OTHERS)]
-        if tried_on_all(group).keys() >= set(beside):
-            best = winner([record for record in group if not own(record)])
+        if found.keys() >= set(beside):
+            usual = best({each: seen for each, seen in found.items() if not each[2]})
             others = OWN.get(method.name, ())
-            runs += [run(other, best, seed, profile) for other in others for seed in (FIRST, *OTHERS)]
+            runs += [run(other, usual, seed, profile) for other in others for seed in (FIRST, *OTHERS)]
     return runs
 
 
@@ -99,16 +98,10 @@ def own(record: Record) -> str:
     return ", ".join(f"{name} {method[name]}" for name in usual if method[name] != usual[name])
 
 
-def in_grid(record: Record) -> bool:
-    """Whether a record's configuration is one of the grid's."""
-    training = record["experiment"]["training"]
-    return training["rate"] in RATES and training["weight_decay"] in DECAYS and not own(record)
-
-
-def better_half(records: list[Record]) -> list[Configuration]:
-    """The better half of one method's grid on the first seed; ties go to the smaller rate, then decay."""
-    first = [record for record in records if record["experiment"]["seeds"]["split"] == FIRST and in_grid(record)]
-    scores = {each: _mean(group) for each, group in searched(first).items()}
+def better_half(records: list[Record], among: list[Configuration]) -> list[Configuration]:
+    """The better half of a grid on the first seed, by one method's records; ties go to the smaller rate, then decay."""
+    first = [record for record in records if record["experiment"]["seeds"]["split"] == FIRST]
+    scores = {each: _mean(group) for each, group in searched(first).items() if each in among}
     return sorted(sorted(scores, key=lambda each: -scores[each])[: (len(scores) + 1) // 2])
 
 
@@ -119,12 +112,16 @@ def tried_on_all(records: list[Record]) -> dict[Configuration, list[Record]]:
 
 def winner(records: list[Record]) -> Configuration:
     """The best mean of one method over all seeds, among the configurations that saw them all."""
-    found = tried_on_all(records)
+    return best(tried_on_all(records))
+
+
+def best(found: dict[Configuration, list[Record]]) -> Configuration:
+    """The configuration of the best mean."""
     return max(found, key=lambda each: _mean(found[each]))
 
 
 def _mean(group: list[Record]) -> float:
-    return fmean(sum(r["evaluations"][ITSELF]["right"]) / sum(r["total"]) for r in group)
+    return fmean(map(share, group))
 
 
 def tables(records: list[Record]) -> list[Table]:

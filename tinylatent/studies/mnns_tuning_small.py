@@ -56,7 +56,7 @@ def after(profile: Profile, records: list[Record]) -> list[Experiment]:
         run(method, shape, rate, seed, profile)
         for method in METHODS
         for shape in SHAPES
-        for rate, _, _ in better_half(groups[method.name, shape])
+        for rate, _, _ in better_half(groups[method.name, shape], [(rate, 0.05, "") for rate in RATES])
         for seed in OTHERS
     ]
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from tinylatent.experiment import Experiment
-from tinylatent.measure import ITSELF
 from tinylatent.methods import CoT2, Direct, DiscreteCoT
 from tinylatent.plots import COLOURS, figure
 from tinylatent.report import Table, Value
 from tinylatent.seeds import Seeds
 from tinylatent.statistics import deviation_interval, deviation_ratio
-from tinylatent.studies.compare import finding, grouped, listed, method_of
+from tinylatent.studies.compare import finding, grouped, listed, method_of, share
 from tinylatent.studies.lineup import LABELS, RECIPES
 from tinylatent.study import Profile, Record, Study
 
@@ -61,7 +60,7 @@ def accuracies(group: list[Record], varied: str) -> list[float]:
         others = [seeds[name] for name in seeds if name != varied]
         together = len(set(seeds.values())) == 1
         if together if varied == "together" else not any(others):
-            found.append(100 * sum(record["evaluations"][ITSELF]["right"]) / sum(record["total"]))
+            found.append(100 * share(record))
     return found
 
 
