@@ -1,4 +1,4 @@
-"""What a task hands to a model: a vocabulary, batches of problems, and the protocol every task follows.
+"""What a task hands to a model: a vocabulary and batches of problems.
 
 Letters at the end of a name say the shape of an array:
 B rows of a batch, P problems, N prompt tokens, T steps, V vocabulary, A answer tokens.
@@ -7,7 +7,7 @@ B rows of a batch, P problems, N prompt tokens, T steps, V vocabulary, A answer 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -88,77 +88,3 @@ class Batch:
     """Token ids of the answer."""
     key_B: Keys
     """Stable hash shared by equivalent problems: splits and intervals go by key."""
-
-
-@runtime_checkable
-class Task(Protocol):
-    """What every task offers. A problem is one row of an int64 array (P, m); nothing here uses global random state.
-
-    A task is a frozen dataclass: two tasks with equal fields make equal problems. Methods raise ValueError with one
-    clear sentence when given rows that are not problems of the task.
-    """
-
-    name: ClassVar[str]
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """Every token of prompts, steps and answers."""
-        ...
-
-    @property
-    def positions(self) -> int:
-        """Positions a model needs for the longest prompt and its steps."""
-        ...
-
-    def space(self) -> Integers:
-        """Every problem, in lexicographic order; ValueError if there are too many to list."""
-        ...
-
-    def problems(self, n: int, seed: int) -> Integers:
-        """n random problems; problem i depends on the task, the seed and i alone."""
-        ...
-
-    def key(self, problems: npt.ArrayLike) -> Keys:
-        """The key (P,) of each problem, shared by equivalent problems."""
-        ...
-
-    def answer(self, problems: npt.ArrayLike) -> Integers:
-        """The answer (P,) of each problem, as a number."""
-        ...
-
-    def frontier(self, problems: npt.ArrayLike, budget: int | None = None) -> Shares:
-        """Exact targets (P, T, V): the share of the `budget` best traces (None: all) in each state at each step."""
-        ...
-
-    def batch(self, problems: npt.ArrayLike, budget: int | None = None) -> Batch:
-        """The problems as a Batch."""
-        ...
-
-    def split(self, part: str, seed: int, count: int | None = None) -> Integers:
-        """Problems of "train" or "validation"; no key is in both, whatever the seed."""
-        ...
-
-    def score(self, problem_rows: npt.ArrayLike, answer_ids_BA: npt.ArrayLike) -> Mask:
-        """True (P,) where the given answer tokens are right."""
-        ...
-
-    def solve_slowly(self, problem: Sequence[int]) -> tuple[int, list[int]]:
-        """The answer and the states of the best trace of one problem, by brute force; for tests."""
-        ...
-
-    def describe(self, problem: Sequence[int]) -> str:
-        """One problem, its answer and its frontier as readable lines."""
-        ...
-
-    def read(self, item: Any) -> Integers:
-        """One JSON value as a problem (m,); ValueError says what is wrong with it."""
-        ...
-
-    def write(self, problem: Sequence[int], answer_ids_A: Sequence[int] | Integers) -> dict[str, Any]:
-        """A problem, an answer given in tokens and whether it is right, as a JSON value."""
-        ...
-
-    @classmethod
-    def fitting(cls, problem: Sequence[int]) -> "Task":
-        """The task with default settings, enlarged where needed to hold this problem."""
-        ...

@@ -44,6 +44,8 @@ def checked_rows(rows: npt.ArrayLike, width: int, low: int, high: int) -> Intege
         )
     if array.shape[1] != width:
         raise ValueError(f"row 0 has {array.shape[1]} entries, but {expected}; give every problem {width}")
+    if array.dtype == object and all(is_integer(value) for value in array.flat):
+        raise ValueError(f"a row holds an integer of more than 64 bits, but {expected}; correct it")
     if array.dtype.kind not in "iu":
         raise ValueError(f"row 0 holds entries of type {array.dtype}, but {expected}; convert them to integers")
     bad_P = ((array < low) | (array > high)).any(axis=1)
@@ -51,3 +53,18 @@ def checked_rows(rows: npt.ArrayLike, width: int, low: int, high: int) -> Intege
         first = int(bad_P.argmax())
         raise ValueError(f"row {first} is {array[first].tolist()}, but {expected}; remove or correct it")
     return array.astype(np.int64)
+
+
+def integers_in(item: Any, field: str, expected: str) -> list[int]:
+    """A list of integers, or the one that a JSON object holds in a field; ValueError says what was expected."""
+    found = item.get(field) if isinstance(item, dict) else item
+    if not isinstance(found, list) or not all(map(is_integer, found)):
+        raise ValueError(f'got {item!r}, but {expected} (or an object with it as "{field}")')
+    return found
+
+
+def refuse_rows(complaints: dict[str, Any]) -> None:
+    """ValueError naming the first row (P,) that a complaint is true of; the complaint follows "row 3"."""
+    for complaint, bad_P in complaints.items():
+        if bad_P.any():
+            raise ValueError(f"row {int(bad_P.argmax())} {complaint}; correct it")

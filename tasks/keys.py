@@ -34,11 +34,15 @@ def stable_hash(columns: npt.ArrayLike, seed: int = 0) -> Keys:
             f"stable_hash hashes the rows of a 2-D integer array, got shape {rows_PM.shape} of {rows_PM.dtype}: "
             "reshape or convert it"
         )
-    hash_P = _mix(np.full(len(rows_PM), seed % 2**64, np.uint64))
-    hash_P = _mix(hash_P ^ np.uint64(rows_PM.shape[1]))
+    hash_P = _start(len(rows_PM), rows_PM.shape[1], seed)
     for column_P in rows_PM.T:
         hash_P = _mix(hash_P ^ column_P.astype(np.uint64))
     return hash_P
+
+
+def _start(count: int, columns: int, seed: int) -> Keys:
+    """The hash (count,) of seed and number of columns, with which every row begins."""
+    return _mix(_mix(np.full(count, seed % 2**64, np.uint64)) ^ np.uint64(columns))
 
 
 def derived_seed(seed: int, purpose: str) -> int:
@@ -56,9 +60,10 @@ def uniform_integers(low: int, high: int, shape: tuple[int, int], seed: int) -> 
         raise ValueError(f"expected between 1 and 2^32 values from low to high, got low={low} and high={high}")
     if min(shape) < 0:
         raise ValueError(f"expected a shape (n, m) of numbers that are not negative, got {shape}")
-    counters = np.indices(shape).reshape(2, -1).T
-    drawn = stable_hash(counters, seed) % np.uint64(high - low + 1)
-    return low + drawn.astype(np.int64).reshape(shape)
+    # The hash of the pair (i, j), as stable_hash makes it; what a row's pairs share is worked out once.
+    row_P = _mix(_start(shape[0], 2, seed) ^ np.arange(shape[0], dtype=np.uint64))
+    drawn_PM = _mix(row_P[:, None] ^ np.arange(shape[1], dtype=np.uint64)) % np.uint64(high - low + 1)
+    return low + drawn_PM.astype(np.int64)
 
 
 def lowest_fraction(keys: Keys, seed: int, fraction: float) -> Mask:
@@ -89,3 +94,9 @@ def hashed_fraction(keys: Keys, seed: int, fraction: float) -> Mask:
 def _check_fraction(fraction: float) -> None:
     if not 0 <= fraction <= 1:
         raise ValueError(f"a fraction is between 0 and 1, got {fraction}")
+
+
+def random_orders(shape: tuple[int, int], seed: int) -> Integers:
+    """A uniform permutation of 0..m-1 for each of n rows, (n, m); row i depends on (m, seed, i) alone."""
+    rank_PM = uniform_integers(0, 2**32 - 1, shape, seed)
+    return np.argsort(rank_PM, axis=1, kind="stable")

@@ -9,32 +9,45 @@ vocabulary is sized from the configuration, so that no sum falls outside it, and
 Letters: P or B problems, M digits, T = M steps, V vocabulary, A = 1 answer token.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from tasks import signed_sums_slowly
-from tasks.batch import SPECIAL_TOKENS, Batch, Integers, Keys, Mask, Shares, Vocabulary
-from tasks.checks import check_choice, check_integer, checked_rows, is_integer
-from tasks.keys import stable_hash, uniform_integers
-from tasks.signed_sums import RULES, Rule, all_shares, best_traces, least_sums
-from tasks.splits import drawn_part, listed_part
+from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
+from tasks.checks import check_choice, check_integer, checked_rows, integers_in
+from tasks.choice_sums import Choices, all_shares, best_traces, shares_of
+from tasks.choice_sums_slowly import solve_mnns_slowly
+from tasks.keys import stable_hash
+from tasks.task import MOST_LISTED, Task, check_budget, chunks, text_answer
 
+Rule = Literal["absolute", "nonnegative"]
+SIGNS: Choices = (-1, 1)
 MOST_DIGITS = 12
 MOST_HIGH = 1000
-MOST_LISTED = 2_000_000
-MOST_DESCRIBED = 8
 NOT_A_SUM = -(2**31)
 """What `MNNS.sum_values` returns for a token that is not a sum."""
-_CHUNK_ELEMENTS = 2**20
+
+
+def _farthest_last(final_PK: Any) -> Any:
+    """Distance from zero, the non-negative before the negative."""
+    return 2 * np.abs(final_PK) + (final_PK < 0)
+
+
+def _negative_last(final_PK: Any) -> Any:
+    """The sum itself, all negative ones after the largest."""
+    return np.where(final_PK < 0, np.abs(final_PK).max(initial=0) + 1, final_PK)
+
+
+COSTS: dict[str, Callable[[Any], Any]] = {"absolute": _farthest_last, "nonnegative": _negative_last}
+"""By which a budget chooses its traces, under each rule."""
 
 
 @dataclass(frozen=True)
-class MNNS:
+class MNNS(Task):
     """Minimum non-negative sum of `digits` integers from `low` to `high`; a problem is a row of digits.
 
     Raises ValueError for sizes that are not integers or out of range.
@@ -50,6 +63,7 @@ class MNNS:
     """Largest number of digits that vocabulary and positions have room for (digits to 12); digits when not given."""
 
     name: ClassVar[str] = "mnns"
+    rules: ClassVar[tuple[str, ...]] = get_args(Rule)
 
     def __post_init__(self) -> None:
         check_integer("digits", self.digits, 1, MOST_DIGITS, "try digits=4 (every digit more doubles the traces)")
@@ -102,33 +116,43 @@ class MNNS:
         values = np.asarray(ids, np.int64) - self._zero
         return np.where(np.abs(values) <= self._most, values, NOT_A_SUM)
 
+    def rows(self, problems: npt.ArrayLike) -> Integers:
+        """Rows of `digits` integers from low to high."""
+        return checked_rows(problems, self.digits, self.low, self.high)
+
     def space(self) -> Integers:
         """All (high-low+1)^digits problems (P, M) in lexicographic order; ValueError for more than 2,000,000."""
-        if self._size > MOST_LISTED:
-            raise ValueError(f"{self._size:,} problems are more than the {MOST_LISTED:,} listed: try problems(n, seed)")
+        if self.size > MOST_LISTED:
+            return super().space()
         grid = np.indices((self.high - self.low + 1,) * self.digits)
         return np.ascontiguousarray(grid.reshape(self.digits, -1).T + self.low)
 
     @property
-    def _size(self) -> int:
+    def size(self) -> int:
+        """(high-low+1)^digits."""
         return (self.high - self.low + 1) ** self.digits
 
     def problems(self, n: int, seed: int) -> Integers:
         """n uniform problems (n, M), with repetition; integer (i, j) depends on the seed, i and j, not on n."""
-        check_integer("n", n, 0, None, "try n=1000")
-        return uniform_integers(self.low, self.high, (n, self.digits), seed)
+        return self.drawn(self.digits, n, seed, self.low, self.high)
 
     def key(self, problems: npt.ArrayLike) -> Keys:
         """Stable hash (P,) of the multiset of digits: the order of the digits does not matter."""
-        return stable_hash(np.sort(self._rows(problems), axis=1))
+        return stable_hash(np.sort(self.rows(problems), axis=1))
 
     def answer(self, problems: npt.ArrayLike) -> Integers:
-        """Minimum non-negative signed sum (P,)."""
-        rows_PM = self._rows(problems)
+        """Minimum non-negative signed sum (P,); it always exists, since turning all signs maps a sum s to -s."""
+        rows_PM = self.rows(problems)
         answer_P = np.zeros(len(rows_PM), np.int64)
+        zero = self.digits * self.high
         for part in self._chunks(len(rows_PM)):
-            answer_P[part] = least_sums(rows_PM[part], self.high)
+            *_, shares_PG = all_shares(rows_PM[part], self.high, SIGNS)
+            answer_P[part] = (shares_PG[:, zero:] > 0).argmax(axis=1)
         return answer_P
+
+    def answer_ids(self, answers: npt.ArrayLike) -> Integers:
+        """The sums' tokens (P, 1)."""
+        return self.sum_ids(answers)[:, None]
 
     def frontier(self, problems: npt.ArrayLike, budget: int | None = None, rule: Rule = "absolute") -> Shares:
         """Share of the chosen traces in each partial sum (P, T, V); the last step is one-hot on the answer.
@@ -139,10 +163,9 @@ class MNNS:
         rules are "beam_minabs" and "beam" of its official code. Raises ValueError for a budget below 1, an unknown
         rule, or bad rows.
         """
-        rows_PM = self._rows(problems)
-        check_choice("rule", rule, RULES)
-        if budget is not None:
-            check_integer("budget", budget, 1, None, "try budget=1, or None for all traces")
+        rows_PM = self.rows(problems)
+        check_choice("rule", rule, self.rules)
+        check_budget(budget)
         frontier_PTV = np.zeros((len(rows_PM), self.digits, len(self.vocabulary)), np.float32)
         for part in self._chunks(len(rows_PM)):
             if budget is None:
@@ -154,111 +177,88 @@ class MNNS:
         return frontier_PTV
 
     def _fill_all(self, frontier_PTV: Shares, rows_PM: Integers) -> None:
-        for step, shares_PG in enumerate(all_shares(rows_PM, self.high)):
+        for step, shares_PG in enumerate(all_shares(rows_PM, self.high, SIGNS)):
             reach = (step + 1) * self.high
             frontier_PTV[:, step, self._zero - reach : self._zero + reach + 1] = shares_PG
 
     def _fill_best(self, frontier_PTV: Shares, rows_PM: Integers, budget: int, rule: Rule) -> None:
-        sums_PBT, counts_PB = best_traces(rows_PM, budget, rule)
-        row_and_step = np.arange(frontier_PTV.shape[0] * self.digits).reshape(-1, 1, self.digits)
-        cells_PBT = row_and_step * frontier_PTV.shape[2] + self.sum_ids(sums_PBT)
-        counts = np.bincount(cells_PBT[counts_PB].ravel(), minlength=frontier_PTV.size).reshape(frontier_PTV.shape)
-        frontier_PTV[:] = counts / counts_PB.sum(axis=1)[:, None, None]
+        sums_PBT = best_traces(rows_PM, SIGNS, COSTS[rule], budget)
+        counts_PB = (sums_PBT[:, :, -1] >= 0) | (rule == "absolute")
+        frontier_PTV[:] = shares_of(self.sum_ids(sums_PBT), counts_PB, len(self.vocabulary))
 
     def _chunks(self, count: int) -> Iterator[slice]:
-        """Slices of rows, so small that no intermediate array has many more than _CHUNK_ELEMENTS elements."""
-        rows = max(1, _CHUNK_ELEMENTS // (self.digits * max(len(self.vocabulary), 2**self.digits)))
-        return (slice(start, start + rows) for start in range(0, count, rows))
+        return chunks(count, self.digits * max(len(self.vocabulary), 2**self.digits))
 
     def chain(self, problems: npt.ArrayLike) -> Integers:
         """Token ids (P, T) of the best trace: smallest non-negative sum, then first tuple of signs, -1 before +1."""
-        rows_PM = self._rows(problems)
+        rows_PM = self.rows(problems)
         chain_PT = np.zeros_like(rows_PM)
         for part in self._chunks(len(rows_PM)):
-            chain_PT[part] = self.sum_ids(best_traces(rows_PM[part], 1, "absolute")[0][:, 0])
+            chain_PT[part] = self.sum_ids(best_traces(rows_PM[part], SIGNS, COSTS["absolute"], 1)[:, 0])
         return chain_PT
 
-    def batch(self, problems: npt.ArrayLike, budget: int | None = None, rule: Rule = "absolute") -> Batch:
-        """The problems as a Batch with N = M + 1, T = M and A = 1; budget and rule are those of `frontier`."""
-        rows_BM = self._rows(problems)
-        prompt_BN = np.insert(self.digit_ids(rows_BM), 0, Vocabulary.bos, axis=1)
-        chain_BT = self.chain(rows_BM)
-        return Batch(
-            prompt_BN=prompt_BN,
-            prompt_mask_BN=np.ones(prompt_BN.shape, bool),
-            steps_B=np.full(len(rows_BM), self.digits, np.int64),
-            chain_BT=chain_BT,
-            frontier_BTV=self.frontier(rows_BM, budget, rule),
-            answer_BA=chain_BT[:, -1:],
-            key_B=self.key(rows_BM),
-        )
+    def prompt(self, problems: npt.ArrayLike) -> tuple[Integers, Mask]:
+        """<bos> and the digits."""
+        prompt_PN = np.insert(self.digit_ids(self.rows(problems)), 0, Vocabulary.bos, axis=1)
+        return prompt_PN, np.ones(prompt_PN.shape, bool)
 
-    def split(self, part: str, seed: int, count: int | None = None) -> Integers:
-        """Problems (P, M) of "train" or "validation"; permutations of a problem are always in the same part.
-
-        Spaces of at most 2,000,000 problems: all problems of the part, or `count` of them without repetition;
-        validation is exactly the lowest 20 % of multisets by seeded hash (`splits.listed_part`). Larger spaces:
-        `count` random problems, with repetition, about 20 % of multisets being validation (`splits.drawn_part`).
-        Raises ValueError for an unknown part, a missing count, or one that is negative or larger than the part.
-        """
-        if self._size > MOST_LISTED:
-            return drawn_part(self.problems, self.key, part, seed, count)
-        space_PM = self.space()
-        return listed_part(space_PM, self.key(space_PM), part, seed, count)
-
-    def score(self, problem_rows: npt.ArrayLike, answer_ids_BA: npt.ArrayLike) -> Mask:
-        """True (P,) where the answer tokens (P, 1) are right; ValueError for another shape."""
-        right_BA = self.sum_ids(self.answer(problem_rows))[:, None]
-        given_BA = np.asarray(answer_ids_BA)
-        if given_BA.shape != right_BA.shape:
-            raise ValueError(f"expected one answer token a problem, shape {right_BA.shape}, got shape {given_BA.shape}")
-        return (given_BA == right_BA).all(axis=1)
+    def ladder(self) -> dict[int, Task]:
+        """The task with `digits` digits and, where there is room, with more."""
+        more = range(self.digits, self.capacity + 1)
+        return {digits: replace(self, digits=digits) for digits in more} if len(more) > 1 else {}
 
     def solve_slowly(self, problem: Sequence[int]) -> tuple[int, list[int]]:
         """The answer and the partial sums of the best trace of one problem, by brute force (for tests)."""
-        return signed_sums_slowly.solve_slowly(problem)
+        return solve_mnns_slowly(problem)
+
+    def states(self, chain_ids_T: Integers) -> list[int]:
+        """The sums."""
+        return self.sum_values(chain_ids_T).tolist()
 
     def describe(self, problem: Sequence[int]) -> str:
         """One problem as lines of text: its digits, the answer, the best trace, and the largest shares of each step."""
-        rows_PM = self._rows([problem])
+        rows_PM = self.rows([problem])
         sums = self.sum_values(self.chain(rows_PM)[0])
         signed = " ".join(f"{change:+d}" for change in np.diff(sums, prepend=0))
-        lines = [
-            f"problem     {' '.join(map(str, rows_PM[0]))}",
-            f"answer      {sums[-1]:+d}",
-            f"best trace  {signed} = {sums[-1]:+d}",
-        ]
-        for step, share_V in enumerate(self.frontier(rows_PM)[0], start=1):
-            lines.append(f"step {step:<6} {self._in_words(share_V)}")
-        return "\n".join(lines)
+        return self.described(
+            problem,
+            {
+                "problem": " ".join(map(str, rows_PM[0])),
+                "answer": f"{sums[-1]:+d}",
+                "best trace": f"{signed} = {sums[-1]:+d}",
+            },
+        )
 
-    def _in_words(self, share_V: Shares) -> str:
-        """The largest shares as "+2: 0.25, +8: 0.125", equal shares by rising sum."""
-        ids = np.argsort(-share_V, kind="stable")[: np.count_nonzero(share_V)]
-        shown = ", ".join(f"{self.vocabulary.tokens[id_]}: {share_V[id_]:g}" for id_ in ids[:MOST_DESCRIBED])
-        return shown + (f" and {len(ids) - MOST_DESCRIBED} more" if len(ids) > MOST_DESCRIBED else "")
+    def question(self, problem: Sequence[int]) -> str:
+        """The task in words."""
+        numbers = ", ".join(map(str, problem))
+        return (
+            f"Put a plus or a minus sign before each of the numbers {numbers} and add them up. What is the smallest "
+            "sum that is not negative? Answer with the number alone."
+        )
 
     def read(self, item: Any) -> Integers:
         """A list of integers, or {"digits": [...]}, as a problem (M,); ValueError says what is wrong with it."""
-        digits = item.get("digits") if isinstance(item, dict) else item
-        if not isinstance(digits, list) or not all(map(is_integer, digits)):
-            raise ValueError(f'got {item!r}, but a problem is a list of integers, or {{"digits": [3, 5, 2, 8]}}')
-        return self._rows([digits])[0]
+        return self.rows([integers_in(item, "digits", "a problem is a list of integers, such as [3, 5, 2, 8]")])[0]
 
-    def write(self, problem: Sequence[int], answer_ids_A: Sequence[int] | Integers) -> dict[str, Any]:
-        """A problem and a model's answer as a JSON value; an answer that is no sum is null, and wrong."""
-        ids_1A = np.asarray(answer_ids_A, dtype=np.int64)[None]
-        value = int(self.sum_values(ids_1A[0, :1])[0])
-        return {
-            "digits": [int(digit) for digit in problem],
-            "answer": None if value == NOT_A_SUM else value,
-            "right": bool(self.score([problem], ids_1A)[0]),
-        }
+    def to_json(self, problem: Sequence[int]) -> dict[str, Any]:
+        """{"digits": [...]}."""
+        return {"digits": [int(digit) for digit in problem]}
+
+    def read_answer(self, value: Any) -> Integers:
+        """A sum, such as 2, "2" or "+2"."""
+        try:
+            return self.sum_ids([int(text_answer(value))])
+        except ValueError as error:
+            raise ValueError(f"{error}; an answer is an integer from {-self._most} to {self._most}") from None
+
+    def say(self, answer_ids_A: Integers) -> int | None:
+        """The sum."""
+        value = int(self.sum_values(answer_ids_A)[0])
+        return None if value == NOT_A_SUM else value
 
     @classmethod
-    def fitting(cls, problem: Sequence[int]) -> "MNNS":
+    def fitting(cls, item: Any) -> "MNNS":
         """The task a problem of any length belongs to: digits 1..9, or up to the problem's largest."""
+        problem = integers_in(item, "digits", "a problem is a list of integers, such as [3, 5, 2, 8]")
         return cls(digits=len(problem), high=max(9, *problem) if problem else 9)
-
-    def _rows(self, problems: npt.ArrayLike) -> Integers:
-        return checked_rows(problems, self.digits, self.low, self.high)

@@ -13,6 +13,8 @@ from tasks.keys import derived_seed, hashed_fraction, lowest_fraction, stable_ha
 
 PARTS = ("train", "validation")
 VALIDATION_SHARE = 0.2
+MOST_DRAWS = 100_000
+"""Draws after which a part that they miss is taken for empty."""
 
 
 def listed_part(space_PM: Integers, key_P: Keys, part: str, seed: int, count: int | None) -> Integers:
@@ -38,7 +40,7 @@ def drawn_part(
 
     draw(n, seed) makes n problems of which the first do not depend on n; key maps them to keys, of which those in
     the lowest 20 % of all hashes are validation. Fewer problems are the beginning of more.
-    Raises ValueError for an unknown part, or a count that is missing or negative.
+    Raises ValueError for an unknown part, a count that is missing or negative, or a part that hardly any draw hits.
     """
     check_choice("part", part, PARTS)
     check_integer("count", count, 0, None, "the space is too large to list, so say how many to draw: try count=1000")
@@ -49,4 +51,9 @@ def drawn_part(
         inside_P = hashed_fraction(key(rows_PM), seed, VALIDATION_SHARE) == (part == "validation")
         if inside_P.sum() >= count:
             return rows_PM[inside_P][:count]
+        if drawn > MOST_DRAWS + 64 * count:
+            raise ValueError(
+                f"only {inside_P.sum()} of {drawn:,} random problems are in {part} under seed {seed}, which is less "
+                f"than the {count} asked for: make the task larger"
+            )
         drawn *= 2

@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from tasks import REGISTRY
 from tinylatent import bench, storage
+from tinylatent.choices import AnyMethod, AnyTask
 from tinylatent.experiment import Experiment, Training, device_named
 from tinylatent.measure import ITSELF, measure
 from tinylatent.methods import METHODS, CoT2
@@ -28,16 +29,6 @@ from tinylatent.training import load
 from tinylatent.transformer import Shape
 
 Device = Literal["auto", "cpu", "cuda"]
-
-
-def _choice(registry: dict[str, Any], default: str) -> Any:
-    """A union of registered dataclasses for tyro, named as registered."""
-    kinds = tuple(Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)] for name, kind in registry.items())
-    return Union[kinds] if len(kinds) > 1 else registry[default]  # noqa: UP007 - the members are only known at run time
-
-
-AnyTask: Any = _choice(REGISTRY, "mnns")
-AnyMethod: Any = _choice(METHODS, "cot2")
 
 
 @dataclass(frozen=True)
@@ -194,10 +185,12 @@ class Show:
 
     task: tyro.conf.Positional[str]
     """Name of the task, such as mnns."""
-    problem: tyro.conf.Positional[tuple[int, ...]]
-    """The problem's numbers, such as 3 5 2 8."""
+    problem: tyro.conf.Positional[tuple[str, ...]]
+    """The problem: its numbers, such as 3 5 2 8, or a JSON value; a random one by default."""
     checkpoint: Path | None = None
     """Folder of a run whose model thinks about the problem too."""
+    seed: int = 0
+    """Which random problem."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -206,14 +199,10 @@ class Show:
         if self.task not in REGISTRY:
             raise ValueError(f"unknown task {self.task!r}: expected one of {', '.join(REGISTRY)}")
         loaded = None if self.checkpoint is None else load(self.checkpoint)
-        if not self.problem:
-            raise ValueError("show needs the problem's numbers: try tinylatent show mnns 3 5 2 8")
-        task = REGISTRY[self.task].fitting(self.problem) if loaded is None else loaded[0].task
-        if task.name != self.task:
-            raise ValueError(
-                f"{self.checkpoint} was trained on {task.name}, not on {self.task}: show {task.name} instead"
-            )
-        row = task.read(list(self.problem))
+        if loaded is not None and loaded[0].task.name != self.task:
+            name = loaded[0].task.name
+            raise ValueError(f"{self.checkpoint} was trained on {name}, not on {self.task}: show {name} instead")
+        task, row = self._chosen(None if loaded is None else loaded[0].task)
         if self.json:
             print(json.dumps(self._steps(task, row, loaded)))
             return
@@ -226,16 +215,27 @@ class Show:
                 model = f"{shares['model']:8.4f}" if "model" in shares else f"{'-':>8s}"
                 print(f"  {token:>6s} {shares['oracle']:8.4f} {model}")
 
+    def _chosen(self, trained: Any) -> tuple[Any, np.ndarray]:
+        """The problem and the task it is of: the one trained on, or one that holds it."""
+        kind = REGISTRY[self.task]
+        if not self.problem:
+            task = kind() if trained is None else trained
+            return task, task.problems(1, self.seed)[0]
+        item = parsed(" ".join(self.problem))
+        task = kind.fitting(item) if trained is None else trained.holding(item)
+        return task, task.read(item)
+
     def _steps(self, task: Any, row: np.ndarray, loaded: tuple[Experiment, Model] | None) -> dict[str, Any]:
         """Every step's states of more than a thousandth, by the oracle and the model. The model's last step answers."""
         batch = task.batch(row[None])
-        oracle_TV, model_TV, answer = batch.frontier_BTV[0], None, {}
+        oracle_TV, model_TV, answer = batch.frontier_BTV[0, : batch.steps_B[0]], None, {}
         if loaded is not None:
             experiment, model = loaded
             model_TV, answer_A = _think(experiment.method, model, Problems.upload(batch))
             answer = {"model": task.write(row, answer_A)}
         steps = []
         for t, oracle_V in enumerate(oracle_TV):
+            # Answers of several tokens end later than the oracle, which knows the last of them alone.
             thought = None if model_TV is None else t - len(oracle_TV) + len(model_TV)
             model_V = model_TV[thought] if model_TV is not None and thought is not None and thought >= 0 else None
             shown = oracle_V > 1e-3 if model_V is None else (oracle_V > 1e-3) | (model_V > 1e-3)
@@ -245,7 +245,19 @@ class Show:
                 for i in np.flatnonzero(shown)
             }
             steps.append({"step": t + 1, "shares": shares})
-        return {"problem": row.tolist(), "steps": steps, **answer}
+        return {"problem": task.to_json(row.tolist()), "steps": steps, **answer}
+
+
+def parsed(text: str) -> Any:
+    """A problem as typed: numbers with spaces between them, or a JSON value; ValueError for anything else."""
+    try:
+        return [int(word) for word in text.split()]
+    except ValueError:
+        pass
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        raise ValueError(f"{text!r} is no problem: expected numbers, such as 3 5 2 8, or a JSON value") from None
 
 
 def _think(method: Method, model: Model, problems: Problems) -> tuple[np.ndarray, np.ndarray]:
@@ -253,63 +265,6 @@ def _think(method: Method, model: Model, problems: Problems) -> tuple[np.ndarray
     run = rollout(model.backbone, method.plan(model, problems), problems.prompt_BN, problems.prompt_mask_BN)
     probabilities_TV = run.logits_BTV[0].softmax(-1).numpy()
     return probabilities_TV, run.action("id")[0, -problems.answer_tokens :].numpy()
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Answers of a trained model: problems as JSON lines in, one JSON answer a line out."""
-
-    checkpoint: Path
-    """Folder of a run."""
-    input: Path | None = None
-    """File of problems, such as {"digits": [3, 5, 2, 8]} a line; standard input by default."""
-    output: Path | None = None
-    """File for the answers, written whole or not at all; standard output by default."""
-
-    def run(self) -> None:
-        """Checks every line first, then answers them all in batches."""
-        experiment, model = load(self.checkpoint)
-        source = "standard input" if self.input is None else str(self.input)
-        try:
-            text = sys.stdin.read() if self.input is None else self.input.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{source} is not UTF-8 text ({error}): save it as UTF-8") from None
-        rows = [
-            _problem(experiment.task, line, f"{source}, line {number}")
-            for number, line in enumerate(text.splitlines(), 1)
-            if line.strip()
-        ]
-        if not rows:
-            raise ValueError(f"{source} holds no problems: expected one JSON value a line, such as [3, 5, 2, 8]")
-        lines = "".join(json.dumps(answer) + "\n" for answer in _answers(experiment, model, np.stack(rows)))
-        if self.output is None:
-            sys.stdout.write(lines)
-        else:
-            storage.write_text(self.output, lines)
-
-
-def _problem(task: Any, line: str, place: str) -> np.ndarray:
-    """The problem on one line, or a ValueError that names the place."""
-    try:
-        return task.read(json.loads(line))
-    except RecursionError:
-        raise ValueError(f"{place} is nested too deeply: expected a value such as [3, 5, 2, 8]") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is not JSON ({error}): expected a value such as [3, 5, 2, 8]") from None
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
-
-
-def _answers(experiment: Experiment, model: Model, rows_P: np.ndarray, batch: int = 1024) -> list[dict[str, Any]]:
-    answers = []
-    for start in range(0, len(rows_P), batch):
-        rows = rows_P[start : start + batch]
-        problems = Problems.upload(experiment.task.batch(rows))
-        plan = experiment.method.plan(model, problems)
-        run = rollout(model.backbone, plan, problems.prompt_BN, problems.prompt_mask_BN)
-        ids_BA = run.action("id")[:, -problems.answer_tokens :].numpy()
-        answers += [experiment.task.write(row, ids_A) for row, ids_A in zip(rows, ids_BA, strict=True)]
-    return answers
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,9 @@ def evaluate(
         norms.append(norm_BT if run.live_BT is None else norm_BT.masked_fill(~run.live_BT[:, :before], torch.nan))
     answer_PA = np.concatenate(answers)[np.argsort(order_P)]
     right_P = task.score(problems_P, answer_PA)
-    kl_T = _mean(kls) if method.supervised else []
-    return Evaluation(right_P, answer_PA, kl_T, _mean(entropies), _mean(norms), seconds)
+    tokens = problems.answer_tokens
+    kl_T = _mean(kls, tokens) if method.supervised else []
+    return Evaluation(right_P, answer_PA, kl_T, _mean(entropies, tokens), _mean(norms, 0), seconds)
 
 
 def distances(run: Trajectory, problems: Problems) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
@@ -110,16 +111,27 @@ def distances(run: Trajectory, problems: Problems) -> tuple[Float[Tensor, "B T"]
     entropy_BT = -(log_p_BTV.exp() * log_p_BTV).sum(-1)
     if run.live_BT is not None:
         entropy_BT = entropy_BT.masked_fill(~run.live_BT, torch.nan)
-    if log_p_BTV.shape != problems.target_BTV.shape:
+    before = run.steps - problems.answer_tokens
+    if before > problems.words_before:
         return torch.full_like(entropy_BT, torch.nan), entropy_BT
+    # Rows of fewer steps than the task's most may be alone in a batch, which then takes fewer.
     target_BTV = problems.target_BTV
+    if before < problems.words_before:
+        target_BTV = torch.cat([target_BTV[:, :before], target_BTV[:, -problems.answer_tokens :]], 1)
     kl_BT = (torch.special.xlogy(target_BTV, target_BTV) - target_BTV * log_p_BTV).sum(-1)
     return kl_BT if run.live_BT is None else kl_BT.masked_fill(~run.live_BT, torch.nan), entropy_BT
 
 
-def _mean(parts: list[Tensor]) -> list[float]:
-    """Mean over rows of (B, T) parts, waiting rows left out."""
-    return [round(value, 6) for value in torch.cat(parts).double().nanmean(0).tolist()]
+def _mean(parts: list[Tensor], last: int) -> list[float]:
+    """Mean over rows of (B, T) parts, waiting rows left out; parts of fewer steps lack those before the `last`."""
+    most = max(part.shape[1] for part in parts)
+
+    def widened(part_BT: Tensor) -> Tensor:
+        place = part_BT.shape[1] - last
+        absent = part_BT.new_full((len(part_BT), most - part_BT.shape[1]), torch.nan)
+        return torch.cat([part_BT[:, :place], absent, part_BT[:, place:]], 1)
+
+    return [round(value, 6) for value in torch.cat([widened(part) for part in parts]).double().nanmean(0).tolist()]
 
 
 @torch.no_grad()

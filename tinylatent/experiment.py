@@ -17,6 +17,9 @@ from tinylatent.methods import METHODS, CoT2, Method, Model
 from tinylatent.seeds import Seeds
 from tinylatent.transformer import Shape, Transformer
 
+MOST_VALIDATED = 2000
+"""Problems to validate on, where training.problems is given."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -35,8 +38,8 @@ class Training:
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay, on all weights."""
     problems: int | None = None
-    """Training problems to use, and a quarter as many to validate on; all of them by default. Spaces too large to list
-    need a number."""
+    """Training problems to use, and a quarter as many, at most 2000, to validate on; all of them by default. Spaces too
+    large to list need a number."""
     log_every: int = 100
     """Steps between lines in metrics.jsonl."""
     save_every: int = 1000
@@ -112,7 +115,7 @@ class Experiment:
         """
         count = self.training.problems
         if count is not None and part == "validation":
-            count = max(1, count // 4)
+            count = max(1, min(count // 4, MOST_VALIDATED))
         return self.task.split(part, self.seeds.derive("split"), count)
 
     @property

@@ -30,6 +30,10 @@ ITSELF = "itself"
 SAMPLES = 32
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4)
 KS = (1, 2, 5, 10, 14)
+MOST_SAMPLED = 2000
+"""Sampling figures are made for validation parts of at most this many problems."""
+RUNG = 2000
+"""Most problems of each difficulty of a task's ladder."""
 
 
 def measure(
@@ -75,8 +79,9 @@ def measure(
         "total": total.tolist(),
         "evaluations": evaluations,
         "stages": _stages(experiment, folder, rows, device),
+        **_ladder(experiment, model, device),
         "sampling": _sampling(experiment, model, rows, seed, device)
-        if method.supervised and not method.latent
+        if method.supervised and not method.latent and len(rows) <= MOST_SAMPLED
         else None,
         "constant": _constant(experiment, rows),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -95,6 +100,23 @@ def _stages(experiment: Experiment, folder: Path, rows: np.ndarray, device: torc
         _, right, _ = cluster_counts(experiment.task.key(rows), result.right_P)
         found.append({"step": saved.step, "right": right.tolist()})
     return found
+
+
+def _ladder(experiment: Experiment, model: Model, device: torch.device | str) -> dict[str, Any]:
+    """Right answers per key at each difficulty that the task has room for, the trained ones first; none without room.
+
+    Problems are those of the validation part under the experiment's split, at most RUNG of a difficulty.
+    """
+    found: dict[str, Any] = {}
+    for difficulty, task in experiment.task.ladder().items():
+        split = experiment.seeds.derive("split")
+        listed = task.split("validation", split) if task.listed else None
+        count = RUNG if listed is None else min(RUNG, len(listed))
+        rows = task.split("validation", split, count)
+        result = evaluate(task, experiment.method, model, rows, device=device)
+        _, right, total = cluster_counts(task.key(rows), result.right_P)
+        found[str(difficulty)] = {"right": right.tolist(), "total": total.tolist()}
+    return {"ladder": found} if found else {}
 
 
 def _constant(experiment: Experiment, rows: np.ndarray) -> float:

@@ -67,6 +67,9 @@ def test_uniform_integers_item_depends_on_its_place_alone(low, width, few, more,
     assert large.min(initial=low) >= low
     assert large.max(initial=low) <= low + width
     assert np.array_equal(uniform_integers(low, low + width, (few, 3), seed), large[:few, :3])
+    places = np.indices(large.shape).reshape(2, -1).T
+    hashed = stable_hash(places, seed) % np.uint64(width + 1)
+    assert np.array_equal(large.ravel(), low + hashed.astype(np.int64))
 
 
 @pytest.mark.parametrize("seed", range(3))

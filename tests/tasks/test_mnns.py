@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import MNNS
+from tasks.choice_sums_slowly import mnns_frontier_slowly as frontier_slowly
+from tasks.choice_sums_slowly import solve_mnns_slowly as solve_slowly
 from tasks.mnns import NOT_A_SUM
-from tasks.signed_sums_slowly import frontier_slowly, solve_slowly
 
 RULES = ("absolute", "nonnegative")
 

@@ -1,16 +1,21 @@
 """The tests that every task passes: bad configurations, reproducible items, valid items, an honest scorer.
 
-A new task needs an entry in EXAMPLES: small configurations, and configurations that must be refused.
+A new task needs an entry in EXAMPLES: small configurations, configurations that must be refused, and random ones for
+the comparison with its second solver.
 """
 
 from dataclasses import FrozenInstanceError, fields, replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tasks import REGISTRY, Vocabulary
+from tasks import MNNS, REGISTRY, Arithmetic, MultiHop, Reachability, Recommendation, SubsetSum, Vocabulary
 from tasks.batch import SPECIAL_TOKENS
+from tasks.keys import hashed_fraction
 
+CHOSEN, SMALL = st.integers(1, 6), st.integers(1, 10)
 EXAMPLES = {
     "mnns": {
         "good": [
@@ -32,10 +37,105 @@ EXAMPLES = {
             ({"low": True}, "an integer was expected"),
             ({"room": True}, "an integer was expected"),
         ],
-    }
+        "random": st.builds(lambda digits, low, more: MNNS(digits, low, low + more), CHOSEN, SMALL, st.integers(0, 20)),
+    },
+    "subset-sum": {
+        "good": [{}, {"numbers": 3, "high": 5, "room": 5}, {"numbers": 2, "high": 5}, {"numbers": 6, "high": 30}],
+        "bad": [
+            ({"numbers": 1}, "numbers is 1"),
+            ({"numbers": 13}, "from 2 to 12"),
+            ({"high": 0}, "high is 0"),
+            ({"room": 3}, "room is 3"),
+            ({"high": 2.5}, "an integer was expected"),
+        ],
+        "random": st.builds(SubsetSum, st.integers(2, 6), st.integers(1, 30)),
+    },
+    "multihop": {
+        "good": [
+            {},
+            {"hops": 2, "least": 2, "nodes": 5, "room": 4},
+            {"hops": 3, "nodes": 6, "branching": 2},
+            {"hops": 1, "nodes": 4},
+        ],
+        "bad": [
+            ({"hops": 0}, "hops is 0"),
+            ({"least": 4}, "least is 4"),
+            ({"nodes": 1}, "nodes is 1"),
+            ({"branching": 8}, "nodes is 8"),
+            ({"room": 2}, "room is 2"),
+            ({"branching": 3, "hops": 8}, "6,561 walks"),
+            ({"nodes": "8"}, "an integer was expected"),
+        ],
+        "random": st.builds(
+            lambda hops, nodes, branching: MultiHop(hops, 1, max(nodes, branching + 1), branching),
+            st.integers(1, 4),
+            st.integers(2, 9),
+            st.integers(1, 3),
+        ),
+    },
+    "reachability": {
+        "good": [
+            {},
+            {"depth": 2, "least": 1, "nodes": 9, "edges": 12, "room": 3},
+            {"asks": "whether", "depth": 3, "least": 1},
+            {"nodes": 8, "edges": 40},
+        ],
+        "bad": [
+            ({"asks": "who"}, "'which', 'whether'"),
+            ({"depth": 0}, "depth is 0"),
+            ({"least": 4}, "least is 4"),
+            ({"nodes": 7}, "need 8"),
+            ({"edges": 9}, "edges is 9"),
+            ({"room": 2}, "room is 2"),
+            ({"depth": True}, "an integer was expected"),
+        ],
+        "random": st.builds(
+            lambda asks, depth, more, extra: Reachability(
+                asks, 2 * depth + 2 + more, 2 * depth + more + extra, depth, 1
+            ),
+            st.sampled_from(["which", "whether"]),
+            st.integers(1, 4),
+            st.integers(0, 4),
+            st.integers(0, 8),
+        ),
+    },
+    "arithmetic": {
+        "good": [{}, {"operations": 2, "modulus": 5, "room": 3}, {"operators": "-", "operations": 10}],
+        "bad": [
+            ({"operations": 1}, "operations is 1"),
+            ({"modulus": 98}, "from 2 to 97"),
+            ({"operators": ""}, "operators"),
+            ({"room": 3}, "room is 3"),
+            ({"modulus": 7.0}, "an integer was expected"),
+        ],
+        "random": st.builds(Arithmetic, st.integers(2, 10), st.integers(2, 97), st.sampled_from(["+-*", "*+", "-"])),
+    },
+    "recommendation": {
+        "good": [{}, {"categories": 4, "brands": 3, "numbers": 2, "events": 5}, {"noise": 1.0, "zipf": 0.0}],
+        "bad": [
+            ({"categories": 1}, "categories is 1"),
+            ({"categories": 100}, "items"),
+            ({"noise": 0.0}, "noise is 0"),
+            ({"events": 1}, "events is 1"),
+            ({"intents": 1.0}, "an integer was expected"),
+        ],
+        "random": st.builds(
+            lambda c, b, k, intents, noise, events: Recommendation(
+                c, b, k, intents=intents, noise=noise, events=events
+            ),
+            st.integers(2, 5),
+            st.integers(2, 4),
+            st.integers(2, 4),
+            st.integers(1, 6),
+            st.floats(0.01, 1.0),
+            st.integers(2, 8),
+        ),
+    },
 }
 
 TASKS = [REGISTRY[name](**config) for name in REGISTRY for config in EXAMPLES[name]["good"]]
+EXEMPT = {"recommendation"}
+"""Tasks split by time: a user is in both parts."""
 over_tasks = pytest.mark.parametrize("task", TASKS, ids=repr)
 
 
@@ -84,23 +184,56 @@ def test_every_item_of_a_batch_is_valid(task):
     assert batch.frontier_BTV.dtype == np.float32
     assert batch.key_B.dtype == np.uint64
     assert batch.frontier_BTV.shape == (*batch.chain_BT.shape, size)
-    assert (batch.prompt_BN[:, 0] == task.vocabulary.bos).all()
     for ids in (batch.prompt_BN, batch.chain_BT, batch.answer_BA):
         assert ids.min() >= 0
         assert ids.max() < size
     assert ((batch.prompt_BN != task.vocabulary.pad) == batch.prompt_mask_BN).all()
+    assert (np.diff(batch.prompt_mask_BN.astype(int), axis=1) >= 0).all(), "padding is on the left"
+    first = batch.prompt_mask_BN.argmax(axis=1)
+    assert (batch.prompt_BN[np.arange(200), first] == task.vocabulary.bos).all()
     assert (batch.prompt_mask_BN.sum(axis=1) + batch.steps_B <= task.positions).all()
-    last = batch.steps_B - 1
-    answer_share = batch.frontier_BTV[np.arange(200), last, batch.answer_BA[:, -1]]
-    assert (answer_share == 1).all()
-    assert (np.take_along_axis(batch.frontier_BTV, batch.chain_BT[:, :, None], axis=2) > 0).all()
     assert np.array_equal(batch.key_B, task.key(rows))
+    last = batch.steps_B - 1
+    assert (batch.frontier_BTV[np.arange(200), last, batch.answer_BA[:, -1]] == 1).all()
+    live_BT = np.arange(batch.chain_BT.shape[1]) < batch.steps_B[:, None]
+    np.testing.assert_allclose(batch.frontier_BTV.sum(2, dtype=np.float64), live_BT, rtol=0, atol=1e-6)
+    on_chain_BT = np.take_along_axis(batch.frontier_BTV, batch.chain_BT[:, :, None], axis=2)[..., 0]
+    assert ((on_chain_BT > 0) == live_BT).all(), "the chain lies inside the frontier"
+    assert ((batch.chain_BT != task.vocabulary.pad) == live_BT).all()
 
 
 @over_tasks
-def test_answers_agree_with_the_slow_solver(task):
-    rows = task.problems(50, 2)
-    assert task.answer(rows).tolist() == [task.solve_slowly(row)[0] for row in rows]
+def test_a_budget_of_one_is_the_chain(task):
+    batch = task.batch(task.problems(50, 1), budget=1)
+    on_chain_BT = np.take_along_axis(batch.frontier_BTV, batch.chain_BT[:, :, None], axis=2)[..., 0]
+    assert np.array_equal(on_chain_BT, np.arange(batch.chain_BT.shape[1]) < batch.steps_B[:, None])
+    for budget in (0, 1.5):
+        with pytest.raises(ValueError, match="budget is"):
+            task.frontier(task.problems(1, 0), budget)
+    if not task.rules:
+        with pytest.raises(ValueError, match="leave rule out"):
+            task.batch(task.problems(1, 0), rule="absolute")
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_oracles_agree_with_their_second_solver_on_ten_thousand_problems(name):
+    """Answers and best traces, over random configurations."""
+    compared = 0
+
+    @settings(max_examples=100, deadline=None)
+    @given(EXAMPLES[name]["random"], st.integers(0, 2**32))
+    def compare(task, seed):
+        nonlocal compared
+        rows = task.problems(150, seed)
+        answers, steps, batch_chain = task.answer(rows), task.steps(rows), task.chain(rows)
+        for row, answer, ids, length in zip(rows.tolist(), answers, batch_chain, steps, strict=True):
+            slow_answer, slow_states = task.solve_slowly(row)
+            assert answer == slow_answer
+            assert task.states(ids[:length]) == slow_states
+        compared += len(rows)
+
+    compare()
+    assert compared >= 10_000
 
 
 @over_tasks
@@ -132,7 +265,7 @@ def test_parts_are_valid_share_no_key_and_repeat(task, seed):
     train, validation = both_parts(task, seed)
     train_keys, validation_keys = (set(task.key(rows).tolist()) for rows in (train, validation))
     assert train_keys
-    assert not train_keys & validation_keys
+    assert not train_keys & validation_keys or task.name in EXEMPT
     again_train, again_validation = both_parts(task, seed)
     assert np.array_equal(train, again_train)
     assert np.array_equal(validation, again_validation)
@@ -148,8 +281,44 @@ def test_a_part_that_does_not_exist_is_refused(task):
 def test_a_problem_survives_json_and_is_described(task):
     for row in task.problems(5, 9):
         assert np.array_equal(task.read(row.tolist()), row)
-        answer = task.answer(row[None])[0]
-        assert f"{answer:+d}" in task.describe(row).splitlines()[1]
+        assert np.array_equal(task.read(task.to_json(row)), row)
+        answer = task.say(task.answer_ids(task.answer(row[None]))[0])
+        assert str(answer) in task.describe(row).splitlines()[1]
+        assert task.judge(row, answer)
+        assert task.judge(row, {"answer": f" {answer} "})
+
+
+@over_tasks
+def test_a_question_names_all_that_is_given(task):
+    row = task.problems(1, 11)[0]
+    question = task.question(row.tolist())
+    assert question.endswith((".", "?"))
+    batch = task.batch(row[None])
+    for id_ in batch.prompt_BN[0][batch.prompt_mask_BN[0]][1:]:
+        token = task.vocabulary.tokens[id_].strip("=>?")
+        assert token in question
+
+
+@over_tasks
+@pytest.mark.parametrize("value", [None, True, [], "nonsense", "", {"answer": None}, {}], ids=str)
+def test_what_is_no_answer_is_not_judged(task, value):
+    with pytest.raises(ValueError, match="answer"):
+        task.judge(task.problems(1, 0)[0], value)
+
+
+@over_tasks
+def test_the_ladder_shares_vocabulary_and_positions(task):
+    ladder = task.ladder()
+    assert list(ladder) == sorted(ladder)
+    for rung in ladder.values():
+        assert rung.vocabulary == task.vocabulary
+        assert rung.positions == task.positions
+        row = rung.problems(1, 0)[0]
+        assert rung.prompt(row[None])[0].shape[1] + rung.chain(row[None]).shape[1] <= task.positions
+        item = rung.to_json(row.tolist())
+        assert np.array_equal(task.holding(item).read(item)[: len(row)], row)
+    with pytest.raises(ValueError, match="problem"):
+        task.holding("nonsense")
 
 
 @over_tasks
@@ -194,7 +363,17 @@ def test_an_answer_is_written_with_its_verdict(task):
 
 @over_tasks
 def test_the_fitting_task_holds_the_problem(task):
-    row = task.problems(1, seed=1)[0].tolist()
-    fitting = type(task).fitting(row)
-    assert np.array_equal(fitting.read(row), row)
-    assert fitting.answer([row]) == task.answer([row])
+    item = task.to_json(task.problems(1, seed=1)[0].tolist())
+    fitting = type(task).fitting(item)
+    assert fitting.to_json(fitting.read(item)) == item
+    assert fitting.answer([fitting.read(item)]) == task.answer([task.read(item)])
+
+
+def test_a_part_without_problems_is_refused():
+    """Two ones and the target 1 are the only problem, and in one part alone."""
+    task = SubsetSum(numbers=2, high=1)
+    held = hashed_fraction(task.key(task.problems(1, 0)), 0, 0.2)[0]
+    part, other = ("validation", "train") if held else ("train", "validation")
+    assert len(task.split(part, 0, 10)) == 10
+    with pytest.raises(ValueError, match="make the task larger"):
+        task.split(other, 0, 10)

@@ -122,7 +122,7 @@ ERRORS = {
     "bad shape": ["run", "cot2", "--out", "x", "--shape.width", "7"],
     "unknown task": ["show", "nonsense", "1", "2"],
     "digit too small": ["show", "mnns", "0", "2"],
-    "no digits": ["show", "mnns"],
+    "no digits": ["show", "mnns", "three"],
     "no such run": ["show", "mnns", "1", "2", "--checkpoint", "/nonexistent"],
     "no such input": ["predict", "--checkpoint", "/nonexistent"],
     "unknown study": ["reproduce", "nonsense"],

@@ -1,0 +1,63 @@
+"""Random directed acyclic graphs with two roots, whose two targets cannot be told apart by their looks.
+
+The two sides, one below each root, are drawn alike and independently: a backbone that leads from the root to its target
+at the wanted distance, further nodes hung below random ones, further edges that shorten nothing. Shared nodes, below
+either side, tie the sides together but lead back to none. Whatever holds for one side is as likely for the other, so
+that once names, order of edges and order of candidates are shuffled only following edges from the asked root helps.
+
+Hidden names: 0..s-1 and s..2s-1 are the sides, root first, target at place `distance`; then the shared nodes.
+
+Letters: P graphs, C nodes, E edges, S nodes of a side, K possible pairs of nodes.
+"""
+
+import numpy as np
+
+from tasks.batch import Integers, Mask
+from tasks.keys import derived_seed, uniform_integers
+
+LARGE = 2**31
+
+
+def two_sided(side: int, nodes: int, edges: int, distance_P: Integers, seed: int) -> Integers:
+    """Edges (P, E, 2) in hidden names; -1, -1 fills up where the nodes do not allow as many edges.
+
+    `side` nodes below each root, roots included, and `nodes` in all; target and root of a side are distance_P apart.
+    """
+    parent_PC = _parents(side, nodes, distance_P, seed)
+    tree_PC2 = np.stack([parent_PC, np.broadcast_to(np.arange(nodes), parent_PC.shape)], axis=2)
+    tree_PE2 = np.delete(tree_PC2, [0, side], axis=1)
+    more = edges - tree_PE2.shape[1]
+    source_K, target_K = np.array([*np.ndindex(nodes, nodes)]).T
+    side_C = np.minimum(np.arange(nodes) // side, 2)
+    orderly_K = (source_K < target_K) & ((side_C[source_K] == side_C[target_K]) | (side_C[target_K] == 2))
+    source_K, target_K = source_K[orderly_K], target_K[orderly_K]
+    level_PC = _levels(parent_PC, side)
+    free_PK = level_PC[:, source_K] + 1 >= level_PC[:, target_K]
+    free_PK &= parent_PC[:, target_K] != source_K
+    rank_PK = uniform_integers(0, LARGE, free_PK.shape, derived_seed(seed, "edges")) + LARGE * ~free_PK
+    picked_PX = np.argsort(rank_PK, axis=1, kind="stable")[:, :more]
+    more_PX2 = np.stack([source_K[picked_PX], target_K[picked_PX]], axis=2)
+    more_PX2[~np.take_along_axis(free_PK, picked_PX, axis=1)] = -1
+    missing_PX2 = np.full((len(tree_PE2), more - picked_PX.shape[1], 2), -1)
+    return np.concatenate([tree_PE2, more_PX2, missing_PX2], axis=1)
+
+
+def _parents(side: int, nodes: int, distance_P: Integers, seed: int) -> Integers:
+    """The first parent of each node (P, C); roots have themselves."""
+    drawn_PC = uniform_integers(0, LARGE, (len(distance_P), nodes), derived_seed(seed, "parents"))
+    place_C = np.arange(nodes)
+    local_C = np.where(place_C < 2 * side, place_C % side, place_C)  # how many may be a parent
+    parent_PC = drawn_PC % np.maximum(local_C, 1)
+    backbone_PC: Mask = (place_C < 2 * side) & (local_C <= distance_P[:, None]) & (local_C > 0)
+    parent_PC = np.where(backbone_PC, local_C - 1, parent_PC)
+    return parent_PC + np.where((place_C >= side) & (place_C < 2 * side), side, 0)
+
+
+def _levels(parent_PC: Integers, side: int) -> Integers:
+    """Edges from the root along first parents (P, C); no edge shortens them. Shared nodes take any edge: level 0."""
+    level_PC = np.zeros_like(parent_PC)
+    rows_P = np.arange(len(parent_PC))
+    for node in range(2 * side):
+        if node % side:
+            level_PC[:, node] = level_PC[rows_P, parent_PC[:, node]] + 1
+    return level_PC

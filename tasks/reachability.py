@@ -1,0 +1,455 @@
+"""Graph reachability: which of two nodes can be reached from the root, or whether one can within a number of steps.
+
+The symbolic form of ProsQA ("which", Coconut, arXiv 2412.06769) and ProntoQA ("whether", as posed in CoT2, arXiv
+2505.23648, within 5 steps); Zhu et al., arXiv 2505.12514, show how two layers solve it by superposition. The state
+after step t is a node t edges from the root, so the frontier over all walks is (walks of t edges that end in v) / (all
+of them): breadth-first search in one vector. Generated graphs leave no shortcut: see `tasks.dags`.
+
+"which": the best trace is a shortest path, the one whose nodes come first in the vocabulary; its last node, the reached
+candidate, is the answer. "whether": as many steps as `depth`, then yes or no. A walk that arrives at the candidate, or
+at a node without an edge, stays there; the best trace is a shortest path to the candidate, or without one the first
+walk in the vocabulary's order.
+
+Prompt: padding <bos> u_1 v_1 .. u_E v_E ? candidates root.
+
+Letters: P problems, M integers of a problem (root, two candidates, then edges; -1 where there is none), E edges,
+C nodes, T steps, V vocabulary, A = 1 answer token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
+from tasks.checks import check_choice, check_integer, checked_rows, is_integer, refuse_rows
+from tasks.dags import two_sided
+from tasks.graphs import UNREACHED, adjacency, canonical_hash, distances, first_walks, named_by_appearance, path_counts
+from tasks.keys import derived_seed, random_orders, stable_hash
+from tasks.task import NO, YES, Task, check_budget, chunks, one_hot, text_answer
+
+Question = Literal["which", "whether"]
+MOST_NODES = 64
+MOST_DEPTH = 12
+MOST_EDGES = 512
+MARK = "?"
+NONE = -1
+"""Stands for no edge, and for the second candidate where there is one."""
+ENOUGH_CLASSES = 1000
+DRAWS = 10_000
+EXPECTED = 'a problem is {"root": 0, "candidates": [4, 7], "edges": [[0, 3], [3, 4], ...]}'
+
+
+@dataclass(frozen=True)
+class Reachability(Task):
+    """Reachability in a random acyclic graph: which of two candidates, or whether one; a problem is a graph's edges.
+
+    Raises ValueError for sizes that are not integers or out of range.
+    """
+
+    asks: Question = "which"
+    """Which of two candidates can be reached, or whether the only one can within `depth` steps."""
+    nodes: int = 12
+    """Number of nodes (2 * (room + 1) to 64)."""
+    edges: int = 16
+    """Edges of a graph (nodes - 2 to 512); fewer where the nodes do not allow as many."""
+    depth: int = 3
+    """Most edges from a root to its target (1 to 12)."""
+    least: int | None = None
+    """Fewest edges from a root to its target (1 to depth); depth when not given."""
+    room: int | None = None
+    """Largest depth that positions have room for (depth to 12); depth when not given."""
+
+    name: ClassVar[str] = "reachability"
+
+    def __post_init__(self) -> None:
+        check_choice("asks", self.asks, get_args(Question))
+        check_integer("depth", self.depth, 1, MOST_DEPTH, "try depth=3")
+        check_integer("least", self.fewest, 1, self.depth, f"try least={self.depth}")
+        check_integer("room", self.capacity, self.depth, MOST_DEPTH, f"the depth must fit: try room={self.depth}")
+        needed = 2 * (self.capacity + 1)
+        check_integer("nodes", self.nodes, needed, MOST_NODES, f"two paths of {self.capacity} edges need {needed}")
+        check_integer("edges", self.edges, self.nodes - 2, MOST_EDGES, f"try edges={self.nodes + 4}")
+
+    @property
+    def capacity(self) -> int:
+        """`room`, or `depth` when room was not given."""
+        return self.depth if self.room is None else self.room
+
+    @property
+    def fewest(self) -> int:
+        """`least`, or `depth` when least was not given."""
+        return self.depth if self.least is None else self.least
+
+    @property
+    def _whether(self) -> bool:
+        return self.asks == "whether"
+
+    @property
+    def positions(self) -> int:
+        """<bos>, two tokens an edge, the mark, candidates and root, and the steps of the deepest problem."""
+        return 5 + 2 * self.edges + self.capacity
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Special tokens, the mark of the question, "no", "yes", and a token for each node ("n0")."""
+        return Vocabulary((*SPECIAL_TOKENS, MARK, NO, YES, *(f"n{node}" for node in range(self.nodes))))
+
+    @property
+    def _first(self) -> int:
+        """The id of node 0."""
+        return len(SPECIAL_TOKENS) + 3
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Problems
+
+    def rows(self, problems: npt.ArrayLike) -> Integers:
+        """Rows of root, candidates and edges: an acyclic graph in which the question has its one answer."""
+        rows_PM = checked_rows(problems, 3 + 2 * self.edges, NONE, self.nodes - 1)
+        root_P, candidate_P2, edges_PE2 = _parts(rows_PM)
+        single_P = candidate_P2[:, 1] == NONE
+        there_PE2 = edges_PE2 >= 0
+        pair_PE = np.sort(edges_PE2[..., 0] * self.nodes + edges_PE2[..., 1], axis=1)
+        refuse_rows(
+            {
+                "has no root or no candidate": (root_P < 0) | (candidate_P2[:, 0] < 0),
+                "needs two candidates": single_P & (not self._whether),
+                "needs exactly one candidate": ~single_P & self._whether,
+                "has the root or a node twice among its candidates": (candidate_P2 == root_P[:, None]).any(axis=1)
+                | (candidate_P2[:, 0] == candidate_P2[:, 1]),
+                "has an edge with one end": (there_PE2[..., 0] != there_PE2[..., 1]).any(axis=1),
+                "has an edge twice": ((pair_PE[:, 1:] == pair_PE[:, :-1]) & (pair_PE[:, 1:] >= 0)).any(axis=1),
+            }
+        )
+        for part in self._chunks(len(rows_PM)):
+            self._check_graphs(rows_PM[part], part.start)
+        return rows_PM
+
+    def _check_graphs(self, rows_PM: Integers, first: int) -> None:
+        """ValueError unless the graphs are acyclic and, of two candidates, one is reached within depth."""
+        root_P, candidate_P2, edges_PE2 = _parts(rows_PM)
+        links_PCC = adjacency(edges_PE2, self.nodes)
+        left_PC = np.ones(links_PCC.shape[:2], np.float32)
+        for _ in range(self.nodes):  # what still has a predecessor after C rounds lies on or behind a cycle
+            left_PC = ((left_PC[:, None] @ links_PCC)[:, 0] > 0).astype(np.float32)
+        offset = np.zeros(first, bool)
+        refuse_rows({"has a cycle where an acyclic graph was expected": np.append(offset, left_PC.any(axis=1))})
+        if self._whether:
+            return
+        distance_P2 = np.take_along_axis(distances(links_PCC, root_P, self.nodes), candidate_P2, axis=1)
+        reached_P = (distance_P2 < UNREACHED).sum(axis=1)
+        refuse_rows(
+            {
+                "has a target that cannot be reached from the root": np.append(offset, reached_P == 0),
+                "has two candidates that can be reached, where one was expected": np.append(offset, reached_P == 2),
+                f"has a target more than {self.depth} edges from the root": np.append(
+                    offset, distance_P2.min(axis=1) > self.depth
+                ),
+            }
+        )
+
+    def problems(self, n: int, seed: int) -> Integers:
+        """n problems (n, M): a graph with two roots and their targets at equal distance, all names and orders shuffled.
+
+        "which" asks one root, by a fair coin, about both targets; "whether" asks it about one of them, by another coin.
+        """
+        distance_P = self.drawn(1, n, derived_seed(seed, "distance"), self.fewest, self.depth)[:, 0]
+        coin_P3 = self.drawn(3, n, derived_seed(seed, "coins"), 0, 1)
+        side = max(self.capacity + 1, (self.nodes - self.nodes // 6) // 2)
+        edges_PE2 = two_sided(side, self.nodes, self.edges, distance_P, derived_seed(seed, "graph"))
+        name_PC = random_orders((n, self.nodes), derived_seed(seed, "names"))
+        asked_P = coin_P3[:, 0] * side
+        candidate_P2 = distance_P[:, None] + side * (coin_P3[:, 1:2] ^ [0, 1])
+        order_PE = random_orders((n, self.edges), derived_seed(seed, "order"))
+        edges_PE2 = np.take_along_axis(edges_PE2, order_PE[..., None], axis=1)
+        last_PE = np.argsort(edges_PE2[..., 0] < 0, axis=1, kind="stable")  # absent edges go to the end
+        edges_PE2 = np.take_along_axis(edges_PE2, last_PE[..., None], axis=1)
+        hidden_PM = np.column_stack([asked_P, candidate_P2, edges_PE2.reshape(n, 2 * self.edges)])
+        rows_PM = np.where(hidden_PM < 0, NONE, np.take_along_axis(name_PC, np.maximum(hidden_PM, 0), axis=1))
+        if self._whether:
+            rows_PM[:, 2] = NONE
+        return rows_PM
+
+    def key(self, problems: npt.ArrayLike) -> Keys:
+        """Stable hash (P,) that ignores names, order of edges and order of candidates, where there are classes enough.
+
+        Otherwise (`quotiented`) it ignores names alone, going by the order of edges.
+        """
+        rows_PM = self.rows(problems)
+        if self.quotiented:
+            return self._class(rows_PM)
+        return stable_hash(named_by_appearance(np.roll(rows_PM, -3, axis=1), self.nodes))
+
+    @cached_property
+    def quotiented(self) -> bool:
+        """Whether keys ignore all names and orders: if 10,000 draws make at least 1,000 classes that way."""
+        return len(np.unique(self._class(self.problems(DRAWS, seed=0)))) >= ENOUGH_CLASSES
+
+    def _class(self, rows_PM: Integers) -> Keys:
+        """The isomorphism class of graph, root and candidates."""
+        root_P, candidate_P2, edges_PE2 = _parts(rows_PM)
+        colour_PC = np.zeros((len(rows_PM), self.nodes), np.uint64)
+        rows_P1 = np.arange(len(rows_PM))[:, None]
+        colour_PC[rows_P1, _twice(candidate_P2)] = 2
+        colour_PC[rows_P1[:, 0], root_P] = 1
+        return canonical_hash(edges_PE2, colour_PC)
+
+    def ladder(self) -> dict[int, Task]:
+        """The task at each distance alone, as far as there is room."""
+        if self.room is None:
+            return {}
+        return {depth: replace(self, least=depth, depth=depth) for depth in range(self.fewest, self.capacity + 1)}
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # The oracle
+
+    @property
+    def _most_steps(self) -> int:
+        """T: edges of the deepest problem, and for "whether" the word after them."""
+        return self.depth + self._whether
+
+    def steps(self, problems: npt.ArrayLike) -> Integers:
+        """Number of steps (P,): the distance of the target, or depth + 1 for "whether"."""
+        rows_PM = self.rows(problems)
+        if self._whether:
+            return np.full(len(rows_PM), self._most_steps)
+        return self._distance(rows_PM)
+
+    def _distance(self, rows_PM: Integers) -> Integers:
+        """Edges from the root to the nearest candidate (P,)."""
+        distance_P = np.zeros(len(rows_PM), np.int64)
+        for part in self._chunks(len(rows_PM)):
+            root_P, candidate_P2, edges_PE2 = _parts(rows_PM[part])
+            distance_PC = distances(adjacency(edges_PE2, self.nodes), root_P, self.depth)
+            distance_P2 = np.take_along_axis(distance_PC, _twice(candidate_P2), axis=1)
+            distance_P[part] = distance_P2.min(axis=1)
+        return distance_P
+
+    def answer(self, problems: npt.ArrayLike) -> Integers:
+        """The candidate that is reached (P,); for "whether" 1 if it is, within depth, else 0."""
+        rows_PM = self.rows(problems)
+        if self._whether:
+            return (self._distance(rows_PM) < UNREACHED).astype(np.int64)
+        answer_P = np.zeros(len(rows_PM), np.int64)
+        for part in self._chunks(len(rows_PM)):
+            root_P, candidate_P2, edges_PE2 = _parts(rows_PM[part])
+            distance_PC = distances(adjacency(edges_PE2, self.nodes), root_P, self.depth)
+            first_P = np.take_along_axis(distance_PC, candidate_P2[:, :1], axis=1)[:, 0] < UNREACHED
+            answer_P[part] = np.where(first_P, candidate_P2[:, 0], candidate_P2[:, 1])
+        return answer_P
+
+    def answer_ids(self, answers: npt.ArrayLike) -> Integers:
+        """The tokens (P, 1) of the nodes, or of no and yes."""
+        return np.asarray(answers, np.int64)[:, None] + (self.vocabulary.index(NO) if self._whether else self._first)
+
+    def prompt(self, problems: npt.ArrayLike) -> tuple[Integers, Mask]:
+        """<bos>, the edges, the mark, the candidates, the root; padded on the left to the most edges."""
+        rows_PM = self.rows(problems)
+        root_P, candidate_P2, edges_PE2 = _parts(rows_PM)
+        asked_PQ = np.column_stack([candidate_P2[:, : 2 - self._whether], root_P]) + self._first
+        there_PE = edges_PE2[..., 0] >= 0
+        place_N = np.arange(2 + 2 * self.edges) - 2 * (~there_PE).sum(axis=1)[:, None]
+        prompt_PN = np.where(place_N < 0, Vocabulary.pad, self.vocabulary.index(MARK))
+        prompt_PN[place_N == 0] = Vocabulary.bos
+        inside_PN = place_N > 0
+        inside_PN[:, -1] = False
+        prompt_PN[inside_PN] = edges_PE2[there_PE].ravel() + self._first
+        mask_PN = np.concatenate([place_N >= 0, np.ones(asked_PQ.shape, bool)], axis=1)
+        return np.concatenate([prompt_PN, asked_PQ], axis=1), mask_PN
+
+    def chain(self, problems: npt.ArrayLike) -> Integers:
+        """Token ids (P, T) of the best trace, described at the top; shorter ones are padded."""
+        rows_PM = self.rows(problems)
+        chain_PT = np.zeros((len(rows_PM), self._most_steps), np.int64)
+        for part in self._chunks(len(rows_PM)):
+            chain_PT[part, : self.depth] = self._walks(rows_PM[part]) + self._first
+        if self._whether:
+            chain_PT[:, -1] = self.answer_ids(self.answer(rows_PM))[:, 0]
+        chain_PT[np.arange(self._most_steps) >= self.steps(rows_PM)[:, None]] = Vocabulary.pad
+        return chain_PT
+
+    def _links(self, rows_PM: Integers) -> npt.NDArray[np.float32]:
+        """Edges as a matrix (P, C, C); for "whether" walks stay at the candidate and where no edge leads on."""
+        _, candidate_P2, edges_PE2 = _parts(rows_PM)
+        links_PCC = adjacency(edges_PE2, self.nodes)
+        if self._whether:
+            links_PCC[np.arange(len(rows_PM)), candidate_P2[:, 0]] = 0
+            end_PC = ~links_PCC.any(axis=2)
+            links_PCC[:, np.arange(self.nodes), np.arange(self.nodes)] += end_PC
+        return links_PCC
+
+    def _walks(self, rows_PM: Integers) -> Integers:
+        """The nodes (P, depth) of the best walk; what follows the target is of no meaning for "which"."""
+        links_PCC = self._links(rows_PM)
+        target_P = rows_PM[:, 1] if self._whether else self.answer(rows_PM)
+        away_PC = distances(links_PCC.transpose(0, 2, 1), target_P, self.depth)
+        whole_P = np.take_along_axis(away_PC, rows_PM[:, :1], axis=1)
+        left_PT = np.maximum(whole_P - 1 - np.arange(self.depth), 0)
+        allowed_PTC = (away_PC[:, None] == left_PT[..., None]) | (whole_P == UNREACHED)[..., None]
+        return first_walks(links_PCC, rows_PM[:, 0], allowed_PTC, self.depth)
+
+    def frontier(self, problems: npt.ArrayLike, budget: int | None = None) -> Shares:
+        """Share of all walks in each node (P, T, V), or with budget 1 the best trace; one-hot on the answer at the end.
+
+        Raises ValueError for any other budget: walks to nowhere have no order in which some would be better.
+        """
+        rows_PM = self.rows(problems)
+        check_budget(budget)
+        if budget is not None:
+            if budget > 1:
+                raise ValueError(f"budget is {budget}, but walks have no order of merit; try budget=1, or None for all")
+            chain_PT = self.chain(rows_PM)
+            return one_hot(chain_PT, len(self.vocabulary)) * (chain_PT != Vocabulary.pad)[..., None]
+        frontier_PTV = np.zeros((len(rows_PM), self._most_steps, len(self.vocabulary)), np.float32)
+        for part in self._chunks(len(rows_PM)):
+            counts = path_counts(self._links(rows_PM[part]), rows_PM[part, 0], self.depth)
+            for step, counts_PC in enumerate(counts):
+                total_P1 = np.maximum(counts_PC.sum(axis=1, keepdims=True), 1)
+                frontier_PTV[part, step, self._first :] = counts_PC / total_P1
+        steps_P = self.steps(rows_PM)
+        frontier_PTV[np.arange(self._most_steps) >= steps_P[:, None] - 1] = 0
+        frontier_PTV[np.arange(len(rows_PM)), steps_P - 1, self.answer_ids(self.answer(rows_PM))[:, 0]] = 1
+        return frontier_PTV
+
+    def _chunks(self, count: int) -> Any:
+        return chunks(count, max(self.nodes**2, self._most_steps * len(self.vocabulary)))
+
+    def solve_slowly(self, problem: Sequence[int]) -> tuple[int, list[int]]:
+        """The answer and the nodes of the best trace, from all walks of one problem, listed (for tests)."""
+        root, first, second, *flat = map(int, problem)
+        ahead: dict[int, list[int]] = {}
+        for source, target in zip(flat[::2], flat[1::2], strict=True):
+            if source >= 0 and not (self._whether and source == first):
+                ahead.setdefault(source, []).append(target)
+        walks = [[root]]
+        for _ in range(self.depth):
+            stay = self._whether
+            walks = [[*walk, node] for walk in walks for node in sorted(ahead.get(walk[-1], walk[-1:] * stay))]
+            ended = sorted(walk for walk in walks if walk[-1] in (first, second))
+            if not self._whether and ended:
+                return ended[0][-1], ended[0][1:]
+        arrived = [walk for walk in walks if walk[-1] == first]
+        best = min(arrived, key=lambda walk: (walk.index(first), walk)) if arrived else min(walks)
+        return int(bool(arrived)), best[1:]
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # In words
+
+    def states(self, chain_ids_T: Integers) -> list[int]:
+        """The nodes, without the word after them."""
+        nodes_T = np.asarray(chain_ids_T) - self._first
+        return (nodes_T[:-1] if self._whether else nodes_T).tolist()
+
+    def describe(self, problem: Sequence[int]) -> str:
+        """One problem as lines of text: edges, question, answer, the best walk, and the largest shares of each step."""
+        row_M = self.rows([problem])[0]
+        steps = self.steps([row_M])[0]
+        edges = row_M[3:].reshape(-1, 2)
+        candidates = " or ".join(f"n{node}" for node in row_M[1:3] if node >= 0)
+        lines = {
+            "problem": f"from n{row_M[0]} to {candidates}" + f" within {self.depth} steps" * self._whether,
+            "answer": self.vocabulary.decode(self.answer_ids(self.answer([row_M]))[0]),
+            "best walk": self.vocabulary.decode(self.chain([row_M])[0, : steps - self._whether]),
+            "edges": ", ".join(f"n{source} n{target}" for source, target in edges if source >= 0),
+        }
+        return self.described(problem, lines)
+
+    def question(self, problem: Sequence[int]) -> str:
+        """The task in words."""
+        value = self.to_json(problem)
+        edges = " ".join(f"There is an edge from n{source} to n{target}." for source, target in value["edges"])
+        names = " or ".join(f"n{node}" for node in value["candidates"])
+        if self._whether:
+            return (
+                f"{edges} Following edges from n{value['root']}, can {names} be reached in at most {self.depth} steps? "
+                "Answer yes or no."
+            )
+        return (
+            f"{edges} Following edges from n{value['root']}, which can be reached, {names}? Answer with the name alone."
+        )
+
+    def read(self, item: Any) -> Integers:
+        """{"root": .., "candidates": [..], "edges": [[from, to], ..]} as a problem (M,); ValueError says what is wrong.
+
+        A list is taken for the row itself: root, candidates, and the edges' nodes in turn.
+        """
+        numbers = _as_list(item)
+        if len(numbers) > 3 + 2 * self.edges:
+            raise ValueError(f"the problem has {(len(numbers) - 3) // 2} edges, but at most {self.edges} have room")
+        return self.rows([numbers + [NONE] * (3 + 2 * self.edges - len(numbers))])[0]
+
+    def to_json(self, problem: Sequence[int]) -> dict[str, Any]:
+        """{"root": .., "candidates": [..], "edges": [[from, to], ..]}."""
+        (
+            root,
+            *candidates,
+        ) = map(int, problem[:3])
+        edges = [[int(u), int(v)] for u, v in zip(problem[3::2], problem[4::2], strict=True) if u >= 0]
+        return {"root": root, "candidates": [node for node in candidates if node >= 0], "edges": edges}
+
+    def read_answer(self, value: Any) -> Integers:
+        """A node, such as "n3", or yes or no."""
+        text = text_answer(value)
+        names = (NO, YES) if self._whether else self.vocabulary.tokens[self._first :]
+        if text not in names:
+            expected = "yes or no" if self._whether else f"a node from n0 to n{self.nodes - 1}"
+            raise ValueError(f"the answer is {text!r}; expected {expected}")
+        return np.array([self.vocabulary.index(text)])
+
+    def say(self, answer_ids_A: Integers) -> str | None:
+        """The node's name, or yes or no."""
+        id_ = int(answer_ids_A[0])
+        token = self.vocabulary.tokens[id_] if 0 <= id_ < len(self.vocabulary) else ""
+        fits = token in (NO, YES) if self._whether else id_ >= self._first
+        return token if fits and token else None
+
+    @classmethod
+    def fitting(cls, item: Any) -> "Reachability":
+        """The task with room for the problem's nodes, edges and distance; of one candidate it asks whether."""
+        numbers = _as_list(item)
+        if min(numbers[0], numbers[1]) < 0 or min(numbers) < NONE or max(numbers) >= MOST_NODES:
+            raise ValueError(f"a problem's nodes are named from 0 to {MOST_NODES - 1}, and got {item!r}: rename them")
+        single = numbers[2] == NONE
+        edges = np.reshape(numbers[3:], (1, len(numbers) // 2 - 1, 2))
+        nodes = max(cls.nodes, max(numbers) + 1)
+        distance_C = distances(adjacency(edges, nodes), np.array(numbers[:1]), nodes)[0]
+        reached = [int(distance_C[node]) for node in numbers[1:3] if node >= 0 and distance_C[node] < UNREACHED]
+        depth = 5 if single else min(MOST_DEPTH, max([cls.depth, *reached]))
+        nodes = max(nodes, 2 * (depth + 1))
+        count = max(nodes - 2, cls.edges, edges.shape[1])
+        return cls("whether" if single else "which", nodes, count, depth, least=1)
+
+
+def _parts(rows_PM: Integers) -> tuple[Integers, Integers, Integers]:
+    """Root (P,), candidates (P, 2) and edges (P, E, 2)."""
+    return rows_PM[:, 0], rows_PM[:, 1:3], rows_PM[:, 3:].reshape(len(rows_PM), rows_PM.shape[1] // 2 - 1, 2)
+
+
+def _twice(candidate_P2: Integers) -> Integers:
+    """Candidates with an only one standing twice."""
+    return np.where(candidate_P2 < 0, candidate_P2[:, :1], candidate_P2)
+
+
+def _as_list(item: Any) -> list[int]:
+    """Root, two candidates (the second may be none) and edges in one list; ValueError for anything else."""
+    if isinstance(item, dict):
+        candidates, edges = item.get("candidates"), item.get("edges")
+        if (
+            not isinstance(candidates, list)
+            or len(candidates) not in (1, 2)
+            or not isinstance(edges, list)
+            or not all(isinstance(edge, list) and len(edge) == 2 for edge in edges)
+        ):
+            raise ValueError(f"got {item!r}, but {EXPECTED}")
+        item = [
+            item.get("root"),
+            *candidates,
+            *[NONE] * (2 - len(candidates)),
+            *(node for edge in edges for node in edge),
+        ]
+    if not isinstance(item, list) or not all(map(is_integer, item)) or len(item) < 3 or len(item) % 2 == 0:
+        raise ValueError(f"got {item!r}, but {EXPECTED}")
+    return item

@@ -1,0 +1,236 @@
+"""Arithmetic modulo p: hand-computed chains, the second solver, and what is said about bad requests."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.arithmetic import Arithmetic
+
+# By hand, modulo 17: 3 + 5 = 8; 8 * 2 = 16; 16 - 9 = 7; 7 * 4 = 28 = 17 + 11.
+HAND = [3, 0, 5, 2, 2, 1, 9, 2, 4]
+JSON = {"start": 3, "operations": [["+", 5], ["*", 2], ["-", 9], ["*", 4]]}
+CHAIN = "3 + 5 = 8 ; 8 * 2 = 16 ; 16 - 9 = 7 ; 7 * 4 = 11 ; 11"
+
+CONFIGS = st.builds(
+    Arithmetic,
+    operations=st.integers(2, 10),
+    modulus=st.integers(2, 97),
+    operators=st.lists(st.sampled_from("+-*"), min_size=1, max_size=3, unique=True).map("".join),
+)
+SEEDS = st.integers(0, 2**32)
+
+
+def test_hand_computed_example():
+    task = Arithmetic()
+    batch = task.batch([HAND])
+    assert task.answer([HAND]).tolist() == [11]
+    assert task.results([HAND]).tolist() == [[3, 8, 16, 7, 11]]
+    assert task.vocabulary.decode(batch.prompt_BN[0]) == "<bos> 3 + 5 * 2 - 9 * 4"
+    assert task.vocabulary.decode(batch.chain_BT[0]) == CHAIN
+    assert task.vocabulary.decode(batch.answer_BA[0]) == "11"
+    assert batch.steps_B.tolist() == [25]
+    assert task.positions == 10 + 25
+
+
+def test_there_is_no_precedence_and_no_number_below_zero():
+    # (1 + 2) * 3 = 9, not 7; 0 - 1 = 4 and 4 * 4 = 16 = 1 modulo 5.
+    assert Arithmetic(operations=2).answer([[1, 0, 2, 2, 3]]).tolist() == [9]
+    small = Arithmetic(operations=2, modulus=5)
+    assert small.vocabulary.decode(small.chain([[0, 1, 1, 2, 4]])[0]) == "0 - 1 = 4 ; 4 * 4 = 1 ; 1"
+
+
+def test_description_and_question_of_the_hand_computed_example():
+    assert Arithmetic().describe(HAND).splitlines() == [
+        "problem     3 + 5 * 2 - 9 * 4 modulo 17, from left to right",
+        "answer      11",
+        "steps 1-6   3 + 5 = 8 ;",
+        "steps 7-12  8 * 2 = 16 ;",
+        "steps 13-18 16 - 9 = 7 ;",
+        "steps 19-24 7 * 4 = 11 ;",
+        "step 25     11",
+    ]
+    question = Arithmetic().question(HAND)
+    for words in ("3 + 5 * 2 - 9 * 4 modulo 17", "from left to right", "from 0 to 16"):
+        assert words in question
+
+
+@pytest.mark.parametrize(("operations", "thinking"), [(2, 12), (4, 24), (10, 60)])
+def test_every_operation_is_six_tokens_of_thinking(operations, thinking):
+    task = Arithmetic(operations=operations)
+    batch = task.batch(task.problems(20, 0))
+    assert (batch.steps_B - 1 == thinking).all()
+    assert batch.chain_BT.shape == (20, thinking + 1)
+    assert batch.prompt_BN.shape[1] + thinking + 1 == task.positions
+
+
+def test_second_solver_agrees_on_ten_thousand_problems_of_random_settings():
+    compared = 0
+
+    @settings(max_examples=100, deadline=None)
+    @given(CONFIGS, SEEDS)
+    def compare(task, seed):
+        nonlocal compared
+        rows = task.problems(110, seed)
+        for row, answer, chain in zip(rows.tolist(), task.answer(rows), task.chain(rows), strict=True):
+            assert task.solve_slowly(row) == (answer, task.states(chain))
+        compared += len(rows)
+
+    compare()
+    assert compared >= 10_000
+
+
+@settings(max_examples=60, deadline=None)
+@given(CONFIGS, SEEDS)
+def test_every_equation_of_a_chain_is_true_and_goes_on_from_the_one_before(task, seed):
+    """The printed chain is read back as text: nothing is assumed about ids."""
+    for row in task.problems(5, seed):
+        *equations, last = task.vocabulary.decode(task.chain([row])[0]).split(" ; ")
+        result = str(row[0])
+        assert len(equations) == task.operations
+        for equation, (operator, number) in zip(equations, task.to_json(row)["operations"], strict=True):
+            left, right = equation.split(" = ")
+            assert left == f"{result} {operator} {number}"
+            assert operator in task.operators
+            assert (eval(left) - int(right)) % task.modulus == 0
+            assert 0 <= int(right) < task.modulus
+            result = right
+        assert last == result == task.vocabulary.decode(task.answer_ids(task.answer([row]))[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(CONFIGS, SEEDS, st.none() | st.integers(1, 5))
+def test_the_frontier_is_one_hot_on_the_chain_whatever_the_budget(task, seed, budget):
+    rows = task.problems(5, seed)
+    one_hot = np.eye(len(task.vocabulary), dtype=np.float32)[task.chain(rows)]
+    assert np.array_equal(task.frontier(rows, budget), one_hot)
+    assert (task.frontier(rows, budget).sum(axis=2) == 1).all()
+
+
+def test_problems_are_counted_and_listed():
+    task = Arithmetic(operations=2, modulus=3, operators="*-")
+    space = task.space()
+    assert task.size == len(space) == 3**3 * 2**2
+    assert space.tolist() == sorted(map(list, {tuple(row) for row in space.tolist()}))
+    assert space[[0, -1]].tolist() == [[0, 1, 0, 1, 0], [2, 2, 2, 2, 2]]
+    assert np.array_equal(task.rows(space), space)
+    drawn = {tuple(row) for row in task.problems(2000, 0).tolist()}
+    assert drawn == {tuple(row) for row in space.tolist()}  # one is missed with probability below 108 * e^-18
+    assert Arithmetic().size == 17**5 * 3**4
+    with pytest.raises(ValueError, match="115,008,417"):
+        Arithmetic().space()
+
+
+def test_no_two_problems_share_a_key_and_parts_share_none():
+    task = Arithmetic(operations=2, modulus=5)
+    space = task.space()
+    assert len(np.unique(task.key(space))) == len(space) == 5**3 * 9
+    assert np.array_equal(task.key(space[::-1]), task.key(space)[::-1])
+    train, validation = task.split("train", 0), task.split("validation", 0)
+    assert sorted(train.tolist() + validation.tolist()) == space.tolist()
+    assert len(validation) == 225
+    large = Arithmetic()
+    parts = [large.split(part, 0, 300) for part in ("train", "validation")]
+    assert not set(large.key(parts[0]).tolist()) & set(large.key(parts[1]).tolist())
+
+
+def test_the_order_of_operators_means_nothing():
+    assert np.array_equal(Arithmetic(operators="*+").problems(50, 3), Arithmetic(operators="+*").problems(50, 3))
+    assert set(np.unique(Arithmetic(operators="*+").problems(50, 3)[:, 1::2])) == {0, 2}
+
+
+def test_the_ladder_shares_vocabulary_and_positions():
+    assert Arithmetic().ladder() == {}
+    task = Arithmetic(operations=3, room=5)
+    ladder = task.ladder()
+    assert list(ladder) == [3, 4, 5]
+    for operations, rung in ladder.items():
+        assert (rung.vocabulary, rung.positions, rung.operations) == (task.vocabulary, task.positions, operations)
+    assert task.positions == Arithmetic(operations=5).positions
+    assert task.holding(JSON) == ladder[4]
+
+
+def test_problems_and_answers_as_json():
+    task = Arithmetic()
+    assert task.read(JSON).tolist() == task.read(HAND).tolist() == HAND
+    assert task.to_json(HAND) == JSON
+    for value in (11, "11", " 11. ", {"answer": 11}):
+        assert task.judge(HAND, value)
+    assert not task.judge(HAND, 12)
+    assert task.write(HAND, [task.vocabulary.index("11")]) == {**JSON, "answer": 11, "right": True}
+    assert task.write(HAND, [task.vocabulary.index("+")])["answer"] is None
+    for value in (17, -1, "+", "eleven", None):
+        with pytest.raises(ValueError, match="the answer is"):
+            task.read_answer(value)
+
+
+def test_the_modulus_is_written_where_it_cannot_be_guessed():
+    task = Arithmetic(modulus=13)
+    assert task.to_json(HAND) == {**JSON, "modulus": 13}
+    assert task.read({**JSON, "modulus": 13}).tolist() == task.read(JSON).tolist() == HAND
+    with pytest.raises(ValueError, match="modulo 13, but modulo 17"):
+        Arithmetic().read({**JSON, "modulus": 13})
+
+
+def test_the_fitting_task_has_the_default_modulus_or_more():
+    assert Arithmetic.fitting(JSON) == Arithmetic()
+    assert Arithmetic.fitting({**JSON, "modulus": 13}) == Arithmetic(modulus=13)
+    assert Arithmetic.fitting([1, 0, 2, 2, 40]) == Arithmetic(operations=2, modulus=41)
+    for item, message in (([1, 0, 2], "operations is 1"), ([1, 0], "got 2 integers"), ([], "got 0"), (3, "problem")):
+        with pytest.raises(ValueError, match=message):
+            Arithmetic.fitting(item)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"operations": 1}, "operations is 1"),
+        ({"operations": 11}, "from 2 to 10"),
+        ({"operations": 4.0}, "an integer was expected"),
+        ({"modulus": 1}, "modulus is 1"),
+        ({"modulus": 98}, "from 2 to 97"),
+        ({"operators": ""}, "each once"),
+        ({"operators": "++"}, "each once"),
+        ({"operators": "+/"}, r"operators is '\+/'"),
+        ({"operators": ["+"]}, "each once"),
+        ({"room": 3}, "room is 3"),
+        ({"room": 11}, "room is 11"),
+    ],
+    ids=str,
+)
+def test_bad_configurations_are_refused_with_the_reason(config, message):
+    with pytest.raises(ValueError, match=message):
+        Arithmetic(**config)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (HAND[:-1], "has 8 entries"),
+        ([17, *HAND[1:]], "from 0 to 16"),
+        ([3, 3, *HAND[2:]], "row 0 has an operator other than"),
+        ({"start": 3}, "a problem is"),
+        ({"operations": JSON["operations"]}, "a problem is"),
+        ({**JSON, "operations": [["/", 2]] * 4}, "operator other than"),
+        ({**JSON, "operations": [[["+"], 2]] * 4}, "operator other than"),
+        ({**JSON, "operations": [["+", 2, 3]] * 4}, "a problem is"),
+        ({**JSON, "operations": [["+", 2.5]] * 4}, "a problem is"),
+    ],
+    ids=str,
+)
+def test_bad_items_are_refused_with_the_reason(item, message):
+    with pytest.raises(ValueError, match=message):
+        Arithmetic().read(item)
+
+
+def test_operators_and_numbers_outside_the_settings_are_refused():
+    with pytest.raises(ValueError, match=r"row 1 has an operator other than 0 \(\+\), 2 \(\*\)"):
+        Arithmetic(operations=2, operators="+*").rows([[1, 0, 1, 2, 1], [1, 0, 1, 1, 1]])
+    with pytest.raises(ValueError, match="row 0 has a number outside 0 to 1"):
+        Arithmetic(operations=2, modulus=2).rows([[2, 2, 1, 2, 1]])
+    with pytest.raises(ValueError, match="try budget=1"):
+        Arithmetic().frontier([HAND], 0)
+    with pytest.raises(ValueError, match="try n=1000"):
+        Arithmetic().problems(-1, 0)
+    with pytest.raises(ValueError, match="an integer was expected"):
+        Arithmetic().problems(2.5, 0)

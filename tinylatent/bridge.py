@@ -1,0 +1,224 @@
+"""The bridge to text: problems out as JSON lines, answers back in, whoever gave them, judged by the same oracle.
+
+`export` writes problems that any language model can be asked; `score` judges its answers; `predict` has one of our own
+models answer. Files are written whole or not at all, and a bad line is named before anything is done.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from tasks import REGISTRY
+from tinylatent import storage
+from tinylatent.choices import AnyTask
+from tinylatent.experiment import Experiment
+from tinylatent.methods.base import Model
+from tinylatent.problems import Problems
+from tinylatent.rollout import rollout
+from tinylatent.statistics import accuracy_interval, cluster_counts
+from tinylatent.training import load
+
+Line = tuple[str, Any]
+"""Where a JSON value stands, in words, and the value."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Problems of a task as JSON lines, each with its question in English, for any language model to answer."""
+
+    task: AnyTask = field(default_factory=REGISTRY["mnns"])
+    """What to export."""
+    count: int = 100
+    """How many problems."""
+    seed: int = 0
+    """Which problems."""
+    answers: bool = False
+    """Write the right answer beside each question."""
+    out: Path | None = None
+    """File for the lines, written whole or not at all; standard output by default."""
+
+    def run(self) -> None:
+        """Writes a line a problem."""
+        if self.count < 1:
+            raise ValueError(f"count is {self.count}, but at least one problem was expected; try --count 100")
+        rows = self.task.problems(self.count, self.seed)
+        settings = dataclasses.asdict(self.task)
+        lines = []
+        for number, (row, answer_ids_A) in enumerate(
+            zip(rows.tolist(), self.task.answer_ids(self.task.answer(rows)), strict=True)
+        ):
+            line = {"id": number, "task": self.task.name, "settings": settings, "problem": self.task.to_json(row)}
+            line["question"] = self.task.question(row)
+            lines.append(line | ({"answer": self.task.say(answer_ids_A)} if self.answers else {}))
+        _write(lines, self.out)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Judge answers to exported problems: JSON lines such as {"id": 0, "answer": "n3"}, by the task's own oracle."""
+
+    items: tyro.conf.Positional[Path]
+    """File of problems, as `export` wrote it."""
+    answers: tyro.conf.Positional[Path]
+    """File of answers, a line each, in any order; problems without one count as wrong."""
+    output: Path | None = None
+    """File for a verdict a line: right, wrong, unreadable or missing."""
+    json: bool = False
+    """Print the figures as JSON instead of text."""
+
+    def run(self) -> None:
+        """Checks every line of both files first, then judges."""
+        items, answers = _items(self.items), _by_id(self.answers)
+        strangers = [place for id_, (place, _) in answers.items() if id_ not in items]
+        if strangers:
+            raise ValueError(f"{strangers[0]}: its id is not among the {len(items)} of {self.items}")
+        verdicts = {id_: self._verdict(task, row, answers.get(id_)) for id_, (task, row) in items.items()}
+        keys = np.concatenate([task.key(row[None]) for task, row in items.values()])
+        _, right, total = cluster_counts(keys, np.array([verdict == "right" for verdict in verdicts.values()]))
+        interval = accuracy_interval([right], [total])
+        counts = {name: [*verdicts.values()].count(name) for name in ("right", "wrong", "unreadable", "missing")}
+        if self.output is not None:
+            _write([{"id": id_, "verdict": verdict} for id_, verdict in verdicts.items()], self.output)
+        if self.json:
+            figures = {"accuracy": interval.value, "low": interval.low, "high": interval.high}
+            print(json.dumps({**counts, "problems": len(verdicts), **figures}))
+            return
+        low, value, high = (100 * x for x in (interval.low, interval.value, interval.high))
+        print(f"{value:.2f} %  [{low:.2f}, {high:.2f}]  of {len(verdicts)} problems")
+        print(", ".join(f"{number} {name}" for name, number in counts.items()))
+
+    @staticmethod
+    def _verdict(task: Any, row: np.ndarray, answer: Line | None) -> str:
+        if answer is None:
+            return "missing"
+        try:
+            return "right" if task.judge(row.tolist(), answer[1]) else "wrong"
+        except ValueError:
+            return "unreadable"
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Answers of a trained model: problems as JSON lines in, one JSON answer a line out."""
+
+    checkpoint: Path
+    """Folder of a run."""
+    input: Path | None = None
+    """File of problems, such as {"digits": [3, 5, 2, 8]} a line, or as `export` wrote it; standard input by default."""
+    output: Path | None = None
+    """File for the answers, written whole or not at all; standard output by default."""
+
+    def run(self) -> None:
+        """Checks every line first, then answers them all in batches."""
+        experiment, model = load(self.checkpoint)
+        read = [(value, *_held(experiment.task, place, value)) for place, value in _lines(self.input)]
+        answers: list[dict[str, Any]] = [{} for _ in read]
+        for task in dict.fromkeys(task for _, task, _ in read):
+            index = [number for number, (_, its, _) in enumerate(read) if its == task]
+            found = _answers(experiment, task, model, np.stack([read[number][2] for number in index]))
+            for number, answer in zip(index, found, strict=True):
+                value = read[number][0]
+                answers[number] = ({"id": value["id"]} if isinstance(value, dict) and "id" in value else {}) | answer
+        _write(answers, self.output)
+
+
+def _held(task: Any, place: str, value: Any) -> tuple[Any, np.ndarray]:
+    """The task of the ladder that holds a problem, and the problem; a line of `export` holds it as "problem"."""
+    item = value["problem"] if isinstance(value, dict) and "problem" in value else value
+    try:
+        holding = task.holding(item)
+        return holding, holding.read(item)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+
+
+def _answers(
+    experiment: Experiment, task: Any, model: Model, rows_P: np.ndarray, batch: int = 1024
+) -> list[dict[str, Any]]:
+    answers = []
+    for start in range(0, len(rows_P), batch):
+        rows = rows_P[start : start + batch]
+        problems = Problems.upload(task.batch(rows))
+        plan = experiment.method.plan(model, problems)
+        run = rollout(model.backbone, plan, problems.prompt_BN, problems.prompt_mask_BN)
+        ids_BA = run.action("id")[:, -problems.answer_tokens :].numpy()
+        answers += [task.write(row, ids_A) for row, ids_A in zip(rows, ids_BA, strict=True)]
+    return answers
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Lines in and out
+
+
+def _lines(path: Path | None) -> list[Line]:
+    """Every line that is not empty, as JSON, with its place; ValueError naming the place of one that is not."""
+    source = "standard input" if path is None else str(path)
+    try:
+        text = sys.stdin.read() if path is None else path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not UTF-8 text ({error}): save it as UTF-8") from None
+    lines = [
+        (f"{source}, line {number}", _value(line, f"{source}, line {number}"))
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip()
+    ]
+    if not lines:
+        raise ValueError(f"{source} is empty: expected one JSON value a line")
+    return lines
+
+
+def _value(line: str, place: str) -> Any:
+    try:
+        return json.loads(line)
+    except RecursionError:
+        raise ValueError(f"{place} is nested too deeply: expected a value such as [3, 5, 2, 8]") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} is not JSON ({error}): expected a value such as [3, 5, 2, 8]") from None
+
+
+def _by_id(path: Path) -> dict[Any, Line]:
+    """The lines of a file by their "id"; ValueError for a line without one, or two with the same."""
+    found: dict[Any, Line] = {}
+    for place, value in _lines(path):
+        if not isinstance(value, dict) or not isinstance(value.get("id"), (int, str)):
+            raise ValueError(f'{place} has no "id": expected an object such as {{"id": 0, ...}}')
+        if value["id"] in found:
+            raise ValueError(f"{place}: the id {value['id']!r} stands there twice")
+        found[value["id"]] = place, value
+    return found
+
+
+def _items(path: Path) -> dict[Any, tuple[Any, np.ndarray]]:
+    """The task and the problem of each exported line, by id."""
+    return {id_: (task, row) for id_, task, row in _exported(_by_id(path))}
+
+
+def _exported(lines: dict[Any, Line]) -> Iterator[tuple[Any, Any, np.ndarray]]:
+    known: dict[str, Any] = {}
+    for id_, (place, value) in lines.items():
+        try:
+            text = json.dumps([value["task"], value["settings"]], sort_keys=True)
+            if text not in known:
+                known[text] = REGISTRY[value["task"]](**value["settings"])
+            yield id_, known[text], known[text].read(value["problem"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{place} is no exported problem ({error}): expected id, task, settings and problem, as export writes"
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+
+
+def _write(values: list[dict[str, Any]], path: Path | None) -> None:
+    lines = "".join(json.dumps(value) + "\n" for value in values)
+    if path is None:
+        sys.stdout.write(lines)
+    else:
+        storage.write_text(path, lines)
