@@ -10,7 +10,8 @@ candidate, is the answer. "whether": as many steps as `depth`, then yes or no. A
 at a node without an edge, stays there; the best trace is a shortest path to the candidate, or without one the first
 walk in the vocabulary's order.
 
-Prompt: padding <bos> u_1 v_1 .. u_E v_E ? candidates root.
+Prompt: padding <bos> u_1 v_1 .. u_E v_E ? candidates root; with `bound` an edge is one token "n0>n3", so that a model
+is spared learning which source goes with which target before it can learn to follow edges.
 
 Letters: P problems, M integers of a problem (root, two candidates, then edges; -1 where there is none), E edges,
 C nodes, T steps, V vocabulary, A = 1 answer token.
@@ -60,6 +61,8 @@ class Reachability(Task):
     """Most edges from a root to its target (1 to 12)."""
     least: int | None = None
     """Fewest edges from a root to its target (1 to depth); depth when not given."""
+    bound: bool = False
+    """Whether an edge is one token instead of two."""
     room: int | None = None
     """Largest depth that positions have room for (depth to 12); depth when not given."""
 
@@ -90,13 +93,20 @@ class Reachability(Task):
 
     @property
     def positions(self) -> int:
-        """<bos>, two tokens an edge, the mark, candidates and root, and the steps of the deepest problem."""
-        return 5 + 2 * self.edges + self.capacity
+        """<bos>, one or two tokens an edge, the mark, candidates and root, and the steps of the deepest problem."""
+        return 5 + self._each * self.edges + self.capacity
+
+    @property
+    def _each(self) -> int:
+        """Tokens of an edge."""
+        return 1 if self.bound else 2
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Special tokens, the mark of the question, "no", "yes", and a token for each node ("n0")."""
-        return Vocabulary((*SPECIAL_TOKENS, MARK, NO, YES, *(f"n{node}" for node in range(self.nodes))))
+        """Special tokens, the question's mark, "no", "yes", a token for each node ("n0"), and, bound, for each pair."""
+        nodes = [f"n{node}" for node in range(self.nodes)]
+        pairs = [f"{source}>{target}" for source in nodes for target in nodes] if self.bound else []
+        return Vocabulary((*SPECIAL_TOKENS, MARK, NO, YES, *nodes, *pairs))
 
     @property
     def _first(self) -> int:
@@ -251,12 +261,13 @@ class Reachability(Task):
         root_P, candidate_P2, edges_PE2 = _parts(rows_PM)
         asked_PQ = np.column_stack([candidate_P2[:, : 2 - self._whether], root_P]) + self._first
         there_PE = edges_PE2[..., 0] >= 0
-        place_N = np.arange(2 + 2 * self.edges) - 2 * (~there_PE).sum(axis=1)[:, None]
+        place_N = np.arange(2 + self._each * self.edges) - self._each * (~there_PE).sum(axis=1)[:, None]
         prompt_PN = np.where(place_N < 0, Vocabulary.pad, self.vocabulary.index(MARK))
         prompt_PN[place_N == 0] = Vocabulary.bos
         inside_PN = place_N > 0
         inside_PN[:, -1] = False
-        prompt_PN[inside_PN] = edges_PE2[there_PE].ravel() + self._first
+        names = edges_PE2[there_PE] @ [self.nodes, 1] + self.nodes if self.bound else edges_PE2[there_PE].ravel()
+        prompt_PN[inside_PN] = names + self._first
         mask_PN = np.concatenate([place_N >= 0, np.ones(asked_PQ.shape, bool)], axis=1)
         return np.concatenate([prompt_PN, asked_PQ], axis=1), mask_PN
 
@@ -308,7 +319,7 @@ class Reachability(Task):
             counts = path_counts(self._links(rows_PM[part]), rows_PM[part, 0], self.depth)
             for step, counts_PC in enumerate(counts):
                 total_P1 = np.maximum(counts_PC.sum(axis=1, keepdims=True), 1)
-                frontier_PTV[part, step, self._first :] = counts_PC / total_P1
+                frontier_PTV[part, step, self._first : self._first + self.nodes] = counts_PC / total_P1
         steps_P = self.steps(rows_PM)
         frontier_PTV[np.arange(self._most_steps) >= steps_P[:, None] - 1] = 0
         frontier_PTV[np.arange(len(rows_PM)), steps_P - 1, self.answer_ids(self.answer(rows_PM))[:, 0]] = 1
@@ -393,7 +404,7 @@ class Reachability(Task):
     def read_answer(self, value: Any) -> Integers:
         """A node, such as "n3", or yes or no."""
         text = text_answer(value)
-        names = (NO, YES) if self._whether else self.vocabulary.tokens[self._first :]
+        names = (NO, YES) if self._whether else self.vocabulary.tokens[self._first : self._first + self.nodes]
         if text not in names:
             expected = "yes or no" if self._whether else f"a node from n0 to n{self.nodes - 1}"
             raise ValueError(f"the answer is {text!r}; expected {expected}")
@@ -403,8 +414,8 @@ class Reachability(Task):
         """The node's name, or yes or no."""
         id_ = int(answer_ids_A[0])
         token = self.vocabulary.tokens[id_] if 0 <= id_ < len(self.vocabulary) else ""
-        fits = token in (NO, YES) if self._whether else id_ >= self._first
-        return token if fits and token else None
+        fits = token in (NO, YES) if self._whether else 0 <= id_ - self._first < self.nodes
+        return token if fits else None
 
     @classmethod
     def fitting(cls, item: Any) -> "Reachability":

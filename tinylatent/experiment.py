@@ -7,12 +7,13 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from tasks import MNNS, REGISTRY
+from tasks import MNNS, REGISTRY, Task
 from tinylatent.methods import METHODS, CoT2, Method, Model
 from tinylatent.seeds import Seeds
 from tinylatent.transformer import Shape, Transformer
@@ -116,7 +117,7 @@ class Experiment:
         count = self.training.problems
         if count is not None and part == "validation":
             count = max(1, min(count // 4, MOST_VALIDATED))
-        return self.task.split(part, self.seeds.derive("split"), count)
+        return _rows(self.task, part, self.seeds.derive("split"), count)
 
     @property
     def identity(self) -> str:
@@ -130,6 +131,14 @@ class Experiment:
         positions = self.task.positions + self.method.extra
         backbone = Transformer(len(self.task.vocabulary), positions, self.shape, generator)
         return Model(backbone, self.method.thoughts(self.shape.width, generator)).to(device)
+
+
+@lru_cache(maxsize=2)
+def _rows(task: Task, part: str, seed: int, count: int | None) -> np.ndarray:
+    """The problems of a part; drawing those of a large task takes seconds, and a run needs both parts several times."""
+    rows = task.split(part, seed, count)
+    rows.flags.writeable = False
+    return rows
 
 
 def device_named(name: str) -> torch.device:

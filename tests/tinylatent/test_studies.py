@@ -25,6 +25,7 @@ from tinylatent.studies import (
     mnns_faithful,
     mnns_passk,
     mnns_tuning,
+    search,
     mnns_variance,
 )
 from tinylatent.study import rebuild, studies
@@ -188,7 +189,7 @@ def test_every_method_gets_the_same_search():
     grid = mnns_tuning.grid("full")
     by_method = compare.grouped([record(each, 50) for each in grid], compare.method_of)
     assert list(by_method) == [method.name for method in lineup.METHODS]
-    searches = [list(mnns_tuning.searched(group)) for group in by_method.values()]
+    searches = [list(search.searched(group)) for group in by_method.values()]
     assert all(search == searches[0] for search in searches)
     assert len(searches[0]) == 12
 
@@ -197,14 +198,14 @@ def test_the_better_half_goes_on_and_the_best_mean_wins():
     scores = [10, 20, 30, 40, 50, 60, 93, 80, 70, 65, 64, 5]
     first = tuning("cot2", scores)
     configurations = mnns_tuning.configurations("full")
-    half = mnns_tuning.better_half(first, configurations)
+    half = search.better_half(first, configurations)
     assert set(half) == {configurations[i] for i in range(6, 11)} | {configurations[5]} - {configurations[11]}
     others = [each for each in mnns_tuning.after("full", _everybody(first)) if each.method.name == "cot2"]
     assert {each.seeds for each in others} == {Seeds.all(101), Seeds.all(102)}
     assert len(others) == 12
     # the best of the first round falls back, the second comes out best, and its neighbours are tried
     second = [record(each, 10 if _pair(each) == configurations[6] else 80) for each in others]
-    assert mnns_tuning.winner(first + second) == configurations[7]
+    assert search.winner(first + second) == configurations[7]
     third = [
         each
         for each in mnns_tuning.after("full", _everybody(first) + second)
@@ -218,7 +219,7 @@ def test_the_better_half_goes_on_and_the_best_mean_wins():
     )
     # a neighbour wins in the end, and asks for none of its own
     last = [record(each, 90) for each in beyond]
-    assert mnns_tuning.winner(first + second + last) == (rate / 2, decay, "")
+    assert search.winner(first + second + last) == (rate / 2, decay, "")
     rest = mnns_tuning.after("full", _everybody(first) + second + last)
     assert {each for each in rest if each.method.name == "cot2"} == {*others, *third}
 
@@ -235,7 +236,7 @@ def test_only_coconut_has_settings_of_its_own_to_try():
     assert len(rounds[2]) == 4 * 3
     assert rounds[3] == []
     group = compare.grouped(records, compare.method_of)["coconut"]
-    assert mnns_tuning.winner(group) == (2.5e-4, 0.01, "share 0.3"), "ties go to the smaller rate"
+    assert search.winner(group) == (2.5e-4, 0.01, "share 0.3"), "ties go to the smaller rate"
     notes = "\n".join(mnns_tuning.tables(records)[0].notes)
     assert "the best of Coconut (rate 0.00025, decay 0.01) is better than its second best (+10.00 points" in notes
 
@@ -251,14 +252,14 @@ def test_winners_at_an_edge_are_told():
             for identity, each in new.items()
             if identity not in known and each.method.name == "cot2"
         ]
-    assert mnns_tuning.winner(records) == (1e-2, 0.25, "")
-    said = mnns_tuning.margin("CoT2", records)
+    assert search.winner(records) == (1e-2, 0.25, "")
+    said = search.margin("CoT2", records)
     assert said.endswith("It has the highest decay that was tried: better ones may lie beyond."), "2e-2 was tried too"
 
 
 def test_ties_go_to_the_smaller_rate():
     grid = mnns_tuning.configurations("full")
-    assert mnns_tuning.better_half(tuning("cot2", [50] * 12), grid) == grid[:6]
+    assert search.better_half(tuning("cot2", [50] * 12), grid) == grid[:6]
 
 
 def _pair(experiment):

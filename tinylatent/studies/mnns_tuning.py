@@ -9,7 +9,6 @@ of all is frozen in `lineup`. Everything else is the default recipe. No reported
 
 from itertools import product
 from pathlib import Path
-from statistics import fmean
 
 from tinylatent.experiment import Experiment, Training
 from tinylatent.methods import METHODS as KINDS
@@ -17,8 +16,19 @@ from tinylatent.methods import Coconut, Method
 from tinylatent.plots import figure, shade
 from tinylatent.report import Table, Value
 from tinylatent.seeds import Seeds
-from tinylatent.studies.compare import accuracy, difference, grouped, listed, method_of, percent, share, verdict
+from tinylatent.studies.compare import accuracy, grouped, listed, method_of, percent
 from tinylatent.studies.lineup import LABELS
+from tinylatent.studies.search import (
+    FIRST,
+    OTHERS,
+    Configuration,
+    best,
+    better_half,
+    margin,
+    searched,
+    tried_on_all,
+    winner,
+)
 from tinylatent.study import Profile, Record, Study
 
 METHODS: tuple[Method, ...] = tuple(KINDS[name]() for name in LABELS)
@@ -29,7 +39,6 @@ OWN: dict[str, tuple[Method, ...]] = {
 RATES = (5e-4, 2e-3, 5e-3, 1e-2)
 DECAYS = (0.01, 0.05, 0.25)
 NEIGHBOURS = (0.5, 2.0)
-FIRST, OTHERS = 100, (101, 102)
 COLUMNS = {
     "method": "s", "rate": "g", "weight decay": "g", "own": "s", "seeds": "d", "accuracy": ".2f", "low": ".2f",
     "high": ".2f", "chosen": "s",
@@ -40,8 +49,6 @@ LEGEND = (
     "better half of the twelve at seed 100 went on to the other seeds, and the best of these was tried at half and at "
     "twice its rate too, on all three. own: settings only this method has. chosen: the best mean over three seeds."
 )
-Configuration = tuple[float, float, str]
-"""Peak learning rate, weight decay, and in words what is not the method's default."""
 
 
 def configurations(profile: Profile) -> list[Configuration]:
@@ -81,49 +88,6 @@ def after(profile: Profile, records: list[Record]) -> list[Experiment]:
     return runs
 
 
-def searched(records: list[Record]) -> dict[Configuration, list[Record]]:
-    """One method's records by configuration."""
-
-    def configuration(record: Record) -> Configuration:
-        training = record["experiment"]["training"]
-        return training["rate"], training["weight_decay"], own(record)
-
-    return dict(sorted(grouped(records, configuration).items()))
-
-
-def own(record: Record) -> str:
-    """In words, what of a record's method is not the default."""
-    method = dict(record["experiment"]["method"])
-    usual = vars(KINDS[method["name"]]())
-    return ", ".join(f"{name} {method[name]}" for name in usual if method[name] != usual[name])
-
-
-def better_half(records: list[Record], among: list[Configuration]) -> list[Configuration]:
-    """The better half of a grid on the first seed, by one method's records; ties go to the smaller rate, then decay."""
-    first = [record for record in records if record["experiment"]["seeds"]["split"] == FIRST]
-    scores = {each: _mean(group) for each, group in searched(first).items() if each in among}
-    return sorted(sorted(scores, key=lambda each: -scores[each])[: (len(scores) + 1) // 2])
-
-
-def tried_on_all(records: list[Record]) -> dict[Configuration, list[Record]]:
-    """One method's records by configuration, of those that saw every seed."""
-    return {each: group for each, group in searched(records).items() if len(group) == 1 + len(OTHERS)}
-
-
-def winner(records: list[Record]) -> Configuration:
-    """The best mean of one method over all seeds, among the configurations that saw them all."""
-    return best(tried_on_all(records))
-
-
-def best(found: dict[Configuration, list[Record]]) -> Configuration:
-    """The configuration of the best mean."""
-    return max(found, key=lambda each: _mean(found[each]))
-
-
-def _mean(group: list[Record]) -> float:
-    return fmean(map(share, group))
-
-
 def tables(records: list[Record]) -> list[Table]:
     """Every configuration of every method, which was chosen, and how surely."""
     rows: list[dict[str, Value]] = []
@@ -137,23 +101,6 @@ def tables(records: list[Record]) -> list[Table]:
             rows.append({**row, "seeds": len(runs), **percent(accuracy(runs)), "chosen": mark})
     notes = [LEGEND, *listed(margin(LABELS[name], group) for name, group in groups.items())]
     return [Table("The same search for every method, on tuning splits", COLUMNS, rows, notes)]
-
-
-def margin(label: str, group: list[Record]) -> str:
-    """Whether a method's best is surely better than its second best, and whether it stands at an edge."""
-    found = tried_on_all(group)
-    first, second = sorted(found, key=lambda each: -_mean(found[each]))[:2]
-    said = verdict(
-        f"the best of {label} (rate {first[0]:g}, decay {first[1]:g}) is better than its second best",
-        difference(found[first], found[second]),
-        len(found[first]),
-    )
-    edges = []
-    for place, name in enumerate(("rate", "decay")):
-        tried = {each[place] for each in searched(group)}
-        ends = {min(tried): "lowest", max(tried): "highest"} if len(tried) > 1 else {}
-        edges += [f"the {end} {name}" for value, end in ends.items() if value == first[place]]
-    return f"{said} It has {' and '.join(edges)} that was tried: better ones may lie beyond." if edges else said
 
 
 def draw(records: list[Record], path: Path) -> None:

@@ -11,29 +11,17 @@ from pathlib import Path
 
 from tinylatent.experiment import Experiment
 from tinylatent.methods import CoT2, DiscreteCoT
-from tinylatent.plots import COLOURS, figure, interval_column
-from tinylatent.report import Table, Value
+from tinylatent.report import Table
 from tinylatent.seeds import Seeds
-from tinylatent.studies.compare import accuracy, grouped, listed, method_of, percent
-from tinylatent.studies.lineup import LABELS, RECIPES
-from tinylatent.studies.mnns_tuning import FIRST, OTHERS, better_half, margin, searched, winner
+from tinylatent.studies.compare import grouped, method_of
+from tinylatent.studies.lineup import RECIPES
+from tinylatent.studies.search import FIRST, OTHERS, Contender, better_rates, draw_rates, rates_table
 from tinylatent.study import Profile, Record, Study
 from tinylatent.transformer import Shape
 
 METHODS = (DiscreteCoT(), CoT2())
 SHAPES = (Shape(16), Shape(24), Shape(24, 1, 1))
-RATES = (2e-3, 5e-3, 1e-2)
-COLUMNS = {
-    "method": "s", "shape": "s", "rate": "g", "seeds": "d", "accuracy": ".2f", "low": ".2f", "high": ".2f",
-    "chosen": "s",
-}  # fmt: skip
-LEGEND = (
-    "accuracy: percent of the validation part, mean over seeds 100 (seeds 1) or 100 to 102 (seeds 3), 95 % interval "
-    "(bootstrap over seeds and keys, or Student's t over seeds where that is wider; over keys alone for one seed). "
-    "Weight decay is 0.05 throughout. chosen: the best mean over three seeds."
-)
-Contender = tuple[str, Shape]
-"""A method's name and the shape of its model."""
+RATES, DECAY = (2e-3, 5e-3, 1e-2), 0.05
 
 
 def run(method: DiscreteCoT | CoT2, shape: Shape, rate: float, seed: int, profile: Profile) -> Experiment:
@@ -56,14 +44,14 @@ def after(profile: Profile, records: list[Record]) -> list[Experiment]:
         run(method, shape, rate, seed, profile)
         for method in METHODS
         for shape in SHAPES
-        for rate, _, _ in better_half(groups[method.name, shape], [(rate, 0.05, "") for rate in RATES])
+        for rate in better_rates(groups[method.name, written(shape)], RATES, DECAY)
         for seed in OTHERS
     ]
 
 
 def contender(record: Record) -> Contender:
     """The method and shape of a record."""
-    return method_of(record), Shape(**record["experiment"]["shape"])
+    return method_of(record), written(Shape(**record["experiment"]["shape"]))
 
 
 def written(shape: Shape) -> str:
@@ -73,36 +61,12 @@ def written(shape: Shape) -> str:
 
 def tables(records: list[Record]) -> list[Table]:
     """Every rate of every method and shape, which was chosen, and how surely."""
-    rows: list[dict[str, Value]] = []
-    groups = grouped(records, contender)
-    for (name, shape), group in groups.items():
-        chosen = winner(group)
-        for each, runs in searched(group).items():
-            row: dict[str, Value] = {"method": LABELS[name], "shape": written(shape), "rate": each[0]}
-            rows.append(
-                row | {"seeds": len(runs), **percent(accuracy(runs)), "chosen": "yes" if each == chosen else ""}
-            )
-    found = (margin(f"{LABELS[name]} at {written(shape)}", group) for (name, shape), group in groups.items())
-    return [Table("Learning rates of smaller models, on tuning splits", COLUMNS, rows, [LEGEND, *listed(found)])]
+    return [rates_table("Learning rates of smaller models, on tuning splits", "shape", grouped(records, contender))]
 
 
 def draw(records: list[Record], path: Path) -> None:
-    """A panel a shape: accuracy against rate, intervals drawn; hollow dots saw one seed."""
-    groups = grouped(records, contender)
-    with figure(path, 2.7 * len(SHAPES), 2.8, columns=len(SHAPES), sharey=True) as panels:
-        for axes, shape in zip(panels, SHAPES, strict=True):
-            for method in METHODS:
-                found, label = searched(groups[method.name, shape]), LABELS[method.name]
-                for (rate, _, _), runs in found.items():
-                    interval_column(axes, rate, accuracy(runs), COLOURS[method.name], len(runs) == 1)
-                values = [100 * accuracy(runs).value for runs in found.values()]
-                axes.plot([rate for rate, _, _ in found], values, color=COLOURS[method.name], label=label)
-            axes.set(title=written(shape), xlabel="peak learning rate", xscale="log", ylim=(0, 102))
-            axes.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
-            axes.minorticks_off()
-        panels[0].set_ylabel("validation accuracy, % (95 %)")
-        panels[0].legend(loc="lower center")
-        panels[1].text(0.03, 0.03, "hollow: one seed", transform=panels[1].transAxes, fontsize=7)
+    """A panel a shape."""
+    draw_rates(grouped(records, contender), path)
 
 
 STUDY = Study(

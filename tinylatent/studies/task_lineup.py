@@ -1,0 +1,47 @@
+"""Where study `tasks` compares the methods: one small size of each task, its model, and the rates its search froze."""
+
+from dataclasses import replace
+
+from tasks import MNNS, MultiHop, Reachability, SubsetSum, Task
+from tinylatent.experiment import Experiment, Training
+from tinylatent.methods import Method
+from tinylatent.seeds import Seeds
+from tinylatent.studies.lineup import RECIPES
+from tinylatent.study import Profile, Record
+from tinylatent.transformer import Shape
+
+TASKS: dict[str, Task] = {
+    "MNNS": MNNS(room=5),
+    "subset sum": SubsetSum(),
+    "multi-hop": MultiHop(room=6),
+    "reachability": Reachability(bound=True),
+}
+SHAPES = {"reachability": Shape(heads=4)}
+"""Models other than the default."""
+STEPS = {"MNNS": 9000, "subset sum": 9000, "multi-hop": 3000, "reachability": 7000}
+QUICK = 3
+"""The quick profile takes this part of the steps."""
+PROBLEMS = 50_000
+"""Training problems of tasks that are too large to list."""
+RATES = {
+    ("subset sum", "direct"): 5e-3,
+}
+"""Peak learning rates from study `tasks-tuning`; MNNS has those of study `mnns`."""
+
+
+def experiment(place: str, method: Method, seed: int, profile: Profile, rate: float | None = None) -> Experiment:
+    """One run: a method on a task, at a rate or at the one that was frozen."""
+    task, usual = TASKS[place], RECIPES[method.name]
+    steps = STEPS[place] if profile == "full" else STEPS[place] // QUICK
+    if place == "MNNS":
+        recipe = replace(usual, steps=steps)
+    else:
+        frozen = RATES[place, method.name] if rate is None else rate
+        recipe = Training(steps, rate=frozen, problems=PROBLEMS)
+    return Experiment(task, method, SHAPES.get(place, Shape()), recipe, Seeds.all(seed))
+
+
+def place_of(record: Record) -> str:
+    """The name, in TASKS, of a record's task."""
+    name = record["experiment"]["task"]["name"]
+    return next(place for place, task in TASKS.items() if task.name == name)

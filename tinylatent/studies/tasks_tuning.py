@@ -1,0 +1,62 @@
+"""Study `tasks-tuning`: a learning rate for every method on every task of study `tasks` but MNNS, which has its own.
+
+Three peak learning rates each, the same number for every method; see `search`. Weight decay is 0.05, Coconut's schedule
+the one that study `mnns-tuning` chose. What is found is frozen in `task_lineup.RATES`.
+"""
+
+from pathlib import Path
+
+from tinylatent.experiment import Experiment
+from tinylatent.report import Table
+from tinylatent.studies.compare import grouped, method_of
+from tinylatent.studies.lineup import METHODS
+from tinylatent.studies.search import FIRST, OTHERS, Contender, better_rates, draw_rates, rates_table
+from tinylatent.studies.task_lineup import TASKS, experiment, place_of
+from tinylatent.study import Profile, Record, Study
+
+PLACES = tuple(place for place in TASKS if place != "MNNS")
+RATES, DECAY = (1e-3, 3e-3, 1e-2), 0.05
+
+
+def grid(profile: Profile) -> list[Experiment]:
+    """The first round: every method, task and rate on the first seed."""
+    return [
+        experiment(place, method, FIRST, profile, rate) for place in PLACES for method in METHODS for rate in RATES
+    ]
+
+
+def after(profile: Profile, records: list[Record]) -> list[Experiment]:
+    """The second round: the better half of the rates on the other seeds."""
+    groups = grouped(records, contender)
+    return [
+        experiment(place, method, seed, profile, rate)
+        for place in PLACES
+        for method in METHODS
+        for rate in better_rates(groups[method.name, place], RATES, DECAY)
+        for seed in OTHERS
+    ]
+
+
+def contender(record: Record) -> Contender:
+    """The method and task of a record."""
+    return method_of(record), place_of(record)
+
+
+def tables(records: list[Record]) -> list[Table]:
+    """Every rate of every method and task, which was chosen, and how surely."""
+    return [rates_table("Learning rates on other tasks, on tuning splits", "task", grouped(records, contender))]
+
+
+def draw(records: list[Record], path: Path) -> None:
+    """A panel a task."""
+    draw_rates(grouped(records, contender), path)
+
+
+STUDY = Study(
+    "tasks-tuning",
+    "Which learning rate suits each method on subset sum, multi-hop lookup and reachability, given the same search?",
+    grid,
+    tables,
+    draw,
+    after,
+)
