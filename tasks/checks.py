@@ -63,6 +63,13 @@ def integers_in(item: Any, field: str, expected: str) -> list[int]:
     return found
 
 
+def joined(heads: list[Any], pairs: Any) -> list[Any] | None:
+    """Single values and then the members of a list of pairs, in one list; None where `pairs` is no such list."""
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        return None
+    return [*heads, *(member for pair in pairs for member in pair)]
+
+
 def refuse_rows(complaints: dict[str, Any]) -> None:
     """ValueError naming the first row (P,) that a complaint is true of; the complaint follows "row 3"."""
     for complaint, bad_P in complaints.items():

@@ -13,7 +13,7 @@ Letters: P graphs, C nodes, E edges, S nodes of a side, K possible pairs of node
 import numpy as np
 
 from tasks.batch import Integers, Mask
-from tasks.keys import derived_seed, uniform_integers
+from tasks.keys import derived_seed, random_orders, uniform_integers
 
 LARGE = 2**31
 
@@ -40,6 +40,18 @@ def two_sided(side: int, nodes: int, edges: int, distance_P: Integers, seed: int
     more_PX2[~np.take_along_axis(free_PK, picked_PX, axis=1)] = -1
     missing_PX2 = np.full((len(tree_PE2), more - picked_PX.shape[1], 2), -1)
     return np.concatenate([tree_PE2, more_PX2, missing_PX2], axis=1)
+
+
+def shuffled(edges_PE2: Integers, marked_PQ: Integers, nodes: int, seed: int) -> Integers:
+    """Rows (P, Q + 2E) of marked nodes, then edges, under random names and in random order, absent edges last."""
+    n, edges, _ = edges_PE2.shape
+    order_PE = random_orders((n, edges), derived_seed(seed, "order"))
+    edges_PE2 = np.take_along_axis(edges_PE2, order_PE[..., None], axis=1)
+    last_PE = np.argsort(edges_PE2[..., 0] < 0, axis=1, kind="stable")
+    edges_PE2 = np.take_along_axis(edges_PE2, last_PE[..., None], axis=1)
+    hidden_PM = np.concatenate([marked_PQ, edges_PE2.reshape(n, 2 * edges)], axis=1)
+    name_PC = random_orders((n, nodes), derived_seed(seed, "names"))
+    return np.where(hidden_PM < 0, -1, np.take_along_axis(name_PC, np.maximum(hidden_PM, 0), axis=1))
 
 
 def _parents(side: int, nodes: int, distance_P: Integers, seed: int) -> Integers:

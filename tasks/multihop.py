@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
-from tasks.checks import check_integer, checked_rows, is_integer, refuse_rows
+from tasks.checks import check_integer, checked_rows, is_integer, joined, refuse_rows
 from tasks.choice_sums import shares_of
 from tasks.graphs import adjacency, canonical_hash, named_by_appearance, path_counts
 from tasks.keys import derived_seed, random_orders, stable_hash
@@ -342,11 +342,7 @@ def _parts(rows_PM: Integers) -> tuple[Integers, Integers, Integers]:
 
 def _as_list(item: Any) -> list[int]:
     """Start, hops and facts in one list; ValueError for anything else."""
-    if isinstance(item, dict):
-        facts = item.get("facts")
-        if not isinstance(facts, list) or not all(isinstance(fact, list) and len(fact) == 2 for fact in facts):
-            raise ValueError(f"got {item!r}, but {EXPECTED}")
-        item = [item.get("start"), item.get("hops"), *(node for fact in facts for node in fact)]
-    if not isinstance(item, list) or not all(map(is_integer, item)):
+    numbers = joined([item.get("start"), item.get("hops")], item.get("facts")) if isinstance(item, dict) else item
+    if not isinstance(numbers, list) or not all(map(is_integer, numbers)):
         raise ValueError(f"got {item!r}, but {EXPECTED}")
-    return item
+    return numbers

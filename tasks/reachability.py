@@ -26,10 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
-from tasks.checks import check_choice, check_integer, checked_rows, is_integer, refuse_rows
-from tasks.dags import two_sided
+from tasks.checks import check_choice, check_integer, checked_rows, is_integer, joined, refuse_rows
+from tasks.dags import shuffled, two_sided
 from tasks.graphs import UNREACHED, adjacency, canonical_hash, distances, first_walks, named_by_appearance, path_counts
-from tasks.keys import derived_seed, random_orders, stable_hash
+from tasks.keys import derived_seed, stable_hash
 from tasks.task import NO, YES, Task, check_budget, chunks, one_hot, text_answer
 
 Question = Literal["which", "whether"]
@@ -170,15 +170,9 @@ class Reachability(Task):
         coin_P3 = self.drawn(3, n, derived_seed(seed, "coins"), 0, 1)
         side = max(self.capacity + 1, (self.nodes - self.nodes // 6) // 2)
         edges_PE2 = two_sided(side, self.nodes, self.edges, distance_P, derived_seed(seed, "graph"))
-        name_PC = random_orders((n, self.nodes), derived_seed(seed, "names"))
-        asked_P = coin_P3[:, 0] * side
+        asked_P = coin_P3[:, :1] * side
         candidate_P2 = distance_P[:, None] + side * (coin_P3[:, 1:2] ^ [0, 1])
-        order_PE = random_orders((n, self.edges), derived_seed(seed, "order"))
-        edges_PE2 = np.take_along_axis(edges_PE2, order_PE[..., None], axis=1)
-        last_PE = np.argsort(edges_PE2[..., 0] < 0, axis=1, kind="stable")  # absent edges go to the end
-        edges_PE2 = np.take_along_axis(edges_PE2, last_PE[..., None], axis=1)
-        hidden_PM = np.column_stack([asked_P, candidate_P2, edges_PE2.reshape(n, 2 * self.edges)])
-        rows_PM = np.where(hidden_PM < 0, NONE, np.take_along_axis(name_PC, np.maximum(hidden_PM, 0), axis=1))
+        rows_PM = shuffled(edges_PE2, np.concatenate([asked_P, candidate_P2], axis=1), self.nodes, seed)
         if self._whether:
             rows_PM[:, 2] = NONE
         return rows_PM
@@ -446,21 +440,11 @@ def _twice(candidate_P2: Integers) -> Integers:
 
 def _as_list(item: Any) -> list[int]:
     """Root, two candidates (the second may be none) and edges in one list; ValueError for anything else."""
+    numbers = item
     if isinstance(item, dict):
-        candidates, edges = item.get("candidates"), item.get("edges")
-        if (
-            not isinstance(candidates, list)
-            or len(candidates) not in (1, 2)
-            or not isinstance(edges, list)
-            or not all(isinstance(edge, list) and len(edge) == 2 for edge in edges)
-        ):
-            raise ValueError(f"got {item!r}, but {EXPECTED}")
-        item = [
-            item.get("root"),
-            *candidates,
-            *[NONE] * (2 - len(candidates)),
-            *(node for edge in edges for node in edge),
-        ]
-    if not isinstance(item, list) or not all(map(is_integer, item)) or len(item) < 3 or len(item) % 2 == 0:
+        candidates = item.get("candidates")
+        asked = candidates if isinstance(candidates, list) and len(candidates) in (1, 2) else None
+        numbers = asked and joined([item.get("root"), *asked, *[NONE] * (2 - len(asked))], item.get("edges"))
+    if not isinstance(numbers, list) or not all(map(is_integer, numbers)) or len(numbers) < 3 or len(numbers) % 2 == 0:
         raise ValueError(f"got {item!r}, but {EXPECTED}")
-    return item
+    return numbers

@@ -260,12 +260,11 @@ class Recommendation(Task):
         rank expects more. One item is relevant, so NDCG@k is 1 / log2(1 + its rank), or 0 beyond k.
         """
         rows_PM = self._some_rows(problems, k)
-        gain_K = 1 / np.log2(np.arange(2, k + 2))
-        hit = ndcg = 0.0
+        best_PK = np.zeros((len(rows_PM), k))
         for part in self._chunks(len(rows_PM)):
-            best_PK = -np.sort(-self.predictive(rows_PM[part]), axis=1)[:, :k]
-            hit, ndcg = hit + best_PK.sum().item(), ndcg + (best_PK @ gain_K).sum().item()
-        return {"hit": hit / len(rows_PM), "ndcg": ndcg / len(rows_PM)}
+            best_PK[part] = -np.sort(-self.predictive(rows_PM[part]), axis=1)[:, :k]
+        gain_K = 1 / np.log2(np.arange(2, k + 2))
+        return {"hit": best_PK.sum(axis=1).mean().item(), "ndcg": (best_PK @ gain_K).mean().item()}
 
     def hits(self, problems: npt.ArrayLike, scores_PI: npt.ArrayLike, k: int) -> dict[str, float]:
         """The "hit" rate and "ndcg" at k of ranking items by scores (P, I), higher first, then by the item's number.

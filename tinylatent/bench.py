@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tasks import REGISTRY
 from tinylatent.experiment import Experiment, Training
 from tinylatent.flops import training_flops
 from tinylatent.methods import CoT2
@@ -83,19 +84,28 @@ def measure(rounds: int) -> dict[str, float]:
 
 
 def generation() -> dict[str, float]:
-    """Seconds and peak gigabytes of a fresh process that makes 100,000 MNNS problems (m = 6, 1..30) and frontiers."""
-    done = subprocess.run([sys.executable, "-c", GENERATION], capture_output=True, text=True, check=True)
-    seconds, kilobytes = done.stdout.split()
-    return {"frontiers_100k_s": float(seconds), "frontiers_100k_gb": float(kilobytes) / 2**20}
+    """Seconds and peak gigabytes of fresh processes that make 100,000 problems and frontiers: MNNS (m = 6, 1..30), and
+    every task at its default size."""
+    figures: dict[str, float] = {}
+    for name, settings in {
+        "frontiers": ("mnns", "digits=6, high=30"),
+        **{name: (name, "") for name in REGISTRY},
+    }.items():
+        program = GENERATION.format(*settings)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        seconds, kilobytes = done.stdout.split()
+        figures |= {f"{name}_100k_s": float(seconds), f"{name}_100k_gb": float(kilobytes) / 2**20}
+    return figures
 
 
+GENERATED = {"frontiers": ("mnns", "digits=6, high=30"), **{name: (name, "") for name in REGISTRY}}
 GENERATION = """
 import resource, time
-from tasks import MNNS
-task = MNNS(digits=6, low=1, high=30)
+from tasks import REGISTRY
+task = REGISTRY["{}"]({})
 begin = time.perf_counter()
 batch = task.batch(task.problems(100_000, seed=0))
-assert batch.frontier_BTV.shape[:2] == (100_000, 6)
+assert len(batch.frontier_BTV) == 100_000
 print(time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -1,7 +1,7 @@
 """The bridge to text: problems out as JSON lines, answers back in, whoever gave them, judged by the same oracle.
 
-`export` writes problems that any language model can be asked; `score` judges its answers; `predict` has one of our own
-models answer. Files are written whole or not at all, and a bad line is named before anything is done.
+`export` writes problems that any language model can be asked, `prosqa` the published ones of ProsQA; `score` judges its
+answers; `predict` has one of our own models answer. Files are written whole or not at all, and a bad line is named before anything is done.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 
 from tasks import REGISTRY
+from tasks.prosqa import pose, read_items
 from tinylatent import storage
 from tinylatent.choices import AnyTask
 from tinylatent.experiment import Experiment
@@ -61,6 +62,30 @@ class Export:
 
 
 @dataclass(frozen=True)
+class ProsQA:
+    """Published ProsQA items, checked, as the lines that export writes: the story to ask, the graph to judge by."""
+
+    file: tyro.conf.Positional[Path]
+    """A JSON file in the published format (Coconut, arXiv 2412.06769)."""
+    answers: bool = False
+    """Write the right answer beside each question."""
+    out: Path | None = None
+    """File for the lines, written whole or not at all; standard output by default."""
+
+    def run(self) -> None:
+        """Writes a line an item."""
+        items = read_items(self.file)
+        task, rows = pose(items)
+        settings = dataclasses.asdict(task)
+        lines = []
+        for number, (item, row) in enumerate(zip(items, rows.tolist(), strict=True)):
+            line: dict[str, Any] = {"id": number, "task": task.name, "settings": settings}
+            line |= {"problem": task.to_json(row), "symbols": item.symbols, "question": item.question}
+            lines.append(line | ({"answer": item.symbols[item.target]} if self.answers else {}))
+        _write(lines, self.out)
+
+
+@dataclass(frozen=True)
 class Score:
     """Judge answers to exported problems: JSON lines such as {"id": 0, "answer": "n3"}, by the task's own oracle."""
 
@@ -75,11 +100,15 @@ class Score:
 
     def run(self) -> None:
         """Checks every line of both files first, then judges."""
-        items, answers = _items(self.items), _by_id(self.answers)
+        exported = _by_id(self.items)
+        items, answers = {id_: (task, row) for id_, task, row in _exported(exported)}, _by_id(self.answers)
         strangers = [place for id_, (place, _) in answers.items() if id_ not in items]
         if strangers:
             raise ValueError(f"{strangers[0]}: its id is not among the {len(items)} of {self.items}")
-        verdicts = {id_: self._verdict(task, row, answers.get(id_)) for id_, (task, row) in items.items()}
+        verdicts = {}
+        for id_, (task, row) in items.items():
+            answer = _in_nodes(answers[id_][1], exported[id_][1].get("symbols")) if id_ in answers else None
+            verdicts[id_] = _verdict(task, row, answer)
         keys = np.concatenate([task.key(row[None]) for task, row in items.values()])
         _, right, total = cluster_counts(keys, np.array([verdict == "right" for verdict in verdicts.values()]))
         interval = accuracy_interval([right], [total])
@@ -94,14 +123,21 @@ class Score:
         print(f"{value:.2f} %  [{low:.2f}, {high:.2f}]  of {len(verdicts)} problems")
         print(", ".join(f"{number} {name}" for name, number in counts.items()))
 
-    @staticmethod
-    def _verdict(task: Any, row: np.ndarray, answer: Line | None) -> str:
-        if answer is None:
-            return "missing"
-        try:
-            return "right" if task.judge(row.tolist(), answer[1]) else "wrong"
-        except ValueError:
-            return "unreadable"
+
+def _verdict(task: Any, row: np.ndarray, answer: Any) -> str:
+    """right, wrong, unreadable, or missing where there is no answer."""
+    if answer is None:
+        return "missing"
+    try:
+        return "right" if task.judge(row.tolist(), answer) else "wrong"
+    except ValueError:
+        return "unreadable"
+
+
+def _in_nodes(answer: Any, symbols: list[str] | None) -> Any:
+    """An answer in the words of a story, such as "Tom is a lempus.", in nodes; others stay as they are."""
+    said = str(answer.get("answer", "")).strip().rstrip(".").split()
+    return f"n{symbols.index(said[-1])}" if symbols and said and said[-1] in symbols else answer
 
 
 @dataclass(frozen=True)
@@ -195,12 +231,8 @@ def _by_id(path: Path) -> dict[Any, Line]:
     return found
 
 
-def _items(path: Path) -> dict[Any, tuple[Any, np.ndarray]]:
-    """The task and the problem of each exported line, by id."""
-    return {id_: (task, row) for id_, task, row in _exported(_by_id(path))}
-
-
 def _exported(lines: dict[Any, Line]) -> Iterator[tuple[Any, Any, np.ndarray]]:
+    """The id, the task and the problem of each exported line."""
     known: dict[str, Any] = {}
     for id_, (place, value) in lines.items():
         try:

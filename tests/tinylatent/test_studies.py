@@ -25,8 +25,8 @@ from tinylatent.studies import (
     mnns_faithful,
     mnns_passk,
     mnns_tuning,
-    search,
     mnns_variance,
+    search,
 )
 from tinylatent.study import rebuild, studies
 

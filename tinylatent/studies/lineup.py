@@ -53,7 +53,7 @@ COLUMNS = {
 }  # fmt: skip
 LEGEND = (
     "accuracy, low, high: percent of the validation part, mean over seeds, 95 % interval (bootstrap over seeds and "
-    "keys, a key being a multiset of digits; Student's t over seeds where that is wider). published: Gozeten et al. "
+    "keys, a key being {key}; Student's t over seeds where that is wider). published: Gozeten et al. "
     "2025, another implementation and other splits, without interval. kl: nats from the oracle's frontier of all "
     "traces, mean over steps, for methods with taught steps; discrete CoT is taught one trace, so it stands far from "
     "all. norm: of what is fed back, in units of the mean token embedding (tokens differ). steps, kflop: decoded steps "
@@ -69,11 +69,13 @@ def recipe(method: Method, shape: Shape) -> Training:
     return usual if shape == Shape() else replace(usual, rate=SMALL[method.name, shape])
 
 
-def comparison(records: list[Record], title: str, published: dict[str, float]) -> Table:
+def comparison(
+    records: list[Record], title: str, published: dict[str, float], key: str = "a multiset of digits"
+) -> Table:
     """A row a method, each latent one followed by its controls, and below what holds and what does not."""
     groups = grouped(records, method_of)
     rows = [_row(groups[name], name, variant, interval, published) for name, variant, interval in intervals(records)]
-    return Table(title, COLUMNS, rows, [LEGEND, *listed(_findings(groups, published))])
+    return Table(title, COLUMNS, rows, [LEGEND.format(key=key), *listed(_findings(groups, published))])
 
 
 def intervals(records: list[Record]) -> Iterator[tuple[str, str, Interval]]:

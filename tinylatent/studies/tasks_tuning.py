@@ -20,9 +20,7 @@ RATES, DECAY = (1e-3, 3e-3, 1e-2), 0.05
 
 def grid(profile: Profile) -> list[Experiment]:
     """The first round: every method, task and rate on the first seed."""
-    return [
-        experiment(place, method, FIRST, profile, rate) for place in PLACES for method in METHODS for rate in RATES
-    ]
+    return [experiment(place, method, FIRST, profile, rate) for place in PLACES for method in METHODS for rate in RATES]
 
 
 def after(profile: Profile, records: list[Record]) -> list[Experiment]:
