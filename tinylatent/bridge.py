@@ -1,7 +1,8 @@
 """The bridge to text: problems out as JSON lines, answers back in, whoever gave them, judged by the same oracle.
 
-`export` writes problems that any language model can be asked, `prosqa` the published ones of ProsQA; `score` judges its
-answers; `predict` has one of our own models answer. Files are written whole or not at all, and a bad line is named before anything is done.
+`export` writes problems that any language model can be asked, `prosqa` the published ones of ProsQA; `score` judges
+answers to either; `predict` has one of our own models answer. Files are written whole or not at all, and a bad line is
+named before anything is done.
 """
 
 import dataclasses
