@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tasks import MNNS
-from tasks.mnns import MOST_LISTED
 
 CHUNK = 10_000_000  # shares at a time
 
@@ -20,8 +19,7 @@ def growth(task: MNNS, sample: int = 20_000) -> list[dict[str, float]]:
 
     Spaces too large to list are sampled: `sample` problems under seed 0.
     """
-    listed = (task.high - task.low + 1) ** task.digits <= MOST_LISTED
-    problems = task.space() if listed else task.problems(sample, seed=0)
+    problems = task.space() if task.listed else task.problems(sample, seed=0)
     supports, entropies = [], []
     chunk = max(1, CHUNK // (task.digits * len(task.vocabulary)))
     for start in range(0, len(problems), chunk):

@@ -27,6 +27,8 @@ from tinylatent.studies import (
     mnns_tuning,
     mnns_variance,
     search,
+    task_lineup,
+    tasks,
 )
 from tinylatent.study import rebuild, studies
 
@@ -47,6 +49,8 @@ def record(experiment, percent, controls=()):
         return {"right": right, "kl": [0.1, 0.2], "norm": [1.0, 3.0], "problems_per_s": 1000}
 
     share = {"right": [50] * 10, "of": 1}
+    levels = enumerate(experiment.task.ladder())
+    climbed = {str(level): evaluation(percent - 10 * up) | {"total": [100] * 10} for up, level in levels}
     sampling = {f"{t:g}": {name: {str(k): share for k in KS} for name in ("pass", "majority")} for t in TEMPERATURES}
     return {
         "id": experiment.identity,
@@ -57,6 +61,7 @@ def record(experiment, percent, controls=()):
             ITSELF: evaluation(percent, JITTER.get(name, 0)),
             **{control: evaluation(value) for control, value in dict(controls).items()},
         },
+        **({"ladder": climbed} if climbed else {}),
         "stages": [{"step": 5, "right": [60] * 10}] if isinstance(experiment.method, Coconut) else [],
         "sampling": {"samples": 32, "temperatures": sampling} if isinstance(experiment.method, DiscreteCoT) else None,
         "constant": 0.4,
@@ -173,6 +178,31 @@ def test_the_comparison_reports_means_and_differences():
     assert "Coconut is more often right than CoT2" not in notes
     assert [row["accuracy"] for row in stages.rows] == pytest.approx([60, 90])
     assert [row["until step"] for row in stages.rows] == [5, Training().steps]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tasks
+
+
+def test_tasks_are_compared_each_on_its_own_and_beyond_training():
+    percents = {"direct": 50, "pause": 50, "discrete": 60, "coconut": 80, "cot2": 90}
+    records = [
+        record(each, percents[each.method.name], CONTROLS if each.method.latent else ()) for each in tasks.grid("full")
+    ]
+    overview, *compared, ladder, published = tasks.tables(records)
+    assert [row["accuracy"] for row in overview.rows] == pytest.approx([*percents.values()] * 4)
+    for place in task_lineup.TASKS:
+        assert f"Holds: {place}: CoT2 is more often right than discrete CoT (+30.00 points" in " ".join(overview.notes)
+    assert [table.title.split(":")[0] for table in compared] == ["MNNS", "Subset sum", "Multi-hop", "Reachability"]
+    assert "a key being a multiset of numbers and the target" in compared[1].notes[0]
+    hops = [row for row in ladder.rows if (row["task"], row["method"]) == ("multi-hop", "CoT2")]
+    assert [row["accuracy"] for row in hops] == pytest.approx([90, 80, 70, 60, 50, 40])
+    assert [row["trained"] for row in hops] == ["yes"] * 3 + ["no"] * 3
+    assert "Holds: multi-hop at 4, beyond training: CoT2 is more often right than discrete CoT (+30.00 points" in (
+        " ".join(ladder.notes)
+    )
+    assert [row["here"] for row in published.rows] == pytest.approx([*percents.values()])
+    assert published.rows[-1]["CoT2 paper, ProsQA"] == 93.37
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from tinylatent.measure import ITSELF, measure
 from tinylatent.methods import Coconut, CoT2, Direct, DiscreteCoT, PauseTokens
 from tinylatent.report import Table
 from tinylatent.seeds import Seeds
-from tinylatent.studies import lineup, mnns, mnns_tuning, mnns_tuning_small
+from tinylatent.studies import lineup, mnns, mnns_tuning, mnns_tuning_small, search, task_lineup, tasks_tuning
 from tinylatent.studies.compare import grouped, method_of
 from tinylatent.studies.lineup import RECIPES
 from tinylatent.study import Study, rebuild, reproduce, studies
@@ -168,9 +168,9 @@ def test_frozen_recipes_are_the_best_of_the_stored_tuning_runs():
     groups = grouped(storage.read_lines(RESULTS / "mnns-tuning" / "runs.jsonl"), method_of)
     assert list(groups) == list(RECIPES)
     for method in lineup.METHODS:
-        rate, decay, own = mnns_tuning.winner(groups[method.name])
+        rate, decay, own = search.winner(groups[method.name])
         assert RECIPES[method.name] == Training(rate=rate, weight_decay=decay)
-        assert mnns_tuning.own({"experiment": {"method": {"name": method.name, **vars(method)}}}) == own
+        assert search.own({"experiment": {"method": {"name": method.name, **vars(method)}}}) == own
 
 
 def test_later_rounds_depend_on_the_earlier_ones(tmp_path):
@@ -296,8 +296,16 @@ def test_a_study_does_not_rebuild_the_runs_of_another(committed):
 def test_frozen_rates_of_small_models_are_the_best_of_the_stored_tuning_runs():
     runs = storage.read_lines(RESULTS / "mnns-tuning-small" / "runs.jsonl")
     groups = grouped(runs, mnns_tuning_small.contender)
-    assert {contender: mnns_tuning.winner(group)[0] for contender, group in groups.items()} == lineup.SMALL
-    assert {mnns_tuning.winner(group)[1:] for group in groups.values()} == {(0.05, "")}
+    frozen = {(name, mnns_tuning_small.written(shape)): rate for (name, shape), rate in lineup.SMALL.items()}
+    assert {contender: search.winner(group)[0] for contender, group in groups.items()} == frozen
+    assert {search.winner(group)[1:] for group in groups.values()} == {(0.05, "")}
+
+
+def test_frozen_rates_on_other_tasks_are_the_best_of_the_stored_tuning_runs():
+    groups = grouped(storage.read_lines(RESULTS / "tasks-tuning" / "runs.jsonl"), tasks_tuning.contender)
+    assert {(place, name): search.winner(group)[0] for (name, place), group in groups.items()} == task_lineup.RATES
+    for group in groups.values():
+        assert {record["experiment"]["training"]["rate"] for record in group} == {*tasks_tuning.RATES}
 
 
 def test_table_as_csv_and_markdown():
