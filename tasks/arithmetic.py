@@ -10,7 +10,7 @@ number, then for each operation its place in "+-*" and its number), T = 6K + 1 s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -133,12 +133,8 @@ class Arithmetic(Task):
         return stable_hash(self.rows(problems))
 
     def ladder(self) -> dict[int, Task]:
-        """The task with `operations` operations and, where there is room, with more."""
-        more = range(self.operations, self.capacity + 1)
-        return {operations: replace(self, operations=operations) for operations in more} if len(more) > 1 else {}
-
-    # -----------------------------------------------------------------------------------------------------------------
-    # The oracle
+        """The task with `operations` operations and with more."""
+        return self.rungs(self.operations, self.capacity, "operations")
 
     def results(self, problems: npt.ArrayLike) -> Integers:
         """The first number and the result of every operation (P, K+1), each from 0 to p-1."""

@@ -16,6 +16,8 @@ from tasks.keys import stable_hash
 
 UNREACHED = 2**30
 """The distance of a node that is not reached."""
+DRAWS, ENOUGH_CLASSES = 10_000, 1000
+"""Problems that are drawn to count isomorphism classes, and the fewest classes that splits may go by."""
 ROUNDS = 8
 """Of colour refinement: enough to see eight edges far."""
 
@@ -30,7 +32,7 @@ def adjacency(edges_PE2: Integers, nodes: int) -> npt.NDArray[np.float32]:
 
 
 def path_counts(links_PCC: npt.NDArray[np.float32], start_P: Integers, steps: int) -> Iterator[npt.NDArray[np.float64]]:
-    """Number of walks of t edges from the start to each node, for t = 1..steps: arrays (P, C)."""
+    """Number of walks of t edges from the start to each node, for t = 1..steps: arrays (P, C), exact up to 2^53."""
     counts_PC = np.zeros(links_PCC.shape[:2])
     counts_PC[np.arange(len(start_P)), start_P] = 1
     for _ in range(steps):
@@ -79,6 +81,11 @@ def canonical_hash(edges_PE2: Integers, colour_PC: Keys) -> Keys:
             before_PC[rows_P, target_P] += back_PC[rows_P, source_P] * there_P
         colour_PC = stable_hash(np.stack([colour_PC, after_PC, before_PC], -1).reshape(-1, 3)).reshape(colour_PC.shape)
     return _mixed(colour_PC, 3).sum(axis=1, dtype=np.uint64)
+
+
+def enough_classes(class_P: Keys) -> bool:
+    """Whether the classes of DRAWS random problems are enough for splits to go by class."""
+    return len(np.unique(class_P)) >= ENOUGH_CLASSES
 
 
 def _mixed(colour_PC: Keys, seed: int) -> Keys:

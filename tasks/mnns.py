@@ -10,7 +10,7 @@ Letters: P or B problems, M digits, T = M steps, V vocabulary, A = 1 answer toke
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, get_args
 
@@ -203,9 +203,8 @@ class MNNS(Task):
         return prompt_PN, np.ones(prompt_PN.shape, bool)
 
     def ladder(self) -> dict[int, Task]:
-        """The task with `digits` digits and, where there is room, with more."""
-        more = range(self.digits, self.capacity + 1)
-        return {digits: replace(self, digits=digits) for digits in more} if len(more) > 1 else {}
+        """The task with `digits` digits and with more."""
+        return self.rungs(self.digits, self.capacity, "digits")
 
     def solve_slowly(self, problem: Sequence[int]) -> tuple[int, list[int]]:
         """The answer and the partial sums of the best trace of one problem, by brute force (for tests)."""

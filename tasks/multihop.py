@@ -7,14 +7,16 @@ branching^t walks, the frontier is the share of them in each node, and the answe
 vocabulary, that k hops can reach. Every fact that is not on the walk is a distractor.
 
 Prompt: padding <bos> s_1 t_1 .. s_F t_F > .. > start, with a mark ">" for each hop; facts before the start can be read
-once and looked up at every step. Steps: the visited nodes, the last being the answer; k varies within a batch.
+once and looked up at every step. With `bound` a fact is one token "n0>n3", so that a model is spared learning which
+source goes with which target before it can learn to look up. Steps: the visited nodes, the last being the answer; k
+varies within a batch.
 
 Letters: P problems, M integers of a problem (start, hops, then sources and targets in turn), F facts, C nodes,
 B walks, T steps, V vocabulary, A = 1 answer token.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from typing import Any, ClassVar
@@ -25,15 +27,13 @@ import numpy.typing as npt
 from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
 from tasks.checks import check_integer, checked_rows, is_integer, joined, refuse_rows
 from tasks.choice_sums import shares_of
-from tasks.graphs import adjacency, canonical_hash, named_by_appearance, path_counts
+from tasks.graphs import DRAWS, adjacency, canonical_hash, enough_classes, named_by_appearance, path_counts
 from tasks.keys import derived_seed, random_orders, stable_hash
 from tasks.task import Task, check_budget, chunks, text_answer
 
 MOST_HOPS = 12
 MOST_NODES = 64
 MOST_WALKS = 4096
-ENOUGH_CLASSES = 1000
-DRAWS = 10_000
 HOP = ">"
 EXPECTED = 'a problem is {"start": 0, "hops": 2, "facts": [[0, 3], [3, 1], ...]}, or start, hops and facts in one list'
 
@@ -53,6 +53,8 @@ class MultiHop(Task):
     """Number of nodes (branching + 1 to 64)."""
     branching: int = 1
     """Facts of each node (at least 1); all walks together may be at most 4096."""
+    bound: bool = False
+    """Whether a fact is one token instead of two."""
     room: int | None = None
     """Most hops that positions have room for (hops to 12); hops when not given."""
 
@@ -82,13 +84,20 @@ class MultiHop(Task):
 
     @property
     def positions(self) -> int:
-        """<bos>, two tokens a fact, a mark a hop, the start, and as many steps as hops."""
-        return 2 + 2 * self.facts + 2 * self.capacity
+        """<bos>, one or two tokens a fact, a mark a hop, the start, and as many steps as hops."""
+        return 2 + self._each * self.facts + 2 * self.capacity
+
+    @property
+    def _each(self) -> int:
+        """Tokens of a fact."""
+        return 1 if self.bound else 2
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Special tokens, the mark of a hop, and a token for each node ("n0")."""
-        return Vocabulary((*SPECIAL_TOKENS, HOP, *(f"n{node}" for node in range(self.nodes))))
+        """Special tokens, the mark of a hop, a token for each node ("n0"), and, bound, for each pair of them."""
+        nodes = [f"n{node}" for node in range(self.nodes)]
+        pairs = [f"{source}>{target}" for source in nodes for target in nodes] if self.bound else []
+        return Vocabulary((*SPECIAL_TOKENS, HOP, *nodes, *pairs))
 
     @property
     def _first(self) -> int:
@@ -109,7 +118,9 @@ class MultiHop(Task):
                 f"starts at a node outside 0 to {self.nodes - 1}": start_P >= self.nodes,
                 f"has hops outside {self.least} to {self.hops}": (hops_P < self.least) | (hops_P > self.hops),
                 f"names nodes outside 0 to {self.nodes - 1}": (facts_PF2 >= self.nodes).any(axis=(1, 2)),
-                f"has not exactly {self.branching} facts for every node": ~regular_PF.all(axis=1),
+                f"has not exactly {self.branching} fact{'s' * (self.branching > 1)} for every node": ~regular_PF.all(
+                    axis=1
+                ),
                 "has a fact that leads from a node to itself": (facts_PF2[..., 0] == facts_PF2[..., 1]).any(axis=1),
                 "has a fact twice": (pair_PF[:, 1:] == pair_PF[:, :-1]).any(axis=1),
             }
@@ -131,41 +142,37 @@ class MultiHop(Task):
         return np.concatenate([start_P, hops_P, facts_PF2.reshape(n, 2 * self.facts)], axis=1)
 
     def key(self, problems: npt.ArrayLike) -> Keys:
-        """Stable hash (P,) of problems up to what does not change them.
+        """Stable hash (P,) of facts and start up to what does not change them; the hops do not count.
 
-        With one fact a node, names mean nothing: where there are classes enough (`quotiented`) problems share a key
-        that differ in names or in the order of facts; otherwise those that differ in names alone. With more facts the
-        answer is the first name, and only the order of facts is free.
+        So a start among facts that training has seen, at whatever hops, is never validated on. With one fact a node,
+        names mean nothing: where there are classes enough (`quotiented`) problems share a key that differ in names or
+        in the order of facts; otherwise those that differ in names alone. With more facts the answer is the first
+        name, and only the order of facts is free.
         """
         rows_PM = self.rows(problems)
         if self.branching == 1:
             return self._class(rows_PM) if self.quotiented else stable_hash(self._renamed(rows_PM))
-        start_P, hops_P, facts_PF2 = _parts(rows_PM)
+        start_P, _, facts_PF2 = _parts(rows_PM)
         pair_PF = np.sort(facts_PF2[..., 0] * self.nodes + facts_PF2[..., 1], axis=1)
-        return stable_hash(np.column_stack([start_P, hops_P, pair_PF]))
+        return stable_hash(np.column_stack([start_P, pair_PF]))
 
     @cached_property
     def quotiented(self) -> bool:
         """Whether keys ignore names and order: if 10,000 draws make at least 1,000 classes that way."""
-        return self.branching == 1 and len(np.unique(self._class(self.problems(DRAWS, seed=0)))) >= ENOUGH_CLASSES
+        return self.branching == 1 and enough_classes(self._class(self.problems(DRAWS, seed=0)))
 
     def _class(self, rows_PM: Integers) -> Keys:
-        """The isomorphism class of facts and start, and the hops."""
-        start_P, hops_P, facts_PF2 = _parts(rows_PM)
-        colour_PC = (np.arange(self.nodes) == start_P[:, None]).astype(np.uint64)
-        return stable_hash(np.column_stack([canonical_hash(facts_PF2, colour_PC), hops_P.astype(np.uint64)]))
+        """The isomorphism class of facts and start."""
+        start_P, _, facts_PF2 = _parts(rows_PM)
+        return canonical_hash(facts_PF2, (np.arange(self.nodes) == start_P[:, None]).astype(np.uint64))
 
     def _renamed(self, rows_PM: Integers) -> Integers:
-        """Rows with nodes named by their first appearance in the facts."""
-        names_PM = np.roll(np.delete(rows_PM, 1, axis=1), -1, axis=1)  # facts before the start
-        return np.column_stack([named_by_appearance(names_PM, self.nodes), rows_PM[:, 1]])
+        """Facts and start with nodes named by their first appearance."""
+        return named_by_appearance(np.column_stack([rows_PM[:, 2:], rows_PM[:, 0]]), self.nodes)
 
     def ladder(self) -> dict[int, Task]:
-        """The task with exactly 1, 2, .. hops, as far as there is room."""
-        if self.room is None:
-            return {}
-        rungs = range(self.least, self.capacity + 1)
-        return {hops: replace(self, least=hops, hops=hops) for hops in rungs}
+        """The task with exactly 1, 2, .. hops."""
+        return self.rungs(self.least, self.capacity, "least", "hops")
 
     # -----------------------------------------------------------------------------------------------------------------
     # The oracle
@@ -192,11 +199,12 @@ class MultiHop(Task):
         """<bos>, the facts, a mark for every hop, the start; padded on the left to the most hops."""
         rows_PM = self.rows(problems)
         start_P, hops_P, facts_PF2 = _parts(rows_PM)
-        place_N = np.arange(2 + 2 * self.facts + self.hops) - (self.hops - hops_P)[:, None]
+        place_N = np.arange(2 + self._each * self.facts + self.hops) - (self.hops - hops_P)[:, None]
         prompt_PN = np.where(place_N < 0, Vocabulary.pad, self.vocabulary.index(HOP))
         prompt_PN[place_N == 0] = Vocabulary.bos
-        inside_PN = (place_N > 0) & (place_N <= 2 * self.facts)
-        prompt_PN[inside_PN] = (facts_PF2.reshape(len(rows_PM), -1) + self._first).ravel()
+        inside_PN = (place_N > 0) & (place_N <= self._each * self.facts)
+        names = facts_PF2 @ [self.nodes, 1] + self.nodes if self.bound else facts_PF2
+        prompt_PN[inside_PN] = names.ravel() + self._first
         prompt_PN[:, -1] = start_P + self._first
         return prompt_PN, place_N >= 0
 
@@ -231,7 +239,7 @@ class MultiHop(Task):
         shares_PTV = np.zeros((len(rows_PM), hops, len(self.vocabulary)), np.float32)
         start_P, _, facts_PF2 = _parts(rows_PM)
         for step, counts_PC in enumerate(path_counts(adjacency(facts_PF2, self.nodes), start_P, hops)):
-            shares_PTV[:, step, self._first :] = counts_PC / self.branching ** (step + 1)
+            shares_PTV[:, step, self._first : self._first + self.nodes] = counts_PC / self.branching ** (step + 1)
         return shares_PTV
 
     def _best(self, rows_PM: Integers, hops: int, budget: int) -> Integers:
@@ -316,14 +324,14 @@ class MultiHop(Task):
     def read_answer(self, value: Any) -> Integers:
         """A node, such as "n3"."""
         text = text_answer(value)
-        if text not in self.vocabulary.tokens[self._first :]:
+        if text not in self.vocabulary.tokens[self._first : self._first + self.nodes]:
             raise ValueError(f"the answer is {text!r}; expected a node from n0 to n{self.nodes - 1}")
         return np.array([self.vocabulary.index(text)])
 
     def say(self, answer_ids_A: Integers) -> str | None:
         """The node's name."""
         id_ = int(answer_ids_A[0])
-        return self.vocabulary.tokens[id_] if self._first <= id_ < len(self.vocabulary) else None
+        return self.vocabulary.tokens[id_] if self._first <= id_ < self._first + self.nodes else None
 
     @classmethod
     def fitting(cls, item: Any) -> "MultiHop":

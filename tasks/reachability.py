@@ -28,7 +28,17 @@ import numpy.typing as npt
 from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
 from tasks.checks import check_choice, check_integer, checked_rows, is_integer, joined, refuse_rows
 from tasks.dags import shuffled, two_sided
-from tasks.graphs import UNREACHED, adjacency, canonical_hash, distances, first_walks, named_by_appearance, path_counts
+from tasks.graphs import (
+    DRAWS,
+    UNREACHED,
+    adjacency,
+    canonical_hash,
+    distances,
+    enough_classes,
+    first_walks,
+    named_by_appearance,
+    path_counts,
+)
 from tasks.keys import derived_seed, stable_hash
 from tasks.task import NO, YES, Task, check_budget, chunks, one_hot, text_answer
 
@@ -39,8 +49,6 @@ MOST_EDGES = 512
 MARK = "?"
 NONE = -1
 """Stands for no edge, and for the second candidate where there is one."""
-ENOUGH_CLASSES = 1000
-DRAWS = 10_000
 EXPECTED = 'a problem is {"root": 0, "candidates": [4, 7], "edges": [[0, 3], [3, 4], ...]}'
 
 
@@ -190,7 +198,8 @@ class Reachability(Task):
     @cached_property
     def quotiented(self) -> bool:
         """Whether keys ignore all names and orders: if 10,000 draws make at least 1,000 classes that way."""
-        return len(np.unique(self._class(self.problems(DRAWS, seed=0)))) >= ENOUGH_CLASSES
+        widest = replace(self, least=1, depth=self.capacity)  # the same for every rung of a ladder
+        return enough_classes(widest._class(widest.problems(DRAWS, seed=0)))
 
     def _class(self, rows_PM: Integers) -> Keys:
         """The isomorphism class of graph, root and candidates."""
@@ -202,10 +211,8 @@ class Reachability(Task):
         return canonical_hash(edges_PE2, colour_PC)
 
     def ladder(self) -> dict[int, Task]:
-        """The task at each distance alone, as far as there is room."""
-        if self.room is None:
-            return {}
-        return {depth: replace(self, least=depth, depth=depth) for depth in range(self.fewest, self.capacity + 1)}
+        """The task at each distance alone."""
+        return self.rungs(self.fewest, self.capacity, "least", "depth")
 
     # -----------------------------------------------------------------------------------------------------------------
     # The oracle

@@ -266,6 +266,10 @@ class Recommendation(Task):
         gain_K = 1 / np.log2(np.arange(2, k + 2))
         return {"hit": best_PK.sum(axis=1).mean().item(), "ndcg": (best_PK @ gain_K).mean().item()}
 
+    def attainable(self, problems: npt.ArrayLike) -> float:
+        """The expected hit rate of always naming the likeliest item."""
+        return self.ceiling(problems, 1)["hit"]
+
     def hits(self, problems: npt.ArrayLike, scores_PI: npt.ArrayLike, k: int) -> dict[str, float]:
         """The "hit" rate and "ndcg" at k of ranking items by scores (P, I), higher first, then by the item's number.
 

@@ -5,15 +5,16 @@ doubles the traces. The state after step t is the sum of those taken among the f
 traces is (number of subsets of the first t numbers with sum g) / 2^t; a last step says yes or no. The best trace comes
 nearest to the target: where the answer is yes it reaches it, and is a certificate that can be checked by adding up.
 
-Targets lie between the least number and the total without it (outside, a glance would do), and are equally often
-reachable and not, as far as the numbers allow.
+Targets are equally often reachable and not, as far as the numbers allow, and drawn from those that a glance does not
+settle: between the least number and the total without it, and neither a number nor the total without one. A target and
+what it leaves of the total have the same answer but mirrored traces: they are two problems.
 
 Prompt: <bos> d_1 .. d_n target. Letters: P problems, M = n + 1 integers (the numbers, then the target), T = n + 1
 steps, G sums, V vocabulary, A = 1 answer token.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -40,9 +41,9 @@ class SubsetSum(Task):
     Raises ValueError for sizes that are not integers or out of range.
     """
 
-    numbers: int = 4
+    numbers: int = 5
     """How many integers there are to choose from (2 to 12)."""
-    high: int = 15
+    high: int = 10
     """Largest integer (1 to 1000)."""
     room: int | None = None
     """Most numbers that vocabulary and positions have room for (numbers to 12); `numbers` when not given."""
@@ -50,8 +51,8 @@ class SubsetSum(Task):
     name: ClassVar[str] = "subset-sum"
 
     def __post_init__(self) -> None:
-        check_integer("numbers", self.numbers, 2, MOST_NUMBERS, "try numbers=4 (every number more doubles the traces)")
-        check_integer("high", self.high, 1, MOST_HIGH, "try high=15")
+        check_integer("numbers", self.numbers, 2, MOST_NUMBERS, "try numbers=5 (every number more doubles the traces)")
+        check_integer("high", self.high, 1, MOST_HIGH, "try high=10")
         check_integer("room", self.capacity, self.numbers, MOST_NUMBERS, f"try room={self.numbers}")
 
     @property
@@ -100,9 +101,17 @@ class SubsetSum(Task):
         """A target for each row of numbers: the first coin says the answer, the second which target."""
         *_, shares_PG = all_shares(numbers_PM, self.high, TAKEN)
         sum_G, least_P1 = np.arange(shares_PG.shape[1]), numbers_PM.min(axis=1, keepdims=True)
-        inside_PG = (sum_G >= least_P1) & (sum_G <= numbers_PM.sum(axis=1, keepdims=True) - least_P1)
-        wanted_PG = inside_PG & ((shares_PG > 0) == (coin_P2[:, :1] % 2 == 1))
-        open_PG = np.where(wanted_PG.any(axis=1, keepdims=True), wanted_PG, inside_PG)
+        rows_P = np.arange(len(numbers_PM))
+        total_P1 = numbers_PM.sum(axis=1, keepdims=True)
+        inside_PG = (sum_G >= least_P1) & (sum_G <= total_P1 - least_P1)
+        hidden_PG = inside_PG.copy()
+        for number_P in numbers_PM.T:
+            hidden_PG[rows_P, number_P] = hidden_PG[rows_P, total_P1[:, 0] - number_P] = False
+        answered_PG = (shares_PG > 0) == (coin_P2[:, :1] % 2 == 1)
+        # The last of these that leaves a choice: with few numbers there may be none of the best kind.
+        open_PG = inside_PG
+        for wanted_PG in (inside_PG & answered_PG, hidden_PG & answered_PG):
+            open_PG = np.where(wanted_PG.any(axis=1, keepdims=True), wanted_PG, open_PG)
         rank_P = coin_P2[:, 1] % open_PG.sum(axis=1)
         return (open_PG.cumsum(axis=1) > rank_P[:, None]).argmax(axis=1)
 
@@ -177,9 +186,8 @@ class SubsetSum(Task):
         return honest_PT.all(axis=1) & (sums[:, -1] == rows_PM[:, -1])
 
     def ladder(self) -> dict[int, Task]:
-        """The task with `numbers` numbers and, where there is room, with more."""
-        more = range(self.numbers, self.capacity + 1)
-        return {numbers: replace(self, numbers=numbers) for numbers in more} if len(more) > 1 else {}
+        """The task with `numbers` numbers and with more."""
+        return self.rungs(self.numbers, self.capacity, "numbers")
 
     def solve_slowly(self, problem: Sequence[int]) -> tuple[int, list[int]]:
         """The answer and the partial sums of the best trace of one problem, by brute force (for tests)."""

@@ -6,7 +6,8 @@ Letters: P problems, M integers of a problem, N prompt tokens, T steps, V vocabu
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -124,11 +125,16 @@ class Task(ABC):
         return np.full(len(rows_PM), self.chain(rows_PM[:1]).shape[1] if len(rows_PM) else 0, np.int64)
 
     def ladder(self) -> dict[int, "Task"]:
-        """Tasks of one difficulty each that share vocabulary and positions with this one, by difficulty.
+        """Tasks of one difficulty each that share vocabulary, positions and keys with this one, by difficulty.
 
-        It begins where training does and goes on as far as `room` allows; empty where there is no room to spare.
+        It begins where training does and goes on as far as `room` allows; empty where room is not given, and for tasks
+        without one.
         """
         return {}
+
+    def attainable(self, problems: npt.ArrayLike) -> float:
+        """The highest accuracy that can be expected on problems (P, M): 1, unless the answer is partly chance."""
+        return 1.0
 
     def holding(self, item: Any) -> "Task":
         """This task, or the one of its ladder, that reads a JSON value as its problem; ValueError if none does."""
@@ -216,6 +222,14 @@ class Task(ABC):
 
     # -----------------------------------------------------------------------------------------------------------------
     # For the tasks themselves
+
+    def rungs(self, first: int, last: int, *fields: str) -> dict[int, "Task"]:
+        """The task with these fields at each number from first to last; none where room is not given."""
+        given = getattr(self, "room", None) is not None
+        return {
+            level: replace(cast(Any, self), **dict.fromkeys(fields, level))
+            for level in (range(first, last + 1) if given else ())
+        }
 
     def drawn(self, columns: int, n: int, seed: int, low: int, high: int) -> Integers:
         """Uniform integers (n, columns) after a check of n; row i depends on the seed and i, not on n."""

@@ -18,7 +18,7 @@ from tinylatent.methods import METHODS, CoT2, Method, Model
 from tinylatent.seeds import Seeds
 from tinylatent.transformer import Shape, Transformer
 
-MOST_VALIDATED = 2000
+MOST_VALIDATED = 1000
 """Problems to validate on, where training.problems is given."""
 
 
@@ -39,7 +39,7 @@ class Training:
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay, on all weights."""
     problems: int | None = None
-    """Training problems to use, and a quarter as many, at most 2000, to validate on; all of them by default. Spaces too
+    """Training problems to use, and a quarter as many, at most 1000, to validate on; all of them by default. Spaces too
     large to list need a number."""
     log_every: int = 100
     """Steps between lines in metrics.jsonl."""

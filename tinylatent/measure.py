@@ -30,9 +30,7 @@ ITSELF = "itself"
 SAMPLES = 32
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4)
 KS = (1, 2, 5, 10, 14)
-MOST_SAMPLED = 2000
-"""Sampling figures are made for validation parts of at most this many problems."""
-RUNG = 2000
+RUNG = 1000
 """Most problems of each difficulty of a task's ladder."""
 
 
@@ -80,10 +78,9 @@ def measure(
         "evaluations": evaluations,
         "stages": _stages(experiment, folder, rows, device),
         **_ladder(experiment, model, device),
-        "sampling": _sampling(experiment, model, rows, seed, device)
-        if method.supervised and not method.latent and len(rows) <= MOST_SAMPLED
-        else None,
+        "sampling": _sampling(experiment, model, rows, seed, device) if _sampled(experiment) else None,
         "constant": _constant(experiment, rows),
+        "attainable": task.attainable(rows),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "cost": {**costs, "training_flops": per_problem * seen, "training_seconds": round(train_seconds, 1)},
         "environment": environment(),
@@ -114,8 +111,9 @@ def _ladder(experiment: Experiment, model: Model, device: torch.device | str) ->
         count = RUNG if listed is None else min(RUNG, len(listed))
         rows = task.split("validation", split, count)
         result = evaluate(task, experiment.method, model, rows, device=device)
-        _, right, total = cluster_counts(task.key(rows), result.right_P)
-        found[str(difficulty)] = {"right": right.tolist(), "total": total.tolist()}
+        keys, right, total = cluster_counts(task.key(rows), result.right_P)
+        checksum = storage.checksum(keys.tobytes())  # the keys themselves would be most of the record
+        found[str(difficulty)] = {"right": right.tolist(), "total": total.tolist(), "keys": checksum}
     return {"ladder": found} if found else {}
 
 
@@ -124,6 +122,12 @@ def _constant(experiment: Experiment, rows: np.ndarray) -> float:
     task = experiment.task
     answers, counts = np.unique(task.answer(experiment.rows("train")), return_counts=True)
     return float((task.answer(rows) == answers[counts.argmax()]).mean())
+
+
+def _sampled(experiment: Experiment) -> bool:
+    """Whether chains are sampled: discrete ones, where the whole validation part is there to be asked."""
+    method = experiment.method
+    return method.supervised and not method.latent and experiment.training.problems is None
 
 
 def _sampling(

@@ -53,7 +53,7 @@ EXAMPLES = {
     "multihop": {
         "good": [
             {},
-            {"hops": 2, "least": 2, "nodes": 5, "room": 4},
+            {"hops": 2, "least": 2, "nodes": 5, "bound": True, "room": 4},
             {"hops": 3, "nodes": 6, "branching": 2},
             {"hops": 1, "nodes": 4},
         ],

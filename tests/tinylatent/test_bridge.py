@@ -40,7 +40,7 @@ def test_the_same_problems_without_their_answers(capsys):
     items = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [each["id"] for each in items] == [0, 1, 2]
     assert all("answer" not in each for each in items)
-    assert items[0]["settings"] == {"hops": 3, "least": 1, "nodes": 8, "branching": 1, "room": None}
+    assert items[0]["settings"] == {"hops": 3, "least": 1, "nodes": 8, "branching": 1, "bound": False, "room": None}
 
 
 def test_wrong_unreadable_and_missing_answers_are_told_apart(tmp_path, capsys):

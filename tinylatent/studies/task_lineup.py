@@ -13,12 +13,12 @@ from tinylatent.transformer import Shape
 TASKS: dict[str, Task] = {
     "MNNS": MNNS(room=5),
     "subset sum": SubsetSum(),
-    "multi-hop": MultiHop(room=6),
+    "multi-hop": MultiHop(bound=True, room=6),
     "reachability": Reachability(bound=True),
 }
 SHAPES = {"reachability": Shape(heads=4)}
 """Models other than the default."""
-STEPS = {"MNNS": 9000, "subset sum": 9000, "multi-hop": 3000, "reachability": 7000}
+STEPS = {"MNNS": 9000, "subset sum": 9000, "multi-hop": 3000, "reachability": 5000}
 QUICK = 3
 """The quick profile takes this part of the steps."""
 PROBLEMS = 50_000
