@@ -36,7 +36,7 @@ def checked_rows(rows: npt.ArrayLike, width: int, low: int, high: int) -> Intege
     try:
         array = np.asarray(rows)
     except ValueError:  # rows of unequal length
-        first, bad = next((i, row) for i, row in enumerate(rows) if np.shape(row) != (width,))  # type: ignore[arg-type]
+        first, bad = next((i, row) for i, row in enumerate(rows) if not _flat(row, width))  # type: ignore[arg-type]
         raise ValueError(f"row {first} is {bad!r}, but {expected}; remove or complete it") from None
     if array.ndim != 2:
         raise ValueError(
@@ -59,8 +59,19 @@ def integers_in(item: Any, field: str, expected: str) -> list[int]:
     """A list of integers, or the one that a JSON object holds in a field; ValueError says what was expected."""
     found = item.get(field) if isinstance(item, dict) else item
     if not isinstance(found, list) or not all(map(is_integer, found)):
-        raise ValueError(f'got {item!r}, but {expected} (or an object with it as "{field}")')
+        raise ValueError(f"got {item!r}, but {expected}")
     return found
+
+
+def _flat(row: Any, width: int) -> bool:
+    """Whether a row is `width` single values."""
+    return (
+        np.ndim(row) == 1 and len(row) == width
+        if isinstance(row, np.ndarray)
+        else (
+            isinstance(row, (list, tuple)) and len(row) == width and not any(isinstance(x, (list, tuple)) for x in row)
+        )
+    )
 
 
 def joined(heads: list[Any], pairs: Any) -> list[Any] | None:

@@ -2,8 +2,10 @@
 
 The two sides, one below each root, are drawn alike and independently: a backbone that leads from the root to its target
 at the wanted distance, further nodes hung below random ones, further edges that shorten nothing. Shared nodes, below
-either side, tie the sides together but lead back to none. Whatever holds for one side is as likely for the other, so
-that once names, order of edges and order of candidates are shuffled only following edges from the asked root helps.
+either side, tie the sides together but lead back to none. Whatever holds for one side is as likely for the other: once
+names, order of edges and order of candidates are shuffled, and a coin has chosen the root, nothing about the candidates
+alone tells which is right. Root and candidate taken together may: a side with much of something has much of it at both
+ends. A test measures both.
 
 Hidden names: 0..s-1 and s..2s-1 are the sides, root first, target at place `distance`; then the shared nodes.
 

@@ -27,6 +27,7 @@ from tasks.task import MOST_LISTED, Task, check_budget, chunks, text_answer
 Rule = Literal["absolute", "nonnegative"]
 SIGNS: Choices = (-1, 1)
 MOST_DIGITS = 12
+EXPECTED = 'a problem is a list of integers, or {"digits": [3, 5, 2, 8]}'
 MOST_HIGH = 1000
 NOT_A_SUM = -(2**31)
 """What `MNNS.sum_values` returns for a token that is not a sum."""
@@ -238,7 +239,7 @@ class MNNS(Task):
 
     def read(self, item: Any) -> Integers:
         """A list of integers, or {"digits": [...]}, as a problem (M,); ValueError says what is wrong with it."""
-        return self.rows([integers_in(item, "digits", "a problem is a list of integers, such as [3, 5, 2, 8]")])[0]
+        return self.rows([integers_in(item, "digits", EXPECTED)])[0]
 
     def to_json(self, problem: Sequence[int]) -> dict[str, Any]:
         """{"digits": [...]}."""
@@ -259,5 +260,5 @@ class MNNS(Task):
     @classmethod
     def fitting(cls, item: Any) -> "MNNS":
         """The task a problem of any length belongs to: digits 1..9, or up to the problem's largest."""
-        problem = integers_in(item, "digits", "a problem is a list of integers, such as [3, 5, 2, 8]")
+        problem = integers_in(item, "digits", EXPECTED)
         return cls(digits=len(problem), high=max(9, *problem) if problem else 9)

@@ -5,8 +5,9 @@ with the graph itself: symbols, edges, root, the candidate that can be reached (
 (neg_target), and the sentences of one path (steps). Every item is checked against its own graph before it is used;
 ValueError names the file and the item, counted from 0 as rows are, in one line.
 
-Nodes and edges keep the file's order, which is the order in which the graph was grown: a test set as it stands, but
-shuffle names and edges before training on it.
+Nodes and edges keep the file's order, which is the order in which the graph was grown, and a posed problem's number of
+steps is the target's distance: of two candidates the deeper is mostly the target. Good as a test set for models trained
+elsewhere; training on it as it stands would teach these shortcuts.
 """
 
 import json
@@ -59,7 +60,7 @@ def read_items(path: Path) -> list[Item]:
     large for Reachability, or at odds with its own graph; OSError for a file that cannot be opened.
     """
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name}: not UTF-8 text (byte {error.start}); expected JSON, save it as UTF-8") from None
     except RecursionError:

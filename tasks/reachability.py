@@ -3,12 +3,13 @@
 The symbolic form of ProsQA ("which", Coconut, arXiv 2412.06769) and ProntoQA ("whether", as posed in CoT2, arXiv
 2505.23648, within 5 steps); Zhu et al., arXiv 2505.12514, show how two layers solve it by superposition. The state
 after step t is a node t edges from the root, so the frontier over all walks is (walks of t edges that end in v) / (all
-of them): breadth-first search in one vector. Generated graphs leave no shortcut: see `tasks.dags`.
+of them): breadth-first search in one vector. In generated graphs the candidates look alike: see `tasks.dags`.
 
-"which": the best trace is a shortest path, the one whose nodes come first in the vocabulary; its last node, the reached
-candidate, is the answer. "whether": as many steps as `depth`, then yes or no. A walk that arrives at the candidate, or
-at a node without an edge, stays there; the best trace is a shortest path to the candidate, or without one the first
-walk in the vocabulary's order.
+"which": as many steps as the target is away, so a method knows the distance; in generated graphs both candidates are as
+far from a root. The best trace is a shortest path, the one whose nodes come first in the vocabulary; its last node, the
+reached candidate, is the answer. "whether": as many steps as `depth`, then yes or no; in generated graphs a no means
+that the candidate cannot be reached at all. A walk that arrives at the candidate, or at a node without an edge, stays
+there; the best trace is a shortest path to the candidate, or without one the first walk in the vocabulary's order.
 
 Prompt: padding <bos> u_1 v_1 .. u_E v_E ? candidates root; with `bound` an edge is one token "n0>n3", so that a model
 is spared learning which source goes with which target before it can learn to follow edges.
@@ -46,6 +47,8 @@ Question = Literal["which", "whether"]
 MOST_NODES = 64
 MOST_DEPTH = 12
 MOST_EDGES = 512
+WITHIN = 5
+"""Steps that a single candidate is asked about where a problem does not say: ProntoQA's."""
 MARK = "?"
 NONE = -1
 """Stands for no edge, and for the second candidate where there is one."""
@@ -389,6 +392,9 @@ class Reachability(Task):
         A list is taken for the row itself: root, candidates, and the edges' nodes in turn.
         """
         numbers = _as_list(item)
+        within = item.get("within", self.depth) if isinstance(item, dict) else self.depth
+        if self._whether and within != self.depth:
+            raise ValueError(f"the problem asks within {within!r} steps, but this task is about {self.depth}")
         if len(numbers) > 3 + 2 * self.edges:
             raise ValueError(f"the problem has {(len(numbers) - 3) // 2} edges, but at most {self.edges} have room")
         return self.rows([numbers + [NONE] * (3 + 2 * self.edges - len(numbers))])[0]
@@ -400,7 +406,8 @@ class Reachability(Task):
             *candidates,
         ) = map(int, problem[:3])
         edges = [[int(u), int(v)] for u, v in zip(problem[3::2], problem[4::2], strict=True) if u >= 0]
-        return {"root": root, "candidates": [node for node in candidates if node >= 0], "edges": edges}
+        value = {"root": root, "candidates": [node for node in candidates if node >= 0], "edges": edges}
+        return value | ({"within": self.depth} if self._whether else {})
 
     def read_answer(self, value: Any) -> Integers:
         """A node, such as "n3", or yes or no."""
@@ -425,11 +432,13 @@ class Reachability(Task):
         if min(numbers[0], numbers[1]) < 0 or min(numbers) < NONE or max(numbers) >= MOST_NODES:
             raise ValueError(f"a problem's nodes are named from 0 to {MOST_NODES - 1}, and got {item!r}: rename them")
         single = numbers[2] == NONE
-        edges = np.reshape(numbers[3:], (1, len(numbers) // 2 - 1, 2))
+        edges = np.reshape(np.array(numbers[3:], np.int64), (1, len(numbers) // 2 - 1, 2))
         nodes = max(cls.nodes, max(numbers) + 1)
         distance_C = distances(adjacency(edges, nodes), np.array(numbers[:1]), nodes)[0]
         reached = [int(distance_C[node]) for node in numbers[1:3] if node >= 0 and distance_C[node] < UNREACHED]
-        depth = 5 if single else min(MOST_DEPTH, max([cls.depth, *reached]))
+        within = item.get("within", WITHIN) if isinstance(item, dict) else WITHIN
+        depth = within if single else min(MOST_DEPTH, max([cls.depth, *reached]))
+        check_integer("within", depth, 1, MOST_DEPTH, f"try {WITHIN}")
         nodes = max(nodes, 2 * (depth + 1))
         count = max(nodes - 2, cls.edges, edges.shape[1])
         return cls("whether" if single else "which", nodes, count, depth, least=1)

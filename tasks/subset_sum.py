@@ -221,11 +221,7 @@ class SubsetSum(Task):
 
     def read(self, item: Any) -> Integers:
         """{"numbers": [...], "target": g}, or both as one list, as a problem (M,); ValueError says what is wrong."""
-        if isinstance(item, dict):
-            if not is_integer(item.get("target")):
-                raise ValueError(f"got {item!r}, but {EXPECTED}")
-            item = [*integers_in(item, "numbers", EXPECTED), item["target"]]
-        return self.rows([integers_in(item, "numbers", EXPECTED)])[0]
+        return self.rows([_as_list(item)])[0]
 
     def to_json(self, problem: Sequence[int]) -> dict[str, Any]:
         """{"numbers": [...], "target": g}."""
@@ -260,7 +256,14 @@ class SubsetSum(Task):
     @classmethod
     def fitting(cls, item: Any) -> "SubsetSum":
         """The task a problem of any length belongs to: numbers up to the default, or up to the problem's largest."""
-        if isinstance(item, dict):
-            item = [*integers_in(item, "numbers", EXPECTED), item.get("target")]
-        *numbers, _ = integers_in(item, "numbers", EXPECTED) or [0]
+        *numbers, _ = _as_list(item) or [0]
         return cls(numbers=len(numbers), high=max(cls.high, *numbers) if numbers else cls.high)
+
+
+def _as_list(item: Any) -> list[int]:
+    """Numbers and target in one list; ValueError for anything else."""
+    if not isinstance(item, dict):
+        return integers_in(item, "numbers", EXPECTED)
+    if not is_integer(item.get("target")):
+        raise ValueError(f"got {item!r}, but {EXPECTED}")
+    return [*integers_in(item, "numbers", EXPECTED), item["target"]]

@@ -7,6 +7,7 @@ named before anything is done.
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class Export:
     """Which problems."""
     answers: bool = False
     """Write the right answer beside each question."""
-    out: Path | None = None
+    output: Path | None = None
     """File for the lines, written whole or not at all; standard output by default."""
 
     def run(self) -> None:
@@ -59,7 +60,7 @@ class Export:
             line = {"id": number, "task": self.task.name, "settings": settings, "problem": self.task.to_json(row)}
             line["question"] = self.task.question(row)
             lines.append(line | ({"answer": self.task.say(answer_ids_A)} if self.answers else {}))
-        _write(lines, self.out)
+        _write(lines, self.output)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class ProsQA:
     """A JSON file in the published format (Coconut, arXiv 2412.06769)."""
     answers: bool = False
     """Write the right answer beside each question."""
-    out: Path | None = None
+    output: Path | None = None
     """File for the lines, written whole or not at all; standard output by default."""
 
     def run(self) -> None:
@@ -83,7 +84,7 @@ class ProsQA:
             line: dict[str, Any] = {"id": number, "task": task.name, "settings": settings}
             line |= {"problem": task.to_json(row), "symbols": item.symbols, "question": item.question}
             lines.append(line | ({"answer": item.symbols[item.target]} if self.answers else {}))
-        _write(lines, self.out)
+        _write(lines, self.output)
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,12 @@ class Score:
             raise ValueError(f"{strangers[0]}: its id is not among the {len(items)} of {self.items}")
         verdicts = {}
         for id_, (task, row) in items.items():
-            answer = _in_nodes(answers[id_][1], exported[id_][1].get("symbols")) if id_ in answers else None
-            verdicts[id_] = _verdict(task, row, answer)
+            told, answer = exported[id_][1], answers[id_][1] if id_ in answers else None
+            if answer is not None and answer.get("answer") is not None:
+                names = [f"n{node}" for node in told["problem"].get("candidates", [])] if "symbols" in told else []
+                verdicts[id_] = _verdict(task, row, _in_nodes(answer, told.get("symbols"), names))
+            else:
+                verdicts[id_] = "missing"
         keys = np.concatenate([task.key(row[None]) for task, row in items.values()])
         _, right, total = cluster_counts(keys, np.array([verdict == "right" for verdict in verdicts.values()]))
         interval = accuracy_interval([right], [total])
@@ -126,19 +131,25 @@ class Score:
 
 
 def _verdict(task: Any, row: np.ndarray, answer: Any) -> str:
-    """right, wrong, unreadable, or missing where there is no answer."""
-    if answer is None:
-        return "missing"
+    """right, wrong, or unreadable."""
     try:
         return "right" if task.judge(row.tolist(), answer) else "wrong"
     except ValueError:
         return "unreadable"
 
 
-def _in_nodes(answer: Any, symbols: list[str] | None) -> Any:
-    """An answer in the words of a story, such as "Tom is a lempus.", in nodes; others stay as they are."""
-    said = str(answer.get("answer", "")).strip().rstrip(".").split()
-    return f"n{symbols.index(said[-1])}" if symbols and said and said[-1] in symbols else answer
+def _in_nodes(answer: Any, symbols: list[str] | None, names: list[str]) -> Any:
+    """An answer in the words of a story, "Tom is a lempus." or "lempus", in nodes; one in other words is no answer.
+
+    Only the candidates' names are taken, so that what begins with "either" or holds a "not" is no answer either.
+    """
+    if not symbols:
+        return answer
+    said = str(answer.get("answer", "")).strip().rstrip(".").lower()
+    found = re.fullmatch(r"(?:\w+ is an? )?(\w+)", said)
+    lowered = [symbol.lower() for symbol in symbols]
+    named = lowered.index(found[1]) if found is not None and found[1] in lowered else -1
+    return f"n{named}" if f"n{named}" in names else "unknown"
 
 
 @dataclass(frozen=True)
@@ -168,7 +179,10 @@ class Predict:
 
 def _held(task: Any, place: str, value: Any) -> tuple[Any, np.ndarray]:
     """The task of the ladder that holds a problem, and the problem; a line of `export` holds it as "problem"."""
-    item = value["problem"] if isinstance(value, dict) and "problem" in value else value
+    exported = isinstance(value, dict) and "problem" in value
+    item = value["problem"] if exported else value
+    if exported and value.get("task", task.name) != task.name:
+        raise ValueError(f"{place} is a problem of {value['task']!r}, but the model was trained on {task.name}")
     try:
         holding = task.holding(item)
         return holding, holding.read(item)
@@ -203,7 +217,7 @@ def _lines(path: Path | None) -> list[Line]:
         raise ValueError(f"{source} is not UTF-8 text ({error}): save it as UTF-8") from None
     lines = [
         (f"{source}, line {number}", _value(line, f"{source}, line {number}"))
-        for number, line in enumerate(text.splitlines(), 1)
+        for number, line in enumerate(text.split("\n"), 1)
         if line.strip()
     ]
     if not lines:
@@ -216,7 +230,7 @@ def _value(line: str, place: str) -> Any:
         return json.loads(line)
     except RecursionError:
         raise ValueError(f"{place} is nested too deeply: expected a value such as [3, 5, 2, 8]") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{place} is not JSON ({error}): expected a value such as [3, 5, 2, 8]") from None
 
 
@@ -224,11 +238,12 @@ def _by_id(path: Path) -> dict[Any, Line]:
     """The lines of a file by their "id"; ValueError for a line without one, or two with the same."""
     found: dict[Any, Line] = {}
     for place, value in _lines(path):
-        if not isinstance(value, dict) or not isinstance(value.get("id"), (int, str)):
+        id_ = value.get("id") if isinstance(value, dict) else None
+        if not isinstance(id_, (int, str)) or isinstance(id_, bool):
             raise ValueError(f'{place} has no "id": expected an object such as {{"id": 0, ...}}')
-        if value["id"] in found:
-            raise ValueError(f"{place}: the id {value['id']!r} stands there twice")
-        found[value["id"]] = place, value
+        if id_ in found:
+            raise ValueError(f"{place}: the id {id_!r} stands there twice")
+        found[id_] = place, value
     return found
 
 
@@ -240,6 +255,9 @@ def _exported(lines: dict[Any, Line]) -> Iterator[tuple[Any, Any, np.ndarray]]:
             text = json.dumps([value["task"], value["settings"]], sort_keys=True)
             if text not in known:
                 known[text] = REGISTRY[value["task"]](**value["settings"])
+            symbols = value.get("symbols", [])
+            if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
+                raise ValueError(f"symbols is {symbols!r}, but a list of strings was expected")
             yield id_, known[text], known[text].read(value["problem"])
         except (KeyError, TypeError) as error:
             raise ValueError(

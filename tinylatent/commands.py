@@ -109,6 +109,8 @@ class Run:
             label = self.method.name if name == ITSELF else f"{self.method.name}, {name}"
             low, value, high = (100 * x for x in (interval.low, interval.value, interval.high))
             print(f"{label:18s} {value:6.2f} %  [{low:.2f}, {high:.2f}]")
+        if record["attainable"] < 1:
+            print(f"{'attainable':18s} {100 * record['attainable']:6.2f} %  expected of the best guess")
         print(f"result: {self.out / 'result.json'}")
 
     def _seeds(self) -> Seeds:
@@ -256,8 +258,8 @@ def parsed(text: str) -> Any:
         pass
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        raise ValueError(f"{text!r} is no problem: expected numbers, such as 3 5 2 8, or a JSON value") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"{text[:80]!r} is no problem: expected numbers, such as 3 5 2 8, or a JSON value") from None
 
 
 def _think(method: Method, model: Model, problems: Problems) -> tuple[np.ndarray, np.ndarray]:

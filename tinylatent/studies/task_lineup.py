@@ -18,7 +18,7 @@ TASKS: dict[str, Task] = {
 }
 SHAPES = {"reachability": Shape(heads=4)}
 """Models other than the default."""
-STEPS = {"MNNS": 9000, "subset sum": 9000, "multi-hop": 3000, "reachability": 5000}
+STEPS = {"MNNS": 9000, "subset sum": 6000, "multi-hop": 4000, "reachability": 5000}
 QUICK = 3
 """The quick profile takes this part of the steps."""
 PROBLEMS = 50_000

@@ -1,6 +1,6 @@
 """Study `tasks-tuning`: a learning rate for every method on every task of study `tasks` but MNNS, which has its own.
 
-Four peak learning rates each, the same number for every method; see `search`. Weight decay is 0.05, Coconut's schedule
+Three peak learning rates each, the same number for every method; see `search`. Weight decay is 0.05, Coconut's schedule
 the one that study `mnns-tuning` chose. What is found is frozen in `task_lineup.RATES`.
 """
 
@@ -15,7 +15,7 @@ from tinylatent.studies.task_lineup import TASKS, experiment, place_of
 from tinylatent.study import Profile, Record, Study
 
 PLACES = tuple(place for place in TASKS if place != "MNNS")
-RATES, DECAY = (3e-4, 1e-3, 3e-3, 1e-2), 0.05
+RATES, DECAY = (1e-3, 3e-3, 1e-2), 0.05
 
 
 def grid(profile: Profile) -> list[Experiment]:
