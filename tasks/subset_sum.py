@@ -5,9 +5,11 @@ doubles the traces. The state after step t is the sum of those taken among the f
 traces is (number of subsets of the first t numbers with sum g) / 2^t; a last step says yes or no. The best trace comes
 nearest to the target: where the answer is yes it reaches it, and is a certificate that can be checked by adding up.
 
-Targets are equally often reachable and not, as far as the numbers allow, and drawn from those that a glance does not
-settle: between the least number and the total without it, and neither a number nor the total without one. A target and
-what it leaves of the total have the same answer but mirrored traces: they are two problems.
+Targets are equally often reachable and not, as far as the numbers allow, and chosen so that a glance does not settle
+them: one that can be reached lies between the least number and the total without it, and is neither a number nor the
+total without one; one that cannot is the nearest of that kind to one that can, so that both are as large. A test
+measures what a glance is still worth (fewer than four numbers leave nothing else to go by). A target and what it leaves
+of the total have the same answer but mirrored traces: they are two problems.
 
 Prompt: <bos> d_1 .. d_n target. Letters: P problems, M = n + 1 integers (the numbers, then the target), T = n + 1
 steps, G sums, V vocabulary, A = 1 answer token.
@@ -41,9 +43,9 @@ class SubsetSum(Task):
     Raises ValueError for sizes that are not integers or out of range.
     """
 
-    numbers: int = 5
+    numbers: int = 4
     """How many integers there are to choose from (2 to 12)."""
-    high: int = 10
+    high: int = 20
     """Largest integer (1 to 1000)."""
     room: int | None = None
     """Most numbers that vocabulary and positions have room for (numbers to 12); `numbers` when not given."""
@@ -51,8 +53,8 @@ class SubsetSum(Task):
     name: ClassVar[str] = "subset-sum"
 
     def __post_init__(self) -> None:
-        check_integer("numbers", self.numbers, 2, MOST_NUMBERS, "try numbers=5 (every number more doubles the traces)")
-        check_integer("high", self.high, 1, MOST_HIGH, "try high=10")
+        check_integer("numbers", self.numbers, 2, MOST_NUMBERS, "try numbers=4 (every number more doubles the traces)")
+        check_integer("high", self.high, 1, MOST_HIGH, "try high=20")
         check_integer("room", self.capacity, self.numbers, MOST_NUMBERS, f"try room={self.numbers}")
 
     @property
@@ -89,7 +91,7 @@ class SubsetSum(Task):
         return rows_PM
 
     def problems(self, n: int, seed: int) -> Integers:
-        """n problems (n, M): uniform numbers, then a fair coin for the answer, then a uniform target that has it."""
+        """n problems (n, M): uniform numbers, a fair coin for the answer, and a target as told at the top."""
         numbers_PM = self.drawn(self.numbers, n, seed, 1, self.high)
         coin_P2 = self.drawn(2, n, derived_seed(seed, "target"), 0, 2**31)
         target_P = np.zeros(n, np.int64)
@@ -100,20 +102,21 @@ class SubsetSum(Task):
     def _targets(self, numbers_PM: Integers, coin_P2: Integers) -> Integers:
         """A target for each row of numbers: the first coin says the answer, the second which target."""
         *_, shares_PG = all_shares(numbers_PM, self.high, TAKEN)
-        sum_G, least_P1 = np.arange(shares_PG.shape[1]), numbers_PM.min(axis=1, keepdims=True)
-        rows_P = np.arange(len(numbers_PM))
-        total_P1 = numbers_PM.sum(axis=1, keepdims=True)
+        rows_P, sum_G, reached_PG = np.arange(len(numbers_PM)), np.arange(shares_PG.shape[1]), shares_PG > 0
+        least_P1, total_P1 = numbers_PM.min(axis=1, keepdims=True), numbers_PM.sum(axis=1, keepdims=True)
         inside_PG = (sum_G >= least_P1) & (sum_G <= total_P1 - least_P1)
         hidden_PG = inside_PG.copy()
         for number_P in numbers_PM.T:
             hidden_PG[rows_P, number_P] = hidden_PG[rows_P, total_P1[:, 0] - number_P] = False
-        answered_PG = (shares_PG > 0) == (coin_P2[:, :1] % 2 == 1)
-        # The last of these that leaves a choice: with few numbers there may be none of the best kind.
-        open_PG = inside_PG
-        for wanted_PG in (inside_PG & answered_PG, hidden_PG & answered_PG):
-            open_PG = np.where(wanted_PG.any(axis=1, keepdims=True), wanted_PG, open_PG)
+        # With few numbers there may be nothing hidden, or nothing out of reach: then any inside, or a reached one.
+        open_PG = _unless_empty(hidden_PG & reached_PG, inside_PG & reached_PG)
         rank_P = coin_P2[:, 1] % open_PG.sum(axis=1)
-        return (open_PG.cumsum(axis=1) > rank_P[:, None]).argmax(axis=1)
+        target_P = (open_PG.cumsum(axis=1) > rank_P[:, None]).argmax(axis=1)
+        missed_PG = _unless_empty(hidden_PG & ~reached_PG, inside_PG & ~reached_PG)
+        above_PG = (sum_G > target_P[:, None]) ^ (coin_P2[:, :1] // 2 % 2 == 1)  # breaks the tie of two as near
+        away_PG = 2 * np.abs(sum_G - target_P[:, None]) + above_PG
+        nearest_P = np.where(missed_PG, away_PG, 2 * away_PG.max(initial=0) + 2).argmin(axis=1)
+        return np.where((coin_P2[:, 0] % 2 == 1) | ~missed_PG.any(axis=1), target_P, nearest_P)
 
     def key(self, problems: npt.ArrayLike) -> Keys:
         """Stable hash (P,) of the multiset of numbers and the target: the order of the numbers does not matter."""
@@ -258,6 +261,11 @@ class SubsetSum(Task):
         """The task a problem of any length belongs to: numbers up to the default, or up to the problem's largest."""
         *numbers, _ = _as_list(item) or [0]
         return cls(numbers=len(numbers), high=max(cls.high, *numbers) if numbers else cls.high)
+
+
+def _unless_empty(wanted_PG: Mask, others_PG: Mask) -> Mask:
+    """What is wanted, row by row, or the others where a row has none of it."""
+    return np.where(wanted_PG.any(axis=1, keepdims=True), wanted_PG, others_PG)
 
 
 def _as_list(item: Any) -> list[int]:

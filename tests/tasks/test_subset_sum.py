@@ -6,6 +6,7 @@ from itertools import accumulate, product
 
 import numpy as np
 import pytest
+from classifier import accuracy_of_logistic_regression
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -154,6 +155,32 @@ def test_targets_lie_inside_the_window_and_answers_are_balanced():
         assert abs(task.answer(rows).mean() - 0.5) < 0.025, task
 
 
+def test_targets_of_both_kinds_look_alike():
+    """A logistic regression on place, parity and distances, and their squares, is right in 53 % of problems.
+
+    Five standard deviations of 10,000 coins are 2.5 points. It is right in nearly all if it also sees the answer's
+    certificate, so that the test can fail. No target of the default task is a number or the total without one.
+    """
+    task = SubsetSum()
+    rows = task.problems(30_000, seed=0)
+    number_PM, target_P, right_P = np.sort(rows[:, :-1], axis=1), rows[:, -1], task.answer(rows) == 1
+    total_P = number_PM.sum(axis=1)
+    place_P, apart_PM = target_P / total_P, np.abs(target_P[:, None] - number_PM)
+    left_PM = np.abs(total_P[:, None] - target_P[:, None] - number_PM)
+    assert (apart_PM.min(axis=1) > 0).mean() > 0.99
+    assert (left_PM.min(axis=1) > 0).mean() > 0.99
+    parities = [target_P % 2, total_P % 2, (target_P + total_P) % 2]
+    looks = [place_P, np.abs(place_P - 0.5), target_P, total_P, *parities, *number_PM.T, *apart_PM.T, *left_PM.T]
+    looks_PF = np.column_stack([*looks, *np.square(looks)])
+    halves = (slice(0, 20_000), slice(20_000, None))
+    (train_PF, test_PF), (train_P, test_P) = ([array[half] for half in halves] for array in (looks_PF, right_P))
+    assert accuracy_of_logistic_regression(train_PF, train_P, test_PF, test_P) < 0.56
+    pair_PK = np.stack([number_PM[:, [i]] + number_PM[:, [j]] for i in range(4) for j in range(i)], axis=-1)[:, 0]
+    met_P1 = (pair_PK == target_P[:, None]).any(axis=1)[:, None].astype(float)
+    train_PF, test_PF = np.hstack([train_PF, met_P1[halves[0]]]), np.hstack([test_PF, met_P1[halves[1]]])
+    assert accuracy_of_logistic_regression(train_PF, train_P, test_PF, test_P) > 0.95
+
+
 def test_a_target_is_uniform_among_those_with_its_answer():
     """2, 3, 3 in any order, targets from 2 to 6: 2, 3, 5 and 6 can be reached and share one half, 4 has the other."""
     rows = SubsetSum(numbers=3, high=3).problems(60_000, seed=0)
@@ -259,7 +286,7 @@ def test_the_ladder_shares_vocabulary_and_positions():
 @pytest.mark.parametrize("method", ["rows", "batch", "key", "answer"])
 def test_bad_rows_are_refused_in_one_line(method, row, message):
     with pytest.raises(ValueError, match=message) as caught:
-        getattr(SubsetSum(), method)([HAND, row])
+        getattr(SubsetSum(high=15), method)([HAND, row])
     assert "\n" not in str(caught.value)
 
 

@@ -24,7 +24,7 @@ def write(path, values):
 @pytest.mark.parametrize("name", REGISTRY)
 def test_right_answers_of_every_task_score_everything(name, tmp_path, capsys):
     items = tmp_path / "items.jsonl"
-    assert main(["export", name, "--count", "20", "--seed", "4", "--answers", "--out", str(items)]) == 0
+    assert main(["export", name, "--count", "20", "--seed", "4", "--answers", "--output", str(items)]) == 0
     task, exported = REGISTRY[name](), lines(items)
     assert [each["problem"] for each in exported] == [task.to_json(row) for row in task.problems(20, 4).tolist()]
     assert all(each["question"] for each in exported)
@@ -45,10 +45,11 @@ def test_the_same_problems_without_their_answers(capsys):
 
 def test_wrong_unreadable_and_missing_answers_are_told_apart(tmp_path, capsys):
     items = tmp_path / "items.jsonl"
-    assert main(["export", "subset-sum", "--count", "4", "--answers", "--out", str(items)]) == 0
+    assert main(["export", "subset-sum", "--count", "4", "--answers", "--output", str(items)]) == 0
     truth = [each["answer"] for each in lines(items)]
     wrong = "no" if truth[1] == "yes" else "yes"
     answers = [{"id": 0, "answer": truth[0].upper() + "."}, {"id": 1, "answer": wrong}, {"id": 2, "answer": "maybe"}]
+    answers.append({"id": 3, "answer": None})
     verdicts = tmp_path / "verdicts.jsonl"
     assert main(["score", str(items), write(tmp_path / "a.jsonl", answers), "--output", str(verdicts)]) == 0
     assert [each["verdict"] for each in lines(verdicts)] == ["right", "wrong", "unreadable", "missing"]
@@ -63,13 +64,14 @@ BAD = {
     "stranger": ([{"id": 7, "answer": "yes"}], "line 1: its id is not among the 2"),
     "not an object": ([3], "line 1 has no"),
     "empty": ([], "is empty"),
+    "truth for an id": ([{"id": True, "answer": "yes"}], "line 1 has no"),
 }
 
 
 @pytest.mark.parametrize(("answers", "message"), BAD.values(), ids=BAD)
 def test_bad_answer_files_are_one_line_and_nothing_is_written(answers, message, tmp_path, capsys):
     items, verdicts = tmp_path / "items.jsonl", tmp_path / "verdicts.jsonl"
-    assert main(["export", "subset-sum", "--count", "2", "--out", str(items)]) == 0
+    assert main(["export", "subset-sum", "--count", "2", "--output", str(items)]) == 0
     assert main(["score", str(items), write(tmp_path / "a.jsonl", answers), "--output", str(verdicts)]) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -82,6 +84,7 @@ DAMAGED = {
     "settings": {"settings": {"digits": 99}},
     "settings name": {"settings": {"bits": 4}},
     "problem": {"problem": {"digits": [1, 2, 3]}},
+    "symbols": {"symbols": 3},
     "problem's type": {"problem": {"digits": [1, 2, 3, 4.5]}},
 }
 
@@ -89,7 +92,7 @@ DAMAGED = {
 @pytest.mark.parametrize("change", DAMAGED.values(), ids=DAMAGED)
 def test_damaged_items_are_named(change, tmp_path, capsys):
     items = tmp_path / "items.jsonl"
-    assert main(["export", "mnns", "--count", "2", "--out", str(items)]) == 0
+    assert main(["export", "mnns", "--count", "2", "--output", str(items)]) == 0
     first, second = lines(items)
     write(items, [first, second | change])
     assert main(["score", str(items), write(tmp_path / "a.jsonl", [{"id": 0, "answer": 1}])]) == 2
@@ -102,7 +105,7 @@ def test_a_model_answers_exported_problems_of_any_length_it_has_room_for(tmp_pat
     run, items, answers = tmp_path / "run", tmp_path / "items.jsonl", tmp_path / "answers.jsonl"
     assert main(["run", "cot2", "multihop", "--out", str(run), *TINY, *SHORT]) == 0
     longer = ["--task.hops", "3", "--task.least", "3", "--task.nodes", "5"]
-    assert main(["export", "multihop", "--count", "5", *longer, "--out", str(items)]) == 0
+    assert main(["export", "multihop", "--count", "5", *longer, "--output", str(items)]) == 0
     words = ["predict", "--checkpoint", str(run), "--input", str(items), "--output", str(answers)]
     assert main(words) == 0
     assert [each["id"] for each in lines(answers)] == list(range(5))
@@ -111,6 +114,14 @@ def test_a_model_answers_exported_problems_of_any_length_it_has_room_for(tmp_pat
     assert right == sum(each["right"] for each in lines(answers))
     assert main(["show", "multihop", json.dumps(lines(items)[0]["problem"]), "--checkpoint", str(run)]) == 0
     assert "step 3" in capsys.readouterr().out
+
+
+def test_a_model_is_not_asked_problems_of_another_task(tmp_path, capsys):
+    run, items = tmp_path / "run", tmp_path / "items.jsonl"
+    assert main(["run", "cot2", "multihop", "--out", str(run), *TINY, *SHORT]) == 0
+    assert main(["export", "mnns", "--count", "1", "--output", str(items)]) == 0
+    assert main(["predict", "--checkpoint", str(run), "--input", str(items)]) == 2
+    assert "line 1 is a problem of 'mnns', but the model was trained on multihop" in capsys.readouterr().err
 
 
 def test_export_refuses_no_problems(capsys):
@@ -123,16 +134,17 @@ PROSQA = Path(__file__).parents[1] / "data/prosqa_small.json"
 
 def test_published_items_are_asked_in_words_and_judged_by_their_graph(tmp_path, capsys):
     items = tmp_path / "items.jsonl"
-    assert main(["prosqa", str(PROSQA), "--answers", "--out", str(items)]) == 0
+    assert main(["prosqa", str(PROSQA), "--answers", "--output", str(items)]) == 0
     exported, published = lines(items), json.loads(PROSQA.read_text())
     assert [each["question"] for each in exported] == [each["question"] for each in published]
     said = [{"id": number, "answer": each["answer"]} for number, each in enumerate(published)]
     said[1]["answer"] = exported[1]["answer"]
-    said[2]["answer"] = published[2]["idx_to_symbol"][published[2]["neg_target"]]
-    said[3]["answer"] = "nobody knows"
+    said[2]["answer"] = published[2]["idx_to_symbol"][published[2]["neg_target"]].upper()
+    said[3]["answer"] = published[3]["answer"].replace(" is ", " is not ")
+    said[4]["answer"] = f"n{published[4]['target']}"
     verdicts = tmp_path / "verdicts.jsonl"
     assert main(["score", str(items), write(tmp_path / "a.jsonl", said), "--output", str(verdicts)]) == 0
-    assert [each["verdict"] for each in lines(verdicts)] == ["right", "right", "wrong", "unreadable", "right"]
+    assert [each["verdict"] for each in lines(verdicts)] == ["right", "right", "wrong", "unreadable", "unreadable"]
 
 
 def test_a_bad_item_is_named_and_nothing_is_written(tmp_path, capsys):
@@ -140,7 +152,7 @@ def test_a_bad_item_is_named_and_nothing_is_written(tmp_path, capsys):
     del published[3]["edges"]
     source = tmp_path / "bad.json"
     source.write_text(json.dumps(published))
-    assert main(["prosqa", str(source), "--out", str(target)]) == 2
+    assert main(["prosqa", str(source), "--output", str(target)]) == 2
     error = capsys.readouterr().err
     assert "bad.json, item 3: the field 'edges' is missing" in error
     assert len(error.splitlines()) == 1

@@ -50,14 +50,15 @@ def test_every_registered_task_is_among_them():
 
 
 def test_a_ladder_is_measured_rung_by_rung_on_keys_never_trained_on():
-    task = SMALL["multihop"]
+    task = MultiHop(3, 1, 8, room=4)
+    assert task.quotiented
     each = experiment(task, "cot2")
     record = measure(each, None)
     assert list(record["ladder"]) == ["1", "2", "3", "4"]
     split = each.seeds.derive("split")
     for level, rung in record["ladder"].items():
-        assert sum(rung["total"]) == 2000
-        keys = task.ladder()[int(level)].key(task.ladder()[int(level)].split("validation", split, 2000))
+        assert sum(rung["total"]) == 1000
+        keys = task.ladder()[int(level)].key(task.ladder()[int(level)].split("validation", split, 1000))
         assert len(rung["total"]) == len(rung["right"]) == len(np.unique(keys))
         assert not set(keys.tolist()) & set(task.key(each.rows("train")).tolist())
     assert "ladder" not in measure(experiment(SMALL["subset-sum"], "cot2"), None)

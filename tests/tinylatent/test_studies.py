@@ -50,7 +50,7 @@ def record(experiment, percent, controls=()):
 
     share = {"right": [50] * 10, "of": 1}
     levels = enumerate(experiment.task.ladder())
-    climbed = {str(level): evaluation(percent - 10 * up) | {"total": [100] * 10} for up, level in levels}
+    climbed = {str(level): evaluation(percent - 10 * up) | {"total": [100] * 10, "keys": level} for up, level in levels}
     sampling = {f"{t:g}": {name: {str(k): share for k in KS} for name in ("pass", "majority")} for t in TEMPERATURES}
     return {
         "id": experiment.identity,
@@ -65,6 +65,7 @@ def record(experiment, percent, controls=()):
         "stages": [{"step": 5, "right": [60] * 10}] if isinstance(experiment.method, Coconut) else [],
         "sampling": {"samples": 32, "temperatures": sampling} if isinstance(experiment.method, DiscreteCoT) else None,
         "constant": 0.4,
+        "attainable": 1.0,
         "parameters": 10,
         "cost": {"steps": 4, "slots": 8, "flops": 4000, "training_seconds": 2.0},
         "environment": {"commit": "none"},
@@ -203,6 +204,13 @@ def test_tasks_are_compared_each_on_its_own_and_beyond_training():
     )
     assert [row["here"] for row in published.rows] == pytest.approx([*percents.values()])
     assert published.rows[-1]["CoT2 paper, ProsQA"] == 93.37
+    assert "published" not in compared[1].columns
+    assert "published" not in compared[1].notes[0]
+    next(each for each in records if "ladder" in each and compare.method_of(each) == "cot2")["ladder"]["5"]["keys"] = (
+        "x"
+    )
+    with pytest.raises(ValueError, match="not on the same rungs"):
+        tasks.tables(records)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

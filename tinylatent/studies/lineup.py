@@ -51,15 +51,16 @@ COLUMNS = {
     "method": "s", "accuracy": ".2f", "low": ".2f", "high": ".2f", "published": ".2f", "seeds": "d", "kl": ".4f",
     "norm": ".2f", "steps": "d", "kflop": ".0f", "parameters": "d", "train_s": ".0f", "eval_per_s": ".0f",
 }  # fmt: skip
+PUBLISHED_LEGEND = "published: Gozeten et al. 2025, another implementation and other splits, without interval. "
 LEGEND = (
     "accuracy, low, high: percent of the validation part, mean over seeds, 95 % interval (bootstrap over seeds and "
-    "keys, a key being {key}; Student's t over seeds where that is wider). published: Gozeten et al. "
-    "2025, another implementation and other splits, without interval. kl: nats from the oracle's frontier of all "
-    "traces, mean over steps, for methods with taught steps; discrete CoT is taught one trace, so it stands far from "
-    "all. norm: of what is fed back, in units of the mean token embedding (tokens differ). steps, kflop: decoded steps "
-    "and thousand operations per problem at inference. train_s: seconds a run; eval_per_s: problems a second, one "
-    "thread. noise, shuffled, zero: the same model, its latents replaced at evaluation by noise of the same norm, by "
-    "another problem's latents, by nothing. Differences are on the same splits."
+    "keys, a key being {key}; Student's t over seeds where that is wider). {published}"
+    "kl: nats from the oracle's frontier of all traces, mean over steps, for methods with taught steps; discrete CoT "
+    "is taught one trace, so it stands far from all. norm: of what is fed back, in units of the mean token embedding "
+    "(tokens differ). steps, kflop: decoded steps and thousand operations per problem at inference. train_s: seconds "
+    "a run; eval_per_s: problems a second, one thread. noise, shuffled, zero: the same model, its latents replaced at "
+    "evaluation by noise of the same norm, by another problem's latents, by nothing. Differences are on the same "
+    "splits."
 )
 
 
@@ -75,7 +76,10 @@ def comparison(
     """A row a method, each latent one followed by its controls, and below what holds and what does not."""
     groups = grouped(records, method_of)
     rows = [_row(groups[name], name, variant, interval, published) for name, variant, interval in intervals(records)]
-    return Table(title, COLUMNS, rows, [LEGEND.format(key=key), *listed(_findings(groups, published))])
+    columns = {name: spec for name, spec in COLUMNS.items() if published or name != "published"}
+    rows = [{name: row[name] for name in columns if name in row} for row in rows]
+    legend = LEGEND.format(key=key, published=PUBLISHED_LEGEND if published else "")
+    return Table(title, columns, rows, [legend, *listed(_findings(groups, published))])
 
 
 def intervals(records: list[Record]) -> Iterator[tuple[str, str, Interval]]:
