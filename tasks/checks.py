@@ -1,5 +1,6 @@
 """Checks of what a user gives to a task. Each raises ValueError: what was wrong, what was expected, what to try."""
 
+import math
 from collections.abc import Collection
 from numbers import Integral
 from typing import Any
@@ -22,6 +23,14 @@ def check_integer(name: str, value: Any, least: int, most: int | None, hint: str
     if value < least or (most is not None and value > most):
         limits = f"at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} is {value}, but it must be {limits}; {hint}")
+
+
+def check_number(name: str, value: Any, least: float, most: float, hint: str) -> None:
+    """ValueError, ending in the hint, unless value is a number from least to most."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}, but a number was expected; {hint}")
+    if not (math.isfinite(value) and least <= value <= most):
+        raise ValueError(f"{name} is {value}, but it must be from {least} to {most}; {hint}")
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
@@ -81,8 +90,8 @@ def joined(heads: list[Any], pairs: Any) -> list[Any] | None:
     return [*heads, *(member for pair in pairs for member in pair)]
 
 
-def refuse_rows(complaints: dict[str, Any]) -> None:
-    """ValueError naming the first row (P,) that a complaint is true of; the complaint follows "row 3"."""
+def refuse_rows(complaints: dict[str, Any], before: int = 0) -> None:
+    """ValueError naming the first row (P,), `before` rows further on, that a complaint is true of."""
     for complaint, bad_P in complaints.items():
         if bad_P.any():
-            raise ValueError(f"row {int(bad_P.argmax())} {complaint}; correct it")
+            raise ValueError(f"row {before + int(bad_P.argmax())} {complaint}; correct it")

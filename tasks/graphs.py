@@ -51,6 +51,14 @@ def distances(links_PCC: npt.NDArray[np.float32], start_P: Integers, most: int) 
     return distance_PC
 
 
+def cyclic(links_PCC: npt.NDArray[np.float32]) -> Mask:
+    """True (P,) where a graph has a cycle."""
+    left_PC = np.ones(links_PCC.shape[:2], np.float32)
+    for _ in range(links_PCC.shape[1]):  # what still has a predecessor after C rounds lies on or behind a cycle
+        left_PC = ((left_PC[:, None] @ links_PCC)[:, 0] > 0).astype(np.float32)
+    return np.any(left_PC, axis=1)
+
+
 def first_walks(links_PCC: npt.NDArray[np.float32], start_P: Integers, allowed_PTC: Mask, steps: int) -> Integers:
     """The walk (P, T) of `steps` nodes after the start that takes the lowest allowed node at each step.
 

@@ -34,6 +34,7 @@ from tasks.graphs import (
     UNREACHED,
     adjacency,
     canonical_hash,
+    cyclic,
     distances,
     enough_classes,
     first_walks,
@@ -153,24 +154,16 @@ class Reachability(Task):
         """ValueError unless the graphs are acyclic and, of two candidates, one is reached within depth."""
         root_P, candidate_P2, edges_PE2 = _parts(rows_PM)
         links_PCC = adjacency(edges_PE2, self.nodes)
-        left_PC = np.ones(links_PCC.shape[:2], np.float32)
-        for _ in range(self.nodes):  # what still has a predecessor after C rounds lies on or behind a cycle
-            left_PC = ((left_PC[:, None] @ links_PCC)[:, 0] > 0).astype(np.float32)
-        offset = np.zeros(first, bool)
-        refuse_rows({"has a cycle where an acyclic graph was expected": np.append(offset, left_PC.any(axis=1))})
-        if self._whether:
-            return
-        distance_P2 = np.take_along_axis(distances(links_PCC, root_P, self.nodes), candidate_P2, axis=1)
-        reached_P = (distance_P2 < UNREACHED).sum(axis=1)
-        refuse_rows(
-            {
-                "has a target that cannot be reached from the root": np.append(offset, reached_P == 0),
-                "has two candidates that can be reached, where one was expected": np.append(offset, reached_P == 2),
-                f"has a target more than {self.depth} edges from the root": np.append(
-                    offset, distance_P2.min(axis=1) > self.depth
-                ),
+        complaints = {"has a cycle where an acyclic graph was expected": cyclic(links_PCC)}
+        if not self._whether:
+            distance_P2 = np.take_along_axis(distances(links_PCC, root_P, self.nodes), candidate_P2, axis=1)
+            reached_P = (distance_P2 < UNREACHED).sum(axis=1)
+            complaints |= {
+                "has a target that cannot be reached from the root": reached_P == 0,
+                "has two candidates that can be reached, where one was expected": reached_P == 2,
+                f"has a target more than {self.depth} edges from the root": distance_P2.min(axis=1) > self.depth,
             }
-        )
+        refuse_rows(complaints, first)
 
     def problems(self, n: int, seed: int) -> Integers:
         """n problems (n, M): a graph with two roots and their targets at equal distance, all names and orders shuffled.

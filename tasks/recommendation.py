@@ -16,7 +16,6 @@ the history, its items with -1 after the last, the next item), E events, Z inten
 A = 3 answer tokens.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
-from tasks.checks import check_choice, check_integer, checked_rows, integers_in, is_integer, refuse_rows
+from tasks.checks import check_choice, check_integer, check_number, checked_rows, integers_in, is_integer, refuse_rows
 from tasks.keys import derived_seed, random_orders, stable_hash
 from tasks.recommendation_slowly import Shop, most_likely_slowly
 from tasks.splits import PARTS
@@ -85,8 +84,8 @@ class Recommendation(Task):
             )
         check_integer("intents", self.intents, 1, MOST_INTENTS, "try intents=4")
         check_integer("events", self.events, 2, MOST_EVENTS, "try events=10")
-        _check_number("zipf", self.zipf, 0, MOST_ZIPF, "try zipf=1.0")
-        _check_number("noise", self.noise, LEAST_NOISE, 1, "try noise=0.2")
+        check_number("zipf", self.zipf, 0, MOST_ZIPF, "try zipf=1.0")
+        check_number("noise", self.noise, LEAST_NOISE, 1, "try noise=0.2")
 
     @property
     def items(self) -> int:
@@ -444,11 +443,3 @@ def _history(item: dict[str, Any]) -> list[int]:
     if not is_integer(item.get("next")) or not is_integer(item.get("user", 0)):
         raise ValueError(f"got {item!r}, but {EXPECTED}")
     return integers_in(item, "history", EXPECTED)
-
-
-def _check_number(name: str, value: Any, least: float, most: float, hint: str) -> None:
-    """ValueError, ending in the hint, unless value is a number from least to most."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}, but a number was expected; {hint}")
-    if not (math.isfinite(value) and least <= value <= most):
-        raise ValueError(f"{name} is {value}, but it must be from {least} to {most}; {hint}")

@@ -335,7 +335,7 @@ def test_candidates_cannot_be_told_apart_by_their_looks(kind):
 
 
 def test_root_and_candidate_together_say_little():
-    """Products of the root's looks and the candidates' tell a little, as both ends of a side are alike: some 53 %.
+    """Products of the root's looks and the candidates' tell a little, as both ends of a side are alike: some 55 %.
 
     No promise of the task, but what a model might find without a search; the bound leaves five standard deviations.
     """
