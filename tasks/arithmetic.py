@@ -231,7 +231,7 @@ class Arithmetic(Task):
                 f"the problem is modulo {item['modulus']!r}, but modulo {self.modulus} was expected; try a task with "
                 "its modulus"
             )
-        return self.rows([_as_list(item)])[0]
+        return self.one(_as_list(item))
 
     def to_json(self, problem: Sequence[int]) -> dict[str, Any]:
         """{"start": .., "operations": [[operator, number], ..]}, with "modulus" if it is not the default."""

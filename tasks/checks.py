@@ -74,13 +74,7 @@ def integers_in(item: Any, field: str, expected: str) -> list[int]:
 
 def _flat(row: Any, width: int) -> bool:
     """Whether a row is `width` single values."""
-    return (
-        np.ndim(row) == 1 and len(row) == width
-        if isinstance(row, np.ndarray)
-        else (
-            isinstance(row, (list, tuple)) and len(row) == width and not any(isinstance(x, (list, tuple)) for x in row)
-        )
-    )
+    return hasattr(row, "__len__") and len(row) == width and all(np.ndim(value) == 0 for value in row)
 
 
 def joined(heads: list[Any], pairs: Any) -> list[Any] | None:

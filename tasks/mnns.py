@@ -239,7 +239,7 @@ class MNNS(Task):
 
     def read(self, item: Any) -> Integers:
         """A list of integers, or {"digits": [...]}, as a problem (M,); ValueError says what is wrong with it."""
-        return self.rows([integers_in(item, "digits", EXPECTED)])[0]
+        return self.one(integers_in(item, "digits", EXPECTED))
 
     def to_json(self, problem: Sequence[int]) -> dict[str, Any]:
         """{"digits": [...]}."""

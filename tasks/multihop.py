@@ -310,7 +310,7 @@ class MultiHop(Task):
 
     def read(self, item: Any) -> Integers:
         """{"start": .., "hops": .., "facts": [[source, target], ..]}, or all in one list, as a problem (M,)."""
-        return self.rows([_as_list(item)])[0]
+        return self.one(_as_list(item))
 
     def to_json(self, problem: Sequence[int]) -> dict[str, Any]:
         """{"start": .., "hops": .., "facts": [[source, target], ..]}."""

@@ -390,7 +390,7 @@ class Reachability(Task):
             raise ValueError(f"the problem asks within {within!r} steps, but this task is about {self.depth}")
         if len(numbers) > 3 + 2 * self.edges:
             raise ValueError(f"the problem has {(len(numbers) - 3) // 2} edges, but at most {self.edges} have room")
-        return self.rows([numbers + [NONE] * (3 + 2 * self.edges - len(numbers))])[0]
+        return self.one(numbers + [NONE] * (3 + 2 * self.edges - len(numbers)))
 
     def to_json(self, problem: Sequence[int]) -> dict[str, Any]:
         """{"root": .., "candidates": [..], "edges": [[from, to], ..]}."""

@@ -400,7 +400,7 @@ class Recommendation(Task):
                 )
             fill = [FILL] * (self.longest - len(history))
             item = [item.get("user", 0), len(history), *history, *fill, item["next"]]
-        return self.rows([integers_in(item, "history", EXPECTED)])[0]
+        return self.one(integers_in(item, "history", EXPECTED))
 
     def to_json(self, problem: Sequence[int]) -> dict[str, Any]:
         """{"user": .., "history": [..], "next": item}."""

@@ -224,7 +224,7 @@ class SubsetSum(Task):
 
     def read(self, item: Any) -> Integers:
         """{"numbers": [...], "target": g}, or both as one list, as a problem (M,); ValueError says what is wrong."""
-        return self.rows([_as_list(item)])[0]
+        return self.one(_as_list(item))
 
     def to_json(self, problem: Sequence[int]) -> dict[str, Any]:
         """{"numbers": [...], "target": g}."""

@@ -3,6 +3,7 @@
 Letters: P problems, M integers of a problem, N prompt tokens, T steps, V vocabulary, A answer tokens.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -230,6 +231,13 @@ class Task(ABC):
             level: replace(cast(Any, self), **dict.fromkeys(fields, level))
             for level in (range(first, last + 1) if given else ())
         }
+
+    def one(self, numbers: Sequence[int]) -> Integers:
+        """One problem as a checked row (M,), for `read`: what is wrong is said of the problem, not of row 0."""
+        try:
+            return self.rows([numbers])[0]
+        except ValueError as error:
+            raise ValueError(re.sub("^row 0 ", "the problem ", str(error))) from None
 
     def drawn(self, columns: int, n: int, seed: int, low: int, high: int) -> Integers:
         """Uniform integers (n, columns) after a check of n; row i depends on the seed and i, not on n."""

@@ -208,7 +208,7 @@ def test_bad_configurations_are_refused_with_the_reason(config, message):
     [
         (HAND[:-1], "has 8 entries"),
         ([17, *HAND[1:]], "from 0 to 16"),
-        ([3, 3, *HAND[2:]], "row 0 has an operator other than"),
+        ([3, 3, *HAND[2:]], "the problem has an operator other than"),
         ({"start": 3}, "a problem is"),
         ({"operations": JSON["operations"]}, "a problem is"),
         ({**JSON, "operations": [["/", 2]] * 4}, "operator other than"),

@@ -181,7 +181,7 @@ def test_keys_of_large_spaces_ignore_names_and_order():
     same = with_facts_permuted(relabelled(task, rows, 1), 2)
     assert (same != rows).any(axis=1).all()
     assert np.array_equal(task.key(same), keys)
-    assert (task.key(with_other_hops(same)) != keys).all()
+    assert np.array_equal(task.key(with_other_hops(same)), keys)
     other_start = np.column_stack([(same[:, 0] + 1) % task.nodes, same[:, 1:]])
     assert (task.key(other_start) != keys).mean() > 0.5
 
@@ -191,10 +191,10 @@ def test_keys_of_small_spaces_ignore_names_alone():
     assert not task.quotiented
     rows = task.problems(500, 0)
     keys = task.key(rows)
-    assert len(np.unique(keys)) > 400
+    assert len(np.unique(keys)) > 250
     assert np.array_equal(task.key(relabelled(task, rows, 1)), keys)
     assert (task.key(with_facts_permuted(rows, 2)) != keys).mean() > 0.5
-    assert (task.key(with_other_hops(rows)) != keys).all()
+    assert np.array_equal(task.key(with_other_hops(rows)), keys)
 
 
 def test_keys_of_ambiguous_lookups_ignore_the_order_of_facts_alone():
@@ -207,11 +207,22 @@ def test_keys_of_ambiguous_lookups_ignore_the_order_of_facts_alone():
     renamed = relabelled(task, rows, 2)
     changed = (renamed != rows).any(axis=1)
     assert (task.key(renamed)[changed] != keys[changed]).all()
-    assert (task.key(with_other_hops(rows)) != keys).all()
+    assert np.array_equal(task.key(with_other_hops(rows)), keys)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Room
+
+
+@pytest.mark.parametrize("nodes", [4, 7, 8, 9])
+def test_rungs_agree_on_what_counts_as_the_same(nodes):
+    """Seven nodes make nearly classes enough, eight do; each rung keys as the task does, so that hold-outs are held."""
+    task = MultiHop(nodes=nodes, room=6)
+    rows = task.problems(200, 0)
+    for hops, rung in task.ladder().items():
+        assert rung.quotiented == task.quotiented
+        same = np.column_stack([rows[:, :1], np.full((200, 1), hops), rows[:, 2:]])
+        assert np.array_equal(rung.key(same), task.key(rows))
 
 
 @pytest.mark.parametrize("branching", [1, 2])
@@ -253,7 +264,7 @@ GOOD_TWO = [0, 2, 0, 1, 0, 2, 1, 0, 1, 2, 2, 0, 2, 1]
         (SMALL, [0, 1, *GOOD[2:]], "row 1 has hops outside 2 to 5"),
         (MultiHop(nodes=3, hops=1), [0, 2, *GOOD[2:]], "row 1 has hops outside 1 to 1"),
         (SMALL, [*GOOD[:-1], 3], "row 1 names nodes outside 0 to 2"),
-        (SMALL, [0, 2, 0, 1, 1, 2, 1, 0], "row 1 has not exactly 1 facts for every node"),
+        (SMALL, [0, 2, 0, 1, 1, 2, 1, 0], "row 1 has not exactly 1 fact for every node"),
         (SMALL, [0, 2, 0, 1, 1, 1, 2, 0], "row 1 has a fact that leads from a node to itself"),
         (SMALL, [-1, *GOOD[1:]], "integers from 0 to 5"),
         (SMALL, [*GOOD[:-1], 6], "integers from 0 to 5"),
