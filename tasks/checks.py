@@ -33,6 +33,12 @@ def check_number(name: str, value: Any, least: float, most: float, hint: str) ->
         raise ValueError(f"{name} is {value}, but it must be from {least} to {most}; {hint}")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """ValueError unless value is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}, but it must be True or False; try {name}=True")
+
+
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """ValueError unless value is one of the choices."""
     if value not in choices:

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
-from tasks.checks import check_integer, checked_rows, is_integer, joined, refuse_rows
+from tasks.checks import check_flag, check_integer, checked_rows, is_integer, joined, refuse_rows
 from tasks.choice_sums import shares_of
 from tasks.graphs import DRAWS, adjacency, canonical_hash, enough_classes, named_by_appearance, path_counts
 from tasks.keys import derived_seed, random_orders, stable_hash
@@ -65,6 +65,7 @@ class MultiHop(Task):
         check_integer("least", self.least, 1, self.hops, "try least=1")
         check_integer("branching", self.branching, 1, MOST_NODES - 1, "try branching=1")
         check_integer("nodes", self.nodes, self.branching + 1, MOST_NODES, "every fact of a node leads to another")
+        check_flag("bound", self.bound)
         check_integer("room", self.capacity, self.hops, MOST_HOPS, f"the hops must fit: try room={self.hops}")
         if self.branching**self.capacity > MOST_WALKS:
             raise ValueError(

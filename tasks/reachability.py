@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
-from tasks.checks import check_choice, check_integer, checked_rows, is_integer, joined, refuse_rows
+from tasks.checks import check_choice, check_flag, check_integer, checked_rows, is_integer, joined, refuse_rows
 from tasks.dags import shuffled, two_sided
 from tasks.graphs import (
     DRAWS,
@@ -84,6 +84,7 @@ class Reachability(Task):
         check_choice("asks", self.asks, get_args(Question))
         check_integer("depth", self.depth, 1, MOST_DEPTH, "try depth=3")
         check_integer("least", self.fewest, 1, self.depth, f"try least={self.depth}")
+        check_flag("bound", self.bound)
         check_integer("room", self.capacity, self.depth, MOST_DEPTH, f"the depth must fit: try room={self.depth}")
         needed = 2 * (self.capacity + 1)
         check_integer("nodes", self.nodes, needed, MOST_NODES, f"two paths of {self.capacity} edges need {needed}")

@@ -106,7 +106,7 @@ def tasks(draw):
     hops = draw(st.integers(1, {1: 6, 2: 4, 3: 3}[branching]))
     nodes = branching + 1 + draw(st.integers(0, 5))
     room = draw(st.none() | st.integers(hops, hops + 2))
-    return MultiHop(hops, draw(st.integers(1, hops)), nodes, branching, room)
+    return MultiHop(hops, draw(st.integers(1, hops)), nodes, branching, draw(st.booleans()), room)
 
 
 def test_ten_thousand_random_problems_agree_with_all_walks():
@@ -135,7 +135,9 @@ def test_ten_thousand_random_problems_agree_with_all_walks():
             assert (batch.chain_BT[place, :hops] - first_node).tolist() == list(walks[0])
             assert task.solve_slowly(row) == (walks[0][-1], list(walks[0]))
             pads = ["<pad>"] * (task.hops - hops)
-            prompt = [*pads, "<bos>", *(f"n{node}" for node in flat), *[">"] * hops, f"n{start}"]
+            names = [f"n{node}" for node in flat]
+            facts = [f"{a}>{b}" for a, b in zip(names[::2], names[1::2], strict=True)] if task.bound else names
+            prompt = [*pads, "<bos>", *facts, *[">"] * hops, f"n{start}"]
             assert tokens[batch.prompt_BN[place]].tolist() == prompt
             assert batch.prompt_mask_BN[place].tolist() == [token != "<pad>" for token in prompt]
             for budget, frontier_BTV in frontiers.items():
@@ -144,9 +146,10 @@ def test_ten_thousand_random_problems_agree_with_all_walks():
                 found = [{i: share_V[i] for i in np.flatnonzero(share_V)} for share_V in frontier_BTV[place]]
                 assert found == ids + [{}] * (task.hops - hops)
             seen[task.branching, hops] += 1
+            seen[task.bound] += 1
 
     check()
-    assert seen.total() >= 10_000
+    assert seen.pop(True) + seen.pop(False) >= 10_000
     assert {branching for branching, _ in seen} == {1, 2, 3}
     assert {hops for _, hops in seen} >= {1, 2, 3, 4}
 

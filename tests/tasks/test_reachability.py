@@ -165,7 +165,7 @@ def tasks(draw):
     nodes = 2 * ((room or depth) + 1) + draw(st.integers(0, 3))
     kind = draw(st.sampled_from(["which", "whether"]))
     edges = nodes - 2 + draw(st.integers(0, 7))
-    return Reachability(kind, nodes, edges, depth, draw(st.integers(1, depth)), room)
+    return Reachability(kind, nodes, edges, depth, draw(st.integers(1, depth)), draw(st.booleans()), room)
 
 
 def test_ten_thousand_random_problems_agree_with_networkx_and_all_walks():
@@ -440,6 +440,25 @@ def test_a_problem_with_too_many_edges_is_not_read(item):
 def test_budgets_other_than_one_are_refused(budget):
     with pytest.raises(ValueError, match=f"budget is {budget}.*try budget=1"):
         SMALL.frontier([GOOD], budget)
+
+
+def test_bound_edges_are_single_tokens_and_all_else_stays_the_same():
+    for asks in ("which", "whether"):
+        plain, bound = Reachability(asks, nodes=9, edges=12), Reachability(asks, nodes=9, edges=12, bound=True)
+        rows = plain.problems(50, 0)
+        assert np.array_equal(bound.problems(50, 0), rows)
+        apart, together = plain.batch(rows), bound.batch(rows)
+        size = len(plain.vocabulary)
+        assert bound.vocabulary.tokens[:size] == plain.vocabulary.tokens
+        for name in ("steps_B", "chain_BT", "answer_BA", "key_B"):
+            assert np.array_equal(getattr(apart, name), getattr(together, name)), name
+        assert np.array_equal(together.frontier_BTV[..., :size], apart.frontier_BTV)
+        assert not together.frontier_BTV[..., size:].any()
+        for one, two in zip(together.prompt_BN, apart.prompt_BN, strict=True):
+            words = plain.vocabulary.decode(two).split()
+            start = words.index("<bos>") + 1
+            pairs = [f"{a}>{b}" for a, b in zip(words[start:24:2], words[start + 1 : 25 : 2], strict=True)]
+            assert bound.vocabulary.decode(one).replace("<pad> ", "") == " ".join(["<bos>", *pairs, *words[25:]])
 
 
 def test_the_ladder_shares_vocabulary_and_positions():

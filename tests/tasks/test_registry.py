@@ -65,6 +65,7 @@ EXAMPLES = {
             ({"room": 2}, "room is 2"),
             ({"branching": 3, "hops": 8}, "6,561 walks"),
             ({"nodes": "8"}, "an integer was expected"),
+            ({"bound": 1}, "True or False"),
         ],
         "random": st.builds(
             lambda hops, nodes, branching: MultiHop(hops, 1, max(nodes, branching + 1), branching),
@@ -88,6 +89,7 @@ EXAMPLES = {
             ({"edges": 9}, "edges is 9"),
             ({"room": 2}, "room is 2"),
             ({"depth": True}, "an integer was expected"),
+            ({"bound": "no"}, "True or False"),
         ],
         "random": st.builds(
             lambda asks, depth, more, extra: Reachability(
