@@ -14,11 +14,11 @@ TASKS: dict[str, Task] = {
     "MNNS": MNNS(room=5),
     "subset sum": SubsetSum(),
     "multi-hop": MultiHop(bound=True, room=6),
-    "reachability": Reachability(bound=True),
+    "reachability": Reachability(nodes=10, edges=12, bound=True),
 }
 SHAPES = {"reachability": Shape(heads=4)}
 """Models other than the default."""
-STEPS = {"MNNS": 9000, "subset sum": 6000, "multi-hop": 4000, "reachability": 5000}
+STEPS = {"MNNS": 9000, "subset sum": 6000, "multi-hop": 4000, "reachability": 6000}
 QUICK = 3
 """The quick profile takes this part of the steps."""
 PROBLEMS = 50_000

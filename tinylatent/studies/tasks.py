@@ -35,7 +35,7 @@ KEYS = {
 }
 NOT_COMPARABLE = (
     "here: this study's reachability, for orientation only: the others are not the same task. ProsQA's published "
-    "validation items are stories in words about 17 to 28 nodes; ours are lists of edges, an edge a token, between 12 "
+    "validation items are stories in words about 17 to 28 nodes; ours are lists of edges, an edge a token, between 10 "
     "nodes, all targets three edges away and both candidates drawn alike. The Coconut paper trains GPT-2 small, "
     "pretrained, and its values here are from memory, unverified; the CoT2 paper trains small models from scratch, how "
     "small on these tasks is unverified, too; ours has 30 thousand weights. ProntoQA asks whether one node can be "

@@ -11,11 +11,15 @@ from tinylatent.report import Table
 from tinylatent.studies.compare import grouped, method_of
 from tinylatent.studies.lineup import METHODS
 from tinylatent.studies.search import FIRST, OTHERS, Contender, better_rates, draw_rates, rates_table
-from tinylatent.studies.task_lineup import TASKS, experiment, place_of
+from tinylatent.studies.task_lineup import experiment, place_of
 from tinylatent.study import Profile, Record, Study
 
-PLACES = tuple(place for place in TASKS if place != "MNNS")
-RATES, DECAY = (1e-3, 3e-3, 1e-2), 0.05
+RATES = {
+    "subset sum": (2e-3, 5e-3, 1e-2),
+    "multi-hop": (1e-3, 3e-3, 1e-2),
+    "reachability": (2e-3, 5e-3, 1e-2),
+}
+DECAY = 0.05
 
 
 def grid(profile: Profile) -> list[Experiment]:
@@ -28,9 +32,9 @@ def after(profile: Profile, records: list[Record]) -> list[Experiment]:
     groups = grouped(records, contender)
     return [
         experiment(place, method, seed, profile, rate)
-        for place in PLACES
+        for place, rates in RATES.items()
         for method in METHODS
-        for rate in better_rates(groups[method.name, place], RATES, DECAY)
+        for rate in better_rates(groups[method.name, place], rates, DECAY)
         for seed in OTHERS
     ]
 
