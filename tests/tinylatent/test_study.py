@@ -303,7 +303,7 @@ def test_frozen_rates_of_small_models_are_the_best_of_the_stored_tuning_runs():
 
 def test_frozen_rates_on_other_tasks_are_the_best_of_the_stored_tuning_runs():
     groups = grouped(storage.read_lines(RESULTS / "tasks-tuning" / "runs.jsonl"), tasks_tuning.contender)
-    assert {(place, name): search.winner(group)[0] for (name, place), group in groups.items()} == task_lineup.RATES
+    assert {(place, name): search.winner(group, 2)[0] for (name, place), group in groups.items()} == task_lineup.RATES
     for (_, place), group in groups.items():
         assert {record["experiment"]["training"]["rate"] for record in group} == {*tasks_tuning.RATES[place]}
 

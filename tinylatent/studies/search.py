@@ -1,8 +1,8 @@
 """Search: how a study tunes a method on splits kept for it, and says what it found.
 
-Every configuration of a grid trains on split seed 100, the better half on seeds 101 and 102 as well (one round of
-successive halving, Karnin et al. 2013); the best mean over the three seeds is chosen. No reported result uses these
-splits.
+Every configuration of a grid trains on split seed 100, the better half on seeds 101 and 102 as well, or on 101 alone
+where runs are dear (one round of successive halving, Karnin et al. 2013); the best mean over these seeds is chosen. No
+reported result uses these splits.
 """
 
 from pathlib import Path
@@ -16,15 +16,16 @@ from tinylatent.studies.lineup import LABELS
 from tinylatent.study import Record
 
 FIRST, OTHERS = 100, (101, 102)
+SEEDS = 1 + len(OTHERS)
 Configuration = tuple[float, float, str]
 """Peak learning rate, weight decay, and in words what is not the method's default."""
 Contender = tuple[str, str]
 """A method's name, and in words where it is tuned: a shape or a task."""
 RATE_COLUMNS = {"rate": "g", "seeds": "d", "accuracy": ".2f", "low": ".2f", "high": ".2f", "chosen": "s"}
 RATE_LEGEND = (
-    "accuracy: percent of the validation part, mean over seeds 100 (seeds 1) or 100 to 102 (seeds 3), 95 % interval "
-    "(bootstrap over seeds and keys, or Student's t over seeds where that is wider; over keys alone for one seed). "
-    "Weight decay is 0.05 throughout. chosen: the best mean over three seeds."
+    "accuracy: percent of the validation part, mean over seeds 100 (seeds 1) or 100 to {last} (seeds {seeds}), 95 % "
+    "interval (bootstrap over seeds and keys, or Student's t over seeds where that is wider; over keys alone for one seed). "
+    "Weight decay is 0.05 throughout. chosen: the best mean over {words} seeds."
 )
 
 
@@ -52,14 +53,14 @@ def better_half(records: list[Record], among: list[Configuration]) -> list[Confi
     return sorted(sorted(scores, key=lambda each: -scores[each])[: (len(scores) + 1) // 2])
 
 
-def tried_on_all(records: list[Record]) -> dict[Configuration, list[Record]]:
+def tried_on_all(records: list[Record], seeds: int = SEEDS) -> dict[Configuration, list[Record]]:
     """One method's records by configuration, of those that saw every seed."""
-    return {each: group for each, group in searched(records).items() if len(group) == 1 + len(OTHERS)}
+    return {each: group for each, group in searched(records).items() if len(group) == seeds}
 
 
-def winner(records: list[Record]) -> Configuration:
+def winner(records: list[Record], seeds: int = SEEDS) -> Configuration:
     """The best mean of one method over all seeds, among the configurations that saw them all."""
-    return best(tried_on_all(records))
+    return best(tried_on_all(records, seeds))
 
 
 def best(found: dict[Configuration, list[Record]]) -> Configuration:
@@ -71,9 +72,9 @@ def _mean(group: list[Record]) -> float:
     return fmean(map(share, group))
 
 
-def margin(label: str, group: list[Record]) -> str:
+def margin(label: str, group: list[Record], seeds: int = SEEDS) -> str:
     """Whether a method's best is surely better than its second best, and whether it stands at an edge."""
-    found = tried_on_all(group)
+    found = tried_on_all(group, seeds)
     first, second = sorted(found, key=lambda each: -_mean(found[each]))[:2]
     said = verdict(
         f"the best of {label} (rate {first[0]:g}, decay {first[1]:g}) is better than its second best",
@@ -93,17 +94,18 @@ def better_rates(records: list[Record], rates: tuple[float, ...], decay: float |
     return [rate for rate, _, _ in better_half(records, [(rate, decay, "") for rate in rates])]
 
 
-def rates_table(title: str, heading: str, groups: dict[Contender, list[Record]]) -> Table:
-    """Every rate of every contender, which was chosen, and how surely."""
+def rates_table(title: str, heading: str, groups: dict[Contender, list[Record]], seeds: int = SEEDS) -> Table:
+    """Every rate of every contender, which was chosen on that many seeds, and how surely."""
     rows: list[dict[str, Value]] = []
     for (name, where), group in groups.items():
-        chosen = winner(group)
+        chosen = winner(group, seeds)
         for each, runs in searched(group).items():
             row: dict[str, Value] = {"method": LABELS[name], heading: where, "rate": each[0], "seeds": len(runs)}
             rows.append(row | {**percent(accuracy(runs)), "chosen": "yes" if each == chosen else ""})
-    found = (margin(f"{LABELS[name]} at {where}", group) for (name, where), group in groups.items())
+    found = (margin(f"{LABELS[name]} at {where}", group, seeds) for (name, where), group in groups.items())
     columns = {"method": "s", heading: "s", **RATE_COLUMNS}
-    return Table(title, columns, rows, [RATE_LEGEND, *listed(found)])
+    legend = RATE_LEGEND.format(last=FIRST + seeds - 1, seeds=seeds, words={2: "two", 3: "three"}[seeds])
+    return Table(title, columns, rows, [legend, *listed(found)])
 
 
 def draw_rates(groups: dict[Contender, list[Record]], path: Path) -> None:
