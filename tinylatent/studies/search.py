@@ -24,8 +24,8 @@ Contender = tuple[str, str]
 RATE_COLUMNS = {"rate": "g", "seeds": "d", "accuracy": ".2f", "low": ".2f", "high": ".2f", "chosen": "s"}
 RATE_LEGEND = (
     "accuracy: percent of the validation part, mean over seeds 100 (seeds 1) or 100 to {last} (seeds {seeds}), 95 % "
-    "interval (bootstrap over seeds and keys, or Student's t over seeds where that is wider; over keys alone for one seed). "
-    "Weight decay is 0.05 throughout. chosen: the best mean over {words} seeds."
+    "interval (bootstrap over seeds and keys, or Student's t over seeds where that is wider; over keys alone for one "
+    "seed). Weight decay is 0.05 throughout. chosen: the best mean over {words} seeds."
 )
 
 
