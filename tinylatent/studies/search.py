@@ -91,7 +91,8 @@ def margin(label: str, group: list[Record], seeds: int = SEEDS) -> str:
 
 def better_rates(records: list[Record], rates: tuple[float, ...], decay: float | int) -> list[float]:
     """The better half of a grid of rates at one weight decay, on the first seed."""
-    return [rate for rate, _, _ in better_half(records, [(rate, decay, "") for rate in rates])]
+    settings = own(records[0])
+    return [rate for rate, _, _ in better_half(records, [(rate, decay, settings) for rate in rates])]
 
 
 def rates_table(title: str, heading: str, groups: dict[Contender, list[Record]], seeds: int = SEEDS) -> Table:
