@@ -24,7 +24,21 @@ QUICK = 3
 PROBLEMS = 50_000
 """Training problems of tasks that are too large to list."""
 RATES = {
-    ("subset sum", "direct"): 5e-3,
+    ("subset sum", "direct"): 2e-3,
+    ("subset sum", "pause"): 2e-3,
+    ("subset sum", "discrete"): 1e-2,
+    ("subset sum", "coconut"): 2e-3,
+    ("subset sum", "cot2"): 1e-2,
+    ("multi-hop", "direct"): 1e-3,
+    ("multi-hop", "pause"): 1e-2,
+    ("multi-hop", "discrete"): 1e-3,
+    ("multi-hop", "coconut"): 3e-3,
+    ("multi-hop", "cot2"): 1e-3,
+    ("reachability", "direct"): 5e-3,
+    ("reachability", "pause"): 5e-3,
+    ("reachability", "discrete"): 5e-3,
+    ("reachability", "coconut"): 5e-3,
+    ("reachability", "cot2"): 1e-2,
 }
 """Peak learning rates from study `tasks-tuning`; MNNS has those of study `mnns`."""
 
