@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
-from tasks.checks import check_integer, checked_rows, is_integer, refuse_rows
+from tasks.checks import check_integer, checked_rows, is_integer, refuse_rows, short
 from tasks.keys import derived_seed, stable_hash
 from tasks.task import MOST_LISTED, Task, check_budget, one_hot, text_answer
 
@@ -256,14 +256,12 @@ class Arithmetic(Task):
     def fitting(cls, item: Any) -> "Arithmetic":
         """The task with as many operations as the problem has, and the modulus it names.
 
-        Where it names none, the modulus is the default, or one more than the problem's largest number.
+        Where it names none, the modulus is the default.
         """
         numbers = _as_list(item)
         if len(numbers) % 2 == 0:
             raise ValueError(f"got {len(numbers)} integers, but {EXPECTED}")
-        modulus = max(cls.modulus, *(number + 1 for number in numbers[::2]))
-        if isinstance(item, dict):
-            modulus = item.get("modulus", modulus)
+        modulus = item.get("modulus", cls.modulus) if isinstance(item, dict) else cls.modulus
         return cls(operations=len(numbers) // 2, modulus=modulus)
 
 
@@ -272,10 +270,10 @@ def _as_list(item: Any) -> list[int]:
     if isinstance(item, dict):
         pairs = item.get("operations")
         if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-            raise ValueError(f"got {item!r}, but {EXPECTED}")
+            raise ValueError(f"got {short(item)}, but {EXPECTED}")
         if not all(isinstance(operator, str) and operator in [*OPERATORS] for operator, _ in pairs):
-            raise ValueError(f"got {item!r} with an operator other than {', '.join(OPERATORS)}, but {EXPECTED}")
+            raise ValueError(f"got {short(item)} with an operator other than {', '.join(OPERATORS)}, but {EXPECTED}")
         item = [item.get("start"), *(entry for sign, number in pairs for entry in (OPERATORS.index(sign), number))]
     if not isinstance(item, list) or not all(map(is_integer, item)):
-        raise ValueError(f"got {item!r}, but {EXPECTED}")
+        raise ValueError(f"got {short(item)}, but {EXPECTED}")
     return item

@@ -10,6 +10,15 @@ import numpy.typing as npt
 
 from tasks.batch import Integers
 
+SHORT = 60
+"""Characters of a value that a message repeats."""
+
+
+def short(value: Any) -> str:
+    """A value as one line of not much more than SHORT characters, for messages."""
+    text = repr(value)
+    return text if len(text) <= SHORT + 2 else f"{text[:SHORT]}..."
+
 
 def is_integer(value: object) -> bool:
     """True for Python's and numpy's integers; False for booleans, floats and everything else."""
@@ -74,7 +83,7 @@ def integers_in(item: Any, field: str, expected: str) -> list[int]:
     """A list of integers, or the one that a JSON object holds in a field; ValueError says what was expected."""
     found = item.get(field) if isinstance(item, dict) else item
     if not isinstance(found, list) or not all(map(is_integer, found)):
-        raise ValueError(f"got {item!r}, but {expected}")
+        raise ValueError(f"got {short(item)}, but {expected}")
     return found
 
 

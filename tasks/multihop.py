@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
-from tasks.checks import check_flag, check_integer, checked_rows, is_integer, joined, refuse_rows
+from tasks.checks import check_flag, check_integer, checked_rows, is_integer, joined, refuse_rows, short
 from tasks.choice_sums import shares_of
 from tasks.graphs import DRAWS, adjacency, canonical_hash, enough_classes, named_by_appearance, path_counts
 from tasks.keys import derived_seed, random_orders, stable_hash
@@ -113,15 +113,14 @@ class MultiHop(Task):
         rows_PM = checked_rows(problems, 2 + 2 * self.facts, 0, max(self.nodes - 1, self.hops))
         start_P, hops_P, facts_PF2 = _parts(rows_PM)
         pair_PF = np.sort(facts_PF2[..., 0] * self.nodes + facts_PF2[..., 1], axis=1)
+        each = f"{self.branching} fact{'s' * (self.branching > 1)}"
         regular_PF = pair_PF // self.nodes == np.repeat(np.arange(self.nodes), self.branching)
         refuse_rows(
             {
                 f"starts at a node outside 0 to {self.nodes - 1}": start_P >= self.nodes,
                 f"has hops outside {self.least} to {self.hops}": (hops_P < self.least) | (hops_P > self.hops),
                 f"names nodes outside 0 to {self.nodes - 1}": (facts_PF2 >= self.nodes).any(axis=(1, 2)),
-                f"has not exactly {self.branching} fact{'s' * (self.branching > 1)} for every node": ~regular_PF.all(
-                    axis=1
-                ),
+                f"has not exactly {each} for every node from n0 to n{self.nodes - 1}": ~regular_PF.all(axis=1),
                 "has a fact that leads from a node to itself": (facts_PF2[..., 0] == facts_PF2[..., 1]).any(axis=1),
                 "has a fact twice": (pair_PF[:, 1:] == pair_PF[:, :-1]).any(axis=1),
             }
@@ -340,8 +339,9 @@ class MultiHop(Task):
         numbers = _as_list(item)
         if len(numbers) < 6 or len(numbers) % 2:
             raise ValueError(f"got {len(numbers)} integers, but {EXPECTED}, with at least two facts")
-        nodes = len(set(numbers[2::2]))
-        return cls(hops=max(cls.hops, numbers[1]), nodes=nodes, branching=(len(numbers) - 2) // 2 // nodes)
+        nodes = max(numbers[0], *numbers[2:]) + 1
+        branching = max(1, (len(numbers) - 2) // 2 // max(1, nodes))
+        return cls(hops=max(cls.hops, numbers[1]), nodes=nodes, branching=branching)
 
 
 def _parts(rows_PM: Integers) -> tuple[Integers, Integers, Integers]:
@@ -353,5 +353,5 @@ def _as_list(item: Any) -> list[int]:
     """Start, hops and facts in one list; ValueError for anything else."""
     numbers = joined([item.get("start"), item.get("hops")], item.get("facts")) if isinstance(item, dict) else item
     if not isinstance(numbers, list) or not all(map(is_integer, numbers)):
-        raise ValueError(f"got {item!r}, but {EXPECTED}")
+        raise ValueError(f"got {short(item)}, but {EXPECTED}")
     return numbers

@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 
 from tasks.batch import Integers
-from tasks.checks import is_integer
+from tasks.checks import SHORT, is_integer, short
 from tasks.reachability import MOST_DEPTH, MOST_EDGES, MOST_NODES, NONE, Reachability
 
 FIELDS = ("question", "answer", "steps", "idx_to_symbol", "edges", "root", "target", "neg_target")
 STATEMENT = re.compile(r"(?:Every )?(\S+) is an? (\S+)\.")
 ASKED = re.compile(r"(?:^|\s)Is (\S+) an? (\S+) or (?:an? )?(\S+)\?\s*$")
-SHORT = 60
 
 Edges = tuple[tuple[int, int], ...]
 
@@ -68,7 +67,7 @@ def read_items(path: Path) -> list[Item]:
     except ValueError as error:
         raise ValueError(f"{path.name}: not JSON ({error}); expected a JSON list of items") from None
     if not isinstance(found, list):
-        raise ValueError(f"{path.name}: got {_short(found)}, but a JSON list of items was expected; try [item]")
+        raise ValueError(f"{path.name}: got {short(found)}, but a JSON list of items was expected; try [item]")
     items = []
     for place, value in enumerate(found):
         try:
@@ -104,22 +103,22 @@ def pose(items: Sequence[Item]) -> tuple[Reachability, Integers]:
 def _item(value: Any) -> Item:
     """A JSON value as an item whose parts agree with each other."""
     if not isinstance(value, dict):
-        raise ValueError(f"got {_short(value)}, but an object with the fields {', '.join(FIELDS)} was expected")
+        raise ValueError(f"got {short(value)}, but an object with the fields {', '.join(FIELDS)} was expected")
     missing = [field for field in FIELDS if field not in value]
     if missing:
         raise ValueError(f"the field {missing[0]!r} is missing; expected {', '.join(FIELDS)}")
     for field in ("question", "answer"):
         if not isinstance(value[field], str):
-            raise ValueError(f"{field} is {_short(value[field])}, but a string was expected")
+            raise ValueError(f"{field} is {short(value[field])}, but a string was expected")
     for field in ("steps", "idx_to_symbol"):
         if not isinstance(value[field], list) or not all(isinstance(text, str) for text in value[field]):
-            raise ValueError(f"{field} is {_short(value[field])}, but a list of strings was expected")
+            raise ValueError(f"{field} is {short(value[field])}, but a list of strings was expected")
     symbols = tuple(value["idx_to_symbol"])
     if len(symbols) > MOST_NODES:
         raise ValueError(f"there are {len(symbols)} symbols, but at most {MOST_NODES} nodes have tokens")
     twice = [symbol for symbol in symbols if symbols.count(symbol) > 1]
     if twice:
-        raise ValueError(f"the symbol {_short(twice[0])} stands for two nodes, but every node needs its own")
+        raise ValueError(f"the symbol {short(twice[0])} stands for two nodes, but every node needs its own")
     root, target, neg_target = (_node(field, value[field], len(symbols)) for field in ("root", "target", "neg_target"))
     edges = _edges(value["edges"], len(symbols))
     _check_graph(symbols, edges, root, target, neg_target)
@@ -139,22 +138,22 @@ def _item(value: Any) -> Item:
 
 def _node(name: str, value: Any, nodes: int) -> int:
     if not is_integer(value):
-        raise ValueError(f"{name} is {_short(value)}, but an integer was expected")
+        raise ValueError(f"{name} is {short(value)}, but an integer was expected")
     if not 0 <= value < nodes:
-        raise ValueError(f"{name} is {_short(value)}, but nodes are numbered from 0 to {nodes - 1}")
+        raise ValueError(f"{name} is {short(value)}, but nodes are numbered from 0 to {nodes - 1}")
     return int(value)
 
 
 def _edges(value: Any, nodes: int) -> Edges:
     """Checked edges of an acyclic graph."""
     if not isinstance(value, list):
-        raise ValueError(f"edges is {_short(value)}, but a list of pairs [from, to] was expected")
+        raise ValueError(f"edges is {short(value)}, but a list of pairs [from, to] was expected")
     if len(value) > MOST_EDGES:
         raise ValueError(f"there are {len(value)} edges, but at most {MOST_EDGES} have room")
     edges: dict[tuple[int, int], None] = {}
     for number, pair in enumerate(value):
         if not isinstance(pair, list) or len(pair) != 2:
-            raise ValueError(f"edge {number} is {_short(pair)}, but a pair [from, to] was expected")
+            raise ValueError(f"edge {number} is {short(pair)}, but a pair [from, to] was expected")
         source, end = (_node(f"a node of edge {number}", node, nodes) for node in pair)
         if (source, end) in edges:
             raise ValueError(f"edge {number}, {pair}, is there twice, but every edge was expected once")
@@ -166,18 +165,18 @@ def _check_graph(symbols: tuple[str, ...], edges: Edges, root: int, target: int,
     """The graph is acyclic, and of two candidates the target alone is reached, within MOST_DEPTH."""
     cycle = _cycle(edges)
     if cycle:
-        names = _short(" > ".join(symbols[node] for node in cycle))
+        names = short(" > ".join(symbols[node] for node in cycle))
         raise ValueError(f"the edges make a cycle, {names}, where an acyclic graph was expected")
     if len({root, target, neg_target}) < 3:
         raise ValueError(f"root, target and neg_target are {root}, {target}, {neg_target}; expected three nodes")
     distance = _distances(edges, root)
-    names = f"{_short(symbols[target])} from the root {_short(symbols[root])}"
+    names = f"{short(symbols[target])} from the root {short(symbols[root])}"
     if target not in distance:
         raise ValueError(f"no path leads to the target {names}, but one was expected")
     if distance[target] > MOST_DEPTH:
         raise ValueError(f"{distance[target]} edges lead to the target {names}, but at most {MOST_DEPTH} have room")
     if neg_target in distance:
-        raise ValueError(f"a path leads to the neg_target {_short(symbols[neg_target])}, but none was expected")
+        raise ValueError(f"a path leads to the neg_target {short(symbols[neg_target])}, but none was expected")
 
 
 def _cycle(edges: Edges) -> list[int]:
@@ -215,15 +214,15 @@ def _path(steps: list[str], symbols: tuple[str, ...], edges: Edges, root: int, t
     for number, text in enumerate(steps):
         found = STATEMENT.fullmatch(text)
         if found is None or not set(found.groups()) <= set(symbols):
-            raise ValueError(f'step {number} is {_short(text)}, but "Every <symbol> is a <symbol>." was expected')
+            raise ValueError(f'step {number} is {short(text)}, but "Every <symbol> is a <symbol>." was expected')
         source, end = map(symbols.index, found.groups())
         if source != path[-1]:
-            raise ValueError(f"step {number}, {_short(text)}, was expected to go on from {_short(symbols[path[-1]])}")
+            raise ValueError(f"step {number}, {short(text)}, was expected to go on from {short(symbols[path[-1]])}")
         if (source, end) not in edges:
-            raise ValueError(f"step {number}, {_short(text)}, is no edge of the graph, but one was expected")
+            raise ValueError(f"step {number}, {short(text)}, is no edge of the graph, but one was expected")
         path.append(end)
     if path[-1] != target:
-        raise ValueError(f"the steps end in {_short(symbols[path[-1]])}, but in {_short(symbols[target])} was expected")
+        raise ValueError(f"the steps end in {short(symbols[path[-1]])}, but in {short(symbols[target])} was expected")
     return tuple(path[1:])
 
 
@@ -233,15 +232,9 @@ def _target_first(question: str, answer: str, root: str, target: str, other: str
     if asked is None or asked[1] != root or {asked[2], asked[3]} != {target, other}:
         expected = f"Is {root} a {target} or {other}?"
         raise ValueError(
-            f"the question ends in {_short(question[-SHORT:])}, but {expected!r} or the other order was expected"
+            f"the question ends in {short(question[-SHORT:])}, but {expected!r} or the other order was expected"
         )
     said = STATEMENT.fullmatch(answer.strip())
     if said is None or said.groups() != (root, target):
-        raise ValueError(f"the answer is {_short(answer)}, but {f'{root} is a {target}.'!r} was expected")
+        raise ValueError(f"the answer is {short(answer)}, but {f'{root} is a {target}.'!r} was expected")
     return asked[2] == target
-
-
-def _short(value: Any) -> str:
-    """The value as one line of not much more than SHORT characters."""
-    text = repr(value)
-    return text if len(text) <= SHORT + 2 else f"{text[:SHORT]}..."

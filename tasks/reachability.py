@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
-from tasks.checks import check_choice, check_flag, check_integer, checked_rows, is_integer, joined, refuse_rows
+from tasks.checks import check_choice, check_flag, check_integer, checked_rows, is_integer, joined, refuse_rows, short
 from tasks.dags import shuffled, two_sided
 from tasks.graphs import (
     DRAWS,
@@ -424,7 +424,7 @@ class Reachability(Task):
         """The task with room for the problem's nodes, edges and distance; of one candidate it asks whether."""
         numbers = _as_list(item)
         if min(numbers[0], numbers[1]) < 0 or min(numbers) < NONE or max(numbers) >= MOST_NODES:
-            raise ValueError(f"a problem's nodes are named from 0 to {MOST_NODES - 1}, and got {item!r}: rename them")
+            raise ValueError(f"nodes are named from 0 to {MOST_NODES - 1}, but got {short(item)}: rename them")
         single = numbers[2] == NONE
         edges = np.reshape(np.array(numbers[3:], np.int64), (1, len(numbers) // 2 - 1, 2))
         nodes = max(cls.nodes, max(numbers) + 1)
@@ -456,5 +456,5 @@ def _as_list(item: Any) -> list[int]:
         asked = candidates if isinstance(candidates, list) and len(candidates) in (1, 2) else None
         numbers = asked and joined([item.get("root"), *asked, *[NONE] * (2 - len(asked))], item.get("edges"))
     if not isinstance(numbers, list) or not all(map(is_integer, numbers)) or len(numbers) < 3 or len(numbers) % 2 == 0:
-        raise ValueError(f"got {item!r}, but {EXPECTED}")
+        raise ValueError(f"got {short(item)}, but {EXPECTED}")
     return numbers

@@ -27,7 +27,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
-from tasks.checks import check_choice, check_integer, check_number, checked_rows, integers_in, is_integer, refuse_rows
+from tasks.checks import (
+    check_choice,
+    check_integer,
+    check_number,
+    checked_rows,
+    integers_in,
+    is_integer,
+    refuse_rows,
+    short,
+)
 from tasks.keys import derived_seed, random_orders, stable_hash
 from tasks.recommendation_slowly import Shop, most_likely_slowly
 from tasks.splits import PARTS
@@ -441,5 +450,5 @@ def _uniform(user_P: Integers, time: int, purpose: str) -> Floats:
 def _history(item: dict[str, Any]) -> list[int]:
     """The history of a JSON object that has all it needs; ValueError otherwise."""
     if not is_integer(item.get("next")) or not is_integer(item.get("user", 0)):
-        raise ValueError(f"got {item!r}, but {EXPECTED}")
+        raise ValueError(f"got {short(item)}, but {EXPECTED}")
     return integers_in(item, "history", EXPECTED)

@@ -53,7 +53,7 @@ def drawn_part(
             return rows_PM[inside_P][:count]
         if drawn > MOST_DRAWS + 64 * count:
             raise ValueError(
-                f"only {inside_P.sum()} of {drawn:,} random problems are in {part} under seed {seed}, which is less "
-                f"than the {count} asked for: make the task larger"
+                f"only {inside_P.sum()} of {drawn:,} random problems are in {part}, fewer than the {count} that were "
+                "wanted: make the task larger"
             )
         drawn *= 2

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
-from tasks.checks import check_integer, checked_rows, integers_in, is_integer, refuse_rows
+from tasks.checks import check_integer, checked_rows, integers_in, is_integer, refuse_rows, short
 from tasks.choice_sums import Choices, all_shares, best_traces, shares_of
 from tasks.choice_sums_slowly import solve_subset_slowly
 from tasks.keys import derived_seed, stable_hash
@@ -273,5 +273,5 @@ def _as_list(item: Any) -> list[int]:
     if not isinstance(item, dict):
         return integers_in(item, "numbers", EXPECTED)
     if not is_integer(item.get("target")):
-        raise ValueError(f"got {item!r}, but {EXPECTED}")
+        raise ValueError(f"got {short(item)}, but {EXPECTED}")
     return [*integers_in(item, "numbers", EXPECTED), item["target"]]

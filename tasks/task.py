@@ -142,12 +142,14 @@ class Task(ABC):
         try:
             self.read(item)
             return self
-        except ValueError:
-            for rung in self.ladder().values():
+        except ValueError as error:
+            ladder = self.ladder()
+            for rung in ladder.values():
                 with suppress(ValueError):
                     rung.read(item)
                     return rung
-            raise
+            room = f"; the room reaches to {max(ladder)}" if ladder else ""
+            raise ValueError(f"{error}{room}") from None
 
     @property
     def size(self) -> int | None:

@@ -12,12 +12,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tyro
 
 from tasks import REGISTRY
+from tasks.checks import short
 from tasks.prosqa import pose, read_items
 from tinylatent import storage
 from tinylatent.choices import AnyTask
@@ -77,6 +78,8 @@ class ProsQA:
     def run(self) -> None:
         """Writes a line an item."""
         items = read_items(self.file)
+        if not items:
+            raise ValueError(f"{self.file} holds no items: expected a JSON list with at least one")
         task, rows = pose(items)
         settings = dataclasses.asdict(task)
         lines = []
@@ -104,17 +107,19 @@ class Score:
         """Checks every line of both files first, then judges."""
         exported = _by_id(self.items)
         items, answers = {id_: (task, row) for id_, task, row in _exported(exported)}, _by_id(self.answers)
-        strangers = [place for id_, (place, _) in answers.items() if id_ not in items]
+        strangers = [(place, id_) for id_, (place, _) in answers.items() if id_ not in items]
         if strangers:
-            raise ValueError(f"{strangers[0]}: its id is not among the {len(items)} of {self.items}")
+            place, id_ = strangers[0]
+            raise ValueError(f"{place}: the id {short(id_)} is not among the {len(items)} of {self.items}")
         verdicts = {}
         for id_, (task, row) in items.items():
-            told, answer = exported[id_][1], answers[id_][1] if id_ in answers else None
-            if answer is not None and answer.get("answer") is not None:
-                names = [f"n{node}" for node in told["problem"].get("candidates", [])] if "symbols" in told else []
-                verdicts[id_] = _verdict(task, row, _in_nodes(answer, told.get("symbols"), names))
-            else:
+            answer = answers[id_][1] if id_ in answers else {}
+            symbols = exported[id_][1].get("symbols")
+            if answer.get("answer") is None:
                 verdicts[id_] = "missing"
+            else:
+                said = _in_nodes(answer, symbols, task.to_json(row.tolist())) if symbols else answer
+                verdicts[id_] = _verdict(task, row, said)
         keys = np.concatenate([task.key(row[None]) for task, row in items.values()])
         _, right, total = cluster_counts(keys, np.array([verdict == "right" for verdict in verdicts.values()]))
         interval = accuracy_interval([right], [total])
@@ -138,18 +143,17 @@ def _verdict(task: Any, row: np.ndarray, answer: Any) -> str:
         return "unreadable"
 
 
-def _in_nodes(answer: Any, symbols: list[str] | None, names: list[str]) -> Any:
+def _in_nodes(answer: Any, symbols: list[str], problem: dict[str, Any]) -> Any:
     """An answer in the words of a story, "Tom is a lempus." or "lempus", in nodes; one in other words is no answer.
 
-    Only the candidates' names are taken, so that what begins with "either" or holds a "not" is no answer either.
+    Only the root's name may stand before and only a candidate's after, so that neither "Tom is not a lempus" nor
+    "lempus or scrompus" is an answer.
     """
-    if not symbols:
-        return answer
     said = str(answer.get("answer", "")).strip().rstrip(".").lower()
-    found = re.fullmatch(r"(?:\w+ is an? )?(\w+)", said)
-    lowered = [symbol.lower() for symbol in symbols]
-    named = lowered.index(found[1]) if found is not None and found[1] in lowered else -1
-    return f"n{named}" if f"n{named}" in names else "unknown"
+    root, *candidates = (symbols[node].lower() for node in (problem["root"], *problem["candidates"]))
+    found = re.fullmatch(rf"(?:{re.escape(root)} is an? )?(\S+)", said)
+    place = candidates.index(found[1]) if found is not None and found[1] in candidates else None
+    return "no answer" if place is None else f"n{problem['candidates'][place]}"
 
 
 @dataclass(frozen=True)
@@ -182,8 +186,10 @@ def _held(task: Any, place: str, value: Any) -> tuple[Any, np.ndarray]:
     exported = isinstance(value, dict) and "problem" in value
     item = value["problem"] if exported else value
     if exported and value.get("task", task.name) != task.name:
-        raise ValueError(f"{place} is a problem of {value['task']!r}, but the model was trained on {task.name}")
+        raise ValueError(f"{place} is a problem of {short(value['task'])}, but the model was trained on {task.name}")
     try:
+        if exported and "settings" in value and _task({"task": task.name, **value}).vocabulary != task.vocabulary:
+            raise ValueError(f"its settings make other tokens than those the model knows; expected {task}")
         holding = task.holding(item)
         return holding, holding.read(item)
     except ValueError as error:
@@ -229,9 +235,9 @@ def _value(line: str, place: str) -> Any:
     try:
         return json.loads(line)
     except RecursionError:
-        raise ValueError(f"{place} is nested too deeply: expected a value such as [3, 5, 2, 8]") from None
+        raise ValueError(f"{place} is nested too deeply: expected one JSON value a line") from None
     except ValueError as error:
-        raise ValueError(f"{place} is not JSON ({error}): expected a value such as [3, 5, 2, 8]") from None
+        raise ValueError(f"{place} is not JSON ({error}): expected one JSON value a line") from None
 
 
 def _by_id(path: Path) -> dict[Any, Line]:
@@ -254,17 +260,37 @@ def _exported(lines: dict[Any, Line]) -> Iterator[tuple[Any, Any, np.ndarray]]:
         try:
             text = json.dumps([value["task"], value["settings"]], sort_keys=True)
             if text not in known:
-                known[text] = REGISTRY[value["task"]](**value["settings"])
-            symbols = value.get("symbols", [])
-            if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
-                raise ValueError(f"symbols is {symbols!r}, but a list of strings was expected")
-            yield id_, known[text], known[text].read(value["problem"])
-        except (KeyError, TypeError) as error:
+                known[text] = _task(value)
+            row = known[text].read(value["problem"])
+            _check_symbols(value.get("symbols"), known[text].to_json(row.tolist()))
+            yield id_, known[text], row
+        except KeyError as error:
             raise ValueError(
-                f"{place} is no exported problem ({error}): expected id, task, settings and problem, as export writes"
+                f"{place} lacks {error}: expected id, task, settings and problem, as export writes them"
             ) from None
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
+
+
+def _task(value: dict[str, Any]) -> Any:
+    """The task that an exported line names; ValueError where there is none with these settings."""
+    name, settings = value["task"], value["settings"]
+    if not isinstance(name, str) or name not in REGISTRY:
+        raise ValueError(f"the task is {short(name)}; expected one of {', '.join(REGISTRY)}")
+    fields = {field.name for field in dataclasses.fields(cast(Any, REGISTRY[name]))}
+    if not isinstance(settings, dict) or not settings.keys() <= fields:
+        raise ValueError(f"the settings are {short(settings)}; {name} has {', '.join(sorted(fields))}")
+    return REGISTRY[name](**settings)
+
+
+def _check_symbols(symbols: Any, problem: dict[str, Any]) -> None:
+    """ValueError unless there are no symbols, or one for every node of a ProsQA problem."""
+    if symbols is None:
+        return
+    named = isinstance(symbols, list) and all(isinstance(symbol, str) for symbol in symbols)
+    nodes = [problem["root"], *problem["candidates"]] if "root" in problem else []
+    if not named or not nodes or max(nodes) >= len(symbols):
+        raise ValueError(f"symbols is {short(symbols)}; expected the name of every node of a reachability problem")
 
 
 def _write(values: list[dict[str, Any]], path: Path | None) -> None:

@@ -109,6 +109,10 @@ class Run:
             label = self.method.name if name == ITSELF else f"{self.method.name}, {name}"
             low, value, high = (100 * x for x in (interval.low, interval.value, interval.high))
             print(f"{label:18s} {value:6.2f} %  [{low:.2f}, {high:.2f}]")
+        for level, rung in record.get("ladder", {}).items():
+            interval = accuracy_interval([rung["right"]], [rung["total"]])
+            low, value, high = (100 * x for x in (interval.low, interval.value, interval.high))
+            print(f"{f'difficulty {level}':18s} {value:6.2f} %  [{low:.2f}, {high:.2f}]")
         if record["attainable"] < 1:
             print(f"{'attainable':18s} {100 * record['attainable']:6.2f} %  expected of the best guess")
         print(f"result: {self.out / 'result.json'}")
@@ -224,8 +228,11 @@ class Show:
             task = kind() if trained is None else trained
             return task, task.problems(1, self.seed)[0]
         item = parsed(" ".join(self.problem))
-        task = kind.fitting(item) if trained is None else trained.holding(item)
-        return task, task.read(item)
+        try:
+            task = kind.fitting(item) if trained is None else trained.holding(item)
+            return task, task.read(item)
+        except ValueError as error:
+            raise ValueError(f"this is no problem of {self.task}: {error}") from None
 
     def _steps(self, task: Any, row: np.ndarray, loaded: tuple[Experiment, Model] | None) -> dict[str, Any]:
         """Every step's states of more than a thousandth, by the oracle and the model. The model's last step answers."""
@@ -247,7 +254,8 @@ class Show:
                 for i in np.flatnonzero(shown)
             }
             steps.append({"step": t + 1, "shares": shares})
-        return {"problem": task.to_json(row.tolist()), "steps": steps, **answer}
+        right = task.say(task.answer_ids(task.answer(row[None]))[0])
+        return {"problem": task.to_json(row.tolist()), "answer": right, "steps": steps, **answer}
 
 
 def parsed(text: str) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tasks import Task
 from tinylatent import storage
 from tinylatent.evaluation import cost, evaluate, sample_answers
 from tinylatent.experiment import Experiment
@@ -43,6 +44,7 @@ def measure(
     """One record: the experiment trained (resumed if it was begun) and evaluated on its whole validation part."""
     task, method = experiment.task, experiment.method
     rows = experiment.rows("validation")  # before training: a request that cannot be met should not cost a run
+    rungs = _rungs(experiment)
     if len(rows) < 2:
         raise ValueError(f"a validation part of {len(rows)} problems tells nothing: use more digits or a larger range")
     if folder is None:
@@ -77,7 +79,7 @@ def measure(
         "total": total.tolist(),
         "evaluations": evaluations,
         "stages": _stages(experiment, folder, rows, device),
-        **_ladder(experiment, model, device),
+        **_ladder(experiment, rungs, model, device),
         "sampling": _sampling(experiment, model, rows, seed, device) if _sampled(experiment) else None,
         "constant": _constant(experiment, rows),
         "attainable": task.attainable(rows),
@@ -99,17 +101,27 @@ def _stages(experiment: Experiment, folder: Path, rows: np.ndarray, device: torc
     return found
 
 
-def _ladder(experiment: Experiment, model: Model, device: torch.device | str) -> dict[str, Any]:
-    """Right answers per key at each difficulty that the task has room for, the trained ones first; none without room.
+def _rungs(experiment: Experiment) -> dict[int, tuple[Task, np.ndarray]]:
+    """The task and the problems at each difficulty that there is room for, the trained ones first; none without room.
 
     Problems are those of the validation part under the experiment's split, at most RUNG of a difficulty.
     """
-    found: dict[str, Any] = {}
+    found, split = {}, experiment.seeds.derive("split")
     for difficulty, task in experiment.task.ladder().items():
-        split = experiment.seeds.derive("split")
-        listed = task.split("validation", split) if task.listed else None
-        count = RUNG if listed is None else min(RUNG, len(listed))
-        rows = task.split("validation", split, count)
+        try:
+            count = min(RUNG, len(task.split("validation", split))) if task.listed else RUNG
+            found[difficulty] = task, task.split("validation", split, count)
+        except ValueError as error:
+            raise ValueError(f"at difficulty {difficulty}, for which room was given, {error}") from None
+    return found
+
+
+def _ladder(
+    experiment: Experiment, rungs: dict[int, tuple[Task, np.ndarray]], model: Model, device: torch.device | str
+) -> dict[str, Any]:
+    """Right answers per key at each difficulty."""
+    found: dict[str, Any] = {}
+    for difficulty, (task, rows) in rungs.items():
         result = evaluate(task, experiment.method, model, rows, device=device)
         keys, right, total = cluster_counts(task.key(rows), result.right_P)
         checksum = storage.checksum(keys.tobytes())  # the keys themselves would be most of the record

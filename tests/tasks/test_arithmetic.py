@@ -172,10 +172,12 @@ def test_the_modulus_is_written_where_it_cannot_be_guessed():
         Arithmetic().read({**JSON, "modulus": 13})
 
 
-def test_the_fitting_task_has_the_default_modulus_or_more():
+def test_the_fitting_task_has_the_modulus_that_is_named_or_the_default():
     assert Arithmetic.fitting(JSON) == Arithmetic()
     assert Arithmetic.fitting({**JSON, "modulus": 13}) == Arithmetic(modulus=13)
-    assert Arithmetic.fitting([1, 0, 2, 2, 40]) == Arithmetic(operations=2, modulus=41)
+    assert Arithmetic.fitting([1, 0, 2, 2, 40]) == Arithmetic(operations=2)
+    with pytest.raises(ValueError, match="from 0 to 16"):
+        Arithmetic.fitting([1, 0, 2, 2, 40]).read([1, 0, 2, 2, 40])
     for item, message in (([1, 0, 2], "operations is 1"), ([1, 0], "got 2 integers"), ([], "got 0"), (3, "problem")):
         with pytest.raises(ValueError, match=message):
             Arithmetic.fitting(item)

@@ -9,6 +9,7 @@ from tasks import REGISTRY
 from tinylatent.cli import main
 
 TINY = ["--task.hops", "2", "--task.nodes", "5", "--task.room", "3", "--shape.width", "8", "--shape.layers", "1"]
+PROSQA = Path(__file__).parents[1] / "data/prosqa_small.json"
 SHORT = ["--training.steps", "12", "--training.batch", "4", "--training.problems", "64", "--shape.heads", "1"]
 
 
@@ -61,7 +62,7 @@ def test_wrong_unreadable_and_missing_answers_are_told_apart(tmp_path, capsys):
 BAD = {
     "no id": ([{"answer": "yes"}], 'a.jsonl, line 1 has no "id"'),
     "twice": ([{"id": 0, "answer": "yes"}, {"id": 0, "answer": "no"}], "line 2: the id 0 stands there twice"),
-    "stranger": ([{"id": 7, "answer": "yes"}], "line 1: its id is not among the 2"),
+    "stranger": ([{"id": 7, "answer": "yes"}], "line 1: the id 7 is not among the 2"),
     "not an object": ([3], "line 1 has no"),
     "empty": ([], "is empty"),
     "truth for an id": ([{"id": True, "answer": "yes"}], "line 1 has no"),
@@ -85,6 +86,9 @@ DAMAGED = {
     "settings name": {"settings": {"bits": 4}},
     "problem": {"problem": {"digits": [1, 2, 3]}},
     "symbols": {"symbols": 3},
+    "symbols of no story": {"symbols": ["a", "b"]},
+    "settings' type": {"settings": [1]},
+    "task's type": {"task": ["mnns"]},
     "problem's type": {"problem": {"digits": [1, 2, 3, 4.5]}},
 }
 
@@ -124,12 +128,34 @@ def test_a_model_is_not_asked_problems_of_another_task(tmp_path, capsys):
     assert "line 1 is a problem of 'mnns', but the model was trained on multihop" in capsys.readouterr().err
 
 
+def test_a_model_is_not_asked_in_tokens_it_does_not_know(tmp_path, capsys):
+    run, items = tmp_path / "run", tmp_path / "items.jsonl"
+    assert main(["run", "cot2", "multihop", "--out", str(run), *TINY, *SHORT]) == 0
+    assert main(["export", "multihop", "--count", "1", "--task.nodes", "6", "--output", str(items)]) == 0
+    assert main(["predict", "--checkpoint", str(run), "--input", str(items)]) == 2
+    assert "line 1: its settings make other tokens" in capsys.readouterr().err
+
+
+def test_a_story_without_some_names_is_refused(tmp_path, capsys):
+    items = tmp_path / "items.jsonl"
+    assert main(["prosqa", str(PROSQA), "--output", str(items)]) == 0
+    first, *others = lines(items)
+    write(items, [first | {"symbols": ["Ada"]}, *others])
+    assert main(["score", str(items), write(tmp_path / "a.jsonl", [{"id": 0, "answer": "x"}])]) == 2
+    assert "line 1: symbols is ['Ada']; expected the name of every node" in capsys.readouterr().err
+
+
+def test_room_that_the_task_cannot_fill_is_refused_before_training(tmp_path, capsys):
+    words = ["run", "direct", "reachability", "--out", str(tmp_path / "run"), "--task.room", "5", *SHORT[:6]]
+    assert main([*words, "--shape.width", "8"]) == 2
+    error = capsys.readouterr().err
+    assert "at difficulty 5, for which room was given, only 0 of" in error
+    assert not list(tmp_path.glob("run/step*"))
+
+
 def test_export_refuses_no_problems(capsys):
     assert main(["export", "mnns", "--count", "0"]) == 2
     assert "count is 0" in capsys.readouterr().err
-
-
-PROSQA = Path(__file__).parents[1] / "data/prosqa_small.json"
 
 
 def test_published_items_are_asked_in_words_and_judged_by_their_graph(tmp_path, capsys):
@@ -141,7 +167,7 @@ def test_published_items_are_asked_in_words_and_judged_by_their_graph(tmp_path, 
     said[1]["answer"] = exported[1]["answer"]
     said[2]["answer"] = published[2]["idx_to_symbol"][published[2]["neg_target"]].upper()
     said[3]["answer"] = published[3]["answer"].replace(" is ", " is not ")
-    said[4]["answer"] = f"n{published[4]['target']}"
+    said[4]["answer"] = "Nobody is a " + published[4]["answer"].split()[-1]
     verdicts = tmp_path / "verdicts.jsonl"
     assert main(["score", str(items), write(tmp_path / "a.jsonl", said), "--output", str(verdicts)]) == 0
     assert [each["verdict"] for each in lines(verdicts)] == ["right", "right", "wrong", "unreadable", "unreadable"]
