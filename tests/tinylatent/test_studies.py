@@ -50,7 +50,10 @@ def record(experiment, percent, controls=()):
 
     share = {"right": [50] * 10, "of": 1}
     levels = enumerate(experiment.task.ladder())
-    climbed = {str(level): evaluation(percent - 10 * up) | {"total": [100] * 10, "keys": level} for up, level in levels}
+    climbed = {
+        str(level): evaluation(percent - 10 * up, JITTER.get(name, 0)) | {"total": [100] * 10, "keys": level}
+        for up, level in levels
+    }
     sampling = {f"{t:g}": {name: {str(k): share for k in KS} for name in ("pass", "majority")} for t in TEMPERATURES}
     return {
         "id": experiment.identity,
