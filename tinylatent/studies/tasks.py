@@ -19,7 +19,7 @@ from tinylatent.studies.lineup import LABELS, METHODS, comparison
 from tinylatent.studies.task_lineup import TASKS, experiment, place_of
 from tinylatent.study import Profile, Record, Study
 
-SEEDS: dict[Profile, range] = {"quick": range(1), "full": range(5)}
+SEEDS: dict[Profile, range] = {"quick": range(2), "full": range(5)}
 PUBLISHED = {
     "CoT2 paper, ProsQA": {"direct": 54.91, "discrete": 68.50, "coconut": 90.03, "cot2": 93.37},
     "CoT2 paper, ProntoQA": {"direct": 73.65, "discrete": 82.47, "coconut": 96.94, "cot2": 98.01},
