@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
-from tasks.checks import check_integer, checked_rows, is_integer, refuse_rows, short
+from tasks.checks import check_integer, checked_rows, is_integer, joined, refuse_rows, short
 from tasks.keys import derived_seed, stable_hash
 from tasks.task import MOST_LISTED, Task, check_budget, one_hot, text_answer
 
@@ -267,13 +267,11 @@ class Arithmetic(Task):
 
 def _as_list(item: Any) -> list[int]:
     """The row as one list; ValueError for anything else."""
-    if isinstance(item, dict):
-        pairs = item.get("operations")
-        if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-            raise ValueError(f"got {short(item)}, but {EXPECTED}")
-        if not all(isinstance(operator, str) and operator in [*OPERATORS] for operator, _ in pairs):
+    numbers = joined([item.get("start")], item.get("operations")) if isinstance(item, dict) else item
+    if isinstance(item, dict) and numbers is not None:
+        if not all(isinstance(operator, str) and operator in [*OPERATORS] for operator in numbers[1::2]):
             raise ValueError(f"got {short(item)} with an operator other than {', '.join(OPERATORS)}, but {EXPECTED}")
-        item = [item.get("start"), *(entry for sign, number in pairs for entry in (OPERATORS.index(sign), number))]
-    if not isinstance(item, list) or not all(map(is_integer, item)):
+        numbers[1::2] = map(OPERATORS.index, numbers[1::2])
+    if not isinstance(numbers, list) or not all(map(is_integer, numbers)):
         raise ValueError(f"got {short(item)}, but {EXPECTED}")
-    return item
+    return numbers

@@ -22,6 +22,17 @@ ROUNDS = 8
 """Of colour refinement: enough to see eight edges far."""
 
 
+def node_tokens(nodes: int, bound: bool) -> list[str]:
+    """A token for each node ("n0") and, where edges are bound, one for each pair of nodes ("n0>n3") after them."""
+    names = [f"n{node}" for node in range(nodes)]
+    return [*names, *(f"{source}>{target}" for source in names for target in names)] if bound else names
+
+
+def edge_tokens(edges_X2: Integers, nodes: int, bound: bool) -> Integers:
+    """Places in `node_tokens` of what names the edges (..., 2), end to end: two of nodes each, or one of a pair."""
+    return (edges_X2 @ np.array([nodes, 1]) + nodes if bound else edges_X2).ravel()
+
+
 def adjacency(edges_PE2: Integers, nodes: int) -> npt.NDArray[np.float32]:
     """How many edges lead from node to node, (P, C, C)."""
     links_PCC = np.zeros((len(edges_PE2), nodes, nodes), np.float32)

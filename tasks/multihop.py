@@ -27,7 +27,16 @@ import numpy.typing as npt
 from tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
 from tasks.checks import check_flag, check_integer, checked_rows, is_integer, joined, refuse_rows, short
 from tasks.choice_sums import shares_of
-from tasks.graphs import DRAWS, adjacency, canonical_hash, enough_classes, named_by_appearance, path_counts
+from tasks.graphs import (
+    DRAWS,
+    adjacency,
+    canonical_hash,
+    edge_tokens,
+    enough_classes,
+    named_by_appearance,
+    node_tokens,
+    path_counts,
+)
 from tasks.keys import derived_seed, random_orders, stable_hash
 from tasks.task import Task, check_budget, chunks, text_answer
 
@@ -96,9 +105,7 @@ class MultiHop(Task):
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Special tokens, the mark of a hop, a token for each node ("n0"), and, bound, for each pair of them."""
-        nodes = [f"n{node}" for node in range(self.nodes)]
-        pairs = [f"{source}>{target}" for source in nodes for target in nodes] if self.bound else []
-        return Vocabulary((*SPECIAL_TOKENS, HOP, *nodes, *pairs))
+        return Vocabulary((*SPECIAL_TOKENS, HOP, *node_tokens(self.nodes, self.bound)))
 
     @property
     def _first(self) -> int:
@@ -203,8 +210,7 @@ class MultiHop(Task):
         prompt_PN = np.where(place_N < 0, Vocabulary.pad, self.vocabulary.index(HOP))
         prompt_PN[place_N == 0] = Vocabulary.bos
         inside_PN = (place_N > 0) & (place_N <= self._each * self.facts)
-        names = facts_PF2 @ [self.nodes, 1] + self.nodes if self.bound else facts_PF2
-        prompt_PN[inside_PN] = names.ravel() + self._first
+        prompt_PN[inside_PN] = edge_tokens(facts_PF2, self.nodes, self.bound) + self._first
         prompt_PN[:, -1] = start_P + self._first
         return prompt_PN, place_N >= 0
 
@@ -276,12 +282,12 @@ class MultiHop(Task):
         best = min(walks, key=lambda walk: (walk[-1], walk))
         return best[-1], best[1:]
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # In words
-
     def states(self, chain_ids_T: Integers) -> list[int]:
         """The nodes."""
         return (np.asarray(chain_ids_T) - self._first).tolist()
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # In words
 
     def describe(self, problem: Sequence[int]) -> str:
         """One problem as lines of text: facts, start, answer, the best walk, and the largest shares of each step."""

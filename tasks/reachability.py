@@ -36,9 +36,11 @@ from tasks.graphs import (
     canonical_hash,
     cyclic,
     distances,
+    edge_tokens,
     enough_classes,
     first_walks,
     named_by_appearance,
+    node_tokens,
     path_counts,
 )
 from tasks.keys import derived_seed, stable_hash
@@ -117,9 +119,7 @@ class Reachability(Task):
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Special tokens, the question's mark, "no", "yes", a token for each node ("n0"), and, bound, for each pair."""
-        nodes = [f"n{node}" for node in range(self.nodes)]
-        pairs = [f"{source}>{target}" for source in nodes for target in nodes] if self.bound else []
-        return Vocabulary((*SPECIAL_TOKENS, MARK, NO, YES, *nodes, *pairs))
+        return Vocabulary((*SPECIAL_TOKENS, MARK, NO, YES, *node_tokens(self.nodes, self.bound)))
 
     @property
     def _first(self) -> int:
@@ -264,8 +264,7 @@ class Reachability(Task):
         prompt_PN[place_N == 0] = Vocabulary.bos
         inside_PN = place_N > 0
         inside_PN[:, -1] = False
-        names = edges_PE2[there_PE] @ [self.nodes, 1] + self.nodes if self.bound else edges_PE2[there_PE].ravel()
-        prompt_PN[inside_PN] = names + self._first
+        prompt_PN[inside_PN] = edge_tokens(edges_PE2[there_PE], self.nodes, self.bound) + self._first
         mask_PN = np.concatenate([place_N >= 0, np.ones(asked_PQ.shape, bool)], axis=1)
         return np.concatenate([prompt_PN, asked_PQ], axis=1), mask_PN
 

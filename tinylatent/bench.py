@@ -87,10 +87,7 @@ def generation() -> dict[str, float]:
     """Seconds and peak gigabytes of fresh processes that make 100,000 problems and frontiers: MNNS (m = 6, 1..30), and
     every task at its default size."""
     figures: dict[str, float] = {}
-    for name, settings in {
-        "frontiers": ("mnns", "digits=6, high=30"),
-        **{name: (name, "") for name in REGISTRY},
-    }.items():
+    for name, settings in GENERATED.items():
         program = GENERATION.format(*settings)
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         seconds, kilobytes = done.stdout.split()

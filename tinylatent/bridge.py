@@ -120,7 +120,9 @@ class Score:
             else:
                 said = _in_nodes(answer, symbols, task.to_json(row.tolist())) if symbols else answer
                 verdicts[id_] = _verdict(task, row, said)
-        keys = np.concatenate([task.key(row[None]) for task, row in items.values()])
+        keys = np.zeros(len(items), np.uint64)
+        for task, index, rows in _by_task([*items.values()]):
+            keys[index] = task.key(rows)
         _, right, total = cluster_counts(keys, np.array([verdict == "right" for verdict in verdicts.values()]))
         interval = accuracy_interval([right], [total])
         counts = {name: [*verdicts.values()].count(name) for name in ("right", "wrong", "unreadable", "missing")}
@@ -172,10 +174,8 @@ class Predict:
         experiment, model = load(self.checkpoint)
         read = [(value, *_held(experiment.task, place, value)) for place, value in _lines(self.input)]
         answers: list[dict[str, Any]] = [{} for _ in read]
-        for task in dict.fromkeys(task for _, task, _ in read):
-            index = [number for number, (_, its, _) in enumerate(read) if its == task]
-            found = _answers(experiment, task, model, np.stack([read[number][2] for number in index]))
-            for number, answer in zip(index, found, strict=True):
+        for task, index, rows in _by_task([(task, row) for _, task, row in read]):
+            for number, answer in zip(index, _answers(experiment, task, model, rows), strict=True):
                 value = read[number][0]
                 answers[number] = ({"id": value["id"]} if isinstance(value, dict) and "id" in value else {}) | answer
         _write(answers, self.output)
@@ -194,6 +194,13 @@ def _held(task: Any, place: str, value: Any) -> tuple[Any, np.ndarray]:
         return holding, holding.read(item)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
+
+
+def _by_task(problems: list[tuple[Any, np.ndarray]]) -> Iterator[tuple[Any, list[int], np.ndarray]]:
+    """Each task among the problems, their places, and the problems as rows."""
+    for task in dict.fromkeys(task for task, _ in problems):
+        index = [place for place, (its, _) in enumerate(problems) if its == task]
+        yield task, index, np.stack([problems[place][1] for place in index])
 
 
 def _answers(

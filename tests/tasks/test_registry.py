@@ -4,6 +4,7 @@ A new task needs an entry in EXAMPLES: small configurations, configurations that
 the comparison with its second solver.
 """
 
+import re
 from dataclasses import FrozenInstanceError, fields, replace
 
 import numpy as np
@@ -298,7 +299,7 @@ def test_a_question_names_all_that_is_given(task):
     batch = task.batch(row[None])
     for id_ in batch.prompt_BN[0][batch.prompt_mask_BN[0]][1:]:
         for word in task.vocabulary.tokens[id_].strip("=?").split(">"):
-            assert word in question
+            assert re.search(rf"(?<!\w){re.escape(word)}(?!\w)", question), word
 
 
 @over_tasks
