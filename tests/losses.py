@@ -5,8 +5,9 @@ import torch
 
 
 def loss_and_gradients(model, loss):
-    """The loss and the gradient of every parameter by name; zeros where it has none."""
-    names, parameters = zip(*model.named_parameters(), strict=True)
+    """The loss and the gradient of every trained parameter by name; zeros where it has none."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    names, parameters = zip(*trained, strict=True)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     return loss.item(), dict(zip(names, gradients, strict=True))
 

@@ -123,7 +123,7 @@ def ours(problems: Problems, batch: int) -> Turn:
     model = experiment.model()
     optimizer = make_optimizer(model, experiment.training)
     order = batches(len(problems), batch, 0, experiment.seeds)
-    return lambda: one_step(experiment, model, optimizer, problems.rows(next(order)), WARM, 0)
+    return lambda: one_step(experiment, model, optimizer, problems.rows(next(order)), WARM, 0)[-1].value
 
 
 def evaluation(problems: Problems) -> Turn:

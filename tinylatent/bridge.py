@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 import tyro
 
 from tasks import REGISTRY
@@ -211,7 +212,8 @@ def _answers(
         rows = rows_P[start : start + batch]
         problems = Problems.upload(task.batch(rows))
         plan = experiment.method.plan(model, problems)
-        run = rollout(model.backbone, plan, problems.prompt_BN, problems.prompt_mask_BN)
+        streams = experiment.streams(torch.arange(start, start + len(rows)))
+        run = rollout(model.backbone, plan, problems.prompt_BN, problems.prompt_mask_BN, streams=streams)
         ids_BA = run.action("id")[:, -problems.answer_tokens :].numpy()
         answers += [task.write(row, ids_A) for row, ids_A in zip(rows, ids_BA, strict=True)]
     return answers

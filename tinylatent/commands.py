@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from tinylatent.choices import AnyMethod, AnyTask
 from tinylatent.experiment import Experiment, Training, device_named
 from tinylatent.measure import ITSELF, measure
 from tinylatent.methods import METHODS, CoT2
-from tinylatent.methods.base import Method, Model
+from tinylatent.methods.base import Model
 from tinylatent.problems import Problems
 from tinylatent.provenance import environment
 from tinylatent.rollout import rollout
@@ -74,7 +74,11 @@ class Run:
     shape: Shape = field(default_factory=Shape)
     """Size of the transformer."""
     training: Training = field(default_factory=Training)
-    """How to train it."""
+    """How to train it; what is left at its default is the method's own where it has one (grpo: 1000 steps, rate 3e-4,
+    no decay)."""
+    start: Path | None = None
+    """Folder of a finished run whose weights to start from; task, shape, split and number of problems are taken from
+    it."""
     seed: int = 0
     """Root seed of split, initial weights, order and sampling."""
     split_seed: int | None = None
@@ -92,23 +96,24 @@ class Run:
 
     def run(self) -> None:
         """Trains, evaluates, stores and prints."""
-        experiment = Experiment(self.task, self.method, self.shape, self.training, self._seeds())
+        experiment = self._experiment()
         with tqdm(total=self.training.steps, desc=self.method.name, unit="step", mininterval=0.5, disable=None) as bar:
 
             def tick(step: int, loss: float) -> None:
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
                 bar.update(step - bar.n)
 
-            record = measure(experiment, self.out, device_named(self.device), tick)
+            record = measure(experiment, self.out, device_named(self.device), tick, self.start)
         storage.write_json(self.out / "result.json", record)
         if self.json:
             print(json.dumps(record))
             return
-        for name, evaluation in record["evaluations"].items():
-            interval = accuracy_interval([evaluation["right"]], [record["total"]])
-            label = self.method.name if name == ITSELF else f"{self.method.name}, {name}"
-            low, value, high = (100 * x for x in (interval.low, interval.value, interval.high))
-            print(f"{label:18s} {value:6.2f} %  [{low:.2f}, {high:.2f}]")
+        for part, judged in (("before ", record.get("before")), ("", record)):
+            for name, evaluation in {} if judged is None else judged["evaluations"].items():
+                interval = accuracy_interval([evaluation["right"]], [record["total"]])
+                label = part + (self.method.name if name == ITSELF else f"{self.method.name}, {name}")
+                low, value, high = (100 * x for x in (interval.low, interval.value, interval.high))
+                print(f"{label:18s} {value:6.2f} %  [{low:.2f}, {high:.2f}]")
         for level, rung in record.get("ladder", {}).items():
             interval = accuracy_interval([rung["right"]], [rung["total"]])
             low, value, high = (100 * x for x in (interval.low, interval.value, interval.high))
@@ -116,6 +121,27 @@ class Run:
         if record["attainable"] < 1:
             print(f"{'attainable':18s} {100 * record['attainable']:6.2f} %  expected of the best guess")
         print(f"result: {self.out / 'result.json'}")
+
+    def _experiment(self) -> Experiment:
+        seeds, task, shape, usual = self._seeds(), self.task, self.shape, Training()
+        own = {
+            name: value
+            for name, value in self.method.recipe.items()
+            if getattr(self.training, name) == getattr(usual, name)
+        }
+        training = replace(self.training, **own)
+        if self.start is None:
+            return Experiment(task, self.method, shape, training, seeds)
+        start, _ = load(self.start)
+        for name, given, default in (("task", task, REGISTRY["mnns"]()), ("shape", shape, Shape())):
+            if given not in (default, getattr(start, name)):
+                raise ValueError(f"--{name} is not that of {self.start}: leave it out, it is taken from the start")
+        if self.split_seed not in (None, start.seeds.split):
+            raise ValueError(f"--split-seed is not that of {self.start}: leave it out, it is taken from the start")
+        training = replace(training, problems=start.training.problems)
+        return Experiment(
+            start.task, self.method, start.shape, training, replace(seeds, split=start.seeds.split), start
+        )
 
     def _seeds(self) -> Seeds:
         given = (self.split_seed, self.init_seed, self.order_seed, self.sampling_seed)
@@ -240,7 +266,7 @@ class Show:
         oracle_TV, model_TV, answer = batch.frontier_BTV[0, : batch.steps_B[0]], None, {}
         if loaded is not None:
             experiment, model = loaded
-            model_TV, answer_A = _think(experiment.method, model, Problems.upload(batch))
+            model_TV, answer_A = _think(experiment, model, Problems.upload(batch))
             answer = {"model": task.write(row, answer_A)}
         steps = []
         for t, oracle_V in enumerate(oracle_TV):
@@ -270,9 +296,10 @@ def parsed(text: str) -> Any:
         raise ValueError(f"{text[:80]!r} is no problem: expected numbers, such as 3 5 2 8, or a JSON value") from None
 
 
-def _think(method: Method, model: Model, problems: Problems) -> tuple[np.ndarray, np.ndarray]:
+def _think(experiment: Experiment, model: Model, problems: Problems) -> tuple[np.ndarray, np.ndarray]:
     """The model's distribution at each step (T, V) and its answer's ids (A,), for one problem."""
-    run = rollout(model.backbone, method.plan(model, problems), problems.prompt_BN, problems.prompt_mask_BN)
+    plan, streams = experiment.method.plan(model, problems), experiment.streams(torch.arange(1))
+    run = rollout(model.backbone, plan, problems.prompt_BN, problems.prompt_mask_BN, streams=streams)
     probabilities_TV = run.logits_BTV[0].softmax(-1).numpy()
     return probabilities_TV, run.action("id")[0, -problems.answer_tokens :].numpy()
 

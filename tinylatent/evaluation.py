@@ -58,7 +58,7 @@ def evaluate(
     batch: int = BATCH,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """Solves every problem greedily.
+    """Solves every problem, the answer greedily.
 
     Args:
         task: judges the answers and gives the frontier of all traces.
@@ -66,7 +66,7 @@ def evaluate(
         model: the trained model.
         problems_P: problems as the task gives them.
         control: "noise", "shuffled" or "zero" to replace the latents; None for the method itself.
-        seed: of everything sampled (greedy methods sample nothing; noise does).
+        seed: of everything sampled (deterministic methods sample nothing; noise and sampled latents do).
         batch: rows at a time.
         device: where the model is.
 
@@ -83,10 +83,9 @@ def evaluate(
     for index_B in np.array_split(order_P, parts):
         problems = Problems.upload(task.batch(problems_P[index_B]), device)
         plan = method.plan(model, problems)
-        streams = None
         if control is not None:
             plan = controlled(plan, control)
-            streams = Streams(seed, torch.from_numpy(index_B).to(device))
+        streams = Streams(seed, torch.from_numpy(index_B).to(device))
         begin = time.perf_counter()
         run = rollout(model.backbone, plan, problems.prompt_BN, problems.prompt_mask_BN, streams=streams)
         answer_BA = run.action("id")[:, -problems.answer_tokens :].cpu()

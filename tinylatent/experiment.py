@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from tasks import MNNS, REGISTRY, Task
 from tinylatent.methods import METHODS, CoT2, Method, Model
-from tinylatent.seeds import Seeds
+from tinylatent.seeds import Seeds, Streams
 from tinylatent.transformer import Shape, Transformer
 
 MOST_VALIDATED = 1000
@@ -73,13 +75,32 @@ class Experiment:
     shape: Shape = field(default_factory=Shape)
     training: Training = field(default_factory=Training)
     seeds: Seeds = field(default_factory=Seeds)
+    start: "Experiment | None" = None
+    """The run whose backbone's weights this one begins with; fresh weights by default."""
+
+    def __post_init__(self) -> None:
+        if self.start is None:
+            return
+        for name, ours, theirs in (
+            ("task", self.task, self.start.task),
+            ("shape", self.shape, self.start.shape),
+            ("split seed", self.seeds.split, self.start.seeds.split),
+            ("training.problems", self.training.problems, self.start.training.problems),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    f"the run to start from has another {name}, {theirs} instead of {ours}: its weights must fit, and "
+                    "must not have seen what this run is validated on"
+                )
 
     def to_json(self) -> dict[str, Any]:
-        """The experiment as plain values; task and method carry their registered names."""
-        values = dataclasses.asdict(self)
+        """The experiment as plain values; task and method carry their registered names, a start is one in turn."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "start"}
+        values = {name: dataclasses.asdict(value) for name, value in values.items()}
         values["task"] = {"name": self.task.name, **values["task"]}
-        values["method"] = {"name": self.method.name, "version": self.method.version, **values["method"]}
-        return values
+        lists = {name: list(value) for name, value in values["method"].items() if isinstance(value, tuple)}
+        values["method"] = {"name": self.method.name, "version": self.method.version, **values["method"], **lists}
+        return values if self.start is None else {**values, "start": self.start.to_json()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Experiment":
@@ -96,12 +117,14 @@ class Experiment:
                     f"written by version {version} of method {kind.name}, this is {kind.version}: train it again"
                 )
             task = dict(values["task"])
+            lists = {name: tuple(value) for name, value in method.items() if isinstance(value, list)}
             return cls(
                 REGISTRY[task.pop("name")](**task),
-                kind(**method),
+                kind(**{**method, **lists}),
                 Shape(**values["shape"]),
                 Training(**values["training"]),
                 Seeds(**values["seeds"]),
+                cls.from_json(values["start"]) if "start" in values else None,
             )
         except (KeyError, TypeError) as error:
             raise ValueError(
@@ -119,6 +142,15 @@ class Experiment:
             count = max(1, min(count // 4, MOST_VALIDATED))
         return _rows(self.task, part, self.seeds.derive("split"), count)
 
+    def streams(self, rows_B: Int[Tensor, " B"]) -> Streams:
+        """What these rows sample when the trained model answers problems of its user."""
+        return Streams(self.seeds.derive("sampling", "answer"), rows_B)
+
+    @property
+    def work(self) -> int:
+        """Units of progress: optimizer steps, or batches of rollouts."""
+        return self.training.steps
+
     @property
     def identity(self) -> str:
         """Twelve hexadecimal digits that stand for the whole value."""
@@ -130,7 +162,7 @@ class Experiment:
         generator = self.seeds.generator("init")
         positions = self.task.positions + self.method.extra
         backbone = Transformer(len(self.task.vocabulary), positions, self.shape, generator)
-        return Model(backbone, self.method.thoughts(self.shape.width, generator)).to(device)
+        return Model(backbone, self.method.thoughts(backbone, generator)).to(device)
 
 
 @lru_cache(maxsize=2)

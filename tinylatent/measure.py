@@ -18,19 +18,19 @@ from tasks import Task
 from tinylatent import storage
 from tinylatent.evaluation import cost, evaluate, sample_answers
 from tinylatent.experiment import Experiment
-from tinylatent.flops import training_flops
-from tinylatent.methods import Model
+from tinylatent.methods import Method, Model, Moment
 from tinylatent.problems import Problems
 from tinylatent.provenance import environment
 from tinylatent.seeds import derive
 from tinylatent.statistics import cluster_counts, majority_at_k, pass_at_k
 from tinylatent.thoughts import CONTROLS
-from tinylatent.training import stage_end, train
+from tinylatent.training import begun, stage_end, train
 
 ITSELF = "itself"
 SAMPLES = 32
-TEMPERATURES = (0.5, 0.7, 1.0, 1.4)
 KS = (1, 2, 5, 10, 14)
+EQUAL_KS = (1, 2, 3, 4, 6, 8, 12, 24)
+"""Chains in a vote where methods that draw several tokens a step are compared at equal sampled tokens."""
 RUNG = 1000
 """Most problems of each difficulty of a task's ladder."""
 
@@ -40,8 +40,13 @@ def measure(
     folder: Path | None,
     device: torch.device | str = "cpu",
     tick: Callable[[int, float], None] | None = None,
+    start: Path | None = None,
 ) -> dict[str, Any]:
-    """One record: the experiment trained (resumed if it was begun) and evaluated on its whole validation part."""
+    """One record: the experiment trained (resumed if it was begun) and evaluated on its whole validation part.
+
+    start: folder of the run it starts from, if it does; by default that is trained first, under folder/start. What the
+    weights could do before is measured as well then, under "before".
+    """
     task, method = experiment.task, experiment.method
     rows = experiment.rows("validation")  # before training: a request that cannot be met should not cost a run
     rungs = _rungs(experiment)
@@ -49,43 +54,81 @@ def measure(
         raise ValueError(f"a validation part of {len(rows)} problems tells nothing: use more digits or a larger range")
     if folder is None:
         with tempfile.TemporaryDirectory() as temporary:
-            return measure(experiment, Path(temporary), device, tick)
-    model = train(experiment, folder, device, tick)
+            return measure(experiment, Path(temporary), device, tick, start)
+    model = train(experiment, folder, device, tick, start=start)
     saved = storage.find_checkpoint(folder)
     assert saved is not None, "a finished run has a checkpoint"
     train_seconds = saved.manifest["seconds"]  # of all sittings, where a run was resumed
+    keys_P = task.key(rows)
+    keys, total = np.unique(keys_P, return_counts=True)
+    problems = Problems.upload(task.batch(rows[:1]), device)
+    costs = cost(experiment.shape, len(task.vocabulary), method, model, problems)
+    del costs["mixtures"]
+    seen = saved.step * experiment.training.batch
+    return {
+        "id": experiment.identity,
+        "experiment": experiment.to_json(),
+        "keys": [f"{key:016x}" for key in keys.tolist()],
+        "total": total.tolist(),
+        **_judged(experiment, model, rows, device),
+        "stages": _stages(experiment, folder, rows, device),
+        **_ladder(experiment, rungs, model, device),
+        **_learning(experiment, saved, folder, rows, start, device),
+        "constant": _constant(experiment, rows),
+        "attainable": task.attainable(rows),
+        "parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "cost": {
+            **costs,
+            "training_flops": costs["flops"] * method.forwards * seen,
+            "training_seconds": round(train_seconds, 1),
+        },
+        "environment": environment(),
+    }
+
+
+def _judged(experiment: Experiment, model: Model, rows: np.ndarray, device: torch.device | str) -> dict[str, Any]:
+    """What a model can do: under its method, under each control, under other readings, and sampled several times."""
+    task, method = experiment.task, experiment.method
     seed = experiment.seeds.derive("sampling", "evaluation")
-    variants = (None, *CONTROLS) if method.latent else (None,)
     evaluations: dict[str, Any] = {}
-    for control in variants:
-        result = evaluate(task, method, model, rows, control, seed, device=device)
-        keys, right, total = cluster_counts(task.key(rows), result.right_P)
-        evaluations[control or ITSELF] = {
+    ways: list[tuple[str, Method, str | None]] = [(ITSELF, method, None)]
+    ways += [(control, method, control) for control in CONTROLS if method.latent]
+    ways += [(name, other, None) for name, other in method.readings.items()]
+    for name, way, control in ways:
+        result = evaluate(task, way, model, rows, control, seed, device=device)
+        _, right, _ = cluster_counts(task.key(rows), result.right_P)
+        evaluations[name] = {
             "right": right.tolist(),
             "kl": result.kl_T,
             "entropy": result.entropy_T,
             "norm": result.norm_T,
             "problems_per_s": round(len(rows) / result.seconds),
         }
-    problems = Problems.upload(task.batch(rows[:1]), device)
-    costs = cost(experiment.shape, len(task.vocabulary), method, model, problems)
-    mixtures = costs.pop("mixtures")
-    per_problem = training_flops(experiment.shape, len(task.vocabulary), costs["slots"], costs["steps"], mixtures)
-    seen = experiment.training.steps * experiment.training.batch
+    sampled = method.temperatures and experiment.training.problems is None  # else the whole part is not there to ask
     return {
-        "id": experiment.identity,
-        "experiment": experiment.to_json(),
-        "keys": [f"{key:016x}" for key in keys.tolist()],
-        "total": total.tolist(),
         "evaluations": evaluations,
-        "stages": _stages(experiment, folder, rows, device),
-        **_ladder(experiment, rungs, model, device),
-        "sampling": _sampling(experiment, model, rows, seed, device) if _sampled(experiment) else None,
-        "constant": _constant(experiment, rows),
-        "attainable": task.attainable(rows),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "cost": {**costs, "training_flops": per_problem * seen, "training_seconds": round(train_seconds, 1)},
-        "environment": environment(),
+        "sampling": _sampling(experiment, model, rows, seed, device) if sampled else None,
+    }
+
+
+def _learning(
+    experiment: Experiment,
+    saved: storage.Saved,
+    folder: Path,
+    rows: np.ndarray,
+    start: Path | None,
+    device: torch.device | str,
+) -> dict[str, Any]:
+    """Of a run that starts from another: what it could do before, its metrics, and why it stopped, if it did early."""
+    if experiment.start is None:
+        return {}
+    before = begun(experiment, folder, device, say=lambda text: None, start=start)
+    experiment.method.enter(before, experiment.method.stage(Moment(saved.step - 1, experiment.training.steps, 0)))
+    stopped = saved.manifest.get("stopped")
+    return {
+        "before": _judged(experiment, before, rows, device),
+        "metrics": storage.read_lines(folder / storage.METRICS),
+        **({} if stopped is None else {"stopped": {"step": saved.step, "advice": stopped}}),
     }
 
 
@@ -136,17 +179,11 @@ def _constant(experiment: Experiment, rows: np.ndarray) -> float:
     return float((task.answer(rows) == answers[counts.argmax()]).mean())
 
 
-def _sampled(experiment: Experiment) -> bool:
-    """Whether chains are sampled: discrete ones, where the whole validation part is there to be asked."""
-    method = experiment.method
-    return method.supervised and not method.latent and experiment.training.problems is None
-
-
 def _sampling(
     experiment: Experiment, model: Model, rows: np.ndarray, seed: int, device: torch.device | str
 ) -> dict[str, Any]:
     """pass@k (unbiased) and majority@k of sampled chains, from SAMPLES samples a problem at every temperature."""
-    task = experiment.task
+    task, ks = experiment.task, KS if experiment.start is None else EQUAL_KS
     truth_PA = task.batch(rows).answer_BA
     _, key_P = np.unique(task.key(rows), return_inverse=True)
 
@@ -155,15 +192,15 @@ def _sampling(
         return {"right": np.bincount(key_P, np.rint(share_P * of)).astype(int).tolist(), "of": of}
 
     figures = {}
-    for temperature in TEMPERATURES:
+    for temperature in experiment.method.temperatures:
         own = derive(seed, f"temperature {temperature:g}")
         answers_PSA = sample_answers(task, experiment.method, model, rows, SAMPLES, temperature, own, device=device)
         right_PS = (answers_PSA == truth_PA[:, None]).all(-1)
         distinct_PS = _numbered(answers_PSA)
         truth_P = np.where(right_PS.any(1), distinct_PS[np.arange(len(rows)), right_PS.argmax(1)], -1)
         figures[f"{temperature:g}"] = {
-            "pass": {str(k): per_key(pass_at_k(SAMPLES, right_PS.sum(1), k), math.comb(SAMPLES, k)) for k in KS},
-            "majority": {str(k): per_key(majority_at_k(distinct_PS, truth_P, k), SAMPLES // k) for k in KS},
+            "pass": {str(k): per_key(pass_at_k(SAMPLES, right_PS.sum(1), k), math.comb(SAMPLES, k)) for k in ks},
+            "majority": {str(k): per_key(majority_at_k(distinct_PS, truth_P, k), SAMPLES // k) for k in ks},
         }
     return {"samples": SAMPLES, "temperatures": figures}
 

@@ -81,6 +81,11 @@ def mix(x: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
     return x ^ _shift(x, 31)
 
 
+def _uniform(state: Tensor) -> Tensor:
+    """A uniform in (0, 1) from each state: exact; with one more bit the largest would round to 1."""
+    return (_shift(mix(state), 12).double() + 0.5) * 2.0**-52
+
+
 class Streams:
     """A stream of uniforms for each row, keyed by (seed, row, the row's own step, draw).
 
@@ -106,8 +111,19 @@ class Streams:
         """The next `count` uniforms of every row, float64 in the open interval (0, 1)."""
         draws = torch.arange(self.draw, self.draw + count, device=self.step_B.device)
         self.draw += count
-        bits = _shift(mix(self.step_B[:, None] ^ mix(draws)), 12)
-        return (bits.double() + 0.5) * 2.0**-52  # exact; with one more bit the largest would round to 1
+        return _uniform(self.step_B[:, None] ^ mix(draws))
+
+    def branch(self) -> "Streams":
+        """Streams of their own for draws whose number is not known in advance; counts as one draw of every row."""
+        child = object.__new__(Streams)
+        child.root_B = self.root_B
+        child.step_B = mix(self.step_B ^ mix(torch.full_like(self.step_B, -1 - self.draw)))
+        child.draw, self.draw = 0, self.draw + 1
+        return child
+
+    def pick(self, rows_M: Int[Tensor, " M"], draws_M: Int[Tensor, " M"]) -> Float[Tensor, " M"]:
+        """The uniforms of some rows at some numbers of draw."""
+        return _uniform(self.step_B[rows_M] ^ mix(draws_M))
 
     def normal(self, count: int = 1) -> Float[Tensor, "B count"]:
         """The next `count` standard normals of every row, float64, by the Box-Muller transform."""

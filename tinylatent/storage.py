@@ -135,9 +135,17 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer | None, seconds: float = 0.0
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    seconds: float = 0.0,
+    stopped: str | None = None,
 ) -> None:
-    """Writes checkpoint `step` under `folder` atomically, then removes older ones; `seconds` is the time it took."""
+    """Writes checkpoint `step` under `folder` atomically, then removes older ones.
+
+    seconds: the time it took; stopped: why training ends here, where it ends early.
+    """
     target = folder / f"step-{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".step-", dir=folder))
@@ -154,6 +162,7 @@ def save_checkpoint(
         record = {
             "step": step,
             "seconds": seconds,
+            "stopped": stopped,
             "config": _config_checksum(folder),
             "files": files,
             "metrics_bytes": len(written),

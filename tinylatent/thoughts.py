@@ -8,14 +8,17 @@ teacher forcing and replay are one path.
     thought      action           next input          log-probability     source
     Token        id               E[id]               log alpha[id]       discrete chain of thought
     Mixture      alpha            E^T alpha           0                   base CoT2, Gozeten et al. 2025, section 2
+    MultiToken   K ids            mean of E[id_k]     sum log alpha[id_k] CoT2-MTS, the same paper
+    Dirichlet    log a            E^T a               Dirichlet density   CoT2-Dirichlet, the same paper
     Hidden       hidden state     the same            0                   Coconut, Hao et al. 2024
     Pause        nothing          a learned constant  0                   control of equal compute
 
 `embed` and `log_prob` accept any number of leading axes, so a whole segment is embedded at once.
 
-Letters: B rows, T steps, D width, V vocabulary; `*rows` is B, or B T for a whole segment.
+Letters: B rows, T steps, D width, V vocabulary, K samples; `*rows` is B, or B T for a whole segment.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tinylatent.distributions import categorical, dirichlet_log_density, log_concentration, log_dirichlet
 from tinylatent.seeds import Streams
 
 
@@ -138,9 +142,7 @@ class Token(Thought):
             id_B = state.logits.argmax(-1)
         else:
             assert streams is not None, "the engine demands streams for sampling thoughts"
-            cumulative_BV = F.softmax(state.logits.double() / self.temperature, dim=-1).cumsum(-1)
-            threshold_B1 = streams.uniform() * cumulative_BV[:, -1:]
-            id_B = torch.searchsorted(cumulative_BV, threshold_B1, right=True).squeeze(1)
+            id_B = categorical(streams, state.logits.double() / self.temperature).squeeze(1)
         return self.given(id_B)
 
     def given(self, id: Int[Tensor, "*rows"]) -> Action:
@@ -179,6 +181,90 @@ class Mixture(Thought):
     def embed(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
         """E^T alpha."""
         return action["alpha"] @ state.embedding
+
+
+class MultiToken(Thought):
+    """CoT2-MTS: the mean of K tokens, drawn with replacement from softmax(logits / temperature).
+
+    Gozeten et al. 2025, section 5. One token is discrete chain of thought; as K grows the next input tends to Mixture's
+    (at temperature 1). The official code divides the latent logits by K: that is temperature K.
+
+    Args:
+        samples: K, tokens a step.
+        temperature: more than 0.
+
+    Raises:
+        ValueError: samples below 1, or a temperature that is not positive.
+    """
+
+    parallel = True
+    needs_streams = True
+
+    def __init__(self, samples: int, temperature: float = 1.0):
+        super().__init__()
+        if samples < 1:
+            raise ValueError(f"samples {samples}: expected at least 1 token a step; try 3")
+        if not temperature > 0:
+            raise ValueError(f"temperature {temperature}: expected more than 0; try 1.0")
+        self.samples, self.temperature = samples, temperature
+        self.latent = samples > 1
+
+    def sample(self, state: State, streams: Streams | None) -> Action:
+        """K token ids per row."""
+        assert streams is not None, "the engine demands streams for sampling thoughts"
+        return self.given(categorical(streams, state.logits.double() / self.temperature, self.samples))
+
+    def given(self, ids: Int[Tensor, "*rows K"]) -> Action:
+        """The action that thinks these tokens at once."""
+        return Action({"ids": ids})
+
+    def log_prob(self, state: State, action: Action) -> Float[Tensor, "*rows"]:
+        """Sum over the K tokens of log softmax(logits / temperature)[id]: of the tokens in this order."""
+        return F.log_softmax(state.logits / self.temperature, -1).gather(-1, action["ids"]).sum(-1)
+
+    def embed(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
+        """Mean of E[id_k]."""
+        return F.embedding(action["ids"], state.embedding).mean(-2)
+
+
+class Dirichlet(Thought):
+    """CoT2-Dirichlet: a point of the simplex, a ~ Dirichlet(gamma softmax(logits)) (Gozeten et al., section 5).
+
+    Mean and covariance are those of MultiToken(gamma + 1). The action is log a, drawn in log space.
+
+    Args:
+        gamma: sum of the concentrations; the larger, the closer to Mixture.
+
+    Raises:
+        ValueError: gamma is not positive.
+    """
+
+    latent = True
+    parallel = True
+    needs_streams = True
+
+    def __init__(self, gamma: float):
+        super().__init__()
+        if not 0 < gamma < math.inf:
+            raise ValueError(f"gamma {gamma}: expected a positive number; try 2.0, as varied as three tokens")
+        self.gamma = gamma
+
+    def sample(self, state: State, streams: Streams | None) -> Action:
+        """log a per row."""
+        assert streams is not None, "the engine demands streams for sampling thoughts"
+        return self.given(log_dirichlet(streams, log_concentration(state.logits, self.gamma)))
+
+    def given(self, log_a: Float[Tensor, "*rows V"]) -> Action:
+        """The action that thinks this point."""
+        return Action({"log_a": log_a})
+
+    def log_prob(self, state: State, action: Action) -> Float[Tensor, "*rows"]:
+        """Log-density, up to a factor of the action alone: see `dirichlet_log_density`."""
+        return dirichlet_log_density(log_concentration(state.logits, self.gamma), action["log_a"])
+
+    def embed(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
+        """E^T a."""
+        return action["log_a"].exp() @ state.embedding
 
 
 class Hidden(Thought):

@@ -12,20 +12,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from tinylatent import storage
 from tinylatent.experiment import Experiment, Training
-from tinylatent.methods import Method, Model, Moment
+from tinylatent.methods import Loss, Method, Model, Moment
 from tinylatent.problems import Problems
 from tinylatent.seeds import Seeds
 from tinylatent.storage import CONFIG
 
 STAGES = "stages"  # folder of what each stage but the last had learnt
+START = "start"  # folder of the run that another starts from
 MOST_BYTES = 4 * 10**9  # of training frontiers kept on the device
 
 
@@ -35,6 +37,7 @@ def train(
     device: torch.device | str = "cpu",
     tick: Callable[[int, float], None] | None = None,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    start: Path | None = None,
 ) -> Model:
     """Trains to the end, from the newest checkpoint under `folder` if there is one.
 
@@ -44,18 +47,54 @@ def train(
         device: where to train.
         tick: told (steps done, loss) at the start and whenever metrics are logged; progress bars hang here.
         say: receives one-line remarks, such as where a run was resumed.
+        start: folder of the run to start from, if there is one; by default it is trained first, under folder/start.
 
     Raises:
         ValueError: the folder holds another experiment or is in use, a stage has no steps, a batch exceeds the training
-            part, the training part exceeds memory, or training diverged.
+            part, the training part exceeds memory, the start is another or unfinished, or training diverged.
         storage.DamagedError: a stored file is damaged.
     """
     rows = _training_rows(experiment)
     if folder is None:
-        return _train(experiment, rows, None, device, tick, say)
+        return _train(experiment, rows, None, device, tick, say, start)
     _check_folder(experiment, folder)
     with storage.locked(folder):
-        return _train(experiment, rows, folder, device, tick, say)
+        if not (folder / CONFIG).exists():
+            storage.write_json(folder / CONFIG, experiment.to_json())
+        return _train(experiment, rows, folder, device, tick, say, start)
+
+
+def begun(
+    experiment: Experiment,
+    folder: Path | None,
+    device: torch.device | str,
+    say: Callable[[str], None],
+    start: Path | None = None,
+) -> Model:
+    """The model as training finds it: with fresh weights, or with those of the run it starts from, trained if need be.
+
+    Raises:
+        ValueError: `start` holds another run than the experiment starts from, or one that is not finished.
+    """
+    model = experiment.model(device)
+    if experiment.start is None:
+        return model
+    if start is None:
+        earlier = train(experiment.start, None if folder is None else folder / START, device, say=say)
+    else:
+        found, earlier = load(start, device)
+        if found != experiment.start:
+            raise ValueError(f"{start} holds another run than this experiment starts from: choose its own")
+        saved = storage.find_checkpoint(start)
+        if saved is None or not ended(saved, found):
+            raise ValueError(f"{start} is not trained to its end: let it finish before starting from it")
+    model.backbone.load_state_dict(earlier.backbone.state_dict())
+    return model
+
+
+def ended(saved: storage.Saved, experiment: Experiment) -> bool:
+    """Whether a checkpoint is a run's last."""
+    return saved.step >= experiment.training.steps or saved.manifest.get("stopped") is not None
 
 
 def _train(
@@ -65,15 +104,19 @@ def _train(
     device: torch.device | str,
     tick: Callable[[int, float], None] | None,
     say: Callable[[str], None],
+    start: Path | None,
 ) -> Model:
     """`train`, in a folder that is ours."""
-    began, recipe, model = time.perf_counter(), experiment.training, experiment.model(device)
+    recipe, model = experiment.training, begun(experiment, folder, device, say, start)
+    began = time.perf_counter()
     task, method = experiment.task, experiment.method
     problems = Problems.upload(method.supervise(task, rows), device)
     optimizer = make_optimizer(model, recipe)
     saved = None if folder is None else _open_run(experiment, folder, model, optimizer, say)
     first, spent = (0, 0.0) if saved is None else (saved.step, saved.manifest["seconds"])
     log = _Log(folder, first, recipe.batch, tick or (lambda step, loss: None))
+    if saved is not None and saved.manifest.get("stopped") is not None:
+        return model
     order = batches(len(problems), recipe.batch, first, experiment.seeds)
     seed = experiment.seeds.derive("sampling", "train")
     spare = task.positions - problems.slots - 1  # positions count the answer too, which is never read
@@ -86,9 +129,16 @@ def _train(
         batch = problems.rows(next(order).to(device))
         if spare > 0:
             batch = replace(batch, offset_B=offsets(len(batch), spare, experiment.seeds, step).to(device))
-        loss = one_step(experiment, model, optimizer, batch, step, seed)
+        log.add(one_step(experiment, model, optimizer, batch, step, seed))
         if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
-            log.write(step + 1, loss, optimizer)
+            log.write(step + 1, optimizer)
+            advice = method.hopeless(log.lines)
+            if advice is not None and step + 1 < recipe.steps:
+                say(f"stopped at step {step + 1}: {advice}")
+                if folder is not None:
+                    seconds = spent + time.perf_counter() - began
+                    storage.save_checkpoint(folder, step + 1, model, optimizer, seconds, stopped=advice)
+                return model
     if folder is not None and first < recipe.steps:
         storage.save_checkpoint(folder, recipe.steps, model, optimizer, spent + time.perf_counter() - began)
     return model
@@ -117,15 +167,23 @@ def _training_rows(experiment: Experiment) -> np.ndarray:
 
 def one_step(
     experiment: Experiment, model: Model, optimizer: torch.optim.Optimizer, batch: Problems, step: int, seed: int
-) -> Float[Tensor, ""]:
-    """One optimizer step on one batch; returns its loss."""
-    moment = Moment(step, experiment.training.steps, seed)
+) -> list[Loss]:
+    """All optimizer steps on one batch, one for most methods; returns their losses.
+
+    Where a method has figures to log, the norm of the gradient is among them.
+    """
+    moment, losses = Moment(step, experiment.training.steps, seed), []
     set_rate(optimizer, experiment.training, *within(experiment.method, moment))
-    loss = experiment.method.loss(model, batch, moment)
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=False)
-    return loss
+    for loss in experiment.method.losses(model, batch, moment):
+        loss.value.backward()
+        figures = loss.figures
+        if figures:
+            gradient = optimizer.param_groups[0]["params"][0].grad
+            figures = {**figures, "gradient_norm": gradient.norm()}
+        losses.append(Loss(loss.value.detach(), figures))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+    return losses
 
 
 def within(method: Method, moment: Moment) -> tuple[int, int]:
@@ -177,8 +235,6 @@ def _open_run(
     experiment: Experiment, folder: Path, model: Model, optimizer: torch.optim.Optimizer, say: Callable[[str], None]
 ) -> storage.Saved | None:
     """Prepares a run's folder, restores the newest checkpoint if there is one, and returns it."""
-    if not (folder / CONFIG).exists():
-        storage.write_json(folder / CONFIG, experiment.to_json())
     saved = storage.find_checkpoint(folder)
     dropped = storage.cut_metrics(folder, saved)
     if saved is None:
@@ -202,25 +258,44 @@ class _Log:
     def __init__(self, folder: Path | None, first: int, batch: int, tick: Callable[[int, float], None]):
         self.path = None if folder is None else folder / storage.METRICS
         self.step, self.batch, self.tick, self.since = first, batch, tick, time.perf_counter()
+        self.lines = storage.read_lines(self.path) if self.path is not None and self.path.exists() else []
+        self.figures: dict[str, list[Tensor]] = {}
         tick(first, math.nan)
 
-    def write(self, step: int, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Records one step."""
-        value, now = loss.item(), time.perf_counter()
+    def add(self, losses: list[Loss]) -> None:
+        """Keeps what the next line is made of: the last loss, and every figure."""
+        self.loss = losses[-1].value
+        for loss in losses:
+            for name, value in loss.figures.items():
+                self.figures.setdefault(name, []).append(value)
+
+    def write(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Records the loss of one step, and the mean of every figure since the last line."""
+        value, now = self.loss.item(), time.perf_counter()
         if not math.isfinite(value):
             raise ValueError(f"the loss is {value} at step {step}: training diverged; lower training.rate")
         pace = (step - self.step) * self.batch / (now - self.since)
         self.step, self.since = step, now
+        record = {
+            "step": step,
+            "loss": value,
+            "rate": optimizer.param_groups[0]["lr"],
+            "problems_per_s": round(pace, 1),
+            **{name: _plain(torch.stack(values).nanmean(0)) for name, values in self.figures.items()},
+        }
+        self.lines.append(record)
+        self.figures = {}
         if self.path is not None:
-            record = {
-                "step": step,
-                "loss": value,
-                "rate": optimizer.param_groups[0]["lr"],
-                "problems_per_s": round(pace, 1),
-            }
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         self.tick(step, value)
+
+
+def _plain(value: Tensor) -> Any:
+    """A number, or a list of numbers, to six digits; null where there is none."""
+    if value.ndim:
+        return [_plain(each) for each in value]
+    return float(f"{value.item():.6g}") if value.isfinite() else None
 
 
 def make_optimizer(model: Model, recipe: Training) -> torch.optim.AdamW:
@@ -229,12 +304,12 @@ def make_optimizer(model: Model, recipe: Training) -> torch.optim.AdamW:
 
 
 def flatten(model: nn.Module) -> nn.Parameter:
-    """One parameter that holds all weights end to end, with its gradient.
+    """One parameter that holds all trained weights end to end, with its gradient; frozen ones stay out.
 
     The model's own parameters and their gradients become views of it: a step of an optimizer over the flat parameter is
     a step over all. Gradients must be zeroed in place, never set to None.
     """
-    parameters = list(model.parameters())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
     flat.grad = torch.zeros_like(flat)
     sizes = [parameter.numel() for parameter in parameters]

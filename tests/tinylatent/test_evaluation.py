@@ -20,7 +20,7 @@ from tinylatent.experiment import Experiment
 from tinylatent.methods import METHODS, CoT2, Direct, DiscreteCoT, Model
 from tinylatent.problems import Problems
 from tinylatent.rollout import rollout
-from tinylatent.seeds import Seeds
+from tinylatent.seeds import Seeds, Streams
 from tinylatent.thoughts import CONTROLS
 from tinylatent.transformer import Shape
 
@@ -159,7 +159,8 @@ def test_distances_leave_waiting_rows_out():
 def test_greedy_answers_are_those_of_the_plan(name):
     method = METHODS[name]()
     model, problems = wild(method), Problems.upload(TASK.batch(ROWS))
-    run = rollout(model.backbone, method.plan(model, problems), problems.prompt_BN)
+    streams = Streams(0, torch.arange(len(ROWS)))
+    run = rollout(model.backbone, method.plan(model, problems), problems.prompt_BN, streams=streams)
     result = evaluate(TASK, method, model, ROWS)
     assert result.answer_PA[:, 0].tolist() == run.logits_BTV[:, -1].argmax(-1).tolist()
     assert len(np.unique(result.answer_PA)) > 1, "not the same answer to everything"
@@ -261,7 +262,7 @@ def test_samples_follow_the_shares_of_every_problem(temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-6])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "grpo"])  # its latents are sampled at any rate
 def test_cold_samples_are_the_greedy_answer(name, temperature):
     method = METHODS[name]()
     model = wild(method, dtype=torch.float64)

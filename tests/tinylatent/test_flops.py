@@ -16,6 +16,7 @@ from tinylatent.flops import forward_flops, training_flops
 from tinylatent.methods import METHODS, CoT2
 from tinylatent.problems import Problems
 from tinylatent.rollout import rollout
+from tinylatent.seeds import Streams
 from tinylatent.transformer import Shape, Transformer
 
 SHAPES = pytest.mark.parametrize("shape", [Shape(16, 1, 1), Shape(16, 3, 2), Shape(24, 2, 4)])
@@ -93,7 +94,8 @@ def test_cost_of_a_method_is_what_its_rollout_runs(name):
     assert told["slots"] == 5 + steps - 1
 
     def run():
-        rollout(model.backbone, method.plan(model, problems), problems.prompt_BN)
+        streams = Streams(0, torch.arange(1))
+        rollout(model.backbone, method.plan(model, problems), problems.prompt_BN, streams=streams)
 
     prompt = problems.prompt_BN.shape[1]
     assert counted(run) == told["flops"] + never_attended(shape, prompt)

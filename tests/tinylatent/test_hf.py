@@ -439,11 +439,12 @@ def test_every_method_trains_and_thinks_the_same_on_a_wrapped_model(name):
     losses, gradients, runs = [], [], []
     for each in (backbone, HFBackbone(as_gpt2(backbone))):
         generator = torch.Generator().manual_seed(1)
-        model = Model(each, method.thoughts(16, generator).double())
+        model = Model(each, method.thoughts(each, generator).double())
         loss = method.loss(model, problems, Moment(0, 10, 0))
         losses.append(loss)
         gradients.append(torch.autograd.grad(loss, each.embedding)[0])
-        runs.append(rollout(each, method.plan(model, problems), problems.prompt_BN))
+        streams = Streams(0, torch.arange(6))
+        runs.append(rollout(each, method.plan(model, problems), problems.prompt_BN, streams=streams))
     same(*losses)
     same(*gradients)
     same(*(run.logits_BTV for run in runs))

@@ -13,7 +13,7 @@ import pytest
 
 from tinylatent import storage
 from tinylatent.experiment import Experiment, Training
-from tinylatent.measure import ITSELF, KS, TEMPERATURES
+from tinylatent.measure import ITSELF, KS
 from tinylatent.methods import Coconut, CoT2, DiscreteCoT
 from tinylatent.seeds import Seeds
 from tinylatent.statistics import Interval
@@ -54,7 +54,9 @@ def record(experiment, percent, controls=()):
         str(level): evaluation(percent - 10 * up, JITTER.get(name, 0)) | {"total": [100] * 10, "keys": level}
         for up, level in levels
     }
-    sampling = {f"{t:g}": {name: {str(k): share for k in KS} for name in ("pass", "majority")} for t in TEMPERATURES}
+    sampling = {
+        f"{t:g}": {name: {str(k): share for k in KS} for name in ("pass", "majority")} for t in DiscreteCoT.temperatures
+    }
     return {
         "id": experiment.identity,
         "experiment": values,
@@ -386,7 +388,7 @@ def test_pass_and_majority_stand_beside_their_steps():
         return min(1.0, 0.06 * k + 0.1 * float(temperature) + 0.05 * (name == "pass"))
 
     _, table = mnns_passk.tables(passk_records(70, shares))
-    assert len(table.rows) == len(TEMPERATURES) * len(KS)
+    assert len(table.rows) == len(DiscreteCoT.temperatures) * len(KS)
     for row in table.rows:
         k = int(row["k"])
         assert row["steps"] == 4 * k

@@ -4,7 +4,9 @@ Letters: B rows, T words (steps before the answer, then answer tokens), V vocabu
 """
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +31,14 @@ class Model(nn.Module):
         self.backbone, self.thoughts = backbone, thoughts
 
 
+class Stage(nn.Module):
+    """The stage of training that is reached; a part of the checkpoint, since the weights know no other way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("reached", torch.zeros((), dtype=torch.int64))
+
+
 @dataclass(frozen=True)
 class Moment:
     """Where training stands, for losses that change along the way or sample."""
@@ -48,6 +58,15 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """What one optimizer step descends, and what is logged beside it."""
+
+    value: Float[Tensor, ""]
+    figures: Mapping[str, Tensor] = field(default_factory=dict)
+    """Numbers, or one for each step of a rollout; the log holds their mean since its last line."""
+
+
+@dataclass(frozen=True)
 class Method:
     """Base of all methods: a supervised chain that answers with greedy tokens.
 
@@ -57,13 +76,26 @@ class Method:
     name: ClassVar[str]
     version: ClassVar[int] = 1
     """Raised whenever results would change, so that stored runs are not taken for new ones."""
-    latent: ClassVar[bool] = False
-    """Whether the steps before the answer are latent: then the controls apply."""
     supervised: ClassVar[bool] = False
     """Whether the steps before the answer are trained to a target, so that comparing them to the oracle makes sense."""
 
-    def thoughts(self, width: int, generator: torch.Generator) -> nn.ModuleDict:
-        """The thoughts with parameters of their own, by name."""
+    recipe: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Settings of training that suit it better than the usual ones."""
+    temperatures: ClassVar[tuple[float, ...]] = ()
+    """Temperatures at which several answers to a problem are sampled; none where that makes no sense."""
+
+    @property
+    def latent(self) -> bool:
+        """Whether the steps before the answer are latent: then the controls apply."""
+        return False
+
+    @property
+    def readings(self) -> "Mapping[str, Method]":
+        """Other methods whose inference the same weights are put through, by name."""
+        return {}
+
+    def thoughts(self, backbone: Any, generator: torch.Generator) -> nn.ModuleDict:
+        """What is kept beside the backbone, by name: thoughts with parameters of their own, buffers, frozen copies."""
         return nn.ModuleDict()
 
     def supervise(self, task: Task, problems: Any) -> Batch:
@@ -85,6 +117,11 @@ class Method:
     def extra(self) -> int:
         """Steps it may take beyond those of the chain: the model gets positions for them."""
         return 0
+
+    @property
+    def forwards(self) -> int:
+        """Forwards that training on a problem once costs; a backward is worth two."""
+        return 3
 
     def before(self, model: Model, problems: Problems, forced: bool, temperature: float = 0.0) -> Plan:
         """The segments before the answer; with given actions when forced."""
@@ -108,6 +145,17 @@ class Method:
         """Cross-entropy of the answer's tokens, summed over tokens and averaged over rows."""
         logits_BAV = self.forced(model, problems).logits_BTV[:, -problems.answer_tokens :]
         return token_loss(logits_BAV, problems.answer_BA)
+
+    def losses(self, model: Model, problems: Problems, moment: Moment) -> Iterator[Loss]:
+        """The losses of a training step, one for each optimizer step that it takes on these problems.
+
+        Each is asked for after the optimizer stepped on the last.
+        """
+        yield Loss(self.loss(model, problems, moment))
+
+    def hopeless(self, lines: Sequence[Mapping[str, Any]]) -> str | None:
+        """Why training should stop, judged by the lines of metrics so far, and what to try; None to go on."""
+        return None
 
 
 def token_loss(

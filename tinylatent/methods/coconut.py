@@ -13,12 +13,13 @@ Letters: B rows, T steps before the answer, W words of the chain before the answ
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tinylatent.methods.base import Method, Model, Moment, token_loss
+from tinylatent.methods.base import Method, Model, Moment, Stage, token_loss
 from tinylatent.plan import Plan, Segment
 from tinylatent.problems import Problems
 from tinylatent.thoughts import GREEDY, Action, Hidden, State, Thought, Token
@@ -37,20 +38,11 @@ class Partial(Thought):
 PARTIAL = Partial()
 
 
-class Stage(nn.Module):
-    """How many steps of the chain are latent by now; a part of the checkpoint, since the weights know no other way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("reached", torch.zeros((), dtype=torch.int64))
-
-
 @dataclass(frozen=True)
 class Coconut(Method):
     """Thinks in hidden states, learnt from the chain stage by stage."""
 
     name = "coconut"
-    latent = True
 
     stages: int = 3
     """Steps of the chain that are latent in the last stage: stages 0 to this, one step more in each. A shorter chain is
@@ -75,7 +67,12 @@ class Coconut(Method):
         if not 0 <= self.mixing <= 1:
             raise ValueError(f"mixing {self.mixing}: expected a probability; try 0.1")
 
-    def thoughts(self, width: int, generator: torch.Generator) -> nn.ModuleDict:
+    @property
+    def latent(self) -> bool:
+        """Its steps are hidden states."""
+        return True
+
+    def thoughts(self, backbone: Any, generator: torch.Generator) -> nn.ModuleDict:
         """The stage reached: no parameters."""
         return nn.ModuleDict({"stage": Stage()})
 

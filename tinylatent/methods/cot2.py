@@ -32,7 +32,6 @@ class CoT2(Method):
     """Thinks in superpositions of tokens, then answers."""
 
     name = "cot2"
-    latent = True
     supervised = True
 
     budget: int | None = None
@@ -51,6 +50,11 @@ class CoT2(Method):
             raise ValueError(f"prefix {self.prefix!r}: expected one of {', '.join(get_args(Prefix))}")
         if not 0 <= self.switch <= 1:
             raise ValueError(f"switch {self.switch}: expected a share of training between 0 and 1; try 0.5")
+
+    @property
+    def latent(self) -> bool:
+        """Its steps are mixtures."""
+        return True
 
     def supervise(self, task: Task, problems: Any) -> Batch:
         """The frontier of the budget's best traces."""

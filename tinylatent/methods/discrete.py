@@ -20,6 +20,7 @@ class DiscreteCoT(Method):
 
     name = "discrete"
     supervised = True
+    temperatures = (0.5, 0.7, 1.0, 1.4)
 
     def before(self, model: Model, problems: Problems, forced: bool, temperature: float = 0.0) -> Plan:
         """One token for each step of the chain before the answer."""

@@ -5,6 +5,7 @@ The control of equal compute: whatever a latent method gains over this one, it g
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,9 +22,9 @@ class PauseTokens(Method):
 
     name = "pause"
 
-    def thoughts(self, width: int, generator: torch.Generator) -> nn.ModuleDict:
+    def thoughts(self, backbone: Any, generator: torch.Generator) -> nn.ModuleDict:
         """The learned constant."""
-        return nn.ModuleDict({"pause": Pause(width, generator)})
+        return nn.ModuleDict({"pause": Pause(backbone.embedding.shape[1], generator)})
 
     def before(self, model: Model, problems: Problems, forced: bool, temperature: float = 0.0) -> Plan:
         """One pause for each step of the chain before the answer."""

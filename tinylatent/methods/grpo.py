@@ -1,0 +1,223 @@
+"""GRPO over latent steps: rollouts that sample their thoughts, rewarded by the answer alone.
+
+CoT2's second half (Gozeten et al. 2025, arXiv 2505.23648, section 5), with group advantages after Shao et al. 2024
+(arXiv 2402.03300). A group of rollouts of one prompt thinks in sampled latents (MultiToken with K tokens a step, or
+Dirichlet) and says an answer; the reward is 1 where it is right. The policy's probability of a latent step is that of
+its action, and the ratio of new and old comes in three modes:
+
+    exact      the probability of the K tokens: their product. The policy gradient, if rows' steps are summed
+    paper      their geometric mean, product^(1/K): latent steps count 1/K against the answer, so it is biased
+    official   as the paper's code: the product, of logits divided by K in the latent sampler too, evaluation included.
+               Another policy than the paper's, judged by its own objective
+
+With K = 1 the three are one: discrete chain of thought. Old and new policy are always the same function of the weights
+(no dropout, the same mode and temperature), so that equal weights give a log-ratio of exactly 0.
+
+Letters: B rows = prompts * G, G rollouts of a group, T steps, A answer tokens, K samples.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tinylatent.methods.base import Loss, Method, Model, Moment, Stage
+from tinylatent.methods.cot2 import CoT2
+from tinylatent.methods.discrete import DiscreteCoT
+from tinylatent.plan import Plan, Segment
+from tinylatent.policy import Advantage, Average, advantages, averaged, clipped, k3, silent_groups
+from tinylatent.problems import Problems
+from tinylatent.rollout import replay, rollout
+from tinylatent.thoughts import Dirichlet, MultiToken, Thought
+from tinylatent.trajectory import Trajectory
+
+Ratio = Literal["exact", "paper", "official"]
+
+
+@dataclass(frozen=True)
+class GRPO(Method):
+    """Learns from rewards, by groups of rollouts with sampled latents; starts from a trained run."""
+
+    name = "grpo"
+    temperatures = (1.0,)
+    recipe = MappingProxyType({"steps": 1000, "rate": 3e-4, "weight_decay": 0.0})
+
+    samples: int = 3
+    """Tokens K sampled in a latent step; 1 is discrete chain of thought."""
+    curriculum: tuple[int, ...] = ()
+    """K of earlier stages of training, all of equal length; the last stage takes `samples`."""
+    gamma: float | None = None
+    """Dirichlet latents of this concentration instead of tokens; gamma + 1 tokens vary as much."""
+    ratio: Ratio = "exact"
+    """What stands for a latent step's probability ratio: exact, paper or official."""
+    temperature: float = 1.0
+    """Of everything sampled in training's rollouts; the latents' at evaluation too."""
+    group: int = 8
+    """Rollouts per prompt."""
+    updates: int = 1
+    """Optimizer steps per batch of rollouts."""
+    clip: float = 0.1
+    """How far a ratio may leave 1 before it stops to count."""
+    kl: float = 0.0
+    """Weight of the divergence from the weights it started with."""
+    advantage: Advantage = "std"
+    """How rewards of a group become advantages."""
+    average: Average = "sequence"
+    """How the steps of rollouts are averaged."""
+    patience: int = 100
+    """Batches of rollouts in a row without two different rewards in any group, after which training stops."""
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "updates", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: expected at least 1")
+        if any(samples < 1 for samples in self.curriculum):
+            raise ValueError(f"curriculum {self.curriculum}: expected tokens per step, at least 1 each; try (1, 3)")
+        for name, options in (("ratio", Ratio), ("advantage", Advantage), ("average", Average)):
+            if getattr(self, name) not in get_args(options):
+                raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(get_args(options))}")
+        if self.group < 2 and self.advantage != "none":
+            raise ValueError(f"group {self.group}: expected at least 2 rollouts to compare; try 8")
+        if not self.clip > 0:
+            raise ValueError(f"clip {self.clip}: expected more than 0; try 0.1")
+        if not self.kl >= 0:
+            raise ValueError(f"kl {self.kl}: expected 0 or more; try 0")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature {self.temperature}: expected more than 0; try 1.0")
+        if self.gamma is not None:
+            Dirichlet(self.gamma)  # raises where it has no such
+            if self.curriculum or self.ratio != "exact" or self.temperature != 1:
+                raise ValueError("gamma goes without curriculum, ratio and temperature: these are of sampled tokens")
+
+    @property
+    def latent(self) -> bool:
+        """Whether a step carries more than one token, at evaluation."""
+        return self.gamma is not None or self.samples > 1
+
+    @property
+    def readings(self) -> Mapping[str, Method]:
+        """The same weights thinking in the likeliest token, and in mixtures."""
+        return {"greedy": DiscreteCoT(), "mixture": CoT2()}
+
+    def thoughts(self, backbone: Any, generator: torch.Generator) -> nn.ModuleDict:
+        """The curriculum's stage and, where it is compared with, a frozen copy of the weights at the start."""
+        parts: dict[str, nn.Module] = {"stage": Stage()} if self.curriculum else {}
+        if self.kl:
+            parts["reference"] = deepcopy(backbone).requires_grad_(False)
+        return nn.ModuleDict(parts)
+
+    def starts(self, steps: int) -> tuple[int, ...]:
+        """First step of every stage: one for each K, equally long."""
+        stages = len(self.curriculum) + 1
+        return tuple(round(stage * steps / stages) for stage in range(stages))
+
+    def enter(self, model: Model, stage: int) -> None:
+        """Takes this stage's K from now on; at the beginning keeps the weights as the reference."""
+        if self.curriculum:
+            reached = model.thoughts["stage"].reached
+            assert isinstance(reached, Tensor)
+            reached.fill_(stage)
+        if self.kl and stage == 0:
+            model.thoughts["reference"].load_state_dict(model.backbone.state_dict())
+
+    @property
+    def forwards(self) -> int:
+        """A rollout for each of the group, and forward and backward for each update; the reference reads them once."""
+        return self.group * (1 + 3 * self.updates + (1 if self.kl else 0))
+
+    def thought(self, model: Model) -> Thought:
+        """How a latent step is sampled by now."""
+        if self.gamma is not None:
+            return Dirichlet(self.gamma)
+        stage = int(model.thoughts["stage"].reached) if self.curriculum else 0  # type: ignore[arg-type]
+        samples = (*self.curriculum, self.samples)[stage]
+        return MultiToken(samples, self.temperature * (samples if self.ratio == "official" else 1))
+
+    def before(self, model: Model, problems: Problems, forced: bool, temperature: float = 0.0) -> Plan:
+        """One sampled latent for each step before the answer, whatever the answer's temperature."""
+        assert not forced, "nothing is taught, so nothing can be forced"
+        return (Segment(self.thought(model), problems.thinking),)
+
+    def loss(self, model: Model, problems: Problems, moment: Moment) -> Float[Tensor, ""]:
+        """The first loss of a batch of rollouts, where old and new policy are equal."""
+        return next(self.losses(model, problems, moment)).value
+
+    def losses(self, model: Model, problems: Problems, moment: Moment) -> Iterator[Loss]:
+        """Rollouts once, then the clipped surrogate of the weights as they become, once for each update."""
+        backbone = model.backbone
+        run = rollout(
+            backbone,
+            self.plan(model, problems, self.temperature),
+            problems.prompt_BN,
+            problems.prompt_mask_BN,
+            streams=moment.streams(len(problems) * self.group, problems.prompt_BN.device),
+            offset_B=problems.offset_B,
+            groups=self.group,
+        )
+        reward_B = rewards(run, problems, self.group)
+        advantage_B = advantages(reward_B, self.group, self.advantage)
+        figures = {"reward": reward_B.mean(), "silent_groups": silent_groups(reward_B, self.group)}
+        reference_BT = old_BT = None
+        if self.kl:
+            with torch.no_grad():
+                reference: Any = model.thoughts["reference"]
+                reference_BT = self.log_prob_BT(replay(reference, run))
+        for _ in range(self.updates):
+            now = replay(backbone, run)
+            now_BT = self.log_prob_BT(now)
+            if old_BT is None:
+                old_BT = now_BT.detach()
+                figures |= {"entropy": entropies(now, problems)}
+            objective_BT, held_BT = clipped(now_BT - old_BT, advantage_B, self.clip)
+            value = -averaged(objective_BT, run.live_BT, self.average)
+            with torch.no_grad():
+                figures["clip_fraction"] = averaged(held_BT.to(now_BT), run.live_BT, "token")
+                figures["approximate_kl"] = averaged(k3(now_BT, old_BT), run.live_BT, "token")
+            if reference_BT is not None:
+                divergence = averaged(k3(reference_BT, now_BT), run.live_BT, self.average)
+                value, figures["reference_kl"] = value + self.kl * divergence, divergence.detach()
+            yield Loss(value, figures)
+            figures = {}
+
+    def log_prob_BT(self, run: Trajectory) -> Float[Tensor, "B T"]:
+        """Log-probability of every step as the ratio's mode counts it; 0 where a row waited."""
+        if self.ratio != "paper":
+            return run.log_prob_BT
+        shares = [1 / span.thought.samples if isinstance(span.thought, MultiToken) else 1.0 for span in run.spans]
+        lengths = [span.stop - span.start for span in run.spans]
+        share_T = torch.tensor(shares).repeat_interleave(torch.tensor(lengths)).to(run.log_prob_BT)
+        return run.log_prob_BT * share_T
+
+    def hopeless(self, lines: Sequence[Mapping[str, Any]]) -> str | None:
+        """No group has taught anything for `patience` batches of rollouts."""
+        taught = next((line["step"] for line in reversed(lines) if line["silent_groups"] < 1), 0)
+        if not lines or lines[-1]["step"] - taught < self.patience:
+            return None
+        since = f"no group had two different rewards in the last {lines[-1]['step'] - taught} batches of rollouts"
+        if lines[-1]["reward"] > 0.5:
+            return f"{since}: nearly every answer is right, and there is nothing left to learn from this reward"
+        return f"{since}: nearly no answer is right; start from a better run, take larger groups or fewer tokens a step"
+
+
+def rewards(run: Trajectory, problems: Problems, group: int) -> Float[Tensor, " B"]:
+    """1 for each rollout whose answer tokens are the right ones, else 0."""
+    said_BA = run.action("id")[:, -problems.answer_tokens :]
+    return (said_BA == problems.answer_BA.repeat_interleave(group, 0)).all(1).to(run.logits_BTV)
+
+
+@torch.no_grad()
+def entropies(run: Trajectory, problems: Problems) -> Float[Tensor, " T"]:
+    """Mean entropy of every step's softmax in nats, over the rows that are live then; NaN for steps no row takes."""
+    log_p_BTV = F.log_softmax(run.logits_BTV, -1)
+    entropy_BT = -(log_p_BTV.exp() * log_p_BTV).sum(-1)
+    if run.live_BT is not None:
+        entropy_BT = entropy_BT.masked_fill(~run.live_BT, torch.nan)
+    entropy_T, tokens = entropy_BT.nanmean(0), problems.answer_tokens
+    absent = entropy_T.new_full((problems.words_before + tokens - run.steps,), torch.nan)
+    return torch.cat([entropy_T[: run.steps - tokens], absent, entropy_T[run.steps - tokens :]])
