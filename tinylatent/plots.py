@@ -18,6 +18,14 @@ COLOURS = {
     "discrete": "#3b6fb6",
     "coconut": "#4f8f5b",
     "cot2": "#b5403a",
+    "K = 1": "#3b6fb6",
+    "K = 3": "#c98a83",
+    "K = 6": "#b5403a",
+    "K = 1, 3, 6": "#6b2b52",
+    "K = 3, paper": "#d6a13d",
+    "K = 3, official": "#8a6b1f",
+    "Dirichlet 2": "#7fae7a",
+    "Dirichlet 5": "#3c7a4c",
 }
 STYLE: Any = {
     "font.size": 9,

@@ -58,7 +58,9 @@ def provenance(records: list[dict[str, Any]], runs: Path) -> dict[str, Any]:
         "environments": _distinct(record["environment"] for record in records),
         "seeds": _distinct(record["experiment"]["seeds"] for record in records),
         "training": _distinct(
-            {"method": record["experiment"]["method"]["name"], **record["experiment"]["training"]} for record in records
+            {"method": record["experiment"]["method"]["name"], **record["experiment"]["training"]}
+            for record in records
+            if "training" in record["experiment"]
         ),
     }
 

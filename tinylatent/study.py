@@ -1,6 +1,8 @@
-"""Study: one table or figure. A grid of experiments is measured, and everything shown is rebuilt from runs.jsonl alone.
+"""Study: one table or figure. A grid of runs is measured, and everything shown is rebuilt from runs.jsonl alone.
 
-A run is known by its identity: all studies and profiles share the finished ones, and an interrupted one is resumed.
+A run is known by its identity: all studies and profiles share the finished ones, and an interrupted one is resumed. Most
+are experiments; a study may bring runs of another kind, with its own way to measure them. What a run starts from is
+measured before it, in the grid or not.
 Runs and quick profiles are kept under results/runs/, which git ignores; a full study writes results/NAME/, to be
 committed.
 """
@@ -15,11 +17,11 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from tqdm import tqdm
@@ -34,6 +36,36 @@ Record = dict[str, Any]
 RESULT, RUNS = "result.json", "runs.jsonl"
 
 
+class Run(Protocol):
+    """What a grid is made of: a frozen value that goes to JSON and back. `Experiment` is one."""
+
+    @property
+    def identity(self) -> str:
+        """Short and stable: equal values have equal ones."""
+        ...
+
+    @property
+    def work(self) -> int:
+        """Units of progress it takes."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """The value in plain terms, its seeds under "seeds"."""
+        ...
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The run that wrote these values; ValueError or KeyError if there is none."""
+        ...
+
+
+def accuracy_remark(record: Record) -> str:
+    """One line about a finished experiment."""
+    right = sum(record["evaluations"]["itself"]["right"]) / sum(record["total"])
+    name, seed = record["experiment"]["method"]["name"], record["experiment"]["seeds"]["split"]
+    return f"{name:10s} seed {seed}: {100 * right:5.1f} % in {record['cost']['training_seconds']:.0f} s"
+
+
 @dataclass(frozen=True)
 class Study:
     """A named question with its runs and how to show them."""
@@ -41,14 +73,21 @@ class Study:
     name: str
     question: str
     """What it asks, in one sentence."""
-    grid: Callable[[Profile], list[Experiment]]
+    grid: Callable[[Profile], Sequence[Any]]
     """The runs of a profile."""
     tables: Callable[[list[Record]], list[Table]]
     """The tables, from the records alone; the first is the result."""
     figure: Callable[[list[Record], Path], None]
     """Draws the figure into a file, from the records alone."""
-    after: Callable[[Profile, list[Record]], list[Experiment]] = lambda profile, records: []
+    after: Callable[[Profile, list[Record]], Sequence[Any]] = lambda profile, records: ()
     """Runs that only the records so far can tell: asked again and again, until it names no new one."""
+    kind: type[Any] = Experiment
+    """What its runs are: see `Run`."""
+    measure: Callable[..., Record] = measure
+    """measure(run, folder, device, tick=...) -> record, with "id", "experiment" (the run as JSON) and "environment"; a
+    function of a module, and start=folder where a run starts from another."""
+    remark: Callable[[Record], str] = accuracy_remark
+    """One line about a finished run."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +121,10 @@ def reproduce(study: Study, profile: Profile, results: Path, workers: int = 2, d
     if workers < 1:
         raise ValueError(f"{workers} workers: expected at least 1; try --workers 2")
     work = results / "runs" / "work"
-    records, more = [], study.grid(profile)
+    records: list[Record] = []
+    more = list(study.grid(profile))
     while more:
-        records += _records(more, work, workers, device)
+        records += _records(study, more, work, workers, device)
         known = {record["id"] for record in records}
         more = [experiment for experiment in study.after(profile, records) if experiment.identity not in known]
     target = results / "runs" / profile / study.name if profile == "quick" else results / study.name
@@ -153,7 +193,7 @@ def _check(study: Study, records: list[Record], path: Path) -> None:
     seen: set[str] = set()
     for number, record in enumerate(records, 1):
         try:
-            identity = Experiment.from_json(record["experiment"]).identity
+            identity = study.kind.from_json(record["experiment"]).identity
         except (KeyError, ValueError) as error:
             raise storage.DamagedError(
                 f"{path}, line {number} cannot be used ({error}): reproduce the study"
@@ -175,21 +215,29 @@ def _check(study: Study, records: list[Record], path: Path) -> None:
 # Running the grid
 
 
-def _records(grid: list[Experiment], work: Path, workers: int, device: str) -> list[Record]:
-    """A record for each run of a grid, in its order; what is missing is measured."""
-    records = {experiment.identity: _finished(experiment, work) for experiment in grid}
-    missing = [experiment for experiment in grid if records[experiment.identity] is None]
-    for record in _measured(missing, work, workers, device, len(grid)):
+def _records(study: Study, grid: Sequence[Run], work: Path, workers: int, device: str) -> list[Record]:
+    """A record for each run of a grid, in its order; what is missing is measured, after what it starts from."""
+    starts = [start for run in grid if _finished(run, work) is None and (start := _start(run)) is not None]
+    if starts:
+        _records(study, starts, work, workers, device)
+    records = {run.identity: _finished(run, work) for run in grid}
+    missing = list({run.identity: run for run in grid if records[run.identity] is None}.values())
+    for record in _measured(study, missing, work, workers, device, len(grid)):
         records[record["id"]] = record
     return [record for record in records.values() if record is not None]
 
 
-def _finished(experiment: Experiment, work: Path) -> Record | None:
-    path = work / experiment.identity / RESULT
+def _start(run: Run) -> Run | None:
+    """The run whose weights another starts with."""
+    return getattr(run, "start", None)
+
+
+def _finished(run: Run, work: Path) -> Record | None:
+    path = work / run.identity / RESULT
     if not path.exists():
         return None
     record = storage.read_json(path)
-    if not isinstance(record, dict) or record.get("id") != experiment.identity:
+    if not isinstance(record, dict) or record.get("id") != run.identity:
         raise storage.DamagedError(f"{path} is not the record of its run: delete {path.parent} to run it again")
     return record
 
@@ -200,11 +248,12 @@ class _Worker:
     ticks: Any = None
 
 
-def _run(experiment: Experiment, work: Path, device: str) -> Record:
+def _run(measured: Callable[..., Record], run: Run, work: Path, device: str) -> Record:
     """One run in a worker: measured, stored, returned."""
-    folder = work / experiment.identity
-    record = measure(
-        experiment, folder / "run", device, tick=lambda step, loss: _Worker.ticks.put((experiment.identity, step))
+    folder, start = work / run.identity, _start(run)
+    options = {} if start is None else {"start": work / start.identity / "run"}
+    record = measured(
+        run, folder / "run", device, tick=lambda step, _: _Worker.ticks.put((run.identity, step)), **options
     )
     storage.write_json(folder / RESULT, record)
     return record
@@ -240,19 +289,17 @@ def _children_ignore_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _measured(runs: list[Experiment], work: Path, workers: int, device: str, total: int) -> Iterator[Record]:
-    """Records as they are finished, by a pool of processes that ends with us, under one bar of training steps."""
+def _measured(study: Study, runs: Sequence[Run], work: Path, workers: int, device: str, total: int) -> Iterator[Record]:
+    """Records as they are finished, by a pool of processes that ends with us, under one bar of all their work."""
     if not runs:
         return
     context = multiprocessing.get_context("spawn")
     ticks = context.Queue()
     pool = ProcessPoolExecutor(min(workers, len(runs)), context, _start_worker, (ticks,))
     with _children_ignore_interrupts():
-        waiting: dict[Future[Record], Experiment] = {
-            pool.submit(_run, experiment, work, device): experiment for experiment in runs
-        }
+        waiting: set[Future[Record]] = {pool.submit(_run, study.measure, run, work, device) for run in runs}
     with pool:
-        steps = sum(experiment.training.steps for experiment in runs)
+        steps = sum(run.work for run in runs)
         say = f"{len(runs)} of {total} runs to do"
         try:
             with tqdm(total=steps, desc=say, unit="step", unit_scale=True, mininterval=0.5, disable=None) as bar:
@@ -261,9 +308,9 @@ def _measured(runs: list[Experiment], work: Path, workers: int, device: str, tot
                     done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
                     _drain(ticks, reached, bar)
                     for future in done:
-                        experiment = waiting.pop(future)
+                        waiting.remove(future)
                         record = future.result()
-                        bar.write(_remark(experiment, record), file=sys.stderr)
+                        bar.write(f"  {study.remark(record)}", file=sys.stderr)
                         yield record
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -281,10 +328,3 @@ def _drain(ticks: Any, reached: dict[str, int], bar: tqdm) -> None:
             return
         bar.update(step - reached.get(identity, 0))
         reached[identity] = step
-
-
-def _remark(experiment: Experiment, record: Record) -> str:
-    """One line about a finished run."""
-    right = sum(record["evaluations"]["itself"]["right"]) / sum(record["total"])
-    seconds = record["cost"]["training_seconds"]
-    return f"  {experiment.method.name:10s} seed {experiment.seeds.split}: {100 * right:5.1f} % in {seconds:.0f} s"

@@ -5,6 +5,7 @@ where runs are dear (one round of successive halving, Karnin et al. 2013); the b
 reported result uses these splits.
 """
 
+import json
 from pathlib import Path
 from statistics import fmean
 
@@ -20,12 +21,12 @@ SEEDS = 1 + len(OTHERS)
 Configuration = tuple[float, float, str]
 """Peak learning rate, weight decay, and in words what is not the method's default."""
 Contender = tuple[str, str]
-"""A method's name, and in words where it is tuned: a shape or a task."""
+"""A method's name, or what tells it from others, and in words where it is tuned: a shape, a task or a start."""
 RATE_COLUMNS = {"rate": "g", "seeds": "d", "accuracy": ".2f", "low": ".2f", "high": ".2f", "chosen": "s"}
 RATE_LEGEND = (
     "accuracy: percent of the validation part, mean over seeds 100 (seeds 1) or 100 to {last} (seeds {seeds}), 95 % "
     "interval (bootstrap over seeds and keys, or Student's t over seeds where that is wider; over keys alone for one "
-    "seed). Weight decay is 0.05 throughout. chosen: the best mean over {words} seeds."
+    "seed). Weight decay is {decay:g} throughout. chosen: the best mean over {words} seeds."
 )
 
 
@@ -42,7 +43,7 @@ def searched(records: list[Record]) -> dict[Configuration, list[Record]]:
 def own(record: Record) -> str:
     """In words, what of a record's method is not the default."""
     method = dict(record["experiment"]["method"])
-    usual = vars(METHODS[method["name"]]())
+    usual = json.loads(json.dumps(vars(METHODS[method["name"]]())))  # as records have it: lists for tuples
     return ", ".join(f"{name} {method[name]}" for name in usual if method[name] != usual[name])
 
 
@@ -101,11 +102,20 @@ def rates_table(title: str, heading: str, groups: dict[Contender, list[Record]],
     for (name, where), group in groups.items():
         chosen = winner(group, seeds)
         for each, runs in searched(group).items():
-            row: dict[str, Value] = {"method": LABELS[name], heading: where, "rate": each[0], "seeds": len(runs)}
+            row: dict[str, Value] = {
+                "method": LABELS.get(name, name),
+                heading: where,
+                "rate": each[0],
+                "seeds": len(runs),
+            }
             rows.append(row | {**percent(accuracy(runs)), "chosen": "yes" if each == chosen else ""})
-    found = (margin(f"{LABELS[name]} at {where}", group, seeds) for (name, where), group in groups.items())
+    found = (
+        margin(f"{LABELS.get(name, name)} {where if where.startswith('from') else f'at {where}'}", group, seeds)
+        for (name, where), group in groups.items()
+    )
     columns = {"method": "s", heading: "s", **RATE_COLUMNS}
-    legend = RATE_LEGEND.format(last=FIRST + seeds - 1, seeds=seeds, words={2: "two", 3: "three"}[seeds])
+    decay = next(iter(groups.values()))[0]["experiment"]["training"]["weight_decay"]
+    legend = RATE_LEGEND.format(last=FIRST + seeds - 1, seeds=seeds, words={2: "two", 3: "three"}[seeds], decay=decay)
     return Table(title, columns, rows, [legend, *listed(found)])
 
 
@@ -119,7 +129,7 @@ def draw_rates(groups: dict[Contender, list[Record]], path: Path) -> None:
                 for (rate, _, _), runs in found.items():
                     interval_column(axes, rate, accuracy(runs), COLOURS[name], len(runs) == 1)
                 values = [100 * accuracy(runs).value for runs in found.values()]
-                axes.plot([rate for rate, _, _ in found], values, color=COLOURS[name], label=LABELS[name])
+                axes.plot([rate for rate, _, _ in found], values, color=COLOURS[name], label=LABELS.get(name, name))
             axes.set(title=where, xlabel="peak learning rate", xscale="log", ylim=(0, 102))
             rates = sorted({rate for found in here.values() for rate, _, _ in found})
             axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
