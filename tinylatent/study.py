@@ -1,8 +1,8 @@
 """Study: one table or figure. A grid of runs is measured, and everything shown is rebuilt from runs.jsonl alone.
 
-A run is known by its identity: all studies and profiles share the finished ones, and an interrupted one is resumed. Most
-are experiments; a study may bring runs of another kind, with its own way to measure them. What a run starts from is
-measured before it, in the grid or not.
+A run is known by its identity: all studies and profiles share the finished ones, and an interrupted one is resumed.
+Most are experiments; a study may bring runs of another kind, with its own way to measure them. What a run starts from
+is measured before it, in the grid or not.
 Runs and quick profiles are kept under results/runs/, which git ignores; a full study writes results/NAME/, to be
 committed.
 """

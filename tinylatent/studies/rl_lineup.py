@@ -1,4 +1,4 @@
-"""The arms of reinforcement learning on MNNS: what each starts from, how it samples its latents, and the frozen rates."""
+"""The arms of reinforcement learning on MNNS: where each starts, how it samples its latents, and the frozen rates."""
 
 from dataclasses import replace
 
