@@ -71,7 +71,7 @@ def measure(
         "keys": [f"{key:016x}" for key in keys.tolist()],
         "total": total.tolist(),
         **_judged(experiment, model, rows, device),
-        "stages": _stages(experiment, folder, rows, device),
+        "stages": _stages(experiment, saved, folder, rows, device),
         **_ladder(experiment, rungs, model, device),
         **_learning(experiment, saved, folder, rows, start, device),
         "constant": _constant(experiment, rows),
@@ -132,10 +132,14 @@ def _learning(
     }
 
 
-def _stages(experiment: Experiment, folder: Path, rows: np.ndarray, device: torch.device | str) -> list[dict[str, Any]]:
-    """Right answers per key at the end of every stage but the last, thinking as that stage taught."""
+def _stages(
+    experiment: Experiment, saved: storage.Saved, folder: Path, rows: np.ndarray, device: torch.device | str
+) -> list[dict[str, Any]]:
+    """Right answers per key at the end of every stage that was left, thinking as that stage taught."""
     found = []
-    for stage in range(len(experiment.method.starts(experiment.training.steps)) - 1):
+    for stage, end in enumerate(experiment.method.starts(experiment.training.steps)[1:]):
+        if end >= saved.step:  # training stopped early
+            break
         model, saved = experiment.model(device), stage_end(folder, stage)
         storage.load_weights(saved, model)
         result = evaluate(experiment.task, experiment.method, model, rows, device=device)
