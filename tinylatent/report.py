@@ -32,7 +32,7 @@ class Table:
     def markdown(self) -> str:
         """The table as aligned Markdown, its notes below."""
         grid = [list(self.columns), *([self._cell(row, name, "-") for name in self.columns] for row in self.rows)]
-        widths = [max(len(line[i]) for line in grid) for i in range(len(self.columns))]
+        widths = [max(2, *(len(line[i]) for line in grid)) for i in range(len(self.columns))]
         left = [spec == "s" for spec in self.columns.values()]
 
         def line(cells: list[str]) -> str:

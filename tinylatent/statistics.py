@@ -84,6 +84,17 @@ def paired_difference(
     return _interval(gains, totals, -1.0, level, draws, seed)
 
 
+def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Mean of values with its interval, both in the unit of the values, by Student's t distribution.
+
+    Exact for independent normal values. Raises ValueError for fewer than two values.
+    """
+    freedom, sd = _deviation("values", values)
+    half = float(t.ppf((1 + level) / 2, freedom)) * sd / float(np.sqrt(freedom + 1))
+    value = float(np.mean(values))
+    return Interval(value, value - half, value + half, "Student's t")
+
+
 def deviation_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     """Standard deviation of values with its interval, both in the unit of the values, by the chi-square distribution.
 

@@ -246,7 +246,7 @@ def _open_run(
     for stage, end in enumerate(experiment.method.starts(experiment.training.steps)[1:]):
         if end < saved.step:
             stage_end(folder, stage)
-    if saved.step < experiment.training.steps:
+    if not ended(saved, experiment):
         remark = f", {dropped} bytes of later metrics dropped" if dropped else ""
         say(f"{folder}: resumed at step {saved.step}{remark}")
     return saved

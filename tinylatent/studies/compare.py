@@ -58,6 +58,25 @@ def difference(ours: Sequence[Record], theirs: Sequence[Record], control: str = 
     return paired_difference(rights(ours), rights(theirs, control), totals(ours))
 
 
+def sampled_counts(
+    group: Sequence[Record], figure_of: str, temperature: str, k: str
+) -> tuple[list[list[int]], list[int]]:
+    """Right shares of "pass" or "majority" as whole numbers per key of each run, and what one problem counts for."""
+    found = [record["sampling"]["temperatures"][temperature][figure_of][k] for record in group]
+    return [each["right"] for each in found], [each["of"] for each in found]
+
+
+def sampled_accuracy(group: Sequence[Record], figure_of: str, temperature: str, k: str) -> Interval:
+    """pass@k or majority@k with its interval."""
+    right, of = sampled_counts(group, figure_of, temperature, k)
+    return accuracy_interval(right, [scaled(r["total"], each) for r, each in zip(group, of, strict=True)])
+
+
+def scaled(values: Sequence[int], by: int) -> list[int]:
+    """Counts in units of a finer count."""
+    return [value * by for value in values]
+
+
 def require_same_splits(ours: Sequence[Record], theirs: Sequence[Record]) -> None:
     """Raises ValueError unless both groups have the same keys and totals, run by run."""
     pairs = list(zip(ours, theirs, strict=True))

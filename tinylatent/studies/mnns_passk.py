@@ -17,7 +17,7 @@ from tinylatent.methods import CoT2, DiscreteCoT
 from tinylatent.plots import COLOURS, figure, interval_column, published_mark, shade
 from tinylatent.report import Table
 from tinylatent.seeds import Seeds
-from tinylatent.statistics import Interval, accuracy_interval, paired_difference
+from tinylatent.statistics import Interval, paired_difference
 from tinylatent.studies.compare import (
     accuracy,
     better,
@@ -27,6 +27,9 @@ from tinylatent.studies.compare import (
     percent,
     require_same_splits,
     rights,
+    sampled_accuracy,
+    sampled_counts,
+    scaled,
     verdict,
 )
 from tinylatent.studies.lineup import comparison, recipe
@@ -54,27 +57,10 @@ def grid(profile: Profile) -> list[Experiment]:
     ]
 
 
-def counts(group: list[Record], figure_of: str, temperature: str, k: str) -> tuple[list[list[int]], list[int]]:
-    """Right shares of "pass" or "majority" as whole numbers per key of each run, and what one problem counts for."""
-    found = [record["sampling"]["temperatures"][temperature][figure_of][k] for record in group]
-    return [each["right"] for each in found], [each["of"] for each in found]
-
-
-def interval(group: list[Record], figure_of: str, temperature: str, k: str) -> Interval:
-    """pass@k or majority@k with its interval."""
-    right, of = counts(group, figure_of, temperature, k)
-    return accuracy_interval(right, [scaled(r["total"], each) for r, each in zip(group, of, strict=True)])
-
-
-def scaled(values: list[int], by: int) -> list[int]:
-    """Counts in units of a finer count."""
-    return [value * by for value in values]
-
-
 def gap(cot2: list[Record], discrete: list[Record], figure_of: str, temperature: str, k: str) -> Interval:
     """CoT2's single shot minus pass@k or majority@k of discrete chain of thought, on the same splits."""
     require_same_splits(cot2, discrete)
-    right, of = counts(discrete, figure_of, temperature, k)
+    right, of = sampled_counts(discrete, figure_of, temperature, k)
     ours = [scaled(right_K, each) for right_K, each in zip(rights(cot2), of, strict=True)]
     return paired_difference(ours, right, [scaled(r["total"], each) for r, each in zip(cot2, of, strict=True)])
 
@@ -94,7 +80,9 @@ def tables(records: list[Record]) -> list[Table]:
         for k in ks:
             row: dict[str, Any] = {"temperature": temperature, "k": k, "steps": int(k) * group[0]["cost"]["steps"]}
             for name in ("pass", "majority"):
-                row |= percent(interval(group, name, temperature, k), f"{name}@k", f"{name} low", f"{name} high")
+                row |= percent(
+                    sampled_accuracy(group, name, temperature, k), f"{name}@k", f"{name} low", f"{name} high"
+                )
             rows.append(row | {"published": PUBLISHED_PASS.get(k) if temperature == "1" else None})
     samples = group[0]["sampling"]["samples"]
     legend = (
@@ -132,7 +120,7 @@ def draw(records: list[Record], path: Path) -> None:
         for axes, name in zip(panels, ("pass", "majority"), strict=True):
             for place, temperature in enumerate(temperatures):
                 colour = shade("discrete", place, len(temperatures))
-                found = [interval(discrete, name, temperature, k) for k in ks]
+                found = [sampled_accuracy(discrete, name, temperature, k) for k in ks]
                 x = [steps * int(k) * 1.03 ** (place - 1.5) for k in ks]
                 axes.plot(x, [100 * each.value for each in found], color=colour, linewidth=1)
                 for at, each in zip(x, found, strict=True):

@@ -1,0 +1,354 @@
+"""Study `estimators`: bias and variance of every policy-gradient estimator for sampled latents, by enumeration.
+
+On random worlds (a tiny transformer, two or three tokens, two or three latent steps) the objective's gradient and each
+estimator's mean and covariance are sums over all paths; see `enumeration`. Nothing is sampled: the intervals are over
+worlds. Ratios are those at equal old and new weights, where an update starts.
+
+`paper` scales the latent steps by 1/K (the geometric mean of Gozeten et al. 2025, section 5); `official` samples from
+logits divided by K and is judged by the objective of that policy; Dirichlet's ratio is that of densities.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, get_args
+
+from matplotlib.axes import Axes
+
+from theory.enumeration import (
+    Estimate,
+    Paths,
+    World,
+    combined,
+    dirichlet_information,
+    gradient,
+    group_estimate,
+    objective,
+    score_moments,
+    simplex_paths,
+    straight_through,
+    token_information,
+    token_paths,
+)
+from tinylatent.methods.grpo import Ratio
+from tinylatent.plots import figure
+from tinylatent.policy import Advantage
+from tinylatent.provenance import environment
+from tinylatent.report import Table, Value
+from tinylatent.statistics import Interval, mean_interval
+from tinylatent.studies.compare import finding, grouped, listed
+from tinylatent.study import Profile, Record, Study
+from tinylatent.thoughts import Dirichlet, MultiToken
+
+GROUP = 8
+KINDS: tuple[Advantage, ...] = ("none", "leave-one-out", "mean", "std")
+NAMES = {
+    "none": "REINFORCE",
+    "leave-one-out": "leave-one-out",
+    "mean": "group mean",
+    "std": "group mean / std",
+    "straight-through": "straight-through",
+}
+EXACT = 1e-9
+"""Relative error below which an estimator counts as unbiased: rounding in float64 leaves less than 1e-12."""
+VOCABULARIES = (3, 10, 89, 1000, 50_000)
+HELD, REST = 4, 1e-6
+"""For the information of scores: states held with equal shares, and what all other tokens share."""
+COLUMNS = {
+    "V": "d", "steps": "d", "policy": "s", "ratio": "s", "estimator": "s", "error": ".4f", "cosine": ".4f",
+    "least cosine": ".4f", "noise": ".2f", "worlds": "d",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One policy in one world."""
+
+    vocabulary: int
+    steps: int
+    samples: int | None = None
+    """Tokens a latent step, or else"""
+    gamma: float | None = None
+    """the concentration of Dirichlet latents."""
+    ratio: Ratio = "exact"
+    seed: int = 0
+
+    @property
+    def identity(self) -> str:
+        """Twelve hexadecimal digits that stand for the whole value."""
+        return hashlib.blake2b(json.dumps(self.to_json(), sort_keys=True).encode(), digest_size=6).hexdigest()
+
+    @property
+    def work(self) -> int:
+        """Prompts to go through."""
+        return self.vocabulary
+
+    def to_json(self) -> dict[str, Any]:
+        """The case as plain values."""
+        values = asdict(self)
+        return {"study": "estimators", **values, "seeds": {"world": values.pop("seed")}}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Case":
+        """The case that wrote these values; KeyError where one is missing."""
+        names = ("vocabulary", "steps", "samples", "gamma", "ratio")
+        return cls(**{name: values[name] for name in names}, seed=values["seeds"]["world"])
+
+    def paths(self) -> Paths:
+        """Every path of its policy."""
+        if self.gamma is not None:
+            return simplex_paths(Dirichlet(self.gamma), self.steps)
+        assert self.samples is not None
+        temperature = self.samples if self.ratio == "official" else 1
+        return token_paths(MultiToken(self.samples, temperature), self.vocabulary, self.steps)
+
+
+def measure(
+    case: Case, folder: Path | None, device: str = "cpu", tick: Callable[[int, float], None] | None = None
+) -> Record:
+    """The objective, and of every estimator relative error, cosine and noise, for one case; folder stays empty."""
+    world, paths = World(case.vocabulary, case.steps, case.seed), case.paths()
+    value = objective(world, paths)
+    truth, moments = gradient(world, value), []
+    for prompt in range(case.vocabulary):
+        scale = 1 / case.samples if case.ratio == "paper" and case.samples else 1.0
+        moments.append(score_moments(world, paths, prompt, scale))
+        if tick is not None:
+            tick(prompt + 1, 0.0)
+    estimates: dict[str, Estimate] = {
+        kind: combined([group_estimate(each, kind, GROUP) for each in moments]) for kind in KINDS
+    }
+    if case.ratio == "exact" and case.samples:
+        estimates["straight-through"] = straight_through(world, paths, GROUP)
+    return {
+        "id": case.identity,
+        "experiment": case.to_json(),
+        "objective": value.item(),
+        "norm": truth.norm().item(),
+        "paths": len(paths.log_weight),
+        "estimators": {name: estimate.against(truth) for name, estimate in estimates.items()},
+        "environment": environment(),
+    }
+
+
+def grid(profile: Profile) -> list[Case]:
+    """Tokens in every ratio mode, and Dirichlet latents with tokens beside them where a grid is affordable."""
+    quick = profile == "quick"
+    tokens = [(3, 2, K) for K in ((1, 3) if quick else (1, 2, 3, 6))]
+    tokens += [] if quick else [(3, 3, 1), (3, 3, 3), *((2, 2, K) for K in (2, 3, 6))]
+    modes: tuple[Ratio, ...] = get_args(Ratio)
+    cases = [
+        Case(vocabulary, steps, K, ratio=ratio, seed=seed)
+        for vocabulary, steps, K in tokens
+        for ratio in (modes if K > 1 else modes[:1])
+        for seed in range(2 if quick else 10)
+    ]
+    gammas = (5.0,) if quick else (1.0, 2.0, 5.0)
+    return cases + [Case(2, 2, gamma=gamma, seed=seed) for gamma in gammas for seed in range(2 if quick else 5)]
+
+
+def remark(record: Record) -> str:
+    """One line about a finished case."""
+    vocabulary, steps, policy, ratio = _place(record)
+    cosine = record["estimators"]["std"]["cosine"]
+    return f"V = {vocabulary}, {steps} steps, {policy}, {ratio}: cosine of GRPO {cosine:.4f}"
+
+
+def _policy(record: Record) -> str:
+    at = record["experiment"]
+    return f"K = {at['samples']}" if at["samples"] else f"Dirichlet {at['gamma']:g}"
+
+
+def _place(record: Record) -> tuple[int, int, str, str]:
+    """World, policy and ratio of a record."""
+    at = record["experiment"]
+    return at["vocabulary"], at["steps"], _policy(record), at["ratio"]
+
+
+def _values(records: list[Record], estimator: str, what: str) -> list[float]:
+    return [record["estimators"][estimator][what] for record in records if estimator in record["estimators"]]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def tables(records: list[Record]) -> list[Table]:
+    """Bias and noise of every estimator, and how much the scores themselves vary."""
+    rows: list[dict[str, Value]] = []
+    for (vocabulary, steps, policy, ratio), group in grouped(records, _place).items():
+        for name in group[0]["estimators"]:
+            cosines = _values(group, name, "cosine")
+            rows.append(
+                {
+                    "V": vocabulary,
+                    "steps": steps,
+                    "policy": policy,
+                    "ratio": ratio,
+                    "estimator": NAMES[name],
+                    "error": fmean(_values(group, name, "error")),
+                    "cosine": fmean(cosines),
+                    "least cosine": min(cosines),
+                    "noise": fmean(_values(group, name, "noise")),
+                    "worlds": len(group),
+                }
+            )
+    legend = (
+        f"Groups of {GROUP} rollouts for every prompt, steps summed, old and new weights equal. error: |mean of the "
+        "estimator - gradient| / |gradient|; cosine of the two (least: of all worlds); noise: standard deviation of "
+        "the estimator over the norm of its mean. Means over random worlds, everything enumerated. ratio official is "
+        "judged by the gradient of its own policy's objective. straight-through differentiates the right answer's "
+        "probability."
+    )
+    exact = Table("Estimators against the exact gradient", COLUMNS, rows, [legend, *listed(_findings(records))])
+    return [exact, _information()]
+
+
+def _over_worlds(values: list[float]) -> Interval:
+    """Mean with its interval; of one world, nothing is known beyond it."""
+    return mean_interval(values) if len(values) > 1 else Interval(values[0], -1.0, 1.0, "one world")
+
+
+def _said(claim: str, interval: Interval, worlds: int, digits: int = 4) -> str:
+    """Whether a quantity is surely positive over worlds, as a sentence."""
+    numbers = ", ".join(f"{value:.{digits}f}" for value in (interval.low, interval.high))
+    word = finding(interval.low > 0, interval.high < 0, worlds)
+    return f"{word}: {claim} ({interval.value:.{digits}f} [{numbers}] over {worlds} worlds)."
+
+
+def _findings(records: list[Record]) -> Iterator[str]:
+    """What is unbiased, what is not, and what each costs in noise."""
+    exact = [record for record in records if record["experiment"]["ratio"] != "paper"]
+    for name in ("none", "leave-one-out"):
+        errors = _values(exact, name, "error")
+        word = "Holds" if max(errors) < EXACT else "Fails"
+        yield (
+            f"{word}: {NAMES[name]} is unbiased with ratios exact and official (each for its own objective) and with "
+            f"Dirichlet densities (relative errors [{min(errors):.0e}, {max(errors):.0e}] over {len(errors)} cases)."
+        )
+    errors = _values(exact, "mean", "error")
+    word = "Holds" if max(abs(error - 1 / GROUP) for error in errors) < EXACT else "Fails"
+    yield (
+        f"{word}: subtracting the group's own mean shrinks the gradient by 1/{GROUP} and changes nothing else "
+        f"(relative errors [{min(errors):.4f}, {max(errors):.4f}])."
+    )
+    turned = [1 - cosine for cosine in _values(exact, "std", "cosine")]
+    yield _said("dividing by the group's std turns the gradient, 1 - cosine", _over_worlds(turned), len(turned))
+    paper = [record for record in records if record["experiment"]["ratio"] == "paper"]
+    for samples, group in grouped(paper, lambda record: record["experiment"]["samples"]).items():
+        turned = [1 - cosine for cosine in _values(group, "leave-one-out", "cosine")]
+        claim = f"the paper's ratio turns the gradient at K = {samples}, 1 - cosine"
+        yield _said(claim, _over_worlds(turned), len(turned))
+        calmer = _paired(group, exact, "leave-one-out")
+        claim = "it is calmer than the exact ratio there, the difference of their noise"
+        yield _said(claim, _over_worlds(calmer), len(calmer), 2)
+    through = [record for record in exact if "straight-through" in record["estimators"]]
+    turned = [1 - cosine for cosine in _values(through, "straight-through", "cosine")]
+    yield _said("straight-through turns the gradient, 1 - cosine", _over_worlds(turned), len(turned))
+    gaps = [
+        record["estimators"]["leave-one-out"]["noise"] - record["estimators"]["straight-through"]["noise"]
+        for record in through
+    ]
+    claim = "straight-through is calmer than leave-one-out, the difference of their noise"
+    yield _said(claim, _over_worlds(gaps), len(gaps), 2)
+
+
+def _paired(group: list[Record], exact: list[Record], name: str) -> list[float]:
+    """Noise of the exact ratio minus that of the group's, world by world."""
+    keyed = {
+        (*_place(record)[:3], record["experiment"]["seeds"]["world"]): record["estimators"][name]["noise"]
+        for record in exact
+        if record["experiment"]["ratio"] == "exact"
+    }
+    return [
+        keyed[(*_place(record)[:3], record["experiment"]["seeds"]["world"])] - record["estimators"][name]["noise"]
+        for record in group
+    ]
+
+
+def frontier(vocabulary: int) -> list[float]:
+    """HELD states in equal shares, or two in a small vocabulary; all other tokens share REST."""
+    held = min(HELD, vocabulary - 1)
+    return [(1 - REST) / held] * held + [REST / (vocabulary - held)] * (vocabulary - held)
+
+
+def information(vocabulary: int) -> tuple[float, float]:
+    """Trace of the Fisher information in the logits: of three tokens, and of Dirichlet latents of the same variance."""
+    alpha = frontier(vocabulary)
+    return token_information(alpha, 3), dirichlet_information(alpha, 2.0)
+
+
+def _information() -> Table:
+    """Closed forms: no runs."""
+    rows: list[dict[str, Value]] = []
+    for vocabulary in VOCABULARIES:
+        tokens, simplex = information(vocabulary)
+        rows.append({"V": vocabulary, "K = 3": tokens, "Dirichlet 2": simplex, "times": simplex / tokens})
+    low, high = rows[0]["times"], rows[-1]["times"]
+    notes = (
+        f"Variance of the score of one latent step, summed over the logits (trace of the Fisher information), of a "
+        f"step that holds {HELD} states (two where V is 3) while all other tokens share {REST:g}. Mean and covariance "
+        "of the two latents are equal. Closed forms, held to samples by a test."
+    )
+    said = (
+        "Holds: the variance of Dirichlet's score grows with the vocabulary, by about one for every token however "
+        f"unlikely, that of sampled tokens does not (times as much: [{low:,.1f}, {high:,.0f}])."
+    )
+    columns = {"V": ",d", "K = 3": ",.2f", "Dirichlet 2": ",.2f", "times": ",.1f"}
+    return Table("How much the score of one latent step varies", columns, rows, [notes, *listed([said])])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Figure
+
+SHADES = {"exact": "#3b6fb6", "paper": "#b5403a", "official": "#c08a3e"}
+
+
+def draw(records: list[Record], path: Path) -> None:
+    """Bias and noise against K for every ratio, and the score's variance against the vocabulary."""
+    with figure(path, 11, 3.4, columns=3) as (left, middle, right):
+        tokens = [r for r in records if r["experiment"]["samples"] and _place(r)[:2] == (3, 2)]
+        _lines(left, tokens, "error", 100)
+        left.set(xlabel="tokens K a latent step", ylabel="relative error of the mean, %", title="leave-one-out")
+        _lines(middle, tokens, "noise", 1)
+        through = [r for r in tokens if "straight-through" in r["estimators"]]
+        by_samples = grouped(through, lambda record: record["experiment"]["samples"])
+        noise = [fmean(_values(group, "straight-through", "noise")) for group in by_samples.values()]
+        middle.plot([*by_samples], noise, "s--", color="#8c8c8c", label="straight-through")
+        middle.set(xlabel="tokens K a latent step", ylabel="noise / norm of the mean", title="leave-one-out")
+        left.legend()
+        middle.legend()
+        both = [information(vocabulary) for vocabulary in VOCABULARIES]
+        for place, (label, colour) in enumerate((("K = 3", "#3b6fb6"), ("Dirichlet 2", "#3c7a4c"))):
+            right.plot(VOCABULARIES, [each[place] for each in both], "o-", color=colour, label=label)
+        right.set(xlabel="vocabulary", ylabel="variance of a step's score", xscale="log", yscale="log")
+        right.legend()
+
+
+def _lines(axes: Axes, records: list[Record], what: str, scale: int) -> None:
+    """A line a ratio, with the interval over worlds."""
+    ones = [record for record in records if record["experiment"]["samples"] == 1]  # all ratios are one there
+    for ratio, colour in SHADES.items():
+        group = ones + [r for r in records if r["experiment"]["ratio"] == ratio and r["experiment"]["samples"] > 1]
+        found = {
+            samples: _over_worlds(_values(each, "leave-one-out", what))
+            for samples, each in grouped(group, lambda record: record["experiment"]["samples"]).items()
+        }
+        axes.plot([*found], [scale * each.value for each in found.values()], "o-", color=colour, label=ratio)
+        for samples, each in found.items():
+            axes.plot([samples] * 2, [scale * each.low, scale * each.high], color=colour)
+
+
+STUDY = Study(
+    "estimators",
+    "How biased and how noisy is each policy-gradient estimator for sampled latents, against the exact gradient?",
+    grid,
+    tables,
+    draw,
+    kind=Case,
+    measure=measure,
+    remark=remark,
+)
