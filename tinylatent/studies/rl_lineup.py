@@ -23,7 +23,24 @@ ARMS: dict[str, GRPO] = {
 """K = 1 is plain discrete GRPO; Dirichlet latents of concentration K - 1 vary as much as K tokens do."""
 STEPS, BATCH = 1000, 64
 """Batches of rollouts, and prompts in each; with groups of 8, 512,000 rollouts a run."""
-RATES: dict[tuple[str, str], float] = {}
+RATES = {
+    ("discrete CoT", "K = 1"): 1e-3,
+    ("discrete CoT", "K = 3"): 1e-3,
+    ("discrete CoT", "K = 6"): 1e-3,
+    ("discrete CoT", "K = 1, 3, 6"): 1e-3,
+    ("discrete CoT", "K = 3, paper"): 1e-3,
+    ("discrete CoT", "K = 3, official"): 1e-3,
+    ("discrete CoT", "Dirichlet 2"): 3e-5,
+    ("discrete CoT", "Dirichlet 5"): 3e-5,
+    ("CoT2", "K = 1"): 1e-3,
+    ("CoT2", "K = 3"): 3e-3,
+    ("CoT2", "K = 6"): 3e-4,
+    ("CoT2", "K = 1, 3, 6"): 3e-4,
+    ("CoT2", "K = 3, paper"): 1e-3,
+    ("CoT2", "K = 3, official"): 1e-3,
+    ("CoT2", "Dirichlet 2"): 3e-4,
+    ("CoT2", "Dirichlet 5"): 3e-4,
+}
 """Peak learning rates from study `mnns-rl-tuning`."""
 
 
