@@ -9,10 +9,19 @@ import math
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import config
 
 torch.set_num_threads(1)
 settings.register_profile("tinylatent", derandomize=True, deadline=None, database=None, print_blob=True)
 settings.load_profile("tinylatent")
+
+
+@pytest.fixture
+def unchecked():
+    """Shapes go unchecked, as they do for users: training is faster, and bad values reach the code's own words."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

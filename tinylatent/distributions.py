@@ -26,12 +26,13 @@ def categorical(streams: Streams, logits_BV: Float[Tensor, "B V"], count: int = 
     return torch.searchsorted(cumulative_BV, thresholds_BK, right=True)
 
 
+@torch.no_grad()
 def log_gamma(streams: Streams, shape_BV: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
     """The logarithm of a gamma variate (scale 1) for every shape > 0, in float64.
 
     Marsaglia and Tsang 2000: rejection for shape + 1, then the boost log gamma(shape) = log gamma(shape + 1) +
     log(uniform) / shape, which never leaves log space. A row's numbers depend on the row alone: the draws of every
-    attempt have numbers of their own.
+    attempt have numbers of their own. No gradient flows through a draw.
     """
     own, width = streams.branch(), shape_BV.shape[1]
     shape_M = shape_BV.double().flatten()

@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from jaxtyping import config
 from losses import assert_same, loss_and_gradients
 from scipy.stats import binom, chisquare
 
@@ -26,14 +25,6 @@ from tinylatent.transformer import Shape
 
 TASK = MNNS(4, 1, 4)
 ROWS = np.array([[1, 2, 4, 3], [4, 4, 4, 4], [3, 1, 1, 2], [2, 4, 3, 3], [1, 3, 2, 1]])
-
-
-@pytest.fixture
-def unchecked():
-    """Shapes go unchecked, as they do for users: bad values reach the method's own words."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 def model_of(method, stage=0):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from jaxtyping import config
 from losses import assert_same, loss_and_gradients
 
 from tasks import MNNS, Batch
@@ -26,15 +25,6 @@ from tinylatent.seeds import PURPOSES, Seeds, Streams
 from tinylatent.thoughts import Mixture, Pause
 from tinylatent.training import train
 from tinylatent.transformer import Shape
-
-
-@pytest.fixture
-def unchecked():
-    """Shapes go unchecked, as they do for users: training is faster, and bad values reach the method's own words."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
-
 
 EVERY = pytest.mark.parametrize("method", [kind() for kind in METHODS.values()], ids=list(METHODS))
 VARIANTS = [

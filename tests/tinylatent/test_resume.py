@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import config
 
 import tinylatent
 from tasks import MNNS
 from tinylatent import storage
 from tinylatent.experiment import Experiment, Training
-from tinylatent.methods import METHODS, CoT2
+from tinylatent.methods import GRPO, METHODS, CoT2
 from tinylatent.training import train
 from tinylatent.transformer import Shape
 
@@ -28,15 +27,9 @@ VARIANTS = {
     "cot2-self": CoT2(prefix="self"),
     "cot2-switch": CoT2(prefix="teacher-then-self"),
     "cot2-budget": CoT2(budget=2),
+    "grpo-all": GRPO(samples=2, curriculum=(1,), updates=2, kl=0.1),
+    "grpo-dirichlet": GRPO(gamma=2.0),
 }
-
-
-@pytest.fixture
-def unchecked():
-    """Shapes go unchecked, as they do for users: a long training is several times faster."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 def experiment(method, **recipe):

@@ -14,10 +14,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinylatent.distributions import log_dirichlet
 from tinylatent.plan import Repeat, Segment
 from tinylatent.rollout import force, replay, rollout
 from tinylatent.seeds import Streams
-from tinylatent.thoughts import Action, Hidden, Mixture, Noise, Pause, Shuffled, State, Token, Zero
+from tinylatent.thoughts import (
+    Action,
+    Dirichlet,
+    Hidden,
+    Mixture,
+    MultiToken,
+    Noise,
+    Pause,
+    Shuffled,
+    State,
+    Token,
+    Zero,
+)
 from tinylatent.transformer import norm
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
@@ -44,6 +57,8 @@ THOUGHTS = {
     "mixture": Mixture(),
     "hidden": Hidden(),
     "pause": PAUSE,
+    "tokens": MultiToken(2, 1.3),
+    "simplex": Dirichlet(1.5),
     "recall": Recall(stop_ids=(5, 6)),
 }
 PARALLEL = [name for name, thought in THOUGHTS.items() if thought.parallel]
@@ -97,6 +112,11 @@ def given_action(name, rows, steps, seed):
             )
         case Pause() as pause:
             return pause.given((rows, steps))
+        case MultiToken() as tokens:
+            return tokens.given(torch.randint(V, (rows, steps, tokens.samples), generator=generator))
+        case Dirichlet() as simplex:
+            log_a = torch.randn(rows, steps, V, generator=generator, dtype=torch.float64).log_softmax(-1)
+            return simplex.given(log_a.requires_grad_())
 
 
 @st.composite
@@ -153,6 +173,15 @@ class Step:
     log_prob: torch.Tensor
 
 
+def naive_token(logits, threshold):
+    """The token at which the cumulative distribution passes the threshold."""
+    total = 0.0
+    for i, p in enumerate(logits.softmax(0).tolist()):
+        total += p
+        if threshold < total:
+            return torch.tensor(i)
+
+
 def naive_choice(segment, b, t, logits, draw):
     """What is chosen, by the definition of each thought: an id, a distribution, or nothing."""
     if segment.given is not None:
@@ -161,11 +190,13 @@ def naive_choice(segment, b, t, logits, draw):
         case Token(temperature=0):
             return logits.argmax()
         case Token(temperature=temperature):
-            threshold, total = draw(), 0.0
-            for i, p in enumerate(torch.softmax(logits / temperature, 0).tolist()):
-                total += p
-                if threshold < total:
-                    return torch.tensor(i)
+            return naive_token(logits / temperature, draw().uniform().item())
+        case MultiToken(temperature=temperature, samples=samples):
+            streams = draw()
+            thresholds = [streams.uniform().item() for _ in range(samples)]
+            return torch.stack([naive_token(logits / temperature, threshold) for threshold in thresholds])
+        case Dirichlet(gamma=gamma):
+            return log_dirichlet(draw(), (gamma * logits.softmax(0)).log()[None])[0].detach()
         case Mixture():
             return logits.exp() / logits.exp().sum()
 
@@ -183,7 +214,7 @@ def naive_rollout(model, naive_hidden, case, row):
     def draw():
         streams = Streams(case.seed, torch.tensor([row]))
         streams.at(torch.tensor([len(steps)]))
-        return streams.uniform().item()
+        return streams
 
     def take(segment, t):
         hidden_SD, logits = read()
@@ -202,6 +233,13 @@ def naive_rollout(model, naive_hidden, case, row):
                 new = hidden if segment.given is None else chosen
             case Pause():
                 new = thought.constant_D
+            case MultiToken(samples=samples):
+                new = sum(model.tokens[i] for i in chosen) / samples
+                log_prob = sum((logits / thought.temperature).log_softmax(0)[i] for i in chosen)
+            case Dirichlet(gamma=gamma):
+                new = sum(chosen[i].exp() * model.tokens[i] for i in range(V))
+                shares = gamma * logits.softmax(0)
+                log_prob = torch.lgamma(shares.sum()) + (shares * chosen - torch.lgamma(shares)).sum()
         inputs.append(new)
         steps.append(Step(type(thought).__name__, hidden, logits, new, log_prob))
         return stop
