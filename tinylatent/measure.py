@@ -140,11 +140,11 @@ def _stages(
     for stage, end in enumerate(experiment.method.starts(experiment.training.steps)[1:]):
         if end >= saved.step:  # training stopped early
             break
-        model, saved = experiment.model(device), stage_end(folder, stage)
-        storage.load_weights(saved, model)
+        model, left = experiment.model(device), stage_end(folder, stage)
+        storage.load_weights(left, model)
         result = evaluate(experiment.task, experiment.method, model, rows, device=device)
         _, right, _ = cluster_counts(experiment.task.key(rows), result.right_P)
-        found.append({"step": saved.step, "right": right.tolist()})
+        found.append({"step": left.step, "right": right.tolist()})
     return found
 
 
