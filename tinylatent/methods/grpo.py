@@ -190,9 +190,8 @@ class GRPO(Method):
         if self.ratio != "paper":
             return run.log_prob_BT
         shares = [1 / span.thought.samples if isinstance(span.thought, MultiToken) else 1.0 for span in run.spans]
-        lengths = [span.stop - span.start for span in run.spans]
-        share_T = torch.tensor(shares).repeat_interleave(torch.tensor(lengths)).to(run.log_prob_BT)
-        return run.log_prob_BT * share_T
+        steps = [share for span, share in zip(run.spans, shares, strict=True) for _ in range(span.start, span.stop)]
+        return run.log_prob_BT * run.log_prob_BT.new_tensor(steps)
 
     def hopeless(self, lines: Sequence[Mapping[str, Any]]) -> str | None:
         """No group has taught anything for `patience` batches of rollouts."""

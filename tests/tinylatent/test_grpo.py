@@ -1,0 +1,481 @@
+"""GRPO: against rollouts and losses written out by hand, its modes where they must agree, and runs from a start.
+
+The hand-written rollout is discrete: one row at a time, no cache, plain token draws; K tokens a step are rebuilt from
+the actions of the engine's own rollout. Float64 to 1e-9 unless said otherwise.
+"""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from losses import assert_same, loss_and_gradients
+
+from tasks import MNNS, MultiHop
+from tinylatent import storage
+from tinylatent.experiment import Experiment, Training
+from tinylatent.measure import measure
+from tinylatent.methods import GRPO, DiscreteCoT, Moment
+from tinylatent.policy import advantages
+from tinylatent.problems import Problems
+from tinylatent.rollout import replay, rollout
+from tinylatent.seeds import Seeds, Streams
+from tinylatent.thoughts import Dirichlet, MultiToken, Token
+from tinylatent.training import load, train
+from tinylatent.transformer import Shape
+
+TASK, SHAPE = MNNS(3, 1, 3), Shape(16, 2, 2)
+MOMENT = Moment(3, 10, 5)
+
+
+def model_of(method, dtype=torch.float64, scale=6):
+    """A model whose weights are large enough that every input matters, and whose answers are sometimes right."""
+    model = Experiment(TASK, method, SHAPE).model().to(dtype)
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(scale)
+    method.enter(model, 0)
+    return model
+
+
+def problems_of(rows=12, dtype=torch.float64):
+    problems = Problems.upload(TASK.batch(TASK.problems(rows, seed=1)))
+    return replace(problems, target_BTV=problems.target_BTV.to(dtype))
+
+
+def rolled(method, model, problems, moment=MOMENT):
+    """The rollouts that a loss at this moment is made of."""
+    return rollout(
+        model.backbone,
+        method.plan(model, problems, method.temperature),
+        problems.prompt_BN,
+        streams=moment.streams(len(problems) * method.group),
+        groups=method.group,
+    )
+
+
+def moved(model, by=1e-2, seed=0):
+    """Changes the weights a little, as an optimizer would."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter) * by)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One token is discrete chain of thought
+
+
+def naive_discrete(model, problems, group, moment):
+    """Rollouts of discrete chains, row by row: token by token from the whole sequence, and their log-probabilities."""
+    steps, rows = problems.thinking + 1, []
+    for row in range(len(problems) * group):
+        inputs = [model.backbone.tokens[i] for i in problems.prompt_BN[row // group]]
+        streams, said, logs = moment.streams(len(problems) * group), [], []
+        for step in range(steps):
+            hidden_SD, _ = model.backbone.forward(torch.stack(inputs)[None])
+            log_p_V = (hidden_SD[0, -1] @ model.backbone.tokens.T).log_softmax(0)
+            streams.at(torch.full((len(problems) * group,), step))
+            threshold = streams.uniform()[row, 0]
+            token = int((log_p_V.exp().cumsum(0) > threshold).nonzero()[0])
+            said.append(token)
+            logs.append(log_p_V[token])
+            inputs.append(model.backbone.tokens[token])
+        rows.append((said, torch.stack(logs)))
+    return rows
+
+
+def test_one_token_is_discrete_chain_of_thought_sampled():
+    """The same tokens from the same streams as Token's, the same log-probabilities, the same embeddings."""
+    method = GRPO(samples=1)
+    model, problems = model_of(method), problems_of()
+    ours = rolled(method, model, problems)
+    theirs = rollout(
+        model.backbone,
+        DiscreteCoT().plan(model, problems, 1.0),
+        problems.prompt_BN,
+        streams=MOMENT.streams(len(problems) * 8),
+        groups=8,
+    )
+    assert torch.equal(ours.action("ids")[..., 0], theirs.spans[0].action["id"])
+    assert torch.equal(ours.action("id"), theirs.action("id"))
+    assert torch.equal(ours.log_prob_BT, theirs.log_prob_BT)
+    assert torch.equal(ours.embeddings_BTD, theirs.embeddings_BTD)
+
+
+@pytest.mark.parametrize("ratio", ["exact", "paper", "official"])
+def test_one_token_has_the_gradient_of_discrete_grpo(ratio):
+    """Written out: sampled chains, group advantages, REINFORCE with steps averaged. All ratios are one at K = 1."""
+    method = GRPO(samples=1, ratio=ratio)
+    model, problems = model_of(method), problems_of(6)
+    got = loss_and_gradients(model, method.loss(model, problems, MOMENT))
+    rows = naive_discrete(model, problems, 8, MOMENT)
+    right_B = [said[-1] == int(problems.answer_BA[b // 8, 0]) for b, (said, _) in enumerate(rows)]
+    assert 0 < sum(right_B) < len(right_B)
+    advantage_B = advantages(torch.tensor(right_B, dtype=torch.float64), 8)
+    surrogate = sum(a * (logs - logs.detach()).exp().mean() for a, (_, logs) in zip(advantage_B, rows, strict=True))
+    assert_same(got, loss_and_gradients(model, -surrogate / len(rows)))
+
+
+def test_rewards_are_ones_for_the_right_answer():
+    """Counted by the task's own oracle."""
+    method = GRPO(samples=2)
+    model, problems = model_of(method), problems_of()
+    (first, *_) = method.losses(model, problems, MOMENT)
+    answers = rolled(method, model, problems).action("id")
+    rows = TASK.problems(12, seed=1).repeat(8, axis=0)
+    assert first.figures["reward"].item() == pytest.approx(TASK.score(rows, answers.numpy()).mean())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ratios
+
+
+@pytest.mark.parametrize("method", [GRPO(), GRPO(ratio="paper"), GRPO(ratio="official"), GRPO(gamma=2.0)], ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_replay_under_equal_weights_is_the_same_policy(method, dtype):
+    """log-ratio 0: 1e-9 in float64; in float32 1e-4 for tokens, 5e-3 for densities (sums of a thousand logarithms)."""
+    model, problems = model_of(method, dtype), problems_of(dtype=dtype)
+    run = rolled(method, model, problems)
+    log_ratio_BT = method.log_prob_BT(replay(model.backbone, run)) - method.log_prob_BT(run)
+    bound = 1e-9 if dtype == torch.float64 else 5e-3 if method.gamma else 1e-4
+    assert log_ratio_BT.abs().max() < bound
+
+
+@pytest.mark.parametrize("ratio", ["exact", "paper", "official"])
+def test_log_probabilities_by_hand(ratio):
+    """After the weights moved: the product of the K probabilities, its K-th root, or the product of tempered ones."""
+    method = GRPO(samples=3, ratio=ratio)
+    model, problems = model_of(method), problems_of()
+    run = rolled(method, model, problems)
+    moved(model)
+    now = replay(model.backbone, run)
+    got_BT = method.log_prob_BT(now)
+    temperature = 3 if ratio == "official" else 1
+    for b in range(0, 96, 7):
+        for t in range(3):
+            logits_V = now.logits_BTV[b, t]
+            if t < 2:
+                ids = run.action("ids")[b, t].tolist()
+                each = [(logits_V / temperature).softmax(0)[i].log() for i in ids]
+                expected = sum(each) / (3 if ratio == "paper" else 1)
+            else:
+                expected = logits_V.softmax(0)[run.action("id")[b, 0]].log()
+            assert got_BT[b, t].item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_official_samples_at_temperature_k_but_answers_at_one():
+    method = GRPO(samples=3, ratio="official")
+    model, problems = model_of(method), problems_of()
+    for temperature in (0.0, 1.0):  # evaluation included
+        latent, answer = (segment.thought for segment in method.plan(model, problems, temperature))
+        assert isinstance(latent, MultiToken)
+        assert (latent.samples, latent.temperature) == (3, 3)
+        assert isinstance(answer, Token)
+        assert answer.temperature == temperature
+
+
+def test_dirichlet_latents():
+    method = GRPO(gamma=2.5)
+    model, problems = model_of(method), problems_of()
+    latent, _ = (segment.thought for segment in method.plan(model, problems))
+    assert isinstance(latent, Dirichlet)
+    assert latent.gamma == 2.5
+    assert method.latent
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Updates, clipping, the reference
+
+
+def test_later_updates_compare_with_the_policy_that_sampled():
+    """Two updates a batch: the second loss is the clipped surrogate of moved weights, computed here from the ratio."""
+    method = GRPO(samples=2, updates=2, clip=0.05)
+    model, problems = model_of(method), problems_of()
+    run = rolled(method, model, problems)
+    old_BT = method.log_prob_BT(run)
+    losses = method.losses(model, problems, MOMENT)
+    first = next(losses)
+    assert first.figures["clip_fraction"] == 0
+    assert first.figures["approximate_kl"] == 0
+    moved(model, 3e-2)
+    second = next(losses)
+    ratio_BT = (method.log_prob_BT(replay(model.backbone, run)) - old_BT).exp()
+    reward_B = (run.action("id") == problems.answer_BA.repeat_interleave(8, 0)).all(1).double()
+    advantage_B1 = advantages(reward_B, 8)[:, None]
+    plain_BT, held_BT = ratio_BT * advantage_B1, ratio_BT.clamp(0.95, 1.05) * advantage_B1
+    assert second.value.item() == pytest.approx(-torch.minimum(plain_BT, held_BT).mean().item(), abs=1e-9)
+    share = (held_BT < plain_BT).double().mean().item()
+    assert 0 < share < 1
+    assert second.figures["clip_fraction"].item() == pytest.approx(share)
+    kl = (ratio_BT - 1 - ratio_BT.log()).mean().item()
+    assert second.figures["approximate_kl"].item() == pytest.approx(kl)
+    assert set(second.figures) == {"clip_fraction", "approximate_kl"}
+    with pytest.raises(StopIteration):
+        next(losses)
+
+
+def test_the_reference_is_where_training_began():
+    method = GRPO(samples=2, kl=0.5)
+    model, problems = model_of(method), problems_of()
+    plain = GRPO(samples=2)
+    assert_same(
+        loss_and_gradients(model, method.loss(model, problems, MOMENT)),
+        loss_and_gradients(model, plain.loss(model, problems, MOMENT)),
+    )
+    run = rolled(method, model, problems)
+    there_BT = method.log_prob_BT(run)
+    moved(model)
+    (first,) = method.losses(model, problems, MOMENT)
+    again = rolled(method, model, problems)
+    gap_BT = method.log_prob_BT(replay(model.thoughts["reference"], again)) - method.log_prob_BT(again)
+    divergence = (gap_BT.exp() - 1 - gap_BT).mean().item()
+    assert divergence > 1e-6
+    assert first.figures["reference_kl"].item() == pytest.approx(divergence)
+    assert first.value.item() == pytest.approx(0.5 * divergence, abs=1e-9)  # the surrogate itself is 0 at ratio 1
+    unmoved = replay(model.thoughts["reference"], run)
+    torch.testing.assert_close(method.log_prob_BT(unmoved), there_BT, rtol=1e-9, atol=1e-9)
+    assert not any(parameter.requires_grad for parameter in model.thoughts["reference"].parameters())
+
+
+def test_equal_rewards_leave_the_weights_alone():
+    """Nobody can be right: no group teaches anything, and the gradient is exactly zero."""
+    method = GRPO(samples=2)
+    model, problems = model_of(method), problems_of()
+    hopeless = replace(problems, words_BT=torch.full_like(problems.words_BT, -1))  # no token
+    (loss,) = method.losses(model, hopeless, MOMENT)
+    assert loss.figures["reward"] == 0
+    assert loss.figures["silent_groups"] == 1
+    _, gradients = loss_and_gradients(model, method.loss(model, hopeless, MOMENT))
+    assert all(gradient.abs().max() == 0 for gradient in gradients.values())
+
+
+def test_ragged_rows_count_their_own_steps():
+    """Rows of one to three hops: waiting steps have no part in loss, figures or entropy."""
+    task = MultiHop(nodes=5, hops=3)
+    method = GRPO(samples=2, average="sequence")
+    model = Experiment(task, method, SHAPE).model().double()
+    problems = Problems.upload(task.batch(task.problems(16, seed=0)))
+    assert not isinstance(problems.thinking, int)
+    (loss,) = method.losses(model, problems, MOMENT)
+    run = rolled(method, model, problems)
+    entropy_T = loss.figures["entropy"]
+    assert len(entropy_T) == problems.words_BT.shape[1]
+    for t in range(run.steps):
+        live = [b for b in range(len(run.prompt_BN)) if run.live_BT[b, t]]
+        p_BV = run.logits_BTV[live, t].softmax(-1)
+        assert entropy_T[t].item() == pytest.approx(-(p_BV * p_BV.log()).sum(-1).mean().item())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stages, logs and advice
+
+
+def test_the_curriculum_takes_more_tokens_stage_by_stage():
+    method = GRPO(samples=6, curriculum=(1, 3))
+    assert method.starts(900) == (0, 300, 600)
+    model = model_of(method)
+    for stage, samples in enumerate((1, 3, 6)):
+        method.enter(model, stage)
+        assert method.thought(model).samples == samples
+
+
+def recipe(**changes):
+    return Training(**{"steps": 6, "batch": 8, "rate": 1e-3, "weight_decay": 0.0, "log_every": 2, **changes})
+
+
+def begun_from(method=None, **changes):
+    """A short run that starts from a short supervised one."""
+    start = Experiment(TASK, DiscreteCoT(), Shape(16, 1, 1), Training(steps=300, batch=8, rate=1e-2), Seeds())
+    return replace(start, method=method or GRPO(samples=2), training=recipe(**changes), start=start)
+
+
+def quiet(text):
+    pass
+
+
+def test_every_diagnostic_is_logged(tmp_path, unchecked):
+    whole = begun_from(GRPO(samples=2, updates=2, kl=0.1))
+    train(whole, tmp_path / "run", say=quiet)
+    lines = storage.read_lines(tmp_path / "run" / storage.METRICS)
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    for line in lines:
+        assert len(line["entropy"]) == 3
+        for name in ("clip_fraction", "approximate_kl", "silent_groups", "reward", "gradient_norm", "reference_kl"):
+            assert math.isfinite(line[name]), name
+        assert 0 <= line["reward"] <= 1
+        assert line["gradient_norm"] > 0
+        assert line["approximate_kl"] > 0  # of the second updates
+
+
+def lines(**figures):
+    steps = len(next(iter(figures.values())))
+    return [{"step": 10 * (i + 1), **{name: values[i] for name, values in figures.items()}} for i in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("silent", "reward", "said"),
+    [
+        ([1.0, 1.0], 0.0, None),
+        ([1.0, 1.0, 1.0], 0.0, "last 30 batches of rollouts: nearly no answer is right; start from a better run"),
+        ([0.5, 1.0, 1.0, 1.0], 0.99, "last 30 batches of rollouts: nearly every answer is right"),
+        ([1.0, 1.0, 0.9], 0.0, None),
+        ([1.0, 0.9, 1.0, 1.0], 0.0, None),
+        ([], 0.0, None),
+    ],
+)
+def test_advice_comes_with_patience(silent, reward, said):
+    found = GRPO(patience=30).hopeless(lines(silent_groups=silent, reward=[reward] * len(silent)) if silent else [])
+    assert found is None if said is None else said in found
+
+
+def test_a_run_without_signal_stops_and_says_so(tmp_path, unchecked):
+    """From fresh weights nothing is right: it stops, keeps its checkpoint, and a second start changes nothing."""
+    remarks = []
+    task = MNNS(3, 1, 30)  # too many sums to guess one of eight
+    whole = Experiment(task, GRPO(patience=4, group=2), Shape(8, 1, 1), recipe(steps=100, problems=64))
+    train(whole, tmp_path, say=remarks.append)
+    assert len(remarks) == 1
+    assert "nearly no answer is right; start from a better run" in remarks[0]
+    saved = storage.find_checkpoint(tmp_path)
+    assert saved.step < 100
+    train(whole, tmp_path, say=remarks.append)
+    assert len(remarks) == 1
+    assert storage.find_checkpoint(tmp_path).step == saved.step
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs that start from others
+
+
+def test_a_run_begins_with_the_weights_it_starts_from(tmp_path, unchecked):
+    """Trained under its own folder, or found elsewhere: the same run, and its record tells before from after."""
+    whole = begun_from(GRPO(samples=2, kl=0.1))
+    record = measure(whole, tmp_path / "a")
+    train(whole.start, tmp_path / "start", say=quiet)
+    again = measure(whole, tmp_path / "b", start=tmp_path / "start")
+    for name in ("evaluations", "before", "sampling"):
+        same = [json.loads(json.dumps(r[name], sort_keys=True)) for r in (record, again)]
+        for each in same:
+            for part in (each, each.get("evaluations", {})):
+                for value in part.values():
+                    value.pop("problems_per_s", None) if isinstance(value, dict) else None
+        assert same[0] == same[1], name
+    assert (tmp_path / "a" / "start" / "config.json").exists()
+    _, model = load(tmp_path / "b")
+    _, start = load(tmp_path / "start")
+    reference = model.thoughts["reference"].state_dict()
+    assert all(torch.equal(reference[name], value) for name, value in start.backbone.state_dict().items())
+    assert set(record["before"]["evaluations"]) == {"itself", "noise", "shuffled", "zero", "greedy", "mixture"}
+    assert record["before"]["evaluations"]["greedy"]["right"] != record["before"]["evaluations"]["zero"]["right"]
+    assert [line["step"] for line in record["metrics"]] == [2, 4, 6]
+    assert Experiment.from_json(json.loads(json.dumps(whole.to_json()))) == whole
+
+
+def test_a_killed_run_from_a_start_goes_on_bit_for_bit(tmp_path, unchecked):
+    whole = begun_from(GRPO(samples=2, curriculum=(1,), kl=0.1, updates=2), save_every=2)
+    train(whole, tmp_path / "whole", say=quiet)
+
+    class Stop(Exception):
+        pass
+
+    def tick(step, loss):
+        if step == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(whole, tmp_path / "cut", tick=tick, say=quiet)
+    train(whole, tmp_path / "cut", say=quiet)
+    ends = [storage.find_checkpoint(tmp_path / name).folder for name in ("whole", "cut")]
+    for name in (storage.WEIGHTS, storage.OPTIMIZER):
+        assert len({(end / name).read_bytes() for end in ends}) == 1
+
+
+def test_another_or_unfinished_start_is_refused(tmp_path, unchecked):
+    whole = begun_from()
+    train(replace(whole.start, seeds=Seeds(init=1)), tmp_path / "other", say=quiet)
+    with pytest.raises(ValueError, match="holds another run than this experiment starts from"):
+        train(whole, tmp_path / "a", start=tmp_path / "other")
+    with pytest.raises(ValueError, match="holds no run"):
+        train(whole, tmp_path / "b", start=tmp_path / "nowhere")
+
+    class Stop(Exception):
+        pass
+
+    def tick(step, loss):
+        if step == 200:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(
+            replace(whole.start, training=replace(whole.start.training, save_every=100)),
+            tmp_path / "half",
+            tick=tick,
+            say=quiet,
+        )
+    half = replace(whole, start=replace(whole.start, training=replace(whole.start.training, save_every=100)))
+    with pytest.raises(ValueError, match="is not trained to its end"):
+        train(half, tmp_path / "c", start=tmp_path / "half")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"task": MNNS(3, 1, 4)}, "another task"),
+        ({"shape": Shape(32, 1, 1)}, "another shape"),
+        ({"seeds": Seeds(split=3)}, "another split seed"),
+        ({"training": recipe(problems=40)}, "another training.problems"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(change, said):
+    with pytest.raises(ValueError, match=f"the run to start from has {said}"):
+        replace(begun_from(), **change)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"samples": 0}, "samples 0: expected at least 1"),
+        ({"curriculum": (1, 0)}, r"curriculum \(1, 0\): expected tokens per step"),
+        ({"gamma": 0.0}, r"gamma 0\.0: expected a positive number"),
+        ({"gamma": 2.0, "ratio": "paper"}, "gamma goes without curriculum, ratio and temperature"),
+        ({"ratio": "other"}, "ratio 'other': expected one of exact, paper, official"),
+        ({"group": 1}, "group 1: expected at least 2 rollouts"),
+        ({"clip": 0.0}, r"clip 0\.0: expected more than 0"),
+        ({"kl": -1.0}, r"kl -1\.0: expected 0 or more"),
+        ({"temperature": 0.0}, r"temperature 0\.0: expected more than 0"),
+        ({"updates": 0}, "updates 0: expected at least 1"),
+        ({"advantage": "z"}, "advantage 'z': expected one of"),
+        ({"average": "z"}, "average 'z': expected one of"),
+    ],
+)
+def test_bad_settings_are_refused(fields, said, unchecked):
+    with pytest.raises(ValueError, match=said):
+        GRPO(**fields)
+
+
+def test_it_learns(unchecked):
+    """A half-trained discrete chain gains from rewards alone."""
+    start = Experiment(MNNS(3, 1, 4), DiscreteCoT(), Shape(16, 2, 2), Training(steps=250, batch=32, rate=5e-3))
+    whole = replace(
+        start,
+        method=GRPO(samples=1),
+        training=Training(steps=150, batch=32, rate=1e-3, weight_decay=0.0, log_every=10),
+        start=start,
+    )
+    record = measure(whole, None)
+    first, last = record["metrics"][0]["reward"], record["metrics"][-1]["reward"]
+    assert 0.1 < first < 0.9
+    assert last > first + 0.1
+
+
+def test_streams_of_a_group_differ():
+    """Rollouts of one prompt are not the same rollout eight times."""
+    method = GRPO(samples=2)
+    model, problems = model_of(method), problems_of(3)
+    ids = rolled(method, model, problems).action("ids").view(3, 8, -1)
+    assert all(len(group.unique(dim=0)) > 1 for group in ids)
+    again = Streams(0, torch.arange(2)).uniform()
+    assert again[0] != again[1]
