@@ -51,6 +51,7 @@ def rolled(method, model, problems, moment=MOMENT):
         model.backbone,
         method.plan(model, problems, method.temperature),
         problems.prompt_BN,
+        problems.prompt_mask_BN,
         streams=moment.streams(len(problems) * method.group),
         groups=method.group,
     )
