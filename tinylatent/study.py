@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from tqdm import tqdm
@@ -36,6 +36,7 @@ Record = dict[str, Any]
 RESULT, RUNS = "result.json", "runs.jsonl"
 
 
+@runtime_checkable
 class Run(Protocol):
     """What a grid is made of: a frozen value that goes to JSON and back. `Experiment` is one."""
 
@@ -54,7 +55,7 @@ class Run(Protocol):
         ...
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
+    def from_json(cls, values: dict[str, Any]) -> "Run":
         """The run that wrote these values; ValueError or KeyError if there is none."""
         ...
 

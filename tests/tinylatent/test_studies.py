@@ -11,9 +11,10 @@ from statistics import fmean, stdev
 
 import pytest
 
+from theory.estimators import Case
 from tinylatent import storage
 from tinylatent.experiment import Experiment, Training
-from tinylatent.measure import ITSELF, KS
+from tinylatent.measure import EQUAL_KS, ITSELF, KS
 from tinylatent.methods import Coconut, CoT2, DiscreteCoT
 from tinylatent.seeds import Seeds
 from tinylatent.statistics import Interval
@@ -46,7 +47,7 @@ def record(experiment, percent, controls=()):
 
     def evaluation(percent, scale=0):
         right = [percent + scale * offset for offset in (-2, -1, 0, 1, 2, -2, -1, 0, 1, 2)]
-        return {"right": right, "kl": [0.1, 0.2], "norm": [1.0, 3.0], "problems_per_s": 1000}
+        return {"right": right, "kl": [0.1, 0.2], "entropy": [1.0, 0.5], "norm": [1.0, 3.0], "problems_per_s": 1000}
 
     share = {"right": [50] * 10, "of": 1}
     levels = enumerate(experiment.task.ladder())
@@ -54,25 +55,49 @@ def record(experiment, percent, controls=()):
         str(level): evaluation(percent - 10 * up, JITTER.get(name, 0)) | {"total": [100] * 10, "keys": level}
         for up, level in levels
     }
+    ks = KS if experiment.start is None else EQUAL_KS
     sampling = {
-        f"{t:g}": {name: {str(k): share for k in KS} for name in ("pass", "majority")} for t in DiscreteCoT.temperatures
+        f"{temperature:g}": {name: {str(k): share for k in ks} for name in ("pass", "majority")}
+        for temperature in experiment.method.temperatures
     }
+    judged = {
+        "evaluations": {
+            ITSELF: evaluation(percent, JITTER.get(name, 0)),
+            **{control: evaluation(value) for control, value in dict(controls).items()},
+            **{reading: evaluation(percent + 2) for reading in experiment.method.readings},
+        },
+        "sampling": {"samples": 32, "temperatures": sampling} if sampling else None,
+    }
+    line = {"step": 5, "reward": 0.5, "silent_groups": 0.25, "gradient_norm": 1.0}
+    learning = {"before": judged, "metrics": [line, {**line, "step": 10, "reward": 0.75}]}
     return {
         "id": experiment.identity,
         "experiment": values,
         "keys": [str(key) for key in range(10)],
         "total": [100] * 10,
-        "evaluations": {
-            ITSELF: evaluation(percent, JITTER.get(name, 0)),
-            **{control: evaluation(value) for control, value in dict(controls).items()},
-        },
+        **judged,
+        **({} if experiment.start is None else learning),
         **({"ladder": climbed} if climbed else {}),
         "stages": [{"step": 5, "right": [60] * 10}] if isinstance(experiment.method, Coconut) else [],
-        "sampling": {"samples": 32, "temperatures": sampling} if isinstance(experiment.method, DiscreteCoT) else None,
         "constant": 0.4,
         "attainable": 1.0,
         "parameters": 10,
         "cost": {"steps": 4, "slots": 8, "flops": 4000, "training_seconds": 2.0},
+        "environment": {"commit": "none"},
+    }
+
+
+def case_record(case):
+    """What `theory.estimators.measure` returns, with numbers that depend on estimator and seed."""
+    names = ["none", "leave-one-out", "mean", "std"]
+    names += ["straight-through"] if case.samples and case.ratio == "exact" else []
+    return {
+        "id": case.identity,
+        "experiment": json.loads(json.dumps(case.to_json())),
+        "estimators": {
+            name: {"error": 0.1 * place, "cosine": 1 - 0.01 * place - 0.001 * case.seed, "noise": 3.0 - 0.5 * place}
+            for place, name in enumerate(names)
+        },
         "environment": {"commit": "none"},
     }
 
@@ -83,6 +108,8 @@ CONTROLS = {"noise": 20, "shuffled": 30, "zero": 10}
 def records_of(study, profile):
     """All rounds of a study: 90 % right in the runs of its grid, 85 % in later ones."""
     records, more, percent = [], study.grid(profile), 90
+    if study.kind is Case:
+        return [case_record(case) for case in more]
     while more:
         records += [record(each, percent, CONTROLS if each.method.latent else ()) for each in more]
         known = {each["id"] for each in records}

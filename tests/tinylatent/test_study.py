@@ -13,10 +13,20 @@ from tinylatent import commands, storage, study
 from tinylatent.cli import main
 from tinylatent.experiment import Experiment, Training
 from tinylatent.measure import ITSELF, measure
-from tinylatent.methods import Coconut, CoT2, Direct, DiscreteCoT, PauseTokens
+from tinylatent.methods import GRPO, Coconut, CoT2, Direct, DiscreteCoT, PauseTokens
 from tinylatent.report import Table
 from tinylatent.seeds import Seeds
-from tinylatent.studies import lineup, mnns, mnns_tuning, mnns_tuning_small, search, task_lineup, tasks_tuning
+from tinylatent.studies import (
+    lineup,
+    mnns,
+    mnns_rl_tuning,
+    mnns_tuning,
+    mnns_tuning_small,
+    rl_lineup,
+    search,
+    task_lineup,
+    tasks_tuning,
+)
 from tinylatent.studies.compare import grouped, method_of
 from tinylatent.studies.lineup import RECIPES
 from tinylatent.study import Study, rebuild, reproduce, studies
@@ -105,7 +115,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
 
 
 def test_finished_runs_are_skipped(outcome, monkeypatch):
-    def refuse(runs, *others):
+    def refuse(study, runs, *others):
         assert runs == []
         return iter(())
 
@@ -160,7 +170,7 @@ def test_registered_studies_have_distinct_runs_and_tuning_keeps_off_reported_spl
             grid = each.grid(profile)
             identities = [experiment.identity for experiment in grid]
             assert len(set(identities)) == len(identities)
-            splits = {experiment.seeds.split for experiment in grid}
+            splits = {run.seeds.split for run in grid if isinstance(run, Experiment)}
             assert splits <= tuned if "tuning" in each.name else splits.isdisjoint(tuned)
 
 
@@ -171,6 +181,28 @@ def test_frozen_recipes_are_the_best_of_the_stored_tuning_runs():
         rate, decay, own = search.winner(groups[method.name])
         assert RECIPES[method.name] == Training(rate=rate, weight_decay=decay)
         assert search.own({"experiment": {"method": {"name": method.name, **vars(method)}}}) == own
+
+
+def test_frozen_rates_of_rl_are_the_best_of_the_stored_tuning_runs():
+    groups = grouped(storage.read_lines(RESULTS / "mnns-rl-tuning" / "runs.jsonl"), mnns_rl_tuning.contender)
+    assert {(start.removeprefix("from "), arm) for arm, start in groups} == set(rl_lineup.RATES)
+    for (arm, start), group in groups.items():
+        assert rl_lineup.RATES[start.removeprefix("from "), arm] == search.winner(group, seeds=2)[0]
+
+
+def test_what_a_run_starts_from_is_measured_first(tmp_path):
+    """Once, however many start from it, in the grid or not; each record says what was before."""
+    start = tiny(DiscreteCoT(), 0)
+    runs = [replace(start, method=GRPO(samples=samples, group=2), start=start) for samples in (1, 2)]
+    few = replace(
+        TINY, grid=lambda profile: [*runs, start], tables=lambda records: [], figure=lambda records, path: None
+    )
+    outcome = reproduce(few, "quick", tmp_path, workers=2)
+    records = storage.read_lines(outcome.files["runs.jsonl"])
+    assert [record["id"] for record in records] == [run.identity for run in (*runs, start)]
+    assert [("before" in record) for record in records] == [True, True, False]
+    assert len(list((tmp_path / "runs" / "work").iterdir())) == 3
+    assert not (tmp_path / "runs" / "work" / runs[0].identity / "run" / "start").exists()
 
 
 def test_later_rounds_depend_on_the_earlier_ones(tmp_path):
