@@ -1,4 +1,5 @@
-"""Bench: how fast this machine trains and evaluates CoT2 on MNNS, beside its own matrix products and a bare loop.
+"""Bench: how fast this machine trains and evaluates CoT2 on MNNS, beside its own matrix products and a bare loop, and
+how fast GRPO rolls out and learns.
 
 The bare loop is the same mathematics written out by hand with nothing around it: no plans, no thoughts, no batches cut
 from a data set, no schedule. Everything is timed in short turns within a round, ratios are taken within a round and
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,15 +23,18 @@ from torch import Tensor
 from tasks import REGISTRY
 from tinylatent.experiment import Experiment, Training
 from tinylatent.flops import training_flops
-from tinylatent.methods import CoT2
+from tinylatent.methods import GRPO, CoT2, Moment
+from tinylatent.methods.grpo import rewards
 from tinylatent.problems import Problems
 from tinylatent.rollout import rollout
 from tinylatent.training import batches, make_optimizer, one_step
-from tinylatent.transformer import attend
+from tinylatent.transformer import Shape, attend
 
 SIDE = 768  # of the square matrices whose product is the yardstick
 EVALUATED = 1024
 EXPERIMENT = Experiment(method=CoT2())
+REWARDED = Experiment(method=GRPO(samples=3), shape=Shape(layers=1), training=Training(rate=1e-3, weight_decay=0.0))
+PROMPTS = 64
 WARM = 450  # the step whose learning rate is the peak
 Turn = Callable[[], Any]
 
@@ -52,8 +56,13 @@ def measure(rounds: int) -> dict[str, float]:
         "train_b256": (ours(problems, 256), 6),
         "bare_b256": (bare(problems, 256), 6),
         "eval": (evaluation(problems), 2),
+        "rollouts": (rolling(problems), 6),
+        "rewarded": (ours(problems, PROMPTS, REWARDED), 3),
     }
+    assert isinstance(REWARDED.method, GRPO)
+    rollouts = PROMPTS * REWARDED.method.group
     work = {"train_b16": 16, "bare_b16": 16, "train_b256": 256, "bare_b256": 256, "eval": EVALUATED}
+    work |= {"rollouts": rollouts, "rewarded": rollouts}
     seconds: dict[str, list[float]] = {name: [] for name in turns}
     for number in range(rounds):
         # Whoever follows the matrix products finds cold caches and a slower clock: each turn starts with one that does
@@ -79,6 +88,10 @@ def measure(rounds: int) -> dict[str, float]:
         "train_over_bare_b16": _median_ratio(rates["train_b16"], rates["bare_b16"]),
         "train_over_bare_b256": _median_ratio(rates["train_b256"], rates["bare_b256"]),
         "eval_per_s_at_220_gflops": 220 * _median_ratio(rates["eval"], gflops),
+        "rollouts_per_s": statistics.median(rates["rollouts"]),
+        "rollouts_trained_per_s": statistics.median(rates["rewarded"]),
+        "rollouts_per_s_at_220_gflops": 220 * _median_ratio(rates["rollouts"], gflops),
+        "rollouts_trained_per_s_at_220_gflops": 220 * _median_ratio(rates["rewarded"], gflops),
         **generation(),
     }
 
@@ -117,9 +130,9 @@ def _training_flops(problems: Problems) -> int:
     return training_flops(EXPERIMENT.shape, len(EXPERIMENT.task.vocabulary), problems.slots, words)
 
 
-def ours(problems: Problems, batch: int) -> Turn:
+def ours(problems: Problems, batch: int, experiment: Experiment = EXPERIMENT) -> Turn:
     """One step of the laboratory's own training loop."""
-    experiment = Experiment(method=EXPERIMENT.method, training=Training(batch=batch))
+    experiment = replace(experiment, training=replace(experiment.training, batch=batch))
     model = experiment.model()
     optimizer = make_optimizer(model, experiment.training)
     order = batches(len(problems), batch, 0, experiment.seeds)
@@ -133,6 +146,20 @@ def evaluation(problems: Problems) -> Turn:
     def turn() -> None:
         run = rollout(model.backbone, EXPERIMENT.method.plan(model, some), some.prompt_BN)
         (run.action("id") == some.answer_BA).all(1).sum().item()
+
+    return turn
+
+
+def rolling(problems: Problems) -> Turn:
+    """Rollouts of PROMPTS problems in groups, latents sampled, with their rewards: no training."""
+    method, model, some = REWARDED.method, REWARDED.model(), problems.rows(slice(0, PROMPTS))
+    assert isinstance(method, GRPO)
+    streams = Moment(0, 1, 0).streams(PROMPTS * method.group)
+
+    def turn() -> None:
+        plan = method.plan(model, some, method.temperature)
+        run = rollout(model.backbone, plan, some.prompt_BN, streams=streams, groups=method.group)
+        rewards(run, some, method.group).mean().item()
 
     return turn
 

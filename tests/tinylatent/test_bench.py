@@ -27,6 +27,7 @@ def test_both_loops_learn():
 def test_figures_and_profile():
     figures = bench.measure(rounds=1)
     wanted = ["train_b16_per_s", "train_b256_per_s", "eval_per_s", "matmul_gflops", "train_share", "bare_loop_per_s"]
+    wanted += ["rollouts_per_s", "rollouts_trained_per_s"]
     assert set(wanted) <= set(figures)
     assert all(value > 0 for value in figures.values())
     assert "matrix products" in bench.profile(steps=1)

@@ -195,7 +195,10 @@ def test_what_a_run_starts_from_is_measured_first(tmp_path):
     start = tiny(DiscreteCoT(), 0)
     runs = [replace(start, method=GRPO(samples=samples, group=2), start=start) for samples in (1, 2)]
     few = replace(
-        TINY, grid=lambda profile: [*runs, start], tables=lambda records: [], figure=lambda records, path: None
+        TINY,
+        grid=lambda profile: [*runs, start],
+        tables=lambda records: [Table("few", {"runs": "d"}, [{"runs": len(records)}])],
+        figure=lambda records, path: None,
     )
     outcome = reproduce(few, "quick", tmp_path, workers=2)
     records = storage.read_lines(outcome.files["runs.jsonl"])
