@@ -4,6 +4,7 @@ Sampling is held against exact probabilities by chi-square tests with a fixed se
 on correct code, if the seed were drawn anew. Controls must change what is fed and nothing else.
 """
 
+import itertools
 import math
 
 import pytest
@@ -13,11 +14,25 @@ from scipy import stats
 from tinylatent.plan import Segment, controlled
 from tinylatent.rollout import rollout
 from tinylatent.seeds import Streams
-from tinylatent.thoughts import Action, Control, Hidden, Mixture, Noise, Pause, Shuffled, State, Thought, Token, Zero
+from tinylatent.thoughts import (
+    Action,
+    Control,
+    Dirichlet,
+    Hidden,
+    Mixture,
+    MultiToken,
+    Noise,
+    Pause,
+    Shuffled,
+    State,
+    Thought,
+    Token,
+    Zero,
+)
 
 V, D = 5, 4
 FALSE_ALARM = 1e-6
-LATENTS = [Mixture(), Hidden()]
+LATENTS = [Mixture(), Hidden(), MultiToken(3), Dirichlet(2.0)]
 
 
 def random(*shape, seed=0):
@@ -99,6 +114,88 @@ def test_stop_ids_stop():
 def test_negative_temperatures_are_rejected():
     with pytest.raises(ValueError, match=r"temperature -0.5: expected 0 \(greedy\) or more; try 1.0"):
         Token(-0.5)
+
+
+# MultiToken, Dirichlet
+
+
+@pytest.mark.parametrize("samples", [1, 3, 10])
+def test_means_of_tokens_have_their_mean_and_covariance(samples):
+    """E^T alpha, and E^T (diag alpha - alpha alpha^T) E / K, so that K = 1 is a token and K = infinity the mixture.
+
+    z-scores of 4 means and 16 products within 6; false alarm below 1e-6 over all. The covariance of K + 1 must fail.
+    """
+    n, at = 200_000, state(1)
+    thought = MultiToken(samples)
+    many = State(at.hidden.expand(n, D), at.logits.expand(n, V), at.embedding)
+    z_BD = thought.embed(many, thought.sample(many, Streams(2, torch.arange(n))))
+    alpha_V = at.logits[0].softmax(0)
+    mean_D = alpha_V @ at.embedding
+    covariance_DD = at.embedding.T @ (alpha_V.diag() - alpha_V.outer(alpha_V)) @ at.embedding
+    centred_BD = z_BD - mean_D
+    products_BDD = centred_BD[:, :, None] * centred_BD[:, None]
+
+    def furthest(values, expected):
+        return ((values.mean(0) - expected) / (values.std(0) / math.sqrt(n))).abs().max()
+
+    assert furthest(z_BD, mean_D) < 6
+    assert furthest(products_BDD, covariance_DD / samples) < 6
+    assert furthest(products_BDD, covariance_DD / (samples + 1)) > 6
+
+
+def test_one_token_of_many_is_a_token():
+    """The same uniforms give the same ids, embeddings, probabilities; and it counts as no latent."""
+    at = state(50)
+    for temperature in (0.7, 1.0):
+        many, one = MultiToken(1, temperature), Token(temperature)
+        ids_B1 = many.sample(at, Streams(0, torch.arange(50)))["ids"]
+        action = one.sample(at, Streams(0, torch.arange(50)))
+        assert torch.equal(ids_B1[:, 0], action["id"])
+        assert torch.equal(many.embed(at, many.given(ids_B1)), one.embed(at, action))
+        assert torch.equal(many.log_prob(at, many.given(ids_B1)), one.log_prob(at, action))
+    assert not MultiToken(1).latent
+    assert MultiToken(2).latent
+
+
+def test_probabilities_of_all_orders_sum_to_one():
+    thought, at = MultiToken(3, 1.4), state(2, 2)
+    total = torch.zeros(2, 2).double()
+    for ids in itertools.product(range(V), repeat=3):
+        total += thought.log_prob(at, thought.given(torch.tensor(ids).expand(2, 2, 3))).exp()
+    torch.testing.assert_close(total, torch.ones_like(total))
+
+
+def test_equal_tokens_are_that_token():
+    at, ids = state(2, 3), torch.tensor([[0, 4, 2], [1, 1, 3]])
+    thought = MultiToken(4)
+    torch.testing.assert_close(
+        thought.embed(at, thought.given(ids[..., None].expand(2, 3, 4))), Token().embed(at, Token().given(ids))
+    )
+
+
+def test_dirichlet_feeds_the_point_it_drew():
+    at, thought = state(6), Dirichlet(2.0)
+    action = thought.sample(at, Streams(1, torch.arange(6)))
+    a_BV = action["log_a"].exp()
+    torch.testing.assert_close(a_BV.sum(-1), torch.ones(6).double())
+    torch.testing.assert_close(thought.embed(at, action), torch.einsum("bv,vd->bd", a_BV, at.embedding))
+    alike = Dirichlet(1e6).embed(at, Dirichlet(1e6).sample(at, Streams(1, torch.arange(6))))
+    torch.testing.assert_close(alike, Mixture().embed(at, Mixture().sample(at, None)), atol=1e-2, rtol=0)
+    assert thought.log_prob(at, action).shape == (6,)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: MultiToken(0), "samples 0: expected at least 1 token a step"),
+        (lambda: MultiToken(2, 0.0), r"temperature 0\.0: expected more than 0"),
+        (lambda: Dirichlet(0.0), r"gamma 0\.0: expected a positive number"),
+        (lambda: Dirichlet(math.inf), "gamma inf: expected a positive number"),
+    ],
+)
+def test_impossible_latents_are_rejected(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
 
 
 # Mixture, Hidden, Pause
@@ -188,7 +285,8 @@ def test_actions_stack_step_and_map():
 def test_noise_has_the_norm_of_what_it_replaces(inner):
     noise, at = Noise(inner), state(3)
     action = noise.sample(at, Streams(0, torch.arange(3)))
-    fed_BD, latent_BD = noise.embed(at, action), inner.embed(at, inner.sample(at, None))
+    fed_BD = noise.embed(at, action)
+    latent_BD = inner.embed(at, inner.sample(at, Streams(0, torch.arange(3))))
     torch.testing.assert_close(fed_BD.norm(dim=-1), latent_BD.norm(dim=-1))
     cosine_B = torch.cosine_similarity(fed_BD, action["noise"], dim=-1)
     torch.testing.assert_close(cosine_B, torch.ones_like(cosine_B))
@@ -207,9 +305,9 @@ def test_noise_is_one_normal_vector_for_each_row():
 
 @pytest.mark.parametrize("inner", LATENTS)
 def test_zero_feeds_zeros(inner):
-    at = state(2, 3)
-    action = Zero(inner).sample(at, None)
-    assert torch.equal(Zero(inner).embed(at, action), torch.zeros(2, 3, D).double())
+    at = state(3)
+    action = Zero(inner).sample(at, Streams(0, torch.arange(3)))
+    assert torch.equal(Zero(inner).embed(at, action), torch.zeros(3, D).double())
 
 
 @pytest.mark.parametrize("inner", LATENTS)
@@ -217,8 +315,9 @@ def test_zero_feeds_zeros(inner):
 def test_shuffled_feeds_another_problem(inner, rows, groups):
     """The same place in another group, and every problem's latents are used once."""
     at = state(rows, groups=groups)
-    latent_BD = inner.embed(at, inner.sample(at, None))
-    fed_BD = Shuffled(inner).embed(at, Shuffled(inner).sample(at, None))
+    latent_BD, fed_BD = (
+        thought.embed(at, thought.sample(at, Streams(0, torch.arange(rows)))) for thought in (inner, Shuffled(inner))
+    )
     size = groups or 1
     source_B = [next(i for i in range(rows) if torch.equal(latent_BD[i], fed_BD[b])) for b in range(rows)]
     assert sorted(source_B) == list(range(rows))
