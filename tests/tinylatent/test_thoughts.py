@@ -32,7 +32,7 @@ from tinylatent.thoughts import (
 
 V, D = 5, 4
 FALSE_ALARM = 1e-6
-LATENTS = [Mixture(), Hidden(), MultiToken(3), Dirichlet(2.0)]
+LATENTS = [Mixture(), Hidden(), MultiToken(99), Dirichlet(2.0)]  # so many tokens that no two rows draw alike
 
 
 def random(*shape, seed=0):
