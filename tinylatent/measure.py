@@ -74,6 +74,7 @@ def measure(
         "stages": _stages(experiment, saved, folder, rows, device),
         **_ladder(experiment, rungs, model, device),
         **_learning(experiment, saved, folder, rows, start, device),
+        **({"stopped": {"step": saved.step, "advice": advice}} if (advice := saved.manifest.get("stopped")) else {}),
         "constant": _constant(experiment, rows),
         "attainable": task.attainable(rows),
         "parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
@@ -119,16 +120,14 @@ def _learning(
     start: Path | None,
     device: torch.device | str,
 ) -> dict[str, Any]:
-    """Of a run that starts from another: what it could do before, its metrics, and why it stopped, if it did early."""
+    """Of a run that starts from another: what it could do before, and its metrics."""
     if experiment.start is None:
         return {}
     before = begun(experiment, folder, device, say=lambda text: None, start=start)
     experiment.method.enter(before, experiment.method.stage(Moment(saved.step - 1, experiment.training.steps, 0)))
-    stopped = saved.manifest.get("stopped")
     return {
         "before": _judged(experiment, before, rows, device),
         "metrics": storage.read_lines(folder / storage.METRICS),
-        **({} if stopped is None else {"stopped": {"step": saved.step, "advice": stopped}}),
     }
 
 

@@ -72,6 +72,39 @@ def test_seeds_can_be_varied_alone(tmp_path):
     assert parse(words)._seeds() == Seeds(split=3, init=7, order=3, sampling=3)
 
 
+def test_a_run_starts_from_another(run_folder, tmp_path, capsys):
+    """Task, shape and split are the start's; left at their defaults, training's settings are the method's own."""
+    out = tmp_path / "rl"
+    options = ["--method.group", "2", "--training.steps", "4", "--training.batch", "4"]
+    assert main(["run", "grpo", "--start", str(run_folder), "--out", str(out), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "before grpo" in printed
+    assert "grpo, mixture" in printed
+    config = json.loads((out / "config.json").read_text())
+    start = json.loads((run_folder / "config.json").read_text())
+    assert config["start"] == start
+    assert (config["task"], config["shape"]) == (start["task"], start["shape"])
+    assert (config["training"]["steps"], config["training"]["rate"], config["training"]["weight_decay"]) == (4, 3e-4, 0)
+    assert main(["show", "mnns", "3", "1", "--checkpoint", str(out)]) == 0
+    assert "oracle   grpo" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--task.digits", "3"], "--task is not that of"),
+        (["--shape.width", "64"], "--shape is not that of"),
+        (["--split-seed", "7"], "--split-seed is not that of"),
+    ],
+)
+def test_a_start_decides_what_it_decides(run_folder, tmp_path, capsys, options, said):
+    assert main(["run", "grpo", "--start", str(run_folder), "--out", str(tmp_path / "rl"), *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "rl").exists()
+
+
 def test_run_prints_and_stores_its_record(run_folder, capsys):
     record = json.loads((run_folder / "result.json").read_text())
     assert set(record["evaluations"]) == {"itself", "noise", "shuffled", "zero"}
