@@ -55,6 +55,8 @@ def train(
         storage.DamagedError: a stored file is damaged.
     """
     rows = _training_rows(experiment)
+    if start is not None:
+        _check_start(experiment, start)
     if folder is None:
         return _train(experiment, rows, None, device, tick, say, start)
     _check_folder(experiment, folder)
@@ -71,25 +73,26 @@ def begun(
     say: Callable[[str], None],
     start: Path | None = None,
 ) -> Model:
-    """The model as training finds it: with fresh weights, or with those of the run it starts from, trained if need be.
-
-    Raises:
-        ValueError: `start` holds another run than the experiment starts from, or one that is not finished.
-    """
+    """The model as training finds it: fresh, or with the weights of the run it starts from, trained if need be."""
     model = experiment.model(device)
     if experiment.start is None:
         return model
     if start is None:
         earlier = train(experiment.start, None if folder is None else folder / START, device, say=say)
     else:
-        found, earlier = load(start, device)
-        if found != experiment.start:
-            raise ValueError(f"{start} holds another run than this experiment starts from: choose its own")
-        saved = storage.find_checkpoint(start)
-        if saved is None or not ended(saved, found):
-            raise ValueError(f"{start} is not trained to its end: let it finish before starting from it")
+        _, earlier = load(start, device)
     model.backbone.load_state_dict(earlier.backbone.state_dict())
     return model
+
+
+def _check_start(experiment: Experiment, start: Path) -> None:
+    """Raises ValueError unless the folder holds the very run that an experiment starts from, trained to its end."""
+    found, _ = load(start)
+    if found != experiment.start:
+        raise ValueError(f"{start} holds another run than this experiment starts from: choose its own")
+    saved = storage.find_checkpoint(start)
+    if saved is None or not ended(saved, found):
+        raise ValueError(f"{start} is not trained to its end: let it finish before starting from it")
 
 
 def ended(saved: storage.Saved, experiment: Experiment) -> bool:

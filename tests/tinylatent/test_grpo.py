@@ -320,7 +320,11 @@ def lines(**figures):
     ("silent", "reward", "said"),
     [
         ([1.0, 1.0], 0.0, None),
-        ([1.0, 1.0, 1.0], 0.0, "last 30 batches of rollouts: nearly no answer is right; start from a better run"),
+        (
+            [1.0, 1.0, 1.0],
+            0.0,
+            "last 30 batches of rollouts: nearly no answer is right; start from a better run (--start)",
+        ),
         ([0.5, 1.0, 1.0, 1.0], 0.99, "last 30 batches of rollouts: nearly every answer is right"),
         ([1.0, 1.0, 0.9], 0.0, None),
         ([1.0, 0.9, 1.0, 1.0], 0.0, None),
@@ -401,6 +405,8 @@ def test_another_or_unfinished_start_is_refused(tmp_path, unchecked):
         train(whole, tmp_path / "a", start=tmp_path / "other")
     with pytest.raises(ValueError, match="holds no run"):
         train(whole, tmp_path / "b", start=tmp_path / "nowhere")
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
 
     class Stop(Exception):
         pass

@@ -201,7 +201,7 @@ class GRPO(Method):
         since = f"no group had two different rewards in the last {lines[-1]['step'] - taught} batches of rollouts"
         if lines[-1]["reward"] > 0.5:
             return f"{since}: nearly every answer is right, and there is nothing left to learn from this reward"
-        return f"{since}: nearly no answer is right; start from a better run, take larger groups or fewer tokens a step"
+        return f"{since}: nearly no answer is right; start from a better run (--start), or take larger groups"
 
 
 def rewards(run: Trajectory, problems: Problems, group: int) -> Float[Tensor, " B"]:
