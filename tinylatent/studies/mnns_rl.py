@@ -197,34 +197,38 @@ ENDS = (("first", 0), ("last", -1))
 # Chains at equal sampled tokens
 
 
+def voters(groups: dict[Arm, list[Record]]) -> dict[tuple[str, str, int], list[Record]]:
+    """The arms whose chains vote, by start, before or after, and K."""
+    found: dict[tuple[str, str, int], list[Record]] = {}
+    for (start, name), group in groups.items():
+        if name in VOTERS:
+            found |= {(start, "before", VOTERS[name]): before(group), (start, "after", VOTERS[name]): group}
+    return dict(sorted(found.items(), key=lambda each: (list(STARTS).index(each[0][0]), each[0][1] == "after")))
+
+
 def _chains(groups: dict[Arm, list[Record]]) -> Table:
     rows: list[dict[str, Value]] = []
-    notes = []
-    for start in STARTS:
-        for when in ("before", "after"):
-            arms = {name: groups[start, name] for name in VOTERS if (start, name) in groups}
-            if when == "before":
-                arms = {name: before(group) for name, group in arms.items()}
-            for tokens in TOKENS:
-                for name, group in arms.items():
-                    K = VOTERS[name]
-                    k = str(tokens // K)
-                    row: dict[str, Value] = {"start": start, "when": when, "tokens": tokens, "K": K, "N": tokens // K}
-                    row["one chain"] = 100 * sampled_accuracy(group, "pass", "1", "1").value
-                    row |= percent(sampled_accuracy(group, "majority", "1", k), "majority@N")
-                    row |= percent(sampled_accuracy(group, "pass", "1", k), "pass@N", "pass low", "pass high")
-                    rows.append(row)
-                    if K > 1:
-                        claim = (
-                            f"{start}, {when}: a vote of {k} chains of K = {K} beats one of {tokens} discrete chains "
-                            f"({tokens} sampled tokens a step)"
-                        )
-                        notes.append(verdict(claim, votes_gap(group, k, arms["K = 1"], str(tokens)), len(group)))
+    notes, found = [], voters(groups)
+    for (start, when, K), group in found.items():
+        for tokens in TOKENS:
+            k = str(tokens // K)
+            row: dict[str, Value] = {"start": start, "when": when, "tokens": tokens, "K": K, "N": tokens // K}
+            row["one chain"] = 100 * sampled_accuracy(group, "pass", "1", "1").value
+            row |= percent(sampled_accuracy(group, "majority", "1", k), "majority@N")
+            row |= percent(sampled_accuracy(group, "pass", "1", k), "pass@N", "pass low", "pass high")
+            rows.append(row)
+            for other in dict.fromkeys((start, "discrete CoT")) if K > 1 else ():
+                claim = (
+                    f"{start}, {when}: a vote of {k} of its chains of K = {K} beats one of {tokens} discrete chains of "
+                    f"{'the same start' if other == start else other}, {when} ({tokens} sampled tokens a step)"
+                )
+                gap = votes_gap(group, k, found[other, when, 1], str(tokens))
+                notes.append(verdict(claim, gap, len(group)))
     legend = (
         "N chains of K tokens a latent step sample N K tokens a step in either case, but N chains take N times the "
         "steps of one: at equal sampled tokens fewer chains are cheaper. Answers sampled at temperature 1, 32 a "
         "problem; majority@N over 32 // N disjoint blocks, pass@N unbiased. before: the start; after: each arm's own "
-        "weights."
+        "weights. Discrete chains are those of K = 1."
     )
     return Table("N chains of K tokens at equal sampled tokens", CHAINS, rows, [legend, *listed(notes)])
 
