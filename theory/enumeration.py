@@ -1,5 +1,5 @@
 """Enumeration: on a tiny vocabulary the objective of sampled latents, its gradient, and every estimator's mean and
-variance are finite sums, so that bias is a fact and not an estimate.
+variance are sums over all paths, so that bias is a fact and not an estimate.
 
 A world is a small transformer, a few prompts of one token, and a right answer for each. A path is one choice of all its
 latent steps. Multisets of tokens with multinomial weights cover MultiToken's paths; a grid over log-ratios covers
@@ -101,7 +101,7 @@ def simplex_paths(thought: Dirichlet, steps: int, reach: float = 8.0, spacing: f
     da_1 / (a_1 a_2), which the thought's density refers to, is the plain measure of the log-ratio x = log a_1 / a_2.
     With x = sinh(u) the density falls off double-exponentially, and the trapezoid rule over u in [-reach, reach] is
     exact to rounding for its mass and its scores, for concentrations above 35 / sinh(reach), 0.024 by default. What the
-    model makes of a is less smooth: an objective's gradient is good to about half a percent.
+    model makes of a is less smooth: an objective's gradient is good to a percent or so, which a finer grid tells.
     """
     u = torch.arange(-reach, reach + spacing / 2, spacing, dtype=torch.float64)
     log_a = torch.stack([F.logsigmoid(u.sinh()), F.logsigmoid(-u.sinh())], 1)
@@ -184,8 +184,10 @@ class Estimate:
     variance: float
 
     def against(self, truth: Float[Tensor, " D"]) -> dict[str, float]:
-        """Relative error and cosine of the mean, and noise: standard deviation over the mean's norm."""
+        """Relative error and cosine of the mean; variance over the squared norm of the truth; noise, the standard
+        deviation over the mean's norm."""
         return {
+            "variance": self.variance / float(truth @ truth),
             "error": float((self.mean - truth).norm() / truth.norm()),
             "cosine": float(self.mean @ truth / (self.mean.norm() * truth.norm())),
             "noise": math.sqrt(max(0.0, self.variance)) / float(self.mean.norm()),

@@ -97,7 +97,9 @@ class Run:
     def run(self) -> None:
         """Trains, evaluates, stores and prints."""
         experiment = self._experiment()
-        with tqdm(total=self.training.steps, desc=self.method.name, unit="step", mininterval=0.5, disable=None) as bar:
+        with tqdm(
+            total=experiment.training.steps, desc=self.method.name, unit="step", mininterval=0.5, disable=None
+        ) as bar:
 
             def tick(step: int, loss: float) -> None:
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
@@ -130,6 +132,9 @@ class Run:
             if getattr(self.training, name) == getattr(usual, name)
         }
         training = replace(self.training, **own)
+        if own:
+            taken = ", ".join(f"{name} {value}" for name, value in own.items())
+            print(f"training as {self.method.name} usually is: {taken}", file=sys.stderr)
         if self.start is None:
             return Experiment(task, self.method, shape, training, seeds)
         start, _ = load(self.start)
@@ -138,6 +143,10 @@ class Run:
                 raise ValueError(f"--{name} is not that of {self.start}: leave it out, it is taken from the start")
         if self.split_seed not in (None, start.seeds.split):
             raise ValueError(f"--split-seed is not that of {self.start}: leave it out, it is taken from the start")
+        if training.problems not in (None, start.training.problems):
+            raise ValueError(
+                f"--training.problems is not that of {self.start}: leave it out, it is taken from the start"
+            )
         training = replace(training, problems=start.training.problems)
         return Experiment(
             start.task, self.method, start.shape, training, replace(seeds, split=start.seeds.split), start

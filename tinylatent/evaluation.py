@@ -22,7 +22,7 @@ from tinylatent.plan import controlled, segments
 from tinylatent.problems import Problems
 from tinylatent.rollout import rollout
 from tinylatent.seeds import Streams, derive
-from tinylatent.thoughts import Mixture
+from tinylatent.thoughts import Dirichlet, Mixture
 from tinylatent.trajectory import Trajectory
 from tinylatent.transformer import Shape
 
@@ -173,7 +173,7 @@ def cost(shape: Shape, vocabulary: int, method: Method, model: Model, problems: 
     """What one problem costs at inference: steps decoded, slots read, mixtures embedded, floating-point operations."""
     plan = method.plan(model, problems.rows(slice(0, 1)))
     steps = sum(segment.longest for segment in segments(plan))
-    mixtures = sum(segment.longest for segment in segments(plan) if isinstance(segment.thought, Mixture))
+    mixtures = sum(segment.longest for segment in segments(plan) if isinstance(segment.thought, Mixture | Dirichlet))
     slots = problems.prompt_BN.shape[1] + steps - 1
     flops = forward_flops(shape, vocabulary, slots, steps, mixtures)
     return {"steps": steps, "slots": slots, "mixtures": mixtures, "flops": flops}

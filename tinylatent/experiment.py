@@ -84,6 +84,7 @@ class Experiment:
         for name, ours, theirs in (
             ("task", self.task, self.start.task),
             ("shape", self.shape, self.start.shape),
+            ("number of positions", self.positions, self.start.positions),
             ("split seed", self.seeds.split, self.start.seeds.split),
             ("training.problems", self.training.problems, self.start.training.problems),
         ):
@@ -157,11 +158,15 @@ class Experiment:
         text = json.dumps(self.to_json(), sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
+    @property
+    def positions(self) -> int:
+        """Positions its model has: those of the task and of steps beyond its chain."""
+        return self.task.positions + self.method.extra
+
     def model(self, device: torch.device | str = "cpu") -> Model:
         """A fresh model with this experiment's initial weights."""
         generator = self.seeds.generator("init")
-        positions = self.task.positions + self.method.extra
-        backbone = Transformer(len(self.task.vocabulary), positions, self.shape, generator)
+        backbone = Transformer(len(self.task.vocabulary), self.positions, self.shape, generator)
         return Model(backbone, self.method.thoughts(backbone, generator)).to(device)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 Advantage = Literal["std", "mean", "leave-one-out", "batch-std", "none"]
 """How rewards become advantages: "std" (r - mean) / std of the group (GRPO, Shao et al. 2024), "mean" r - mean (Dr.
 GRPO, Liu et al. 2025), "leave-one-out" r - mean of the others (RLOO, Ahmadian et al. 2024), "batch-std" r - mean of the
-group over the std of the whole batch (REINFORCE++, Hu et al. 2025), "none" r itself (REINFORCE, Williams 1992)."""
+group over the std of all rewards of the batch, "none" r itself (REINFORCE, Williams 1992)."""
 Average = Literal["sequence", "token", "sum"]
 """How steps are averaged: "sequence" over the steps of a row, then over rows (GRPO); "token" over all live steps of the
 batch (DAPO, Yu et al. 2025); "sum" over the steps of a row, then mean over rows (the policy gradient itself)."""
@@ -55,10 +55,9 @@ def advantages(
     return centred_PG.flatten()
 
 
-def silent_groups(reward_B: Float[Tensor, " B"], group: int) -> Float[Tensor, ""]:
-    """Share of groups whose rewards are all equal: they teach nothing."""
-    reward_PG = reward_B.view(-1, group)
-    return (reward_PG == reward_PG[:, :1]).all(1).to(reward_B).mean()
+def silent_groups(advantage_B: Float[Tensor, " B"], group: int) -> Float[Tensor, ""]:
+    """Share of groups whose advantages are all zero, as those of equal rewards are: they teach nothing."""
+    return (advantage_B.view(-1, group) == 0).all(1).to(advantage_B).mean()
 
 
 def clipped(
@@ -84,7 +83,8 @@ def clipped(
 def k3(reference_BT: Float[Tensor, "B T"], current_BT: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """exp(q - p) - (q - p) - 1 for log-probabilities p of the current policy and q of the reference: never negative.
 
-    Its mean over actions of the current policy is KL(current || reference) (Schulman 2020, estimator k3).
+    Its mean over actions of the current policy is KL(current || reference) (Schulman 2020, estimator k3). As a loss
+    over given actions, which is how GRPO uses it, its gradient is on average that of KL(reference || current) instead.
     """
     gap_BT = reference_BT - current_BT
     return gap_BT.exp() - gap_BT - 1

@@ -135,8 +135,8 @@ def _train(
         log.add(one_step(experiment, model, optimizer, batch, step, seed))
         if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
             log.write(step + 1, optimizer)
-            advice = method.hopeless(log.lines)
-            if advice is not None and step + 1 < recipe.steps:
+            advice = method.hopeless(log.lines, step + 1 == recipe.steps)
+            if advice is not None:
                 say(f"stopped at step {step + 1}: {advice}")
                 if folder is not None:
                     seconds = spent + time.perf_counter() - began
@@ -175,9 +175,16 @@ def one_step(
 
     Where a method has figures to log, the norm of the gradient is among them.
     """
-    moment, losses = Moment(step, experiment.training.steps, seed), []
+    moment = Moment(step, experiment.training.steps, seed)
+    losses: list[Loss] = []
     set_rate(optimizer, experiment.training, *within(experiment.method, moment))
-    for loss in experiment.method.losses(model, batch, moment):
+    updates = experiment.method.losses(model, batch, moment)
+    while True:
+        try:
+            loss = next(updates)
+        except StopIteration as end:
+            last = losses[-1]
+            return [*losses[:-1], Loss(last.value, {**last.figures, **(end.value or {})})]
         loss.value.backward()
         figures = loss.figures
         if figures:
@@ -186,7 +193,6 @@ def one_step(
         losses.append(Loss(loss.value.detach(), figures))
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
-    return losses
 
 
 def within(method: Method, moment: Moment) -> tuple[int, int]:

@@ -66,7 +66,8 @@ def test_a_constant_added_to_all_rewards_changes_nothing(kind, batch, shift):
 @pytest.mark.parametrize("kind", KINDS[:-1])
 def test_equal_rewards_teach_nothing(kind):
     assert advantages(torch.ones(8), 4, kind).tolist() == [0] * 8
-    assert silent_groups(torch.tensor([1.0, 1, 0, 0, 1, 0, 1, 1]), 2).item() == 0.75
+    rewards = torch.tensor([1.0, 1, 0, 0, 1, 0, 1, 1])
+    assert silent_groups(advantages(rewards, 2, kind), 2).item() == 0.75
 
 
 def test_one_right_of_eight():

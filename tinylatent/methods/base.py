@@ -4,7 +4,7 @@ Letters: B rows, T words (steps before the answer, then answer tokens), V vocabu
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -64,6 +64,9 @@ class Loss:
     value: Float[Tensor, ""]
     figures: Mapping[str, Tensor] = field(default_factory=dict)
     """Numbers, or one for each step of a rollout; the log holds their mean since its last line."""
+
+
+Losses = Generator[Loss, None, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -146,15 +149,19 @@ class Method:
         logits_BAV = self.forced(model, problems).logits_BTV[:, -problems.answer_tokens :]
         return token_loss(logits_BAV, problems.answer_BA)
 
-    def losses(self, model: Model, problems: Problems, moment: Moment) -> Iterator[Loss]:
+    def losses(self, model: Model, problems: Problems, moment: Moment) -> Losses:
         """The losses of a training step, one for each optimizer step that it takes on these problems.
 
-        Each is asked for after the optimizer stepped on the last.
+        Each is asked for after the optimizer stepped on the last; what the generator returns are figures of the end.
         """
         yield Loss(self.loss(model, problems, moment))
+        return {}
 
-    def hopeless(self, lines: Sequence[Mapping[str, Any]]) -> str | None:
-        """Why training should stop, judged by the lines of metrics so far, and what to try; None to go on."""
+    def hopeless(self, lines: Sequence[Mapping[str, Any]], ends: bool) -> str | None:
+        """Why training should stop, judged by the lines of metrics so far, and what to try; None to go on.
+
+        ends: whether it ends here anyway; then this is what should be known about it.
+        """
         return None
 
 

@@ -5,18 +5,21 @@ CoT2's second half (Gozeten et al. 2025, arXiv 2505.23648, section 5), with grou
 Dirichlet) and says an answer; the reward is 1 where it is right. The policy's probability of a latent step is that of
 its action, and the ratio of new and old comes in three modes:
 
-    exact      the probability of the K tokens: their product. The policy gradient, if rows' steps are summed
+    exact      the probability of the K tokens: their product. With steps summed and advantages that are unbiased (none
+               or leave-one-out) the loss has the policy gradient
     paper      their geometric mean, product^(1/K): latent steps count 1/K against the answer, so it is biased
     official   as the paper's code: the product, of logits divided by K in the latent sampler too, evaluation included.
                Another policy than the paper's, judged by its own objective
 
 With K = 1 the three are one: discrete chain of thought. Old and new policy are always the same function of the weights
-(no dropout, the same mode and temperature), so that equal weights give a log-ratio of exactly 0.
+(no dropout, the same mode and temperature), so that equal weights give a log-ratio of exactly 0. With one update a
+batch the ratio is 1 when it is used, and clipping cannot act. Divergences are of the actions' probabilities in every
+mode.
 
 Letters: B rows = prompts * G, G rollouts of a group, T steps, A answer tokens, K samples.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -27,7 +30,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tinylatent.methods.base import Loss, Method, Model, Moment, Stage
+from tinylatent.methods.base import Loss, Losses, Method, Model, Moment, Stage
 from tinylatent.methods.cot2 import CoT2
 from tinylatent.methods.discrete import DiscreteCoT
 from tinylatent.plan import Plan, Segment
@@ -38,6 +41,8 @@ from tinylatent.thoughts import Dirichlet, MultiToken, Thought
 from tinylatent.trajectory import Trajectory
 
 Ratio = Literal["exact", "paper", "official"]
+SILENT = 0.999
+"""Share of groups that teach nothing from which on a stretch of the log counts as silent."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class GRPO(Method):
     clip: float = 0.1
     """How far a ratio may leave 1 before it stops to count."""
     kl: float = 0.0
-    """Weight of the divergence from the weights it started with."""
+    """Weight of the divergence from the weights it started with (k3 of every step's action)."""
     advantage: Advantage = "std"
     """How rewards of a group become advantages."""
     average: Average = "sequence"
@@ -92,8 +97,12 @@ class GRPO(Method):
             raise ValueError(f"temperature {self.temperature}: expected more than 0; try 1.0")
         if self.gamma is not None:
             Dirichlet(self.gamma)  # raises where it has no such
-            if self.curriculum or self.ratio != "exact" or self.temperature != 1:
-                raise ValueError("gamma goes without curriculum, ratio and temperature: these are of sampled tokens")
+            usual = type(self).samples
+            if self.samples != usual or self.curriculum or self.ratio != "exact" or self.temperature != 1:
+                raise ValueError(
+                    "gamma goes without samples, curriculum, ratio and temperature, which are of sampled tokens: leave "
+                    "them out"
+                )
 
     @property
     def latent(self) -> bool:
@@ -148,8 +157,11 @@ class GRPO(Method):
         """The first loss of a batch of rollouts, where old and new policy are equal."""
         return next(self.losses(model, problems, moment)).value
 
-    def losses(self, model: Model, problems: Problems, moment: Moment) -> Iterator[Loss]:
-        """Rollouts once, then the clipped surrogate of the weights as they become, once for each update."""
+    def losses(self, model: Model, problems: Problems, moment: Moment) -> Losses:
+        """Rollouts once, then the clipped surrogate of the weights as they become, once for each update.
+
+        What is left is the divergence of the policy that sampled from the one the last update made.
+        """
         backbone = model.backbone
         run = rollout(
             backbone,
@@ -162,28 +174,29 @@ class GRPO(Method):
         )
         reward_B = rewards(run, problems, self.group)
         advantage_B = advantages(reward_B, self.group, self.advantage)
-        figures = {"reward": reward_B.mean(), "silent_groups": silent_groups(reward_B, self.group)}
+        figures = {"reward": reward_B.mean(), "silent_groups": silent_groups(advantage_B, self.group)}
         reference_BT = old_BT = None
         if self.kl:
             with torch.no_grad():
                 reference: Any = model.thoughts["reference"]
-                reference_BT = self.log_prob_BT(replay(reference, run))
+                reference_BT = replay(reference, run).log_prob_BT
         for _ in range(self.updates):
             now = replay(backbone, run)
             now_BT = self.log_prob_BT(now)
             if old_BT is None:
-                old_BT = now_BT.detach()
+                old_BT, sampled_BT = now_BT.detach(), now.log_prob_BT.detach()
                 figures |= {"entropy": entropies(now, problems)}
             objective_BT, held_BT = clipped(now_BT - old_BT, advantage_B, self.clip)
             value = -averaged(objective_BT, run.live_BT, self.average)
-            with torch.no_grad():
-                figures["clip_fraction"] = averaged(held_BT.to(now_BT), run.live_BT, "token")
-                figures["approximate_kl"] = averaged(k3(now_BT, old_BT), run.live_BT, "token")
+            figures["clip_fraction"] = averaged(held_BT.to(now_BT), run.live_BT, "token")
             if reference_BT is not None:
-                divergence = averaged(k3(reference_BT, now_BT), run.live_BT, self.average)
+                divergence = averaged(k3(reference_BT, now.log_prob_BT), run.live_BT, self.average)
                 value, figures["reference_kl"] = value + self.kl * divergence, divergence.detach()
             yield Loss(value, figures)
             figures = {}
+        with torch.no_grad():
+            after_BT = replay(backbone, run).log_prob_BT
+        return {"approximate_kl": averaged(k3(after_BT, sampled_BT), run.live_BT, "token")}
 
     def log_prob_BT(self, run: Trajectory) -> Float[Tensor, "B T"]:
         """Log-probability of every step as the ratio's mode counts it; 0 where a row waited."""
@@ -193,15 +206,21 @@ class GRPO(Method):
         steps = [share for span, share in zip(run.spans, shares, strict=True) for _ in range(span.start, span.stop)]
         return run.log_prob_BT * run.log_prob_BT.new_tensor(steps)
 
-    def hopeless(self, lines: Sequence[Mapping[str, Any]]) -> str | None:
-        """No group has taught anything for `patience` batches of rollouts."""
-        taught = next((line["step"] for line in reversed(lines) if line["silent_groups"] < 1), 0)
-        if not lines or lines[-1]["step"] - taught < self.patience:
+    def hopeless(self, lines: Sequence[Mapping[str, Any]], ends: bool) -> str | None:
+        """No group to speak of has taught anything for `patience` batches of rollouts, or in a whole shorter run."""
+        taught = next((line["step"] for line in reversed(lines) if line["silent_groups"] < SILENT), 0)
+        if not lines or lines[-1]["step"] - taught < (1 if ends and taught == 0 else self.patience):
             return None
-        since = f"no group had two different rewards in the last {lines[-1]['step'] - taught} batches of rollouts"
-        if lines[-1]["reward"] > 0.5:
+        since = f"groups had no two different rewards in the last {lines[-1]['step'] - taught} batches of rollouts"
+        reward = lines[-1]["reward"]
+        if reward > 0.95:
             return f"{since}: nearly every answer is right, and there is nothing left to learn from this reward"
-        return f"{since}: nearly no answer is right; start from a better run (--start), or take larger groups"
+        if reward < 0.05:
+            return f"{since}: nearly no answer is right; start from a better run (--start), or take larger groups"
+        return (
+            f"{since}, {100 * reward:.0f} % of the answers being right: the policy says the same whatever it samples; "
+            "take a lower rate, a higher temperature or more prompts a batch"
+        )
 
 
 def rewards(run: Trajectory, problems: Problems, group: int) -> Float[Tensor, " B"]:
