@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 
 import pytest
 
+from theory import estimators
 from theory.estimators import Case
 from tinylatent import storage
 from tinylatent.experiment import Experiment, Training
@@ -25,8 +26,10 @@ from tinylatent.studies import (
     mnns_budget,
     mnns_faithful,
     mnns_passk,
+    mnns_rl,
     mnns_tuning,
     mnns_variance,
+    rl_lineup,
     search,
     task_lineup,
     tasks,
@@ -47,7 +50,13 @@ def record(experiment, percent, controls=()):
 
     def evaluation(percent, scale=0):
         right = [percent + scale * offset for offset in (-2, -1, 0, 1, 2, -2, -1, 0, 1, 2)]
-        return {"right": right, "kl": [0.1, 0.2], "entropy": [1.0, 0.5], "norm": [1.0, 3.0], "problems_per_s": 1000}
+        return {
+            "right": right,
+            "kl": [0.1, 0.2],
+            "entropy": [1.0, 0.8, 0.6, 0.5],
+            "norm": [1.0, 3.0],
+            "problems_per_s": 1000,
+        }
 
     share = {"right": [50] * 10, "of": 1}
     levels = enumerate(experiment.task.ladder())
@@ -432,6 +441,125 @@ def test_pass_and_majority_stand_beside_their_steps():
         "Fails: one shot of CoT2 (4 steps) is above pass@10 of discrete CoT (40 decoded steps, temperature 1.4) (-9"
         in notes
     )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reinforcement learning, and estimators
+
+
+def rl_record(start, arm, seed, then, now, votes=None, entropy=(1.0, 0.4)):
+    """A run of study mnns-rl with these percentages before and after; votes: majority by (when, k), of 32 // k."""
+    made = record(rl_lineup.experiment(start, arm, seed), now, CONTROLS if arm != "K = 1" else ())
+    made["before"] = json.loads(json.dumps(made["before"]))
+    offsets = (-2, -1, 0, 1, 2, -2, -1, 0, 1, 2)
+    turned = {"K = 1": -1, "K = 3": 2}[arm]  # keys change each in their own way, and not alike in both arms
+    for judged, percent, nats, by in ((made["before"], then, entropy[0], 1), (made, now, entropy[1], turned)):
+        ours = [percent + by * offset + seed for offset in offsets]
+        judged["evaluations"][ITSELF] |= {"right": ours, "entropy": [nats, nats, nats, 0.0]}
+    made["before"]["evaluations"]["mixture"]["right"] = [95, 97, 99, 96, 98, 95, 97, 99, 96, 98]
+    for (when, k), percent in (votes or {}).items():
+        of = 32 // k
+        share = {"right": [percent * of] * 9 + [percent * of + seed], "of": of}
+        place = made["before"] if when == "before" else made
+        place["sampling"]["temperatures"]["1"]["majority"][str(k)] = share
+    return made
+
+
+def test_rl_says_what_changed_and_which_way():
+    records = []
+    for seed in range(5):
+        records += [
+            rl_record("discrete CoT", "K = 1", seed, 60, 70),
+            rl_record("discrete CoT", "K = 3", seed, 60, 55, entropy=(0.5, 0.75)),
+            rl_record("CoT2", "K = 1", seed, 30, 50),
+            rl_record("CoT2", "K = 3", seed, 40, 80),
+        ]
+    accuracies, learning, _ = mnns_rl.tables(records)
+    rows = {(row["start"], row["latents"]): row for row in accuracies.rows}
+    assert rows["discrete CoT", "K = 1"]["gain"] == pytest.approx(10)
+    assert rows["discrete CoT", "K = 3"]["gain"] == pytest.approx(-5)
+    assert rows["CoT2", "K = 3"]["before"] == pytest.approx(42)
+    said = "\n".join(accuracies.notes)
+    assert "Holds: discrete CoT, K = 1: reinforcement learning improves it (+10.00" in said
+    assert "Fails: discrete CoT, K = 3: reinforcement learning improves it (-5.00" in said
+    assert "From discrete CoT, reinforcement learning surely improves 1 of 2 ways to sample (gains between -5" in said
+    assert "From CoT2, reinforcement learning surely improves 2 of 2 ways" in said
+    assert "Fails: discrete CoT: K = 3 ends higher than K = 1 (-15.00" in said
+    assert "Holds: CoT2: K = 3 ends higher than K = 1 (+30.00" in said
+    # mixtures: 97 % before, 82 % after (two points above the run's own)
+    assert "Fails: CoT2, K = 3: it improves the weights as the start reads them, without sampling (mixture) (-1" in said
+        "Fails: CoT2, K = 3: it improves the weights as the start reads them, without sampling (mixture) (-15" in said
+    )
+    assert "Fails: CoT2, K = 1: sampled, better after it than the start was without sampling (mixture)" in said
+    change = {(row["start"], row["latents"]): row["change"] for row in learning.rows}
+    assert change["discrete CoT", "K = 1"] == pytest.approx(-0.6)
+    assert change["discrete CoT", "K = 3"] == pytest.approx(0.25)
+    assert learning.rows[0]["step 1"] == pytest.approx(-0.6)
+    assert learning.rows[0]["answer"] == 0
+    said = "\n".join(learning.notes)
+    assert "Holds: discrete CoT, K = 1: it lowers the entropy of the latent steps (-0.600 nats" in said
+    assert "Fails: discrete CoT, K = 3: it lowers the entropy of the latent steps (+0.250 nats" in said
+
+
+def test_votes_are_compared_at_equal_tokens_though_they_are_counted_differently():
+    """Two chains of three tokens (of 16 blocks) against six discrete ones (of 5 blocks)."""
+    records = []
+    for seed in range(3):
+        for start, shift in (("discrete CoT", 0), ("CoT2", 20)):
+            records += [
+                rl_record(start, "K = 1", seed, 50, 50, {("before", 6): 40 + shift, ("after", 6): 70}),
+                rl_record(start, "K = 3", seed, 50, 50, {("before", 2): 55 + shift, ("after", 2): 60}),
+            ]
+    *_, chains = mnns_rl.tables(records)
+    rows = {(r["start"], r["when"], r["tokens"], r["K"]): r for r in chains.rows}
+    assert rows["discrete CoT", "before", 6, 3]["N"] == 2
+    assert rows["discrete CoT", "before", 6, 3]["majority@N"] == pytest.approx(55, abs=0.1)
+    assert rows["discrete CoT", "before", 6, 1]["majority@N"] == pytest.approx(40, abs=0.1)
+    said = "\n".join(chains.notes)
+    assert "Holds: discrete CoT, before: a vote of 2 of its chains of K = 3 beats one of 6 discrete chains of" in said
+    gaps = re.findall(r"(\S+, \w+): a vote of 2 of .*? of 6 discrete chains of (.*?), \w+ .*?\(([+-]\d+\.\d)", said)
+    assert [(where, whose, float(gap)) for where, whose, gap in gaps] == [
+        ("CoT, before", "the same start", pytest.approx(15, abs=0.11)),
+        ("CoT, after", "the same start", pytest.approx(-10, abs=0.11)),
+        ("CoT2, before", "the same start", pytest.approx(15, abs=0.11)),
+        ("CoT2, before", "discrete CoT", pytest.approx(35, abs=0.11)),
+        ("CoT2, after", "the same start", pytest.approx(-10, abs=0.11)),
+        ("CoT2, after", "discrete CoT", pytest.approx(-10, abs=0.11)),
+    ]
+
+
+def test_estimators_say_what_is_biased_and_what_is_calm():
+    """By hand: REINFORCE errs by nothing, the paper's ratio turns the gradient, and is half as noisy."""
+
+    def made(case):
+        found = case_record(case)
+        for name, figures in found["estimators"].items():
+            error = {"none": 0.0, "leave-one-out": 0.0, "mean": 1 / 8, "std": 0.9, "straight-through": 0.2}[name]
+            figures |= {"error": error, "cosine": 1.0 if error < 0.2 else 0.99, "noise": 4.0}
+            if case.ratio == "paper":
+                figures |= {"error": 0.3, "cosine": 0.95 - 0.01 * case.seed, "noise": 2.0 + 0.1 * case.seed}
+        if case.gamma:
+            found["grid_error"] = 0.004
+        return found
+
+    table, information = estimators.tables([made(case) for case in estimators.grid("full")])
+    said = "\n".join(table.notes)
+    assert "at most 0.4 %" in said
+    assert "Holds: REINFORCE is unbiased" in said
+    assert "Holds: leave-one-out is unbiased" in said
+    assert "Holds: subtracting the group's own mean shrinks the gradient by 1/8" in said
+    assert (
+        "Fails: dividing by the group's std keeps the gradient's direction (1 - cosine: mean over seeds 0.0100" in said
+    )
+    assert (
+        "Fails: the paper's ratio keeps the gradient's direction at K = 3 (1 - cosine: mean over seeds 0.0950" in said
+    )
+    assert "at most 0.1400" in said
+    assert "Holds: it is calmer than the exact ratio there, the difference of their noise (1.55 [" in said
+    assert "over 10 seeds" in said
+    assert "Not enough evidence: straight-through is calmer than leave-one-out" in said
+    assert information.rows[2]["V"] == 89
+    assert information.rows[2]["K = 3"] == pytest.approx(2.25, abs=1e-3)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
