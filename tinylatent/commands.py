@@ -97,6 +97,12 @@ class Run:
     def run(self) -> None:
         """Trains, evaluates, stores and prints."""
         experiment = self._experiment()
+        own = {
+            name: value for name, value in vars(experiment.training).items() if value != getattr(self.training, name)
+        }
+        if own:
+            taken = ", ".join(f"{name} {value}" for name, value in own.items())
+            print(f"training as {self.method.name} and its start have it: {taken}", file=sys.stderr)
         with tqdm(
             total=experiment.training.steps, desc=self.method.name, unit="step", mininterval=0.5, disable=None
         ) as bar:
@@ -132,9 +138,6 @@ class Run:
             if getattr(self.training, name) == getattr(usual, name)
         }
         training = replace(self.training, **own)
-        if own:
-            taken = ", ".join(f"{name} {value}" for name, value in own.items())
-            print(f"training as {self.method.name} usually is: {taken}", file=sys.stderr)
         if self.start is None:
             return Experiment(task, self.method, shape, training, seeds)
         start, _ = load(self.start)
