@@ -48,6 +48,12 @@ class World:
     spread: float = 0.5
     """Standard deviation of the weights: how far from uniform its distributions are."""
 
+    def __post_init__(self) -> None:
+        if self.vocabulary < 2 or self.steps < 1 or self.width < 1 or not 0 <= self.spread < math.inf:
+            raise ValueError(
+                f"{self}: expected at least 2 tokens, 1 step, width 1 and a finite spread; try World(3, 2)"
+            )
+
     @cached_property
     def model(self) -> Transformer:
         """The policy's backbone."""
@@ -111,7 +117,11 @@ def simplex_paths(thought: Dirichlet, steps: int, reach: float = 8.0, spacing: f
 
 def walked(world: World, paths: Paths, prompt: int) -> tuple[Float[Tensor, " n"], Float[Tensor, "n V"]]:
     """log-probability of every path, its weight included, and of every answer after it; with the graph."""
-    n = len(paths.log_weight)
+    n, tokens = len(paths.log_weight), paths.action.values.get("log_a")
+    if tokens is not None and tokens.shape[-1] != world.vocabulary:
+        raise ValueError(
+            f"a grid over {tokens.shape[-1]} tokens for a world of {world.vocabulary}: expected World(2, ...)"
+        )
     answer = GREEDY.given(torch.zeros(n, 1, dtype=torch.int64))  # any: the last action is not read
     plan = (Segment(paths.thought, world.steps, paths.action), Segment(GREEDY, 1, answer))
     run = force(world.model, plan, torch.full((n, 1), prompt))
@@ -128,8 +138,11 @@ def objective(world: World, paths: Paths) -> Float[Tensor, ""]:
     for prompt, right in enumerate(world.answers):
         latent, answer = walked(world, paths, prompt)
         covered = latent.exp().sum().item()
-        if abs(covered - 1) > 1e-6:
-            raise ValueError(f"the paths cover {covered:.8f} of the probability: expected 1; try a wider, finer grid")
+        if not abs(covered - 1) <= 1e-6:
+            raise ValueError(
+                f"the paths cover {covered:.8f} of the probability: expected 1; they must be of this world's size, and "
+                "a grid wide and fine enough"
+            )
         total = total + (latent + answer[:, right]).exp().sum()
     return total / len(world.answers)
 

@@ -75,7 +75,7 @@ class Run:
     """Size of the transformer."""
     training: Training = field(default_factory=Training)
     """How to train it; what is left at its default is the method's own where it has one (grpo: 1000 steps, rate 3e-4,
-    no decay)."""
+    no decay, checkpoints every 100 steps)."""
     start: Path | None = None
     """Folder of a finished run whose weights to start from; task, shape, split and number of problems are taken from
     it."""

@@ -15,13 +15,20 @@ from torch import Tensor
 
 from tinylatent.seeds import Streams
 
+DIVERGED = "there is nothing to sample from: the logits are not finite, training diverged; lower training.rate"
 FLOOR = 1e-30
 """Concentrations below this count as this much: the log of a component is then a float32."""
 
 
 def categorical(streams: Streams, logits_BV: Float[Tensor, "B V"], count: int = 1) -> Int[Tensor, "B count"]:
-    """`count` independent draws from softmax(logits), by inverting the cumulative distribution."""
+    """`count` independent draws from softmax(logits), by inverting the cumulative distribution.
+
+    Raises:
+        ValueError: a row of logits is no distribution: the weights have diverged.
+    """
     cumulative_BV = F.softmax(logits_BV.double(), dim=-1).cumsum(-1)
+    if not cumulative_BV[:, -1].isfinite().all():
+        raise ValueError(DIVERGED)
     thresholds_BK = streams.uniform(count) * cumulative_BV[:, -1:]
     return torch.searchsorted(cumulative_BV, thresholds_BK, right=True)
 
@@ -33,7 +40,12 @@ def log_gamma(streams: Streams, shape_BV: Float[Tensor, "B V"]) -> Float[Tensor,
     Marsaglia and Tsang 2000: rejection for shape + 1, then the boost log gamma(shape) = log gamma(shape + 1) +
     log(uniform) / shape, which never leaves log space. A row's numbers depend on the row alone: the draws of every
     attempt have numbers of their own. No gradient flows through a draw.
+
+    Raises:
+        ValueError: a shape is no positive number: the weights have diverged.
     """
+    if not ((shape_BV > 0) & shape_BV.isfinite()).all():
+        raise ValueError(DIVERGED)
     own, width = streams.branch(), shape_BV.shape[1]
     shape_M = shape_BV.double().flatten()
     log_M = torch.empty_like(shape_M)

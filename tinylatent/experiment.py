@@ -6,6 +6,7 @@ Two experiments with equal values are the same run; `identity` is the hash of th
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -60,9 +61,9 @@ class Training:
             raise ValueError(f"training.warmup is {self.warmup}: expected a share of the steps in [0, 1); try 0.05")
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"training.schedule is {self.schedule!r}: expected cosine or constant")
-        if not self.rate > 0:
+        if not 0 < self.rate < math.inf:
             raise ValueError(f"training.rate is {self.rate}: expected a positive learning rate; try 5e-3")
-        if not self.weight_decay >= 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"training.weight_decay is {self.weight_decay}: expected 0 or more; try 0.05")
 
 

@@ -19,6 +19,7 @@ from tinylatent import storage
 from tinylatent.evaluation import cost, evaluate, sample_answers
 from tinylatent.experiment import Experiment
 from tinylatent.methods import Method, Model, Moment
+from tinylatent.plan import segments
 from tinylatent.problems import Problems
 from tinylatent.provenance import environment
 from tinylatent.seeds import derive
@@ -93,7 +94,9 @@ def _judged(experiment: Experiment, model: Model, rows: np.ndarray, device: torc
     seed = experiment.seeds.derive("sampling", "evaluation")
     evaluations: dict[str, Any] = {}
     ways: list[tuple[str, Method, str | None]] = [(ITSELF, method, None)]
-    ways += [(control, method, control) for control in CONTROLS if method.latent]
+    one = Problems.upload(task.batch(rows[:1]), device)
+    latent = any(segment.thought.latent for segment in segments(method.plan(model, one)))  # by now, in its stage
+    ways += [(control, method, control) for control in CONTROLS if latent]
     ways += [(name, other, None) for name, other in method.readings.items()]
     for name, way, control in ways:
         result = evaluate(task, way, model, rows, control, seed, device=device)

@@ -21,6 +21,9 @@ Average = Literal["sequence", "token", "sum"]
 batch (DAPO, Yu et al. 2025); "sum" over the steps of a row, then mean over rows (the policy gradient itself)."""
 
 
+MOST_LOG_RATIO = 30.0  # beyond, a ratio is no longer a number worth having, and infinity times zero is none at all
+
+
 def advantages(
     reward_B: Float[Tensor, " B"], group: int, kind: Advantage = "std", epsilon: float = 1e-6
 ) -> Float[Tensor, " B"]:
@@ -74,7 +77,7 @@ def clipped(
         low: how far below 1 the ratio counts.
         high: how far above; `low` by default. Infinite bounds do not clip.
     """
-    ratio_BT, advantage_B1 = log_ratio_BT.exp(), advantage_B[:, None]
+    ratio_BT, advantage_B1 = log_ratio_BT.clamp(max=MOST_LOG_RATIO).exp(), advantage_B[:, None]
     plain_BT = ratio_BT * advantage_B1
     held_BT = ratio_BT.clamp(1 - low, 1 + (low if high is None else high)) * advantage_B1
     return torch.minimum(plain_BT, held_BT), held_BT < plain_BT

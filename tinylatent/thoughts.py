@@ -18,7 +18,6 @@ teacher forcing and replay are one path.
 Letters: B rows, T steps, D width, V vocabulary, K samples; `*rows` is B, or B T for a whole segment.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -183,6 +182,9 @@ class Mixture(Thought):
         return action["alpha"] @ state.embedding
 
 
+MOST_GAMMA = 1e6  # beyond, a draw is the mixture to within rounding
+
+
 class MultiToken(Thought):
     """CoT2-MTS: the mean of K tokens, drawn with replacement from softmax(logits / temperature).
 
@@ -245,8 +247,10 @@ class Dirichlet(Thought):
 
     def __init__(self, gamma: float):
         super().__init__()
-        if not 0 < gamma < math.inf:
-            raise ValueError(f"gamma {gamma}: expected a positive number; try 2.0, as varied as three tokens")
+        if not 0 < gamma <= MOST_GAMMA:
+            raise ValueError(
+                f"gamma {gamma}: expected a positive number up to {MOST_GAMMA:g}; try 2.0, as varied as three tokens"
+            )
         self.gamma = gamma
 
     def sample(self, state: State, streams: Streams | None) -> Action:

@@ -127,6 +127,7 @@ def _train(
     for step in range(first, recipe.steps):
         if folder is not None and step > first and step % recipe.save_every == 0:
             storage.save_checkpoint(folder, step, model, optimizer, spent + time.perf_counter() - began)
+            log.figures = {}  # a resumed run starts from none: so must one that goes on
         if step in starts:
             _enter(method, starts.index(step), step, model, optimizer, folder)
         batch = problems.rows(next(order).to(device))
@@ -279,7 +280,7 @@ class _Log:
                 self.figures.setdefault(name, []).append(value)
 
     def write(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Records the loss of one step, and the mean of every figure since the last line."""
+        """Records the loss of one step, and the mean of every figure since the last line or checkpoint."""
         value, now = self.loss.item(), time.perf_counter()
         if not math.isfinite(value):
             raise ValueError(f"the loss is {value} at step {step}: training diverged; lower training.rate")

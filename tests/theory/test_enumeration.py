@@ -125,6 +125,15 @@ def test_a_grid_that_misses_probability_is_refused():
         objective(World(2, 1), simplex_paths(Dirichlet(0.5), 1, reach=1.0))
 
 
+def test_worlds_and_paths_of_other_sizes_are_refused():
+    with pytest.raises(ValueError, match="expected at least 2 tokens"):
+        World(1, 1)
+    with pytest.raises(ValueError, match="a finite spread"):
+        World(3, 2, spread=math.nan)
+    with pytest.raises(ValueError, match="a grid over 2 tokens for a world of 3"):
+        objective(World(3, 1), simplex_paths(Dirichlet(2.0), 1))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Estimators
 

@@ -131,6 +131,15 @@ def test_clamping_the_point_would_bias_the_score():
     assert (score_BV.mean(0) / (score_BV.std(0) / math.sqrt(n))).abs().max() > 20
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_there_is_nothing_to_draw_from_logits_that_are_no_numbers(bad):
+    logits_BV = torch.tensor([[0.0, 1.0], [bad, 0.0]])
+    with pytest.raises(ValueError, match="the logits are not finite, training diverged"):
+        categorical(streams(2), logits_BV)
+    with pytest.raises(ValueError, match="the logits are not finite, training diverged"):
+        log_dirichlet(streams(2), logits_BV)
+
+
 def test_less_than_the_floor_counts_as_the_floor():
     """No gradient reaches what is below it, and everything stays finite in float32."""
     logits_BV = torch.tensor([[0.0, -60.0, -500.0, -math.inf]], requires_grad=True)

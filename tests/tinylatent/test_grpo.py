@@ -460,8 +460,12 @@ def test_a_start_that_does_not_fit_is_refused(change, said):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"samples": 0}, "samples 0: expected at least 1"),
-        ({"curriculum": (1, 0)}, r"curriculum \(1, 0\): expected tokens per step"),
+        ({"samples": 0}, "samples 0: expected 1 to 1000"),
+        ({"curriculum": (1, 0)}, r"curriculum \(1, 0\) before samples 3: expected tokens a step that grow"),
+        ({"curriculum": (1, 3)}, r"curriculum \(1, 3\) before samples 3: expected tokens a step that grow"),
+        ({"samples": 10**9}, "samples 1000000000: expected 1 to 1000"),
+        ({"group": -1, "advantage": "none"}, "group -1: expected 1 to 1000"),
+        ({"kl": math.inf}, "kl inf: expected 0 or more"),
         ({"gamma": 0.0}, r"gamma 0\.0: expected a positive number"),
         ({"gamma": 2.0, "ratio": "paper"}, "gamma goes without samples, curriculum, ratio and temperature"),
         ({"gamma": 2.0, "samples": 6}, "gamma goes without samples, curriculum, ratio and temperature"),
@@ -469,8 +473,8 @@ def test_a_start_that_does_not_fit_is_refused(change, said):
         ({"group": 1}, "group 1: expected at least 2 rollouts"),
         ({"clip": 0.0}, r"clip 0\.0: expected more than 0"),
         ({"kl": -1.0}, r"kl -1\.0: expected 0 or more"),
-        ({"temperature": 0.0}, r"temperature 0\.0: expected more than 0"),
-        ({"updates": 0}, "updates 0: expected at least 1"),
+        ({"temperature": 0.0}, r"temperature 0\.0: expected 0\.01 to 100"),
+        ({"updates": 0}, "updates 0: expected 1 to 1000"),
         ({"advantage": "z"}, "advantage 'z': expected one of"),
         ({"average": "z"}, "average 'z': expected one of"),
     ],
@@ -493,6 +497,55 @@ def test_it_learns(unchecked):
     first, last = record["metrics"][0]["reward"], record["metrics"][-1]["reward"]
     assert 0.1 < first < 0.9
     assert last > first + 0.1
+
+
+def test_groups_of_one_learn_where_nobody_is_compared():
+    """REINFORCE: a right answer teaches, a wrong one does not, and only batches without a right one are silent."""
+    method = GRPO(samples=2, group=1, advantage="none")
+    model, problems = model_of(method), problems_of(64)
+    (loss,) = method.losses(model, problems, MOMENT)
+    assert 0 < loss.figures["reward"] < 1
+    assert loss.figures["silent_groups"].item() == pytest.approx(1 - loss.figures["reward"].item())
+
+
+def test_training_that_diverges_says_so(tmp_path, unchecked):
+    """In the sampler, before any line of the log: tokens and points of the simplex."""
+    for number, method in enumerate((GRPO(samples=2), GRPO(gamma=2.0, updates=4))):
+        whole = begun_from(method, rate=1e30, log_every=1000, steps=50)
+        with pytest.raises(ValueError, match=r"the logits are not finite, training diverged; lower training\.rate"):
+            train(whole, tmp_path / str(number), say=quiet)
+
+
+def test_controls_are_those_of_the_stage_reached(tmp_path, unchecked):
+    """A curriculum that stopped while it drew one token has no latents to replace."""
+    task = MNNS(3, 1, 30)
+    start = Experiment(task, DiscreteCoT(), Shape(8, 1, 1), Training(steps=2, batch=8, problems=64))
+    method = GRPO(samples=2, curriculum=(1,), patience=2, group=2)
+    record = measure(replace(start, method=method, training=recipe(steps=50, problems=64), start=start), None)
+    assert record["stopped"]["step"] < 25
+    assert set(record["evaluations"]) == {"itself", "greedy", "mixture"}
+
+
+def test_a_resumed_log_is_that_of_a_run_that_was_not_cut(tmp_path, unchecked):
+    """Lines and checkpoints need not fall together."""
+    whole = begun_from(save_every=4, log_every=3, steps=9)
+    train(whole, tmp_path / "whole", say=quiet)
+
+    class Stop(Exception):
+        pass
+
+    def tick(step, loss):
+        if step == 6:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(whole, tmp_path / "cut", tick=tick, say=quiet)
+    train(whole, tmp_path / "cut", say=quiet)
+    logs = [storage.read_lines(tmp_path / name / storage.METRICS) for name in ("whole", "cut")]
+    for log in logs:
+        for line in log:
+            del line["problems_per_s"]
+    assert logs[0] == logs[1]
 
 
 def test_streams_of_a_group_differ():

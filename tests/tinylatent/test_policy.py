@@ -112,6 +112,12 @@ def test_clipping_by_hand(ratio, advantage, expected, held):
     assert slope.item() == pytest.approx(0 if held else ratio * advantage)
 
 
+def test_a_ratio_beyond_numbers_does_not_poison_the_batch():
+    """exp(1000) is infinite, and infinity times an advantage of 0 is no number."""
+    got, _ = clipped(torch.tensor([[1000.0, 0.0]]), torch.zeros(1), 0.1)
+    assert got.tolist() == [[0.0, 0.0]]
+
+
 def test_bounds_may_differ_or_be_absent():
     log_ratio = torch.tensor([[2.0, 0.2]], dtype=torch.float64).log()
     up, down = torch.ones(1, dtype=torch.float64), -torch.ones(1, dtype=torch.float64)

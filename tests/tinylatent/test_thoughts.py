@@ -190,7 +190,7 @@ def test_dirichlet_feeds_the_point_it_drew():
         (lambda: MultiToken(0), "samples 0: expected at least 1 token a step"),
         (lambda: MultiToken(2, 0.0), r"temperature 0\.0: expected more than 0"),
         (lambda: Dirichlet(0.0), r"gamma 0\.0: expected a positive number"),
-        (lambda: Dirichlet(math.inf), "gamma inf: expected a positive number"),
+        (lambda: Dirichlet(math.inf), r"gamma inf: expected a positive number up to 1e\+06"),
     ],
 )
 def test_impossible_latents_are_rejected(make, said):

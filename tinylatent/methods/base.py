@@ -63,7 +63,7 @@ class Loss:
 
     value: Float[Tensor, ""]
     figures: Mapping[str, Tensor] = field(default_factory=dict)
-    """Numbers, or one for each step of a rollout; the log holds their mean since its last line."""
+    """Numbers, or one for each step of a rollout; the log holds their mean since its last line or checkpoint."""
 
 
 Losses = Generator[Loss, None, Mapping[str, Tensor]]

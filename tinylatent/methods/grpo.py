@@ -19,9 +19,11 @@ mode.
 Letters: B rows = prompts * G, G rollouts of a group, T steps, A answer tokens, K samples.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -41,6 +43,8 @@ from tinylatent.thoughts import Dirichlet, MultiToken, Thought
 from tinylatent.trajectory import Trajectory
 
 Ratio = Literal["exact", "paper", "official"]
+MOST = 1000
+"""Most tokens a step, rollouts a group, updates a batch: more fit no memory, or no patience."""
 SILENT = 0.999
 """Share of groups that teach nothing from which on a stretch of the log counts as silent."""
 
@@ -51,7 +55,7 @@ class GRPO(Method):
 
     name = "grpo"
     temperatures = (1.0,)
-    recipe = MappingProxyType({"steps": 1000, "rate": 3e-4, "weight_decay": 0.0})
+    recipe = MappingProxyType({"steps": 1000, "rate": 3e-4, "weight_decay": 0.0, "save_every": 100})
 
     samples: int = 3
     """Tokens K sampled in a latent step; 1 is discrete chain of thought."""
@@ -70,7 +74,8 @@ class GRPO(Method):
     clip: float = 0.1
     """How far a ratio may leave 1 before it stops to count."""
     kl: float = 0.0
-    """Weight of the divergence from the weights it started with (k3 of every step's action)."""
+    """Weight of the divergence from the weights it started with: k3 of every step's action. Of densities it is
+    unbounded: with gamma keep weight and rate small."""
     advantage: Advantage = "std"
     """How rewards of a group become advantages."""
     average: Average = "sequence"
@@ -79,22 +84,26 @@ class GRPO(Method):
     """Batches of rollouts in a row without two different rewards in any group, after which training stops."""
 
     def __post_init__(self) -> None:
-        for name in ("samples", "updates", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: expected at least 1")
-        if any(samples < 1 for samples in self.curriculum):
-            raise ValueError(f"curriculum {self.curriculum}: expected tokens per step, at least 1 each; try (1, 3)")
+        for name in ("samples", "group", "updates", "patience"):
+            if not 1 <= getattr(self, name) <= MOST:
+                raise ValueError(f"{name} {getattr(self, name)}: expected 1 to {MOST}")
+        grown = (0, *self.curriculum, self.samples)
+        if self.curriculum and any(later <= earlier for earlier, later in pairwise(grown)):
+            raise ValueError(
+                f"curriculum {self.curriculum} before samples {self.samples}: expected tokens a step that grow, from 1 "
+                "on and up to samples; try (1, 3) before 6"
+            )
         for name, options in (("ratio", Ratio), ("advantage", Advantage), ("average", Average)):
             if getattr(self, name) not in get_args(options):
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(get_args(options))}")
         if self.group < 2 and self.advantage != "none":
             raise ValueError(f"group {self.group}: expected at least 2 rollouts to compare; try 8")
-        if not self.clip > 0:
+        if not 0 < self.clip < math.inf:
             raise ValueError(f"clip {self.clip}: expected more than 0; try 0.1")
-        if not self.kl >= 0:
+        if not 0 <= self.kl < math.inf:
             raise ValueError(f"kl {self.kl}: expected 0 or more; try 0")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature {self.temperature}: expected more than 0; try 1.0")
+        if not 0.01 <= self.temperature <= 100:
+            raise ValueError(f"temperature {self.temperature}: expected 0.01 to 100; try 1.0")
         if self.gamma is not None:
             Dirichlet(self.gamma)  # raises where it has no such
             usual = type(self).samples
