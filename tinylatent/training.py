@@ -184,14 +184,14 @@ def one_step(
         try:
             loss = next(updates)
         except StopIteration as end:
-            last = losses[-1]
-            return [*losses[:-1], Loss(last.value, {**last.figures, **(end.value or {})})]
+            if end.value:
+                losses[-1] = Loss(losses[-1].value, {**losses[-1].figures, **end.value})
+            return losses
         loss.value.backward()
-        figures = loss.figures
-        if figures:
+        if loss.figures:
             gradient = optimizer.param_groups[0]["params"][0].grad
-            figures = {**figures, "gradient_norm": gradient.norm()}
-        losses.append(Loss(loss.value.detach(), figures))
+            loss = Loss(loss.value, {**loss.figures, "gradient_norm": gradient.norm()})
+        losses.append(loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
 

@@ -5,9 +5,9 @@ Letters: B rows, T words (steps before the answer, then answer tokens), V vocabu
 
 from bisect import bisect_right
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,12 +57,11 @@ class Moment:
         return Streams(derive(self.seed, self.step), torch.arange(rows, device=device))
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """What one optimizer step descends, and what is logged beside it."""
 
     value: Float[Tensor, ""]
-    figures: Mapping[str, Tensor] = field(default_factory=dict)
+    figures: Mapping[str, Tensor] = MappingProxyType({})
     """Numbers, or one for each step of a rollout; the log holds their mean since its last line or checkpoint."""
 
 
