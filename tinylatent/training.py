@@ -179,14 +179,10 @@ def one_step(
     moment = Moment(step, experiment.training.steps, seed)
     losses: list[Loss] = []
     set_rate(optimizer, experiment.training, *within(experiment.method, moment))
-    updates = experiment.method.losses(model, batch, moment)
-    while True:
-        try:
-            loss = next(updates)
-        except StopIteration as end:
-            if end.value:
-                losses[-1] = Loss(losses[-1].value, {**losses[-1].figures, **end.value})
-            return losses
+    for loss in experiment.method.losses(model, batch, moment):
+        if loss.value is None:
+            losses[-1] = Loss(losses[-1].value, {**losses[-1].figures, **loss.figures})
+            continue
         loss.value.backward()
         if loss.figures:
             gradient = optimizer.param_groups[0]["params"][0].grad
@@ -194,6 +190,7 @@ def one_step(
         losses.append(loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
+    return losses
 
 
 def within(method: Method, moment: Moment) -> tuple[int, int]:
@@ -274,6 +271,7 @@ class _Log:
 
     def add(self, losses: list[Loss]) -> None:
         """Keeps what the next line is made of: the last loss, and every figure."""
+        assert losses[-1].value is not None, "figures alone follow a loss, and belong to it"
         self.loss = losses[-1].value
         for loss in losses:
             for name, value in loss.figures.items():

@@ -4,7 +4,7 @@ Letters: B rows, T words (steps before the answer, then answer tokens), V vocabu
 """
 
 from bisect import bisect_right
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -60,12 +60,10 @@ class Moment:
 class Loss(NamedTuple):
     """What one optimizer step descends, and what is logged beside it."""
 
-    value: Float[Tensor, ""]
+    value: Float[Tensor, ""] | None
+    """None for figures alone, of the end of a step."""
     figures: Mapping[str, Tensor] = MappingProxyType({})
     """Numbers, or one for each step of a rollout; the log holds their mean since its last line or checkpoint."""
-
-
-Losses = Generator[Loss, None, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -148,13 +146,12 @@ class Method:
         logits_BAV = self.forced(model, problems).logits_BTV[:, -problems.answer_tokens :]
         return token_loss(logits_BAV, problems.answer_BA)
 
-    def losses(self, model: Model, problems: Problems, moment: Moment) -> Losses:
+    def losses(self, model: Model, problems: Problems, moment: Moment) -> Iterator[Loss]:
         """The losses of a training step, one for each optimizer step that it takes on these problems.
 
-        Each is asked for after the optimizer stepped on the last; what the generator returns are figures of the end.
+        Each is asked for after the optimizer stepped on the last; one without a value may follow them.
         """
         yield Loss(self.loss(model, problems, moment))
-        return {}
 
     def hopeless(self, lines: Sequence[Mapping[str, Any]], ends: bool) -> str | None:
         """Why training should stop, judged by the lines of metrics so far, and what to try; None to go on.

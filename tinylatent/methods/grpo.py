@@ -20,7 +20,7 @@ Letters: B rows = prompts * G, G rollouts of a group, T steps, A answer tokens, 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tinylatent.methods.base import Loss, Losses, Method, Model, Moment, Stage
+from tinylatent.methods.base import Loss, Method, Model, Moment, Stage
 from tinylatent.methods.cot2 import CoT2
 from tinylatent.methods.discrete import DiscreteCoT
 from tinylatent.plan import Plan, Segment
@@ -164,12 +164,14 @@ class GRPO(Method):
 
     def loss(self, model: Model, problems: Problems, moment: Moment) -> Float[Tensor, ""]:
         """The first loss of a batch of rollouts, where old and new policy are equal."""
-        return next(self.losses(model, problems, moment)).value
+        value = next(self.losses(model, problems, moment)).value
+        assert value is not None, "an update has a loss"
+        return value
 
-    def losses(self, model: Model, problems: Problems, moment: Moment) -> Losses:
+    def losses(self, model: Model, problems: Problems, moment: Moment) -> Iterator[Loss]:
         """Rollouts once, then the clipped surrogate of the weights as they become, once for each update.
 
-        What is left is the divergence of the policy that sampled from the one the last update made.
+        The last has no value: the divergence of the policy that sampled from the one the last update made.
         """
         backbone = model.backbone
         run = rollout(
@@ -205,7 +207,7 @@ class GRPO(Method):
             figures = {}
         with torch.no_grad():
             after_BT = replay(backbone, run).log_prob_BT
-        return {"approximate_kl": averaged(k3(after_BT, sampled_BT), run.live_BT, "token")}
+        yield Loss(None, {"approximate_kl": averaged(k3(after_BT, sampled_BT), run.live_BT, "token")})
 
     def log_prob_BT(self, run: Trajectory) -> Float[Tensor, "B T"]:
         """Log-probability of every step as the ratio's mode counts it; 0 where a row waited."""
