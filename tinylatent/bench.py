@@ -133,10 +133,11 @@ def _training_flops(problems: Problems) -> int:
 def ours(problems: Problems, batch: int, experiment: Experiment = EXPERIMENT) -> Turn:
     """One step of the laboratory's own training loop."""
     experiment = replace(experiment, training=replace(experiment.training, batch=batch))
-    model = experiment.model()
+    device = problems.prompt_BN.device
+    model = experiment.model(device)
     optimizer = make_optimizer(model, experiment.training)
     order = batches(len(problems), batch, 0, experiment.seeds)
-    return lambda: one_step(experiment, model, optimizer, problems.rows(next(order)), WARM, 0)[-1].value
+    return lambda: one_step(experiment, model, optimizer, problems.rows(next(order).to(device)), WARM, 0)[-1].value
 
 
 def evaluation(problems: Problems) -> Turn:
@@ -150,11 +151,37 @@ def evaluation(problems: Problems) -> Turn:
     return turn
 
 
-def rolling(problems: Problems) -> Turn:
+def grouped_rollouts(groups: tuple[int, ...], rounds: int, device: torch.device) -> dict[str, float]:
+    """Rollouts a second at each group size, alone and with training: medians over rounds.
+
+    Raises:
+        ValueError: a group size or a number of rounds that is none.
+    """
+    if rounds < 1:
+        raise ValueError(f"{rounds} rounds: expected at least 1; try 20")
+    problems, figures = Problems.upload(EXPERIMENT.task.batch(EXPERIMENT.rows("train")), device), {}
+    for group in groups:
+        experiment = replace(REWARDED, method=GRPO(samples=3, group=group))
+        turns = {"": rolling(problems, experiment), "_trained": ours(problems, PROMPTS, experiment)}
+        for name, turn in turns.items():
+            turn()
+            seconds = []
+            for _ in range(rounds):
+                begin = time.perf_counter()
+                turn()
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                seconds.append(time.perf_counter() - begin)
+            figures[f"rollouts{name}_per_s_g{group}"] = PROMPTS * group / statistics.median(seconds)
+    return figures
+
+
+def rolling(problems: Problems, experiment: Experiment = REWARDED) -> Turn:
     """Rollouts of PROMPTS problems in groups, latents sampled, with their rewards: no training."""
-    method, model, some = REWARDED.method, REWARDED.model(), problems.rows(slice(0, PROMPTS))
+    device = problems.prompt_BN.device
+    method, model, some = experiment.method, experiment.model(device), problems.rows(slice(0, PROMPTS))
     assert isinstance(method, GRPO)
-    streams = Moment(0, 1, 0).streams(PROMPTS * method.group)
+    streams = Moment(0, 1, 0).streams(PROMPTS * method.group, device)
 
     def turn() -> None:
         plan = method.plan(model, some, method.temperature)

@@ -322,6 +322,10 @@ class Bench:
 
     rounds: int = 20
     """Rounds of short interleaved timings; ratios are taken within a round, medians over rounds."""
+    groups: tuple[int, ...] = ()
+    """Time GRPO's rollouts at these group sizes instead, such as 8 64 256."""
+    device: Device = "cpu"
+    """Where those are timed."""
     json: bool = False
     """Print JSON instead of a table."""
     profile: bool = True
@@ -330,11 +334,18 @@ class Bench:
     def run(self) -> None:
         """Times everything in turn and prints medians."""
         torch.set_num_threads(1)
-        figures = bench.measure(self.rounds)
+        where = device_named(self.device)
+        if self.groups:
+            figures = bench.grouped_rollouts(self.groups, self.rounds, where)
+        elif where.type == "cpu":
+            figures = bench.measure(self.rounds)
+        else:
+            raise ValueError("bench compares with one CPU thread: give --groups to time rollouts on another device")
         if self.json:
-            print(json.dumps({**figures, "rounds": self.rounds, "environment": environment()}))
+            name = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
+            print(json.dumps({**figures, "rounds": self.rounds, "device": name, "environment": environment()}))
         else:
             for name, value in figures.items():
                 print(f"{name:24s} {value:12,.3f}" if value < 100 else f"{name:24s} {value:12,.0f}")
-        if self.profile:
+        if self.profile and not self.groups:
             print("\n" + bench.profile(), file=sys.stderr if self.json else sys.stdout)

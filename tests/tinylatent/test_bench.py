@@ -24,6 +24,12 @@ def test_both_loops_learn():
         assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
+def test_rollouts_of_several_group_sizes():
+    figures = bench.grouped_rollouts((2, 8), 1, torch.device("cpu"))
+    assert list(figures) == [f"rollouts{what}_per_s_g{group}" for group in (2, 8) for what in ("", "_trained")]
+    assert all(value > 0 for value in figures.values())
+
+
 def test_figures_and_profile():
     figures = bench.measure(rounds=1)
     wanted = ["train_b16_per_s", "train_b256_per_s", "eval_per_s", "matmul_gflops", "train_share", "bare_loop_per_s"]
