@@ -63,7 +63,12 @@ def train(
     with storage.locked(folder):
         if not (folder / CONFIG).exists():
             storage.write_json(folder / CONFIG, experiment.to_json())
-        return _train(experiment, rows, folder, device, tick, say, start)
+        try:
+            return _train(experiment, rows, folder, device, tick, say, start)
+        except ValueError:
+            if not any(path.name != CONFIG and not path.name.startswith(".") for path in folder.iterdir()):
+                (folder / CONFIG).unlink()  # nothing was learnt: other settings may have the folder
+            raise
 
 
 def begun(

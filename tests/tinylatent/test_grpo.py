@@ -509,11 +509,14 @@ def test_groups_of_one_learn_where_nobody_is_compared():
 
 
 def test_training_that_diverges_says_so(tmp_path, unchecked):
-    """In the sampler, before any line of the log: tokens and points of the simplex."""
-    for number, method in enumerate((GRPO(samples=2), GRPO(gamma=2.0, updates=4))):
+    """In the sampler, before any line of the log; nothing was learnt, so the folder is free for other settings."""
+    train(begun_from().start, tmp_path / "start", say=quiet)
+    for method in (GRPO(samples=2), GRPO(gamma=2.0, updates=4)):
         whole = begun_from(method, rate=1e30, log_every=1000, steps=50)
         with pytest.raises(ValueError, match=r"the logits are not finite, training diverged; lower training\.rate"):
-            train(whole, tmp_path / str(number), say=quiet)
+            train(whole, tmp_path / "run", say=quiet, start=tmp_path / "start")
+        assert not (tmp_path / "run" / "config.json").exists()
+    train(begun_from(), tmp_path / "run", say=quiet, start=tmp_path / "start")
 
 
 def test_controls_are_those_of_the_stage_reached(tmp_path, unchecked):
