@@ -60,8 +60,7 @@ def measure(
     saved = storage.find_checkpoint(folder)
     assert saved is not None, "a finished run has a checkpoint"
     train_seconds = saved.manifest["seconds"]  # of all sittings, where a run was resumed
-    keys_P = task.key(rows)
-    keys, total = np.unique(keys_P, return_counts=True)
+    keys, total = np.unique(task.key(rows), return_counts=True)
     problems = Problems.upload(task.batch(rows[:1]), device)
     costs = cost(experiment.shape, len(task.vocabulary), method, model, problems)
     del costs["mixtures"]
@@ -98,9 +97,10 @@ def _judged(experiment: Experiment, model: Model, rows: np.ndarray, device: torc
     latent = any(segment.thought.latent for segment in segments(method.plan(model, one)))  # by now, in its stage
     ways += [(control, method, control) for control in CONTROLS if latent]
     ways += [(name, other, None) for name, other in method.readings.items()]
+    keys_P = task.key(rows)
     for name, way, control in ways:
         result = evaluate(task, way, model, rows, control, seed, device=device)
-        _, right, _ = cluster_counts(task.key(rows), result.right_P)
+        _, right, _ = cluster_counts(keys_P, result.right_P)
         evaluations[name] = {
             "right": right.tolist(),
             "kl": result.kl_T,

@@ -106,7 +106,7 @@ def test_the_grid_is_scipys_integral(gamma):
             return chance * stats.beta.pdf(a, *alpha_V.tolist())
 
         theirs += integrate.quad(value, 0, 1, limit=400, epsabs=1e-7)[0] / 2
-    assert ours.item() == pytest.approx(theirs, abs=1e-3)
+    assert ours.item() == pytest.approx(theirs, abs=1e-5)
 
 
 def test_a_finer_grid_changes_little():

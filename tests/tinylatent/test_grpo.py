@@ -303,6 +303,20 @@ def quiet(text):
     pass
 
 
+def cut(whole, folder, at):
+    """Trains until a step is logged, and no further."""
+
+    class Stop(Exception):
+        pass
+
+    def tick(step, loss):
+        if step == at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(whole, folder, tick=tick, say=quiet)
+
+
 def test_every_diagnostic_is_logged(tmp_path, unchecked):
     whole = begun_from(GRPO(samples=2, updates=2, kl=0.1))
     train(whole, tmp_path / "run", say=quiet)
@@ -398,15 +412,7 @@ def test_a_killed_run_from_a_start_goes_on_bit_for_bit(tmp_path, unchecked):
     whole = begun_from(GRPO(samples=2, curriculum=(1,), kl=0.1, updates=2), save_every=2)
     train(whole, tmp_path / "whole", say=quiet)
 
-    class Stop(Exception):
-        pass
-
-    def tick(step, loss):
-        if step == 4:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(whole, tmp_path / "cut", tick=tick, say=quiet)
+    cut(whole, tmp_path / "cut", at=4)
     train(whole, tmp_path / "cut", say=quiet)
     ends = [storage.find_checkpoint(tmp_path / name).folder for name in ("whole", "cut")]
     for name in (storage.WEIGHTS, storage.OPTIMIZER):
@@ -423,21 +429,8 @@ def test_another_or_unfinished_start_is_refused(tmp_path, unchecked):
     assert not (tmp_path / "a").exists()
     assert not (tmp_path / "b").exists()
 
-    class Stop(Exception):
-        pass
-
-    def tick(step, loss):
-        if step == 200:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(
-            replace(whole.start, training=replace(whole.start.training, save_every=100)),
-            tmp_path / "half",
-            tick=tick,
-            say=quiet,
-        )
     half = replace(whole, start=replace(whole.start, training=replace(whole.start.training, save_every=100)))
+    cut(half.start, tmp_path / "half", at=200)
     with pytest.raises(ValueError, match="is not trained to its end"):
         train(half, tmp_path / "c", start=tmp_path / "half")
 
@@ -534,15 +527,7 @@ def test_a_resumed_log_is_that_of_a_run_that_was_not_cut(tmp_path, unchecked):
     whole = begun_from(save_every=4, log_every=3, steps=9)
     train(whole, tmp_path / "whole", say=quiet)
 
-    class Stop(Exception):
-        pass
-
-    def tick(step, loss):
-        if step == 6:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(whole, tmp_path / "cut", tick=tick, say=quiet)
+    cut(whole, tmp_path / "cut", at=6)
     train(whole, tmp_path / "cut", say=quiet)
     logs = [storage.read_lines(tmp_path / name / storage.METRICS) for name in ("whole", "cut")]
     for log in logs:

@@ -94,6 +94,7 @@ def tables(records: list[Record]) -> list[Table]:
 
 def _accuracies(groups: dict[Arm, list[Record]]) -> Table:
     rows: list[dict[str, Value]] = []
+    gains = {each: gain(group) for each, group in groups.items()}
     for (start, name), group in groups.items():
         row: dict[str, Value] = {
             "start": start,
@@ -101,7 +102,7 @@ def _accuracies(groups: dict[Arm, list[Record]]) -> Table:
             "rate": group[0]["experiment"]["training"]["rate"],
             "before": 100 * accuracy(before(group)).value,
             **percent(accuracy(group), "after"),
-            **percent(gain(group), "gain", "gain low", "gain high"),
+            **percent(gains[start, name], "gain", "gain low", "gain high"),
             "seeds": len(group),
             "train_s": fmean([record["cost"]["training_seconds"] for record in group]),
         }
@@ -120,7 +121,7 @@ def _accuracies(groups: dict[Arm, list[Record]]) -> Table:
         "beside these. There is a verdict for every arm and no correction for their number."
     )
     title = "MNNS, m = 4: reinforcement learning with sampled latents"
-    return Table(title, COLUMNS, rows, [legend, *listed(_findings(groups))])
+    return Table(title, COLUMNS, rows, [legend, *listed(_findings(groups, gains))])
 
 
 def gain(group: list[Record], reading: str = ITSELF) -> Interval:
@@ -128,19 +129,18 @@ def gain(group: list[Record], reading: str = ITSELF) -> Interval:
     return paired_difference(rights(group, reading), rights(before(group), reading), totals(group))
 
 
-def _findings(groups: dict[Arm, list[Record]]) -> Iterator[str]:
+def _findings(groups: dict[Arm, list[Record]], gains: dict[Arm, Interval]) -> Iterator[str]:
     """Whether each start is improved, how arms compare, and whether anything beats the start's own inference."""
     for (start, name), group in groups.items():
-        yield verdict(f"{start}, {name}: reinforcement learning improves it", gain(group), len(group))
+        yield verdict(f"{start}, {name}: reinforcement learning improves it", gains[start, name], len(group))
     for start in STARTS:
-        arms = [name for its, name in groups if its == start]
-        sure = [name for name in arms if gain(groups[start, name]).low > 0]
-        runs = len(groups[start, arms[0]])
-        if runs > 1:
-            gains = [100 * gain(groups[start, name]).value for name in arms]
+        here = [each for (its, _), each in gains.items() if its == start]
+        sure = sum(each.low > 0 for each in here)
+        values = [100 * each.value for each in here]
+        if all(len(group) > 1 for group in groups.values()):
             yield (
-                f"From {start}, reinforcement learning surely improves {len(sure)} of {len(arms)} ways to sample "
-                f"(gains between {min(gains):+.2f} and {max(gains):+.2f} points)."
+                f"From {start}, reinforcement learning surely improves {sure} of {len(here)} ways to sample "
+                f"(gains between {min(values):+.2f} and {max(values):+.2f} points)."
             )
     for (start, name), group in groups.items():
         own = OWN[start]
