@@ -1,1 +1,1 @@
-"""What can be said exactly: predictions and hand-built weights, checked by running them."""
+"""What can be said exactly: predictions, hand-built weights, and the ledger of claims, checked by running them."""

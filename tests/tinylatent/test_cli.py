@@ -198,7 +198,7 @@ def test_one_line_joins_a_wrapped_box():
 
 
 def test_commands_of_other_rooms_are_found():
-    assert cli.commands()["frontier"].__module__ == "theory.frontier"
+    assert cli.commands()["frontier"].__module__ == "theory.predictions.frontier"
 
 
 def test_a_changed_config_is_refused(tmp_path, capsys):

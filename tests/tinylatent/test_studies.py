@@ -11,8 +11,8 @@ from statistics import fmean, stdev
 
 import pytest
 
-from theory import estimators
-from theory.estimators import Case
+from theory.predictions import estimators
+from theory.predictions.estimators import Case
 from tinylatent import storage
 from tinylatent.experiment import Experiment, Training
 from tinylatent.measure import EQUAL_KS, ITSELF, KS
@@ -97,7 +97,7 @@ def record(experiment, percent, controls=()):
 
 
 def case_record(case):
-    """What `theory.estimators.measure` returns, with numbers that depend on estimator and seed."""
+    """What `theory.predictions.estimators.measure` returns, with numbers that depend on estimator and seed."""
     names = ["none", "leave-one-out", "mean", "std"]
     names += ["straight-through"] if case.samples and case.ratio == "exact" else []
     return {

@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 from matplotlib.axes import Axes
 
-from theory.enumeration import (
+from theory.predictions.enumeration import (
     Estimate,
     Paths,
     World,

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from tasks import MNNS
-from theory.frontier import growth
+from theory.predictions.frontier import growth
 
 
 def test_growth_of_a_space_of_two_problems_by_hand():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from theory.enumeration import (
+from theory.predictions.enumeration import (
     CHUNK,
     Moments,
     StraightThrough,

@@ -1,0 +1,159 @@
+"""The ledger: what is claimed, by whom, and what a check of it says.
+
+A claim is a function that checks a published statement and returns a Finding; `@claim` says what the statement is,
+where it stands, and which verdict is on record. The claim's id is the function's name, so a verdict in a table leads to
+its code by one search. A claim that fails, or needs stricter conditions than published, brings its smallest
+counterexample as a function of its own that anybody can run.
+
+Checks are either exact (enumeration, algebra in float64) or statistical. A statistical one is a test at level ALPHA,
+at most 1e-6 each: a correct statement is rejected that rarely. Its power says what it would have noticed.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from tinylatent.seeds import derive
+from tinylatent.study import Profile
+
+Verdict = Literal["holds", "holds under stricter conditions", "fails: counterexample", "not enough evidence"]
+HOLDS, STRICTER, FAILS, OPEN = get_args(Verdict)
+How = Literal["exhaustive", "exact algebra", "property test", "statistical", "stored study"]
+"""exhaustive: over every case of a stated size; exact algebra: closed forms against each other, in float64; property
+test: over random cases, each of them exact; statistical: samples against a prediction; stored study: committed runs."""
+ALPHA = 1e-6
+"""Level of every statistical test."""
+EXACT = 1e-9
+"""Relative error below which two quantities in float64 count as equal."""
+POWER = 0.99
+"""What a difference called detectable is noticed with."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How hard to try: sizes by profile, and randomness by purpose from one seed."""
+
+    profile: Profile = "quick"
+    seed: int = 0
+
+    def size(self, quick: int, full: int) -> int:
+        """The number of cases, samples or steps of this profile."""
+        return quick if self.profile == "quick" else full
+
+    def torch(self, *purpose: int | str) -> torch.Generator:
+        """A fresh torch generator for a purpose."""
+        return torch.Generator().manual_seed(derive(self.seed, *purpose))
+
+    def numpy(self, *purpose: int | str) -> np.random.Generator:
+        """A fresh numpy generator for a purpose."""
+        return np.random.default_rng(derive(self.seed, *purpose))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found."""
+
+    verdict: Verdict
+    evidence: str
+    """One or two sentences with the numbers."""
+    curves: Mapping[str, list[float]] = field(default_factory=dict)
+    """What a figure may draw."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A published statement and how it is checked."""
+
+    name: str
+    source: str
+    """Paper and section, or "folklore"; "[R]" where a sheet or this project derived it."""
+    statement: str
+    """One sentence, as published."""
+    conditions: str
+    """Under which it was checked; the stricter ones where it needs them."""
+    how: How
+    recorded: Verdict
+    check: Callable[[Trial], Finding]
+    counterexample: Callable[[], str] | None = None
+    """Prints the smallest case where the statement, as published, is wrong."""
+
+
+LEDGER: dict[str, Claim] = {}
+"""Every claim by its id."""
+
+
+def claim(
+    *,
+    source: str,
+    statement: str,
+    conditions: str,
+    how: How,
+    recorded: Verdict,
+    counterexample: Callable[[], str] | None = None,
+) -> Callable[[Callable[[Trial], Finding]], Callable[[Trial], Finding]]:
+    """Enters a check into the ledger under its own name.
+
+    Raises:
+        ValueError: the name is taken, or a failing claim has no counterexample.
+    """
+
+    def enter(check: Callable[[Trial], Finding]) -> Callable[[Trial], Finding]:
+        name = check.__name__
+        if name in LEDGER:
+            raise ValueError(f"claim {name} stands in the ledger already: give it another name")
+        if recorded in (STRICTER, FAILS) and counterexample is None:
+            raise ValueError(f"claim {name} is recorded as {recorded!r}: expected a counterexample that can be run")
+        LEDGER[name] = Claim(name, source, statement, conditions, how, recorded, check, counterexample)
+        return check
+
+    return enter
+
+
+def judged(true: bool, evidence: str, **curves: list[float]) -> Finding:
+    """Holds, or fails."""
+    return Finding(HOLDS if true else FAILS, evidence, curves)
+
+
+def judged_twice(as_published: bool, strictly: bool, evidence: str, **curves: list[float]) -> Finding:
+    """Holds as published; or only under the stricter conditions; or not even there."""
+    verdict = FAILS if not strictly else HOLDS if as_published else STRICTER
+    return Finding(verdict, evidence, curves)
+
+
+@dataclass(frozen=True)
+class ZTest:
+    """A mean against what it should be."""
+
+    mean: float
+    expected: float
+    error: float
+    """Standard error of the mean."""
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the mean is off, at level ALPHA (two-sided, normal approximation)."""
+        return abs(self.mean - self.expected) > stats.norm.isf(ALPHA / 2) * self.error
+
+    @property
+    def detectable(self) -> float:
+        """The smallest difference that is noticed with probability POWER."""
+        return float((stats.norm.isf(ALPHA / 2) + stats.norm.ppf(POWER)) * self.error)
+
+    def __str__(self) -> str:
+        """The comparison with its level and power."""
+        return (
+            f"{self.mean:.4g} against {self.expected:.4g} (standard error {self.error:.2g}; level {ALPHA:g}, "
+            f"a difference of {self.detectable:.2g} is noticed with probability {POWER:g})"
+        )
+
+
+def z_test(values: ArrayLike, expected: float) -> ZTest:
+    """Tests whether independent values have a mean; use hundreds of values at least."""
+    sample = np.asarray(values, float)
+    return ZTest(float(sample.mean()), expected, float(sample.std(ddof=1) / math.sqrt(len(sample))))

@@ -1,0 +1,1 @@
+"""What theory says a measurement will be: exact recursions, closed forms, sums over every path."""
