@@ -1,0 +1,100 @@
+"""Two layers search every small acyclic graph: thoughts are normalised superpositions, answers right, in float32."""
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+
+from tasks import Reachability
+from theory.constructions import bfs
+from theory.constructions.bfs import bfs_searcher, bfs_width, every_dag, every_question, search, within
+from theory.constructions.checks import search_deviation
+
+
+def task_of(nodes):
+    return Reachability(nodes=2 * nodes, depth=nodes - 1, edges=max(nodes * (nodes - 1) // 2, 2 * nodes - 2), least=1)
+
+
+@pytest.mark.parametrize(("nodes", "count"), [(1, 1), (2, 3), (3, 25), (4, 543)])
+def test_every_dag_is_every_dag(nodes, count):
+    """The counts are those of labelled acyclic graphs (OEIS A003024); each is acyclic, none is there twice."""
+    graphs = every_dag(nodes)
+    assert len({graph.tobytes() for graph in graphs}) == len(graphs) == count
+    assert all(nx.is_directed_acyclic_graph(nx.from_numpy_array(g, create_using=nx.DiGraph)) for g in graphs)
+
+
+@pytest.mark.parametrize("nodes", [3, 4])
+def test_every_question_on_every_dag(nodes):
+    task = task_of(nodes)
+    found = search_deviation(task, bfs_searcher(task).float(), every_question(task, nodes))
+    assert (found.wrong, found.problems) == (0, {3: 48, 4: 4224}[nodes])
+    assert found.thoughts < 1e-6
+    assert found.leakage < 1e-12
+
+
+@pytest.mark.parametrize(("nodes", "edges", "depth"), [(12, 16, 3), (30, 60, 6), (40, 200, 12)])
+def test_larger_random_graphs(nodes, edges, depth):
+    task = Reachability(nodes=nodes, edges=edges, depth=depth, least=1)
+    machine = bfs_searcher(task).float()
+    found = search_deviation(task, machine, task.problems(200, seed=0))
+    assert found.wrong == 0
+    assert found.thoughts < 1e-5
+    assert machine.width == bfs_width(task)
+
+
+def test_one_thought_fewer_is_not_enough():
+    """D - 1 thoughts hold no candidate, so that the answer is none: D are needed by this machine."""
+    task = Reachability()
+    problems = task.problems(100, seed=0)
+    run = search(task, bfs_searcher(task), problems, steps=task.depth - 1)
+    answers = run.logits_BTV[:, -1].argmax(-1).numpy()
+    assert not (answers == task.answer_ids(task.answer(problems))[:, 0]).any()
+
+
+def test_within_is_networkx():
+    task = Reachability(nodes=16, edges=24, depth=5, least=1)
+    for row, held_TC in zip(task.problems(20, 3), within(task, task.problems(20, 3), 5), strict=True):
+        edges = row[3:].reshape(-1, 2)
+        graph = nx.DiGraph([tuple(edge) for edge in edges[edges[:, 0] >= 0].tolist()])
+        graph.add_nodes_from(range(16))
+        far = nx.single_source_shortest_path_length(graph, int(row[0]))
+        for step, held_C in enumerate(held_TC.tolist(), 1):
+            assert held_C == [far.get(node, 99) <= step for node in range(16)]
+
+
+@pytest.mark.parametrize("broken", ["sets", "source", "never"])
+def test_a_broken_part_is_noticed(broken, monkeypatch):
+    task = task_of(4)
+    problems = every_question(task, 4)
+    if broken == "sets":  # weights by the number of edges stay as they are
+        monkeypatch.setattr(bfs, "_sets", lambda room, task: whole(room, task, 1.0))
+    elif broken == "source":  # targets instead of sources
+        monkeypatch.setattr(bfs, "_before", lambda room, back, positions: original_before(room, 2, positions))
+    else:
+        monkeypatch.setattr(bfs, "GAP", 0.1)
+    found = search_deviation(task, bfs_searcher(task).float(), problems)
+    assert found.thoughts > 1e-3
+
+
+original_before = bfs._before
+
+
+def whole(room, task, gain):
+    """The set-maker with another gain: nodes with small weights are no longer set to 1."""
+    units = bfs.Units(room)
+    up_CD, write_DC = torch.zeros(task.nodes, room.width).double(), torch.zeros(room.width, task.nodes).double()
+    up_CD[:, room["node"]] = up_CD[:, room["reached"]] = gain * torch.eye(task.nodes).double()
+    write_DC[room["node"]] = torch.eye(task.nodes).double()
+    return units.add(up_CD, 0.0, write_DC).clear(*room.slices)
+
+
+def test_bad_tasks_are_told():
+    for task in (Reachability(bound=True), Reachability(asks="whether")):
+        with pytest.raises(ValueError, match="expected asks 'which' and edges of two tokens"):
+            bfs_searcher(task)
+
+
+def test_questions_are_the_tasks_own_rows():
+    task = task_of(3)
+    rows = every_question(task, 3)
+    np.testing.assert_array_equal(task.rows(rows), rows)

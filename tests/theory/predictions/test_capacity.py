@@ -1,0 +1,93 @@
+"""Capacity of superpositions: closed forms against brute force, two solvers, and what must be monotone."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from theory.predictions import phase_curve
+from theory.predictions.capacity import held_share, is_held, is_held_by_least_squares, needed_width, wendel
+from tinylatent.storage import DamagedError
+
+
+def test_wendel_by_hand():
+    """A line through the plane always enters a half plane; a plane in space misses a wedge half of the time."""
+    assert wendel(1, 1, 2) == 0.0
+    assert wendel(2, 1, 3) == pytest.approx(0.5)
+    assert wendel(5, 2, 5) == 1.0
+
+
+@given(st.integers(1, 30), st.integers(0, 20), st.integers(2, 40))
+def test_wendel_is_the_sum_over_faces(width, states, vocabulary):
+    """Directly from the cone's intrinsic volumes v_j = C(n, j - k) / 2^n, n = v - k: 1 - 2 (v_{d+1} + v_{d+3} + ..)."""
+    if not (states < vocabulary and width < vocabulary):
+        return
+    n = vocabulary - states
+    volumes = {states + i: math.comb(n, i) / 2**n for i in range(n + 1)}
+    missed = 2 * sum(volumes.get(j, 0.0) for j in range(width + 1, vocabulary + 1, 2))
+    assert wendel(width, states, vocabulary) == pytest.approx(1 - min(1.0, missed), abs=1e-9)
+
+
+@pytest.mark.parametrize(("width", "states", "vocabulary"), [(4, 1, 7), (6, 2, 10), (7, 3, 10)])
+def test_the_linear_programme_has_wendels_probability(width, states, vocabulary):
+    """600 embeddings; an exact binomial test fails a correct solver once in a million seeds."""
+    share = held_share(width, states, vocabulary, 600, np.random.default_rng(1), known_sum=False)
+    assert stats.binomtest(round(600 * share), 600, wendel(width, states, vocabulary)).pvalue > 1e-6
+
+
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(2, 9))
+def test_what_the_programme_calls_held_least_squares_gives_back(seed, states, width):
+    generator = np.random.default_rng(seed)
+    embedding, alpha = generator.normal(size=(14, width)), np.zeros(14)
+    alpha[:states] = generator.dirichlet(np.ones(states))
+    if is_held(embedding, states):
+        assert is_held_by_least_squares(embedding, alpha)
+
+
+def test_corners_of_a_triangle_are_held_and_its_middle_is_not():
+    """Three tokens on a line: the ends are held, the middle is a mixture of the others."""
+    line = np.array([[0.0], [1.0], [2.0]])
+    for order in itertools.permutations(range(3)):
+        assert is_held(line[[*order]], 1) == (order[0] != 1)
+    assert not is_held(line, 2)
+
+
+@given(st.integers(1, 40), st.integers(50, 200))
+def test_more_states_need_more_width_and_never_more_than_the_vocabulary(states, vocabulary):
+    assert states <= needed_width(states, vocabulary) < needed_width(states + 1, vocabulary) <= vocabulary
+
+
+def test_the_curve_is_the_minimum_by_brute_force():
+    for states, vocabulary in ((1, 89), (8, 89), (30, 60)):
+        grid = np.linspace(-8, 8, 160_001)
+        above = (1 + grid**2) * stats.norm.sf(grid) - grid * stats.norm.pdf(grid)
+        values = states * (1 + grid**2) + (vocabulary - states) * above
+        assert needed_width(states, vocabulary) == pytest.approx(values.min(), abs=1e-6)
+
+
+def test_half_of_the_embeddings_hold_what_the_curve_says():
+    """In the middle of the transition the share is far from 0 and 1; well off it, it is not (100 draws each)."""
+    generator = np.random.default_rng(0)
+    assert 0.2 < held_share(24, 9, 89, 100, generator) < 0.9
+    assert held_share(24, 4, 89, 100, generator) > 0.95
+    assert held_share(24, 15, 89, 100, generator) < 0.05
+
+
+def test_trained_rows_are_the_stored_ones(monkeypatch, tmp_path):
+    rows = phase_curve.trained(16)
+    assert [(row["budget"], row["states"]) for row in rows] == [(4, 4), (16, 8)]
+    assert str(rows[0]["accuracy"]) in phase_curve.STORED.read_text()
+    monkeypatch.setattr(phase_curve, "STORED", tmp_path / "table.csv")
+    with pytest.raises(DamagedError, match="is missing: expected the stored study"):
+        phase_curve.trained(16)
+
+
+def test_the_middle_of_a_transition_is_read_between_states():
+    record = {"experiment": {"draws": 10}, "states": [1, 2, 3], "held": [10, 6, 2]}
+    assert phase_curve.measured_middle(record) == pytest.approx(2.25)
+    assert phase_curve.measured_middle({**record, "held": [1, 0, 0]}) == 1
+    assert phase_curve.measured_middle({**record, "held": [9, 9, 9]}) == 3
