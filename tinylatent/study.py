@@ -89,6 +89,8 @@ class Study:
     function of a module, and start=folder where a run starts from another."""
     remark: Callable[[Record], str] = accuracy_remark
     """One line about a finished run."""
+    fresh: bool = False
+    """Whether finished runs are measured again: where what is asked about is the code, not its settings."""
 
 
 @dataclass(frozen=True)
@@ -218,14 +220,14 @@ def _check(study: Study, records: list[Record], path: Path) -> None:
 
 def _records(study: Study, grid: Sequence[Run], work: Path, workers: int, device: str) -> list[Record]:
     """A record for each run of a grid, in its order; what is missing is measured, after what it starts from."""
-    starts = [start for run in grid if _finished(run, work) is None and (start := _start(run)) is not None]
+    finished = {run.identity: None if study.fresh else _finished(run, work) for run in grid}
+    starts = [start for run in grid if finished[run.identity] is None and (start := _start(run)) is not None]
     if starts:
         _records(study, starts, work, workers, device)
-    records = {run.identity: _finished(run, work) for run in grid}
-    missing = list({run.identity: run for run in grid if records[run.identity] is None}.values())
+    missing = list({run.identity: run for run in grid if finished[run.identity] is None}.values())
     for record in _measured(study, missing, work, workers, device, len(grid)):
-        records[record["id"]] = record
-    return [record for record in records.values() if record is not None]
+        finished[record["id"]] = record
+    return [record for record in finished.values() if record is not None]
 
 
 def _start(run: Run) -> Run | None:

@@ -138,7 +138,7 @@ class ZTest:
     @property
     def rejected(self) -> bool:
         """Whether the mean is off, at level ALPHA (two-sided, normal approximation)."""
-        return abs(self.mean - self.expected) > stats.norm.isf(ALPHA / 2) * self.error
+        return bool(abs(self.mean - self.expected) > stats.norm.isf(ALPHA / 2) * self.error)
 
     @property
     def detectable(self) -> float:

@@ -108,16 +108,17 @@ def _candidates(room: Room) -> Head:
 def _sets(room: Room, task: Reachability) -> Units:
     """1 for every node held or reached, and at the mark for the candidate that the thought before it holds.
 
-    min(1, E (held + reached)): attention gives at least 1/E to the target of an edge. relu(before + 2 candidate - 1):
-    candidates hold 1/2 each.
+    x = E (held + reached) is at least 1 for those, since attention gives at least 1/E to the target of an edge, and
+    noise for others: relu(2 x - 1) - relu(2 x - 2) is 1 and 0. Candidates hold 1/2 each, a node that is held at least
+    2 e = 1 / sqrt(C): relu(before + 2 candidate - 1 - e) is 0 unless both are there.
     """
     C, E = task.nodes, max(task.edges, task.nodes)
     up_CD, write_DC = zeros(C, room.width), zeros(room.width, C)
-    up_CD[:, room["node"]] = up_CD[:, room["reached"]] = E * eye(C)
+    up_CD[:, room["node"]] = up_CD[:, room["reached"]] = 2 * E * eye(C)
     write_DC[room["node"]] = eye(C)
     both_CD = zeros(C, room.width)
     both_CD[:, room["before"]], both_CD[:, room["candidate"]] = eye(C), 2 * eye(C)
-    units = Units(room).add(up_CD, 0.0, write_DC).add(up_CD, -1.0, -write_DC).add(both_CD, -1.0, write_DC)
+    units = Units(room).add(up_CD, -1.0, write_DC).add(up_CD, -2.0, -write_DC).add(both_CD, -1 - 0.5 / C**0.5, write_DC)
     return units.clear(*room.slices)
 
 

@@ -15,7 +15,7 @@ from tinylatent.storage import DamagedError
 
 
 def test_wendel_by_hand():
-    """A line through the plane always enters a half plane; a plane in space misses a wedge half of the time."""
+    """A line in the plane always enters a half plane; one in space enters a right-angled wedge half of the time."""
     assert wendel(1, 1, 2) == 0.0
     assert wendel(2, 1, 3) == pytest.approx(0.5)
     assert wendel(5, 2, 5) == 1.0

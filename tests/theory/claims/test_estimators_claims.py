@@ -1,0 +1,188 @@
+"""Claims about policy gradients: a policy of one logit by hand, a second way to every estimator, broken on purpose."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from theory.claims import estimators
+from theory.claims.estimators import Case, group_gradient, relative, std_weight, surrogate_gradient, turned
+from theory.claims.ledger import FAILS, HOLDS, LEDGER, Trial
+from theory.predictions import enumeration
+from theory.predictions.enumeration import World, combined, group_estimate, objective, score_moments, token_paths
+from tinylatent.methods import GRPO
+from tinylatent.policy import advantages
+from tinylatent.thoughts import MultiToken
+
+CHANCES = st.floats(0.01, 0.99)
+GROUPS = st.integers(2, 6)
+
+
+def verdict(name):
+    return LEDGER[name].check(Trial()).verdict
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reinforce_is_unbiased",
+        "leave_one_out_is_unbiased",
+        "group_mean_is_unbiased",
+        "group_std_only_rescales",
+        "mts_ratio_is_policy_gradient",
+        "official_ratio_has_its_own_objective",
+        "straight_through_is_unbiased",
+    ],
+)
+def test_verdicts_are_those_on_record(name):
+    assert verdict(name) == LEDGER[name].recorded
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One logit: every outcome of a group
+
+
+@given(CHANCES, GROUPS)
+def test_advantages_of_one_logit(p, group):
+    """The gradient is p (1 - p); the group's mean takes 1/G of it."""
+    assert group_gradient(p, group, "none") == pytest.approx(p * (1 - p))
+    assert group_gradient(p, group, "leave-one-out") == pytest.approx(p * (1 - p))
+    assert group_gradient(p, group, "mean") == pytest.approx(p * (1 - p) * (1 - 1 / group))
+
+
+@given(CHANCES, GROUPS)
+def test_weight_of_a_prompt_is_that_of_one_logit(p, group):
+    assert std_weight(p, group) == pytest.approx(group_gradient(p, group, "std") / (p * (1 - p)))
+
+
+@given(CHANCES)
+def test_weights_by_hand(p):
+    """Unequal rewards have the one standard deviation 1/sqrt(2), 1/sqrt(3) in groups of 2, 3; of 4 there are two."""
+    assert std_weight(p, 2, 0.0) == pytest.approx(math.sqrt(1 / 2))
+    assert std_weight(p, 3, 0.0) == pytest.approx(math.sqrt(4 / 3))
+    assert std_weight(p, 4, 0.0) == pytest.approx(1.5 - 1.5 * (2 - math.sqrt(3)) * p * (1 - p))
+
+
+def test_large_groups_divide_by_the_standard_deviation():
+    assert std_weight(0.3, 4000) == pytest.approx(1 / math.sqrt(0.3 * 0.7), rel=1e-3)
+
+
+def test_angle_by_hand():
+    a, b = torch.tensor([1.0, 0.0]).double(), torch.tensor([3.0, 4.0]).double()
+    assert turned(b, a) == pytest.approx(0.8)
+    assert turned(-b, a) == 1
+    assert relative(b, a) == pytest.approx(math.sqrt(20))
+
+
+def test_counterexamples_by_hand():
+    assert "0.125 on average, the gradient is 0.25" in estimators.two_rollouts()
+    one, other = 1.5 - 0.375 * (2 - math.sqrt(3)), 1.5 - 1.5 * 0.09 * (2 - math.sqrt(3))
+    degrees = math.degrees(math.atan2(0.09 * other, 0.25 * one) - math.atan2(0.09, 0.25))
+    said = estimators.two_prompts()
+    assert f"{one:.4f} and {other:.4f}" in said
+    assert f"{degrees:.2f} degrees" in said
+    assert "(0.0625, 0.1250) on average, the gradient is (0.1250, 0.1250): turned by 18.4" in (
+        estimators.two_tokens_a_step()
+    )
+    # alpha (1 - alpha) is 3/16; straight through it is times the mean of 2 z, which is 1/2
+    assert "0.0938 on average, the gradient is 0.1875" in estimators.square_reward()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Worlds, a second way
+
+
+def test_gradient_of_a_world_by_differences():
+    world = World(2, 2, seed=6)
+    paths = token_paths(MultiToken(2), 2, 2)
+    case, step = Case(world, paths), 1e-5
+    direction = torch.randn(len(case.truth), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    parameters, values = list(world.model.parameters()), []
+    for sign in (1, -2):
+        torch.nn.utils.vector_to_parameters(
+            torch.nn.utils.parameters_to_vector(parameters) + sign * step * direction, parameters
+        )
+        values.append(objective(world, paths).item())
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx((case.truth @ direction).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("samples", "ratio"), [(1, "paper"), (2, "paper"), (3, "paper"), (2, "exact")])
+def test_surrogate_is_the_mean_score(samples, ratio):
+    """Reward times score, summed path by path, with latent steps scaled by 1/K."""
+    world = World(3, 1, seed=7)
+    paths = token_paths(MultiToken(samples), 3, 1)
+    scale = 1 / samples if ratio == "paper" else 1.0
+    scores = [group_estimate(score_moments(world, paths, prompt, scale), "none", 2) for prompt in range(3)]
+    ours = surrogate_gradient(world, paths, GRPO(samples=samples, ratio=ratio))
+    torch.testing.assert_close(ours, combined(scores).mean, rtol=1e-9, atol=1e-12)
+
+
+def test_parts_and_prompts_add_up():
+    case = Case(World(3, 1, seed=8), token_paths(MultiToken(2), 3, 1))
+    torch.testing.assert_close(sum(case.parts()), case.truth)
+    torch.testing.assert_close(sum(case.of_prompt(prompt)[1] for prompt in range(3)) / 3, case.truth)
+    chances = [case.of_prompt(prompt)[0] for prompt in range(3)]
+    assert sum(chances) / 3 == pytest.approx(objective(case.world, case.paths).item())
+
+
+def test_what_is_wrong_is_known():
+    """The group's mean costs 1/G of the gradient; the geometric mean 1 - 1/K of its latent part."""
+    case = Case(World(2, 2, seed=9), token_paths(MultiToken(2), 2, 2))
+    assert relative(case.mean("mean", 3), case.truth * 2 / 3) < 1e-9
+    of_latent, of_answer = case.parts()
+    got = surrogate_gradient(case.world, case.paths, GRPO(samples=2, ratio="paper"))
+    assert relative(got, of_answer + of_latent / 2) < 1e-9
+    assert relative(got, case.truth) > 1e-3
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Broken on purpose
+
+
+def taken_as(kind):
+    """Advantages of this kind, whatever is asked for."""
+    return lambda reward_B, group, _: advantages(reward_B, group, kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("reinforce_is_unbiased", "std", FAILS),
+        ("leave_one_out_is_unbiased", "mean", FAILS),
+        ("group_mean_is_unbiased", "leave-one-out", HOLDS),
+        ("group_std_only_rescales", "mean", FAILS),
+    ],
+)
+def test_other_advantages_flip_the_verdict(name, kind, expected, monkeypatch):
+    monkeypatch.setattr(enumeration, "advantages", taken_as(kind))
+    assert verdict(name) == expected
+
+
+def test_a_weight_without_its_group_size_flips_the_verdict(monkeypatch):
+    monkeypatch.setattr(estimators, "std_weight", lambda p, group: std_weight(p, group) / (1 - 1 / group))
+    assert verdict("group_std_only_rescales") == FAILS
+
+
+def test_whole_log_probabilities_flip_the_verdict(monkeypatch):
+    monkeypatch.setattr(GRPO, "log_prob_BT", lambda self, run: run.log_prob_BT)
+    assert verdict("mts_ratio_is_policy_gradient") == HOLDS
+
+
+def test_a_ratio_that_forgets_the_answer_flips_the_verdict(monkeypatch):
+    monkeypatch.setattr(GRPO, "log_prob_BT", lambda self, run: run.log_prob_BT[:, :-1])
+    assert verdict("mts_ratio_is_policy_gradient") == FAILS
+
+
+def test_undivided_logits_flip_the_verdict(monkeypatch):
+    monkeypatch.setattr(GRPO, "thought", lambda self, model: MultiToken(self.samples))
+    assert verdict("official_ratio_has_its_own_objective") == FAILS
+
+
+def test_scores_instead_of_straight_through_flip_the_verdict(monkeypatch):
+    def scored(world, paths, group):
+        return combined([group_estimate(score_moments(world, paths, p), "none", 2) for p in range(world.vocabulary)])
+
+    monkeypatch.setattr(estimators, "straight_through", scored)
+    assert verdict("straight_through_is_unbiased") == HOLDS
