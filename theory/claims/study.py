@@ -1,10 +1,11 @@
 """Study `claims` and the command of the same name: every claim of the ledger checked, with its verdict and evidence.
 
-Claims are always checked anew: what they ask about is the code as it is. The quick profile is seeded; the full one draws
-fresh seeds, which are stored with what they gave.
+Claims are always checked anew: what they ask about is the code as it is. The quick profile is seeded; the full one
+draws fresh seeds, which are stored with what they gave.
 """
 
 import dataclasses
+import difflib
 import hashlib
 import inspect
 import json
@@ -20,19 +21,22 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from theory.claims import (  # noqa: F401 - each enters its claims into the ledger; the longest checks first
-    superposition,
-    sampling,
-    cot2,
-    estimators,
-    depth,
+from theory.claims import (  # noqa: F401 - each enters its claims into the ledger
     colar,
-    hrpo,
-    latentseek,
-    latentr3,
+    cot2,
     ctrls,
-)  # fmt: skip
+    ctrls_states,
+    depth,
+    estimators,
+    hrpo,
+    latentr3,
+    latentseek,
+    sampling,
+    scores,
+    superposition,
+)
 from theory.claims.ledger import ALPHA, LEDGER, Claim, Trial, Verdict
+from tinylatent import storage
 from tinylatent.plots import figure
 from tinylatent.provenance import environment
 from tinylatent.report import Table, Value
@@ -40,6 +44,7 @@ from tinylatent.study import Profile, Record, Study, reproduce
 
 VERSION = 1
 ROOT = Path(__file__).resolve().parents[2]
+LONGEST = "two_layers_search_every_dag"
 COLUMNS = {"claim": "s", "verdict": "s", "on record": "s", "checked by": "s", "source": "s", "seconds": ".1f"}
 
 
@@ -129,8 +134,8 @@ def tables(records: list[Record]) -> list[Table]:
     same = sum(map(_as_recorded, records))
     counts = {verdict: sum(record["verdict"] == verdict for record in records) for verdict in _verdicts(records)}
     legend = (
-        "The id of a claim is the name of the function that checks it, under theory/claims. [R]: derived, or stated this "
-        f"way, here. Statistical checks are tests of level {ALPHA:g} each. "
+        "The id of a claim is the name of the function that checks it, under theory/claims. [R]: derived, or stated "
+        f"this way, here. Statistical checks are tests of level {ALPHA:g} each. "
         + ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
         + "."
     )
@@ -195,8 +200,9 @@ def _supports(curve: dict[str, list[float]]) -> list[tuple[str, list[float]]]:
 
 
 def grid(profile: Profile) -> list[Check]:
-    """Every claim of the ledger."""
-    return [Check(name, profile) for name in LEDGER]
+    """Every claim of the ledger, the longest first, so that no worker waits for it at the end."""
+    names = sorted(LEDGER, key=lambda name: name != LONGEST)
+    return [Check(name, profile) for name in names]
 
 
 STUDY = Study(
@@ -218,7 +224,7 @@ STUDY = Study(
 
 @dataclass(frozen=True)
 class Claims:
-    """Check the ledger of published claims: verdict, evidence, counterexample. Exit status 1 if a verdict has changed."""
+    """Check the ledger of published claims: verdicts and evidence. Exit status 1 if a verdict has changed."""
 
     id: tuple[str, ...] = ()
     """Claims to check, by id, and to show in full; all by default."""
@@ -247,7 +253,9 @@ class Claims:
             print(_short_table(records))
         changed = [remark(record) for record in records if not _as_recorded(record)]
         if changed:
-            print(f"tinylatent: {len(changed)} of {len(records)} verdicts changed: {'; '.join(changed)}", file=sys.stderr)
+            print(
+                f"tinylatent: {len(changed)} of {len(records)} verdicts changed: {'; '.join(changed)}", file=sys.stderr
+            )
             raise SystemExit(1)
 
     def _records(self) -> list[Record]:
@@ -261,3 +269,57 @@ class Claims:
         with tempfile.TemporaryDirectory() as folder:
             some = dataclasses.replace(STUDY, grid=lambda profile: chosen)
             return _read(reproduce(some, self.profile, Path(folder), self.workers).files["runs.jsonl"])
+
+
+def _read(path: Path) -> list[Record]:
+    return storage.read_lines(path)
+
+
+def _like(name: str) -> str:
+    """A few ids that resemble a wrong one."""
+    close = difflib.get_close_matches(name, LEDGER, n=3, cutoff=0.3)
+    return ", ".join(close or list(LEDGER)[:3])
+
+
+def _place(claim: Claim) -> str:
+    """File and line of a claim's check."""
+    path = Path(inspect.getsourcefile(claim.check) or "")
+    return f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}:{inspect.getsourcelines(claim.check)[1]}"
+
+
+def _described(record: Record) -> dict[str, Any]:
+    """A checked claim as plain values."""
+    claim = _claim(record)
+    return {
+        "id": claim.name,
+        "verdict": record["verdict"],
+        "recorded": claim.recorded,
+        "source": claim.source,
+        "statement": claim.statement,
+        "conditions": claim.conditions,
+        "how": claim.how,
+        "evidence": record["evidence"],
+        "counterexample": record["counterexample"],
+        "seed": record["experiment"]["seeds"]["claim"],
+        "seconds": record["seconds"],
+        "code": _place(claim),
+    }
+
+
+def card(record: Record) -> str:
+    """Everything about one checked claim, as lines of text."""
+    lines = []
+    for name, value in _described(record).items():
+        if value is not None:
+            text = f"{value:.1f}" if isinstance(value, float) else str(value)
+            lines.append(textwrap.fill(text, 120, initial_indent=f"{name:16s}", subsequent_indent=" " * 16))
+    return "\n".join(lines)
+
+
+def _short_table(records: Sequence[Record]) -> str:
+    """Id and verdict of every claim."""
+    width = max(len(record["experiment"]["claim"]) for record in records)
+    lines = [f"{_claim(record).name:{width}s}  {remark(record).partition(': ')[2]}" for record in records]
+    same = sum(map(_as_recorded, records))
+    ending = f"{same} of {len(records)} verdicts are those on record; tinylatent claims --id ID shows the evidence"
+    return "\n".join([*lines, "", ending])
