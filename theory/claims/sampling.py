@@ -146,6 +146,8 @@ def k_tokens_are_worth_k_chains(trial: Trial) -> Finding:
         float(K * covariances(start_V, moves, K)[-1].trace() / covariances(start_V, moves, 1)[-1].trace())
         for K in range(1, 11)
     ]
+    even_V, still = torch.full((2,), 0.5, dtype=torch.float64), [torch.eye(2, dtype=torch.float64)] * 4
+    staying = [float(K * covariances(even_V, still, K)[-1][0, 0] / 0.25) for K in range(1, 11)]
     exact = max(abs(ratio - 1) for ratio in first)
     return judged_twice(
         as_published=max(abs(ratio - 1) for ratio in later) < EXACT,
@@ -153,6 +155,7 @@ def k_tokens_are_worth_k_chains(trial: Trial) -> Finding:
         evidence=f"K = 3, variance times K over that of one token: 1 to {exact:.0e} after one sampled step, "
         f"{min(later):.3f} to {max(later):.3f} after four",
         variance_of_k_tokens=curve,
+        variance_if_states_stay=staying,
     )
 
 

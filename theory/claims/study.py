@@ -163,19 +163,28 @@ def draw(records: list[Record], path: Path) -> None:
     curves = {record["experiment"]["claim"]: record["curves"] for record in records}
     with figure(path, 11, 3.4, columns=3) as (left, middle, right):
         _committing(left, curves.get("discrete_chains_must_commit", {}))
-        worth = curves.get("k_tokens_are_worth_k_chains", {}).get("variance_of_k_tokens", [])
-        tokens = range(1, len(worth) + 1)
-        middle.plot(tokens, worth, "o-", color="#b5403a", label="K tokens a step")
-        middle.plot(tokens, [1.0] * len(worth), "--", color="#8c8c8c", label="K chains")
+        worlds = curves.get("k_tokens_are_worth_k_chains", {})
+        tokens = range(1, 1 + max(map(len, worlds.values()), default=0))
+        for name, label, colour in (
+            ("variance_of_k_tokens", "K tokens, six states, random moves", "#b5403a"),
+            ("variance_if_states_stay", "K tokens, two states that stay", "#3b6fb6"),
+        ):
+            middle.plot(tokens, worlds.get(name, []), "o-", color=colour, label=label)
+        middle.plot(tokens, [1.0] * len(tokens), "--", color="#8c8c8c", label="K chains")
         middle.plot(tokens, tokens, ":", color="#8c8c8c", label="one chain")
-        middle.set(xlabel="tokens K a step", ylabel="K times the variance, one token: 1", title="a linear Markov world")
+        middle.set(
+            xlabel="tokens K a step",
+            ylabel="K times the variance, one token: 1",
+            title="linear Markov worlds, four steps",
+        )
         middle.legend()
         growth = curves.get("traces_double_and_states_do_not", {})
         for (name, values), colour in zip(_supports(growth), ("#3b6fb6", "#b5403a"), strict=False):
             right.plot(range(1, len(values) + 1), values, "o-", color=colour, label=name)
         steps = range(1, 1 + max((len(values) for _, values in _supports(growth)), default=0))
         right.plot(steps, [2.0**t for t in steps], "--", color="#8c8c8c", label="traces, 2^t")
-        right.set(xlabel="step", ylabel="states in the frontier", yscale="log", title="MNNS")
+        right.set_yscale("log", base=2)
+        right.set(xlabel="step", ylabel="states in the frontier", title="MNNS")
         right.legend()
 
 
@@ -188,7 +197,7 @@ def _committing(axes: Axes, curve: dict[str, list[float]]) -> None:
     ):
         axes.plot(digits, [100 * share for share in curve.get(name, [])], "o-", color=colour, label=label)
     axes.set(xlabel="digits m", ylabel="right, % of all problems", title="a discrete chain must commit", xticks=digits)
-    axes.legend()
+    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
 
 
 def _supports(curve: dict[str, list[float]]) -> list[tuple[str, list[float]]]:
