@@ -5,14 +5,18 @@ A record here has ten keys of a hundred problems each, so that an accuracy is th
 
 import itertools
 import json
+import math
 import re
 from dataclasses import replace
 from statistics import fmean, stdev
 
 import pytest
 
-from theory.predictions import estimators
+from theory.claims.ledger import LEDGER, OPEN
+from theory.claims.study import Check
+from theory.predictions import estimators, phase_curve
 from theory.predictions.estimators import Case
+from theory.predictions.phase_curve import Width
 from tinylatent import storage
 from tinylatent.experiment import Experiment, Training
 from tinylatent.measure import EQUAL_KS, ITSELF, KS
@@ -111,14 +115,45 @@ def case_record(case):
     }
 
 
+def width_record(case):
+    """What `theory.predictions.phase_curve.measure` returns: shares that fall from all to none through the middle."""
+    middle = phase_curve.middle(case.width) + 0.1
+    predicted = [phase_curve.wendel(case.width, k, phase_curve.VOCABULARY) for k in case.states]
+    shares = [1 / (1 + math.exp(k - middle)) for k in case.states] if case.known_sum else predicted
+    return {
+        "id": case.identity,
+        "experiment": json.loads(json.dumps(case.to_json())),
+        "states": [*case.states],
+        "held": [round(share * case.draws) for share in shares],
+        "trained": phase_curve.trained(case.width) if case.known_sum else [],
+        "environment": {"commit": "none"},
+    }
+
+
+def check_record(check):
+    """What `theory.claims.study.measure` returns, with the verdict on record and no curves."""
+    claim = LEDGER[check.claim]
+    return {
+        "id": check.identity,
+        "experiment": {**check.to_json(), "seeds": {"claim": 1}},
+        "verdict": claim.recorded,
+        "evidence": "1 to 2",
+        "counterexample": None if claim.counterexample is None else "one",
+        "curves": {},
+        "seconds": 1.0,
+        "environment": {"commit": "none"},
+    }
+
+
 CONTROLS = {"noise": 20, "shuffled": 30, "zero": 10}
 
 
 def records_of(study, profile):
     """All rounds of a study: 90 % right in the runs of its grid, 85 % in later ones."""
     records, more, percent = [], study.grid(profile), 90
-    if study.kind is Case:
-        return [case_record(case) for case in more]
+    made = {Case: case_record, Width: width_record, Check: check_record}.get(study.kind)
+    if made is not None:
+        return [made(case) for case in more]
     while more:
         records += [record(each, percent, CONTROLS if each.method.latent else ()) for each in more]
         known = {each["id"] for each in records}
@@ -604,3 +639,30 @@ def test_the_faithful_recipe_is_the_paper_s():
     assert epochs == pytest.approx(1000, rel=0.01)
     assert (whole.training.batch, whole.training.rate, whole.training.schedule) == (16, 1e-4, "constant")
     assert (whole.shape.width, whole.shape.layers, whole.shape.heads) == (32, 2, 2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Capacity and claims
+
+
+def test_capacity_says_where_the_curve_and_the_limit_hold():
+    made = [width_record(case) for case in phase_curve.grid("full")]
+    curve, exact, beside = ("\n".join(table.notes) for table in phase_curve.tables(made))
+    assert "Holds: half of random embeddings hold as many states as Donoho and Tanner's curve says" in curve
+    assert "Holds: without the sum, k states are held with Wendel's probability" in exact
+    assert "Fails: a budget whose states random embeddings of that width cannot hold is out of reach" in beside
+    for each in made:
+        each["held"] = [0 for _ in each["held"]]
+    curve, exact, _ = ("\n".join(table.notes) for table in phase_curve.tables(made))
+    assert "Fails: half of random embeddings" in curve
+    assert "Fails: without the sum" in exact
+
+
+def test_the_ledger_says_which_verdict_changed():
+    study = studies()["claims"]
+    made = [check_record(check) for check in study.grid("full")]
+    assert f"Holds: every verdict is the one on record [{len(made)} of {len(made)}]" in study.tables(made)[0].notes[-1]
+    made[0]["verdict"] = OPEN
+    (table,) = study.tables(made)
+    assert f"Fails: every verdict is the one on record [{len(made) - 1} of {len(made)}]" in table.notes[-1]
+    assert table.rows[0]["on record"] == LEDGER[made[0]["experiment"]["claim"]].recorded

@@ -1,0 +1,132 @@
+"""Broken on purpose: a wrong factor, sign or missing 1/K in what a claim rests on changes its verdict.
+
+Those of CoT2, sampling, capacity and search; the other files of this folder hold their own.
+"""
+
+import math
+
+import pytest
+import torch
+
+import tinylatent.thoughts
+from theory.claims import cot2, sampling, superposition
+from theory.claims.ledger import LEDGER, Trial
+from theory.constructions import bfs, choice_sums, commit
+from theory.predictions import capacity, markov
+from tinylatent.thoughts import Mixture, MultiToken
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Sizes at which a check takes no time; unbroken, the verdicts are the same there."""
+    monkeypatch.setattr(cot2, "MNNS_SIZES", ((4, 1, 4),))
+    monkeypatch.setattr(cot2, "SUBSET_SIZES", ((3, 3),))
+
+
+def verdict(name):
+    return LEDGER[name].check(Trial()).verdict
+
+
+def flips(name):
+    return verdict(name) != LEDGER[name].recorded
+
+
+def hinges_without_the_last(M, floor, original=choice_sums.log_hinges):
+    return original(M, floor)[:-1]
+
+
+def shift_one_way(states, zero, choices, original=choice_sums.one_hot):
+    return original(states, zero, (choices[0], 0))
+
+
+def shorter_period(task, original=choice_sums.modulus):
+    return original(task) - 2
+
+
+def no_division(mean_V, covariance_VV, move_VV, samples):
+    """The covariance recursion without 1/K."""
+    drawn_VV = torch.diag(mean_V) - torch.outer(mean_V, mean_V) - covariance_VV
+    return move_VV.T @ (drawn_VV + covariance_VV) @ move_VV
+
+
+def forgets_what_was(mean_V, covariance_VV, move_VV, samples):
+    """The covariance recursion that divides all of it by K."""
+    drawn_VV = torch.diag(mean_V) - torch.outer(mean_V, mean_V)
+    return move_VV.T @ (drawn_VV / samples) @ move_VV
+
+
+def half_as_likely(task, rows):
+    return commit.committed(task, rows) / 2
+
+
+def not_averaged(covariance_VV, chains):
+    """The expected error of N runs without 1/N."""
+    return markov.expected_error(covariance_VV, 1)
+
+
+def sum_of_tokens(self, state, action):
+    return state.embedding[action["ids"]].sum(-2)
+
+
+def sharpened(self, state, streams):
+    return self.given((2 * state.logits).softmax(-1))
+
+
+def twice_as_sure(logits, gamma):
+    return torch.log_softmax(logits, -1) + math.log(2 * gamma)
+
+
+def two_wider(width, states, vocabulary):
+    return capacity.wendel(width + 2, states, vocabulary)
+
+
+def half_the_width(states, vocabulary):
+    return capacity.needed_width(states, vocabulary) / 2
+
+
+def one_thought_more(task, machine, problems, steps):
+    return bfs.search(task, machine, problems, min(steps + 1, task.depth))
+
+
+BROKEN = {
+    "hinges": ("cot2_one_layer_solves_mnns", choice_sums, "log_hinges", hinges_without_the_last),
+    "shift": ("cot2_one_layer_solves_mnns", choice_sums, "one_hot", shift_one_way),
+    "leakage": ("cot2_one_layer_solves_mnns", choice_sums, "MARGIN", 1.0),
+    "subset": ("cot2_one_layer_solves_subset_sum", choice_sums, "log_hinges", hinges_without_the_last),
+    "period": ("cot2_fourier_basis_solves_mnns", choice_sums, "modulus", shorter_period),
+    "committed": ("discrete_chains_must_commit", cot2, "committed", half_as_likely),
+    "recursion": ("k_token_covariance_is_bounded", markov, "covariance_step", no_division),
+    "K chains": ("k_tokens_are_worth_k_chains", markov, "covariance_step", forgets_what_was),
+    "1/N": ("error_falls_like_root_n", sampling, "expected_error", not_averaged),
+    "K tokens": ("multi_token_sampling_interpolates", MultiToken, "embed", sum_of_tokens),
+    "mixture": ("mixtures_average_linear_chains", Mixture, "sample", sharpened),
+    "gamma": ("dirichlet_matches_k_tokens", tinylatent.thoughts, "log_concentration", twice_as_sure),
+    "wendel": ("superposition_holds_what_wendel_says", sampling, "wendel", two_wider),
+    "threshold": ("superposition_has_a_phase_transition", sampling, "needed_width", half_the_width),
+    "search": ("two_layers_search_every_dag", bfs, "GAP", 0.5),
+    "early": ("search_takes_as_many_thoughts_as_the_distance", superposition, "search", one_thought_more),
+}
+
+
+@pytest.mark.parametrize("name", sorted({name for name, *_ in BROKEN.values()}))
+def test_unbroken_the_verdict_is_the_one_on_record(name):
+    assert not flips(name)
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_broken_it_changes(how, monkeypatch):
+    name, place, what, broken = BROKEN[how]
+    monkeypatch.setattr(place, what, broken)
+    assert flips(name)
+
+
+def test_a_bound_is_stated_and_not_fitted(monkeypatch):
+    """With a wrong leakage bound alone, weights as they are, the claim fails."""
+    monkeypatch.setattr(cot2, "mnns_leakage", lambda task: choice_sums.mnns_leakage(task) / 2)
+    assert flips("cot2_one_layer_solves_mnns")
+
+
+def test_counterexamples_by_hand():
+    assert "variance 0.2500 with one token, 0.1875 with two, which is 1.50 times" in sampling.two_steps_of_two_tokens()
+    assert "weights 0.25, 0.25, 0.50" in superposition.diamond()
+    assert superposition.one_edge().endswith("holds n1, the superposition n0, n1")
