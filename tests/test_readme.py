@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from theory.claims.study import LEDGER
 from tinylatent import storage
 from tinylatent.cli import main
 from tinylatent.studies.compare import accuracy, grouped, method_of
@@ -66,6 +67,14 @@ def test_stored_results_are_rebuilt_byte_for_byte(stored, tmp_path):
 
 def test_every_study_has_its_full_results():
     assert {study.name for folder, study in KEPT.items() if folder.name == study.name} == set(studies())
+
+
+def test_the_ledger_is_as_long_as_promised_and_its_verdicts_those_on_record():
+    records = storage.read_lines(ROOT / "results/claims/runs.jsonl")
+    assert f"checks {len(LEDGER)} statements" in " ".join(README.split())
+    assert {record["experiment"]["claim"]: record["verdict"] for record in records} == {
+        name: claim.recorded for name, claim in LEDGER.items()
+    }
 
 
 def test_show_prints_what_the_readme_shows(capsys):

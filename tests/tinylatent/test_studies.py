@@ -117,7 +117,7 @@ def case_record(case):
 
 def width_record(case):
     """What `theory.predictions.phase_curve.measure` returns: shares that fall from all to none through the middle."""
-    middle = phase_curve.middle(case.width) + 0.1
+    middle = phase_curve.middle(case.width, case.vocabulary) + 0.1
     predicted = [phase_curve.wendel(case.width, k, phase_curve.VOCABULARY) for k in case.states]
     shares = [1 / (1 + math.exp(k - middle)) for k in case.states] if case.known_sum else predicted
     return {
@@ -125,7 +125,7 @@ def width_record(case):
         "experiment": json.loads(json.dumps(case.to_json())),
         "states": [*case.states],
         "held": [round(share * case.draws) for share in shares],
-        "trained": phase_curve.trained(case.width) if case.known_sum else [],
+        "trained": phase_curve.trained(case.width) if case.known_sum and case.vocabulary == 89 else [],
         "environment": {"commit": "none"},
     }
 

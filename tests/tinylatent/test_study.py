@@ -125,6 +125,18 @@ def test_finished_runs_are_skipped(outcome, monkeypatch):
     assert {name: path.read_bytes() for name, path in again.files.items()} == before
 
 
+def test_a_fresh_study_measures_finished_runs_again(outcome, monkeypatch):
+    asked = []
+
+    def measured(study, runs, *others):
+        asked.extend(run.identity for run in runs)
+        return iter(storage.read_lines(outcome.files["runs.jsonl"]))
+
+    monkeypatch.setattr(study, "_measured", measured)
+    reproduce(replace(TINY, fresh=True), "quick", outcome.files["table.csv"].parents[3])
+    assert asked == [run.identity for run in TINY.grid("quick")]
+
+
 def test_everything_is_rebuilt_from_the_runs_alone(outcome, tmp_path):
     (tmp_path / "runs.jsonl").write_bytes(outcome.files["runs.jsonl"].read_bytes())
     rebuilt = rebuild(TINY, tmp_path)

@@ -177,7 +177,7 @@ def prenorm_residual_grows_like_sqrt(trial: Trial) -> Finding:
 @claim(
     source="Csordás et al. 2025, arXiv 2505.13898, section 3.1; layer-norm scaling: Sun et al. 2025, arXiv 2502.05795; "
     "the rates are [R]",
-    statement="At initialisation late layers turn a pre-norm residual stream less, |c_l| / |h_l| falling like "
+    statement="With independent layers late ones turn a pre-norm residual stream less, |c_l| / |h_l| falling like "
     "1/sqrt(l), and scaling norms by 1/sqrt(l) makes |h_l|^2 grow like log l.",
     conditions="independently drawn layers, prompts of one slot, embeddings small beside a layer's addition",
     how="statistical",

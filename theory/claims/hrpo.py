@@ -284,8 +284,8 @@ def shrinkage(steps: int, recipe: Training) -> float:
 
 @claim(
     source="[R]; HRPO, appendix A (weight decay and Lambda) and tables 4 and 5",
-    statement="Weight decay alone raises the hidden ratio.",
-    conditions="zero gradients, AdamW, rate 1e-3, decay .1, cosine, warm-up .1; r = 1/2; Lambda > 0, as at every start",
+    statement="Weight decay alone raises the hidden ratio from where HRPO starts (Lambda > 0).",
+    conditions="zero gradients, AdamW, rate 1e-3, decay .1, cosine, warm-up .1; r = 1/2; below 0 it would lower it",
     how="exact algebra",
     recorded=HOLDS,
 )

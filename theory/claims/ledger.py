@@ -134,16 +134,25 @@ class ZTest:
     expected: float
     error: float
     """Standard error of the mean."""
+    values: int
+    """How many values there are."""
+    looks: int = 1
+    """Of how many tests this is the worst: all together have level ALPHA."""
+
+    @property
+    def limit(self) -> float:
+        """Standard errors beyond which a mean is off (two-sided, Student's t)."""
+        return float(stats.t.isf(ALPHA / 2 / self.looks, self.values - 1))
 
     @property
     def rejected(self) -> bool:
-        """Whether the mean is off, at level ALPHA (two-sided, normal approximation)."""
-        return bool(abs(self.mean - self.expected) > stats.norm.isf(ALPHA / 2) * self.error)
+        """Whether the mean is off, at level ALPHA."""
+        return bool(abs(self.mean - self.expected) > self.limit * self.error)
 
     @property
     def detectable(self) -> float:
         """The smallest difference that is noticed with probability POWER."""
-        return float((stats.norm.isf(ALPHA / 2) + stats.norm.ppf(POWER)) * self.error)
+        return float((self.limit + stats.norm.ppf(POWER)) * self.error)
 
     def __str__(self) -> str:
         """The comparison with its level and power."""
@@ -153,7 +162,14 @@ class ZTest:
         )
 
 
-def z_test(values: ArrayLike, expected: float) -> ZTest:
-    """Tests whether independent values have a mean; use hundreds of values at least."""
+def z_test(values: ArrayLike, expected: float, looks: int = 1) -> ZTest:
+    """Tests whether independent values have a mean; their mean should be near normal, which takes hundreds of values.
+
+    Raises:
+        ValueError: fewer than 100 values.
+    """
     sample = np.asarray(values, float)
-    return ZTest(float(sample.mean()), expected, float(sample.std(ddof=1) / math.sqrt(len(sample))))
+    if len(sample) < 100:
+        raise ValueError(f"{len(sample)} values: expected at least 100 for a test of this level; draw more")
+    error = float(sample.std(ddof=1) / math.sqrt(len(sample)))
+    return ZTest(float(sample.mean()), expected, error, len(sample), looks)

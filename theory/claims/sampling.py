@@ -15,6 +15,7 @@ from theory.claims.ledger import (
     EXACT,
     FAILS,
     HOLDS,
+    POWER,
     STRICTER,
     Finding,
     Trial,
@@ -140,6 +141,8 @@ def k_tokens_are_worth_k_chains(trial: Trial) -> Finding:
         start_V, moves = random_world(2 + number % 6, 4, trial.torch("world", number))
         one_T, three_T = ([float(each.trace()) for each in covariances(start_V, moves, K)] for K in (1, 3))
         exact = max(exact, abs(3 * three_T[1] - one_T[1]))
+        if len(start_V) == 2:  # and by every draw of three tokens
+            exact = max(exact, abs(float(enumerated(start_V, moves[:1], 3)[1].trace()) - three_T[1]))
         excess = max(excess, 3 * three_T[-1] - one_T[-1])
         ratios.append(3 * three_T[-1] / one_T[-1])
     start_V, moves = random_world(6, 4, trial.torch("curve"))
@@ -219,7 +222,7 @@ def multi_token_sampling_interpolates(trial: Trial) -> Finding:
 @claim(
     source="CoT2, section 5 (Dirichlet sampling) [R]",
     statement="Dirichlet latents of concentration gamma have mean and covariance of K = gamma + 1 tokens.",
-    conditions="linear Markov worlds, any number of steps; to second order only, third moments differ",
+    conditions="linear Markov worlds, two states, two steps, K = 2, 3; to second order only, third moments differ",
     how="exact algebra",
     recorded=HOLDS,
 )
@@ -273,8 +276,9 @@ def error_falls_like_root_n(trial: Trial) -> Finding:
         error_GV = run.logits_BTV[:, -1].detach().exp().view(batches, N, -1).mean(1) - truth_V
         squared, absolute = expected_error(covariances(start_V, moves, K)[-1], N)
         test = z_test((error_GV**2).sum(1).numpy(), squared)
-        right &= not test.rejected and float(error_GV.abs().sum(1).mean()) <= absolute * 1.05
-        said.append(f"K = {K}, N = {N}: {test}")
+        l1 = z_test(error_GV.abs().sum(1).numpy(), absolute)  # the bound; only a mean above it counts against
+        right &= not test.rejected and not (l1.rejected and l1.mean > absolute)
+        said.append(f"K = {K}, N = {N}: {test}, absolute error {l1.mean:.4f} of at most {absolute:.4f}")
     return judged(right, "squared error, measured against tr C / N: " + "; ".join(said))
 
 
@@ -298,30 +302,34 @@ def superposition_holds_what_wendel_says(trial: Trial) -> Finding:
         chance = wendel(width, states, vocabulary)
         least = min(least, float(stats.binomtest(round(share * draws), draws, chance).pvalue))
         said.append(f"(d, k, v) = ({width}, {states}, {vocabulary}): {share:.3f} against {chance:.3f}")
-    seen = (stats.norm.isf(ALPHA / 2) + stats.norm.ppf(0.99)) * math.sqrt(0.25 / draws)
+    seen = (stats.norm.isf(ALPHA / 2) + stats.norm.ppf(POWER)) * math.sqrt(0.25 / draws)
     return judged(
         least > ALPHA,
         f"{'; '.join(said)} of {draws} embeddings (three exact binomial tests, level {ALPHA:g} each, a difference of "
-        f"{seen:.2f} is noticed with probability 0.99)",
+        f"{seen:.2f} is noticed with probability {POWER:g})",
     )
 
 
 @claim(
     source="CoT2, section 4 (capacity of z), sharpened by Donoho and Tanner 2005 [R]",
     statement="A distribution over k of v states survives in z = E^T alpha up to a sharp threshold in (d, v, k).",
-    conditions="normal random embeddings, sum 1: nearly always above 1.5 d*, hardly ever below 0.6 d*",
+    conditions="normal random embeddings, sum 1: at least 9 of 10 above 1.5 d*, at most 2 of 10 below 0.5 d*",
     how="statistical",
     recorded=HOLDS,
 )
 def superposition_has_a_phase_transition(trial: Trial) -> Finding:
-    """The share of embeddings that hold k of 89 states well above and well below d*; study capacity has the curve."""
-    draws, right, said = trial.size(40, 300), True, []
+    """Embeddings that hold k of 89 states well above and well below d*; study capacity has the whole curve."""
+    draws, right, said = trial.size(150, 600), True, []
     for states in (2, 4, 8):
-        middle = needed_width(states, 89)
-        above, below = math.ceil(1.5 * middle), math.floor(0.6 * middle)
-        generator = trial.numpy("embeddings", states)
-        high, low = (held_share(width, states, 89, draws, generator) for width in (above, below))
-        # of 40 draws, more than half on the wrong side: less than one in a million where the share is beyond 0.9
-        right &= high > 0.5 > low
-        said.append(f"k = {states}, d* = {middle:.1f}: {high:.3f} at d = {above}, {low:.3f} at d = {below}")
-    return judged(right, f"{'; '.join(said)} ({draws} embeddings each)")
+        middle, generator = needed_width(states, 89), trial.numpy("embeddings", states)
+        for width, share, side in ((math.ceil(1.5 * middle), 0.9, "less"), (math.floor(0.5 * middle), 0.2, "greater")):
+            held = round(draws * held_share(width, states, 89, draws, generator))
+            right &= float(stats.binomtest(held, draws, share, alternative=side).pvalue) > ALPHA
+            right &= (held > draws / 2) == (side == "less")
+            said.append(f"k = {states}, d* = {middle:.1f}: {held / draws:.3f} at d = {width}")
+    noticed = (stats.norm.isf(ALPHA) + stats.norm.ppf(POWER)) * math.sqrt(0.25 / draws)
+    return judged(
+        right,
+        f"{'; '.join(said)} ({draws} embeddings each; six exact binomial tests of at least 0.9 and at most 0.2, level "
+        f"{ALPHA:g} each, a difference of {noticed:.2f} is noticed with probability {POWER:g})",
+    )

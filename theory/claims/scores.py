@@ -51,7 +51,7 @@ def quadrature_score(logits_V: Float[Tensor, "2"], gamma: float) -> Float[Tensor
 
 def worst_mean(score_nV: Float[Tensor, "n V"]) -> ZTest:
     """The logit whose mean score is farthest from 0, in standard errors."""
-    tests = [z_test(score_n.numpy(), 0.0) for score_n in score_nV.T]
+    tests = [z_test(score_n.numpy(), 0.0, looks=score_nV.shape[1]) for score_n in score_nV.T]
     return max(tests, key=lambda test: abs(test.mean) / test.error)
 
 

@@ -133,8 +133,8 @@ def search(task: Reachability, machine: Machine, problems: npt.ArrayLike, steps:
         task: what the problems belong to.
         machine: `bfs_searcher(task)`.
         problems: rows of the task.
-        steps: thoughts, the root's own state being the first; by default as many for each problem as the distance
-            of its target.
+        steps: thoughts, the first of which holds all within one edge; by default as many for each problem as its
+            target is away.
     """
     prompt_BN, mask_BN = map(torch.from_numpy, task.prompt(problems))
     thoughts = torch.from_numpy(task.steps(problems)) if steps is None else steps

@@ -9,7 +9,7 @@ the null space of E^T must miss the cone of directions that stay non-negative. T
   simplex's descent cone, d* = min over t of k (1 + t^2) + (v - k) E (g - t)_+^2 (Donoho and Tanner 2005; Amelunxen et
   al. 2014), far below v / 2 for few states.
 
-Whether alpha is held is asked of a linear programme, and again by non-negative least squares.
+Whether alpha is held is asked of a linear programme; non-negative least squares is a second solver, used by tests.
 
 Letters: d width, V vocabulary v, k states, S support.
 """

@@ -1,9 +1,9 @@
 """Study `capacity`: how many states random embeddings hold, against theory, and beside it what trained models held.
 
-Measured: the share of normal embeddings of width d from whose z = E^T alpha a linear programme gets k states of 89 back
-(89 tokens: MNNS with four digits). Predicted: Donoho and Tanner's curve where the sum is known to be 1, Wendel's exact
-probability where it is not used; see `capacity`. Beside: accuracy of CoT2 by budget and width, copied from the stored
-study mnns-budget, with the states that each budget's frontiers have to hold.
+Measured: the share of normal embeddings of width d from whose z = E^T alpha a linear programme gets k states of v back,
+v = 89 above all (MNNS with four digits). Predicted: Donoho and Tanner's curve where the sum is known to be 1, Wendel's
+exact probability where it is not used; see `capacity`. Beside: accuracy of CoT2 by budget and width, copied from the
+stored study mnns-budget, with the states that each budget's frontiers have to hold.
 """
 
 import csv
@@ -28,9 +28,11 @@ from tinylatent.seeds import derive
 from tinylatent.studies.compare import listed
 from tinylatent.study import Profile, Record, Study
 
-VERSION = 1
+VERSION = 2
 VOCABULARY = 89
 WIDTHS = (8, 12, 16, 20, 24, 28, 32)
+OTHERS = ((40, 16), (40, 24), (200, 16), (200, 32))
+"""Other vocabularies and widths: is it a function of (d, v, k) alone?"""
 FREE_WIDTHS = (48, 56, 64)
 """Where the sum is not used: more than half of the vocabulary is needed."""
 STORED = Path(__file__).resolve().parents[2] / "results" / "mnns-budget" / "table.csv"
@@ -46,6 +48,7 @@ class Width:
 
     width: int
     draws: int
+    vocabulary: int = VOCABULARY
     known_sum: bool = True
     """Whether the shares' sum is known to be 1."""
     seed: int = 0
@@ -59,8 +62,8 @@ class Width:
     def states(self) -> range:
         """From one state to a few beyond where hardly any embedding holds them."""
         if self.known_sum:
-            return range(1, min(self.width, round(1.7 * middle(self.width)) + 3) + 1)
-        return range(1, min(self.width, 2 * self.width - VOCABULARY + 15), 2)
+            return range(1, min(self.width, round(1.7 * middle(self.width, self.vocabulary)) + 3) + 1)
+        return range(1, min(self.width, 2 * self.width - self.vocabulary + 15), 2)
 
     @property
     def work(self) -> int:
@@ -70,21 +73,22 @@ class Width:
     def to_json(self) -> dict[str, Any]:
         """The case as plain values."""
         values = asdict(self)
-        return {"version": VERSION, "vocabulary": VOCABULARY, "seeds": {"embeddings": values.pop("seed")}, **values}
+        return {"version": VERSION, "seeds": {"embeddings": values.pop("seed")}, **values}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Width":
         """The case that wrote these values; KeyError if one is missing, ValueError if another version wrote them."""
-        if (values["version"], values["vocabulary"]) != (VERSION, VOCABULARY):
+        if values["version"] != VERSION:
             raise ValueError(f"written by version {values['version']} of this study, this is {VERSION}")
-        return cls(values["width"], values["draws"], values["known_sum"], values["seeds"]["embeddings"])
+        names = ("width", "draws", "vocabulary", "known_sum")
+        return cls(**{name: values[name] for name in names}, seed=values["seeds"]["embeddings"])
 
 
-def middle(width: int) -> float:
+def middle(width: int, vocabulary: int = VOCABULARY) -> float:
     """The number of states (a real one) for which `width` is what half of all embeddings need."""
-    if needed_width(1, VOCABULARY) >= width:
+    if needed_width(1, vocabulary) >= width:
         return 1.0
-    return float(optimize.brentq(lambda k: needed_width(k, VOCABULARY) - width, 1, width))
+    return float(optimize.brentq(lambda k: needed_width(k, vocabulary) - width, 1, width))
 
 
 def measure(
@@ -93,8 +97,9 @@ def measure(
     """For every number of states how many of the embeddings hold them; folder stays empty."""
     held = []
     for done, states in enumerate(case.states, 1):
-        generator = np.random.default_rng(derive(case.seed, "embeddings", case.width, states, int(case.known_sum)))
-        share = held_share(case.width, states, VOCABULARY, case.draws, generator, case.known_sum)
+        place = (case.vocabulary, case.width, states, int(case.known_sum))
+        generator = np.random.default_rng(derive(case.seed, "embeddings", *place))
+        share = held_share(case.width, states, case.vocabulary, case.draws, generator, case.known_sum)
         held.append(round(share * case.draws))
         if tick is not None:
             tick(done, 0.0)
@@ -103,7 +108,7 @@ def measure(
         "experiment": case.to_json(),
         "states": [*case.states],
         "held": held,
-        "trained": trained(case.width) if case.known_sum else [],
+        "trained": trained(case.width) if case.known_sum and case.vocabulary == VOCABULARY else [],
         "environment": environment(),
     }
 
@@ -119,7 +124,7 @@ def trained(width: int) -> list[dict[str, Any]]:
             f"{STORED} is missing: expected the stored study; run tinylatent rebuild mnns-budget"
         )
     with STORED.open(encoding="utf-8", newline="") as lines:
-        rows = [row for row in csv.DictReader(lines) if int(row["width"]) == width and int(row["budget"]) > 1]
+        rows = [row for row in csv.DictReader(lines) if int(row["width"]) == width]
     task, found = MNNS(), []
     for row in rows:
         frontier_PTV = task.frontier(task.space(), budget=int(row["budget"]))[:, :-1]
@@ -133,6 +138,7 @@ def grid(profile: Profile) -> list[Width]:
     """Every width, with the sum known and not."""
     quick = profile == "quick"
     known = [Width(width, 20 if quick else 400) for width in WIDTHS]
+    known += [] if quick else [Width(width, 200, vocabulary) for vocabulary, width in OTHERS]
     return known + [Width(width, 10 if quick else 100, known_sum=False) for width in FREE_WIDTHS]
 
 
@@ -167,31 +173,32 @@ def tables(records: list[Record]) -> list[Table]:
 def _transitions(records: list[Record]) -> Table:
     rows: list[dict[str, Value]] = []
     for record in records:
-        width = record["experiment"]["width"]
+        width, vocabulary = record["experiment"]["width"], record["experiment"]["vocabulary"]
         rows.append(
             {
+                "v": vocabulary,
                 "d": width,
-                "predicted k": middle(width),
+                "predicted k": middle(width, vocabulary),
                 "measured k": measured_middle(record),
                 "k held by 9 of 10": _held_by(record, 0.9),
                 "k held by 1 of 10": _held_by(record, 0.1),
                 "embeddings": record["experiment"]["draws"],
             }
         )
-    worst = max(abs(row["predicted k"] - row["measured k"]) for row in rows)  # type: ignore[operator]
-    word = "Holds" if worst <= NEAR else "Fails"
+    gaps = [row["measured k"] - row["predicted k"] for row in rows]  # type: ignore[operator]
+    word = "Holds" if max(map(abs, gaps)) <= NEAR else "Fails"
     said = (
         f"{word}: half of random embeddings hold as many states as Donoho and Tanner's curve says, to within "
-        f"{NEAR:g} state (differences [0, {worst:.2f}] over {len(rows)} widths)."
+        f"{NEAR:g} state (measured minus predicted [{min(gaps):+.2f}, {max(gaps):+.2f}] over {len(rows)} sizes)."
     )
     legend = (
-        f"States k of {VOCABULARY}, shares of sum 1. predicted: d*(k) = d; measured: where the share of embeddings "
+        "States k of a vocabulary of v, shares of sum 1. predicted: d*(k) = d; measured: where the share of embeddings "
         "that hold k states falls through one half (linear between whole k). The curve is the middle of the "
         "transition to leading order; the two columns after it say how wide the transition is."
     )
     columns = {
-        "d": "d", "predicted k": ".2f", "measured k": ".2f", "k held by 9 of 10": "d", "k held by 1 of 10": "d",
-        "embeddings": "d",
+        "v": "d", "d": "d", "predicted k": ".2f", "measured k": ".2f", "k held by 9 of 10": "d",
+        "k held by 1 of 10": "d", "embeddings": "d",
     }  # fmt: skip
     return Table("States that random embeddings hold, sum known", columns, rows, [legend, *listed([said])])
 
@@ -205,19 +212,19 @@ def _held_by(record: Record, share: float) -> int:
 
 def _exact(records: list[Record]) -> Table:
     rows: list[dict[str, Value]] = []
-    least, cells = 1.0, 0
+    tested: list[float] = []
     for record in records:
         width, draws = record["experiment"]["width"], record["experiment"]["draws"]
         for k, held in zip(record["states"], record["held"], strict=True):
             chance = wendel(width, k, VOCABULARY)
             p = float(stats.binomtest(held, draws, chance).pvalue)
-            least, cells = min(least, p), cells + 1
+            tested.append(p)
             if 0.02 < chance < 0.98:
                 rows.append({"d": width, "k": k, "predicted": 100 * chance, "measured": 100 * held / draws, "p": p})
-    word = "Holds" if least >= LEVEL else "Fails"
+    word = "Holds" if min(tested) >= LEVEL else "Fails"
     said = (
         f"{word}: without the sum, k states are held with Wendel's probability (exact binomial tests of level "
-        f"{LEVEL:g} each, p-values [{least:.2g}, 1] over {cells} cells)."
+        f"{LEVEL:g} each, p-values [{min(tested):.2g}, {max(tested):.2g}] over {len(tested)} cells)."
     )
     legend = f"Percent of normal embeddings that hold k states of {VOCABULARY} when the sum of shares is not used."
     columns = {"d": "d", "k": "d", "predicted": ".1f", "measured": ".1f", "p": ".3f"}
@@ -235,7 +242,7 @@ def _beside(records: list[Record]) -> Table:
     legend = (
         "states: the most that a thought of this budget has to hold; held: percent of random embeddings of this width "
         "that hold as many; accuracy, low, high: percent, CoT2 trained with this budget (study mnns-budget, MNNS, m = "
-        "4, five seeds)."
+        "4, five seeds; B = 1 is discrete chain of thought)."
     )
     return Table("What trained models hold", columns, rows, [legend, *listed(_limits(rows))])
 
@@ -262,6 +269,7 @@ def _limits(rows: list[dict[str, Value]]) -> Iterator[str]:
 def draw(records: list[Record], path: Path) -> None:
     """The phase diagram with its curve, and the budgets of trained models against width."""
     known = [record for record in records if record["experiment"]["known_sum"]]
+    known = [record for record in known if record["experiment"]["vocabulary"] == VOCABULARY]
     with figure(path, 9, 3.6, columns=2) as (left, right):
         _phases(left, known)
         budgets = sorted({cell["budget"] for record in known for cell in record["trained"]})
@@ -273,7 +281,7 @@ def draw(records: list[Record], path: Path) -> None:
                 if cell["budget"] == budget
             ]
             colour, states = shade("cot2", place, len(budgets)), cells[0][1]["states"]
-            label = f"CoT2, B = {budget} (up to {states} states)"
+            label = f"B = {budget}, up to {states} state{'s' if states > 1 else ''}"
             right.plot([d for d, _ in cells], [cell["accuracy"] for _, cell in cells], "o-", color=colour, label=label)
             for d, cell in cells:
                 right.plot([d, d], [cell["low"], cell["high"]], color=colour, linewidth=2)

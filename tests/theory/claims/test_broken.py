@@ -128,5 +128,5 @@ def test_a_bound_is_stated_and_not_fitted(monkeypatch):
 
 def test_counterexamples_by_hand():
     assert "variance 0.2500 with one token, 0.1875 with two, which is 1.50 times" in sampling.two_steps_of_two_tokens()
-    assert "weights 0.25, 0.25, 0.50" in superposition.diamond()
+    assert "weights 0.667, 0.333" in superposition.triangle()
     assert superposition.one_edge().endswith("holds n1, the superposition n0, n1")

@@ -79,7 +79,7 @@ def test_half_of_the_embeddings_hold_what_the_curve_says():
 
 def test_trained_rows_are_the_stored_ones(monkeypatch, tmp_path):
     rows = phase_curve.trained(16)
-    assert [(row["budget"], row["states"]) for row in rows] == [(4, 4), (16, 8)]
+    assert [(row["budget"], row["states"]) for row in rows] == [(1, 1), (4, 4), (16, 8)]
     assert str(rows[0]["accuracy"]) in phase_curve.STORED.read_text()
     monkeypatch.setattr(phase_curve, "STORED", tmp_path / "table.csv")
     with pytest.raises(DamagedError, match="is missing: expected the stored study"):
