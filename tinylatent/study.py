@@ -118,11 +118,13 @@ def reproduce(study: Study, profile: Profile, results: Path, workers: int = 2, d
         device: where the runs train.
 
     Raises:
-        ValueError: fewer than one worker.
+        ValueError: fewer than one worker, or results is no folder.
         storage.DamagedError: a stored file is damaged.
     """
     if workers < 1:
         raise ValueError(f"{workers} workers: expected at least 1; try --workers 2")
+    if results.exists() and not results.is_dir():
+        raise ValueError(f"{results} is a file: expected a folder for results; try --results PATH")
     work = results / "runs" / "work"
     records: list[Record] = []
     more = list(study.grid(profile))

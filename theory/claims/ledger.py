@@ -100,13 +100,16 @@ def claim(
     """Enters a check into the ledger under its own name.
 
     Raises:
-        ValueError: the name is taken, or a failing claim has no counterexample.
+        ValueError: the name is taken, `how` or verdict is no word of the ledger, a failure has no counterexample.
     """
 
     def enter(check: Callable[[Trial], Finding]) -> Callable[[Trial], Finding]:
         name = check.__name__
         if name in LEDGER:
             raise ValueError(f"claim {name} stands in the ledger already: give it another name")
+        if how not in get_args(How) or recorded not in get_args(Verdict):
+            words = ", ".join((*get_args(How), *get_args(Verdict)))
+            raise ValueError(f"claim {name}: {how!r}, {recorded!r}: expected one each of {words}")
         if recorded in (STRICTER, FAILS) and counterexample is None:
             raise ValueError(f"claim {name} is recorded as {recorded!r}: expected a counterexample that can be run")
         LEDGER[name] = Claim(name, source, statement, conditions, how, recorded, check, counterexample)
@@ -146,8 +149,8 @@ class ZTest:
 
     @property
     def rejected(self) -> bool:
-        """Whether the mean is off, at level ALPHA."""
-        return bool(abs(self.mean - self.expected) > self.limit * self.error)
+        """Whether the mean is off, at level ALPHA; a mean that is no number always is."""
+        return not abs(self.mean - self.expected) <= self.limit * self.error
 
     @property
     def detectable(self) -> float:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from matplotlib.axes import Axes
 
@@ -119,6 +119,8 @@ def _as_recorded(record: Record) -> bool:
 
 def tables(records: list[Record]) -> list[Table]:
     """Every verdict, and below it what was claimed and what was found."""
+    for record in records:
+        _check(record)
     rows: list[dict[str, Value]] = [
         {
             "claim": claim.name,
@@ -142,6 +144,22 @@ def tables(records: list[Record]) -> list[Table]:
     word = "Holds" if same == len(records) else "Fails"
     summary = f"- {word}: every verdict is the one on record [{same} of {len(records)}]."
     return [Table("The ledger of claims", COLUMNS, rows, [legend, "", *map(_entry, records), "", summary])]
+
+
+def _check(record: Record) -> None:
+    """ValueError for a record that no check wrote."""
+    name, curves = record["experiment"]["claim"], record["curves"]
+    whole = (
+        name in LEDGER
+        and record["verdict"] in get_args(Verdict)
+        and isinstance(record["evidence"], str)
+        and isinstance(record["counterexample"], (str, type(None)))
+        and isinstance(record["seconds"], (int, float))
+        and isinstance(curves, dict)
+        and all(isinstance(value, (int, float)) for values in curves.values() for value in values)
+    )
+    if not whole:
+        raise ValueError(f"the record of claim {name} is not one that a check wrote")
 
 
 def _verdicts(records: Sequence[Record]) -> list[Verdict]:
@@ -237,6 +255,8 @@ class Claims:
 
     id: tuple[str, ...] = ()
     """Claims to check, by id, and to show in full; all by default."""
+    names: bool = False
+    """Only list ids and statements; nothing is checked."""
     profile: Profile = "quick"
     """Two minutes with fixed seeds, or larger sizes with fresh ones."""
     workers: int = 2
@@ -253,6 +273,9 @@ class Claims:
             ValueError: an id is unknown.
             SystemExit: with 1, if a verdict is not the one on record.
         """
+        if self.names:
+            print(_listed())
+            return
         records = self._records()
         if self.json:
             print(json.dumps([_described(record) for record in records], indent=2))
@@ -271,7 +294,7 @@ class Claims:
         """The records of the claims asked for, in the ledger's order."""
         unknown = [name for name in self.id if name not in LEDGER]
         if unknown:
-            raise ValueError(f"unknown claim {unknown[0]!r}: expected ids such as {_like(unknown[0])}; see `claims`")
+            raise ValueError(f"unknown claim {unknown[0]!r}: expected ids such as {_like(unknown[0])}; see --names")
         if not self.id:
             return _read(reproduce(STUDY, self.profile, self.results, self.workers).files["runs.jsonl"])
         chosen = [Check(name, self.profile) for name in LEDGER if name in self.id]
@@ -286,8 +309,15 @@ def _read(path: Path) -> list[Record]:
 
 def _like(name: str) -> str:
     """A few ids that resemble a wrong one."""
-    close = difflib.get_close_matches(name, LEDGER, n=3, cutoff=0.3)
-    return ", ".join(close or list(LEDGER)[:3])
+    close = [known for known in LEDGER if known.startswith(name)]
+    close = close or difflib.get_close_matches(name, LEDGER, n=3, cutoff=0.4)
+    return ", ".join((close or [*LEDGER])[:3])
+
+
+def _listed() -> str:
+    """Every id with its statement, as lines of text."""
+    width = max(map(len, LEDGER))
+    return "\n".join(f"{claim.name:{width}s}  {claim.statement}" for claim in LEDGER.values())
 
 
 def _place(claim: Claim) -> str:

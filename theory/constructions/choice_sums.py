@@ -21,7 +21,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -32,6 +32,7 @@ from theory.constructions.machine import Block, Machine
 from theory.constructions.parts import Room, Units, circle, experts, eye, looks_back, only_at, zeros
 
 BasisName = Literal["one-hot", "fourier"]
+MOST_GIB = 4.0  # of weights in float64
 MARGIN = 12.0
 """C = MARGIN + log(M v): all that is not reached holds less than e^-MARGIN / M together."""
 NUMBER = 4.0  # a number's weight in the router: more than places can make up for
@@ -66,9 +67,15 @@ def one_hot(states: int, zero: int, choices: tuple[int, int]) -> Basis:
 def fourier(task: MNNS, period: int | None = None) -> Basis:
     """cos(2 pi k s / P) for k = 0 .. P // 2, P = `period` or `modulus(task)`: W = P // 2 + 1 frequencies.
 
-    Only even distributions can be held: points are 0 .. R, and what is written at g is written at -g.
+    Only even distributions can be held: points are 0 .. R, and what is written at g is written at -g. A period below
+    `modulus(task)` is too short: states meet, and answers are wrong.
+
+    Raises:
+        ValueError: the period is no positive integer.
     """
-    P, R = period or modulus(task), reach(task)
+    P, R = modulus(task) if period is None else period, reach(task)
+    if not isinstance(P, int) or P < 1:
+        raise ValueError(f"period {P}: expected a positive integer; try {modulus(task)}, or leave it out")
     w_W = 2 * torch.pi * torch.arange(P // 2 + 1).double() / P
     weight_W = torch.ones(len(w_W)).double() * 2 / P
     weight_W[0] = 1 / P
@@ -120,8 +127,24 @@ def mnns_width(task: MNNS, basis: BasisName = "one-hot") -> int:
 
     The state is 2 R + 1 coordinates, or P // 2 + 1 frequencies and one for the sign.
     """
+    _check_basis(basis)
     state = 2 * reach(task) + 1 if basis == "one-hot" else modulus(task) // 2 + 2
     return state + 2 * (task.high - task.low + 1) + 3
+
+
+def _check_basis(basis: str) -> None:
+    if basis not in get_args(BasisName):
+        raise ValueError(f"basis {basis!r}: expected one of {', '.join(get_args(BasisName))}")
+
+
+def _check_size(experts: int, units: int, width: int) -> None:
+    """Refuses weights that would not fit, before they are made."""
+    size = 2 * 8 * experts * units * width / 2**30
+    if size > MOST_GIB:
+        raise ValueError(
+            f"{experts} experts of {units} units at width {width} would need {size:.1f} GiB, expected {MOST_GIB:g} at "
+            "most; try fewer or smaller numbers, or for MNNS basis='fourier'"
+        )
 
 
 def mnns_floor(task: MNNS) -> float:
@@ -146,11 +169,18 @@ def mnns_solver(task: MNNS, basis: BasisName = "one-hot", period: int | None = N
         task: any number of digits, any range of digits.
         basis: how the frontier is held.
         period: of the Fourier basis; `modulus(task)` by default.
+
+    Raises:
+        ValueError: an unknown basis, a period that is none or has no basis to be of, or weights beyond 4 GiB.
     """
+    _check_basis(basis)
+    if period is not None and basis != "fourier":
+        raise ValueError(f"period {period} with basis {basis!r}: only the Fourier basis has one; leave it out")
     R, m, numbers, floor = reach(task), task.digits, task.high - task.low + 1, mnns_floor(task)
     held = one_hot(2 * R + 1, R, (-1, 1)) if basis == "one-hot" else fourier(task, period)
     sizes = {"state": held.tokens_SW.shape[1], "negative": int(basis == "fourier")}
     room = Room(**sizes, number=numbers, copied=numbers, place=2, other=1)
+    _check_size(2 * numbers, held.write_WG.shape[1] * 2 ** max(m - 2, 1) + 2 * sizes["state"], room.width)
 
     tokens_VD = zeros(len(task.vocabulary), room.width)
     tokens_VD[:, room["other"]] = 1.0
@@ -216,8 +246,12 @@ def subset_sum_solver(task: SubsetSum) -> Machine:
 
     Three kinds of expert: the first step starts from nothing (its input is the target's token), the last asks whether
     the target, which attention copies then, is reached: relu(M share(g) + M [g is the target] - M).
+
+    Raises:
+        ValueError: weights beyond 4 GiB.
     """
     n, R, M, floor = task.numbers, task.numbers * task.high, 2**task.numbers, subset_sum_floor(task)
+    _check_size(2 * task.high + 1, (R + 1) * (M // 2 + 2), subset_sum_width(task))
     held = one_hot(R + 1, 0, (0, 1))
     room = Room(state=R + 1, target=R + 1, number=task.high, copied=task.high, words=2, place=2, other=1)
 

@@ -22,6 +22,15 @@ Floats = npt.NDArray[np.float64]
 TOLERANCE = 1e-7
 
 
+def _check(states: float, vocabulary: int, width: int = 0) -> None:
+    """ValueError for sizes that no superposition has."""
+    if not (1 <= states <= vocabulary and width >= 0):
+        raise ValueError(
+            f"width {width}, {states} states of {vocabulary}: expected a width of 0 or more and at least 1 state, at "
+            "most as many as the vocabulary"
+        )
+
+
 def is_held(embedding_Vd: Floats, support: int, known_sum: bool = True) -> bool:
     """Whether z = E^T alpha determines alpha, for every alpha whose support is the first `support` tokens.
 
@@ -55,20 +64,37 @@ def is_held_by_least_squares(embedding_Vd: Floats, alpha_V: Floats, known_sum: b
 def held_share(
     width: int, states: int, vocabulary: int, draws: int, generator: np.random.Generator, known_sum: bool = True
 ) -> float:
-    """Share of random embeddings that hold `states` states."""
+    """Share of random embeddings that hold `states` states.
+
+    Raises:
+        ValueError: impossible sizes, or no draws.
+    """
+    _check(states, vocabulary, width)
+    if draws < 1:
+        raise ValueError(f"{draws} draws: expected at least 1")
     held = [is_held(generator.normal(size=(vocabulary, width)), states, known_sum) for _ in range(draws)]
     return float(np.mean(held))
 
 
 def wendel(width: int, states: int, vocabulary: int) -> float:
-    """Probability that a normal embedding holds k states when their sum is not used, exactly."""
+    """Probability that a normal embedding holds k states when their sum is not used, exactly.
+
+    Raises:
+        ValueError: impossible sizes.
+    """
+    _check(states, vocabulary, width)
     if states >= vocabulary:
         return float(width >= vocabulary)
     return float(stats.binom.cdf(width - states - 1, vocabulary - states - 1, 0.5))
 
 
 def needed_width(states: float, vocabulary: int) -> float:
-    """d*: the width at which half of all normal embeddings hold k states of sum 1, to leading order (k may be real)."""
+    """d*: the width at which half of all normal embeddings hold k states of sum 1, to leading order (k may be real).
+
+    Raises:
+        ValueError: impossible sizes.
+    """
+    _check(states, vocabulary)
 
     def dimension(t: float) -> float:
         above = (1 + t * t) * stats.norm.sf(t) - t * stats.norm.pdf(t)  # E (g - t)_+^2

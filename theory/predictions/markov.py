@@ -38,7 +38,13 @@ def means(start_V: Float[Tensor, " V"], moves: Sequence[Matrix]) -> list[Float[T
 
 
 def covariance_step(mean_V: Float[Tensor, " V"], covariance_VV: Matrix, move_VV: Matrix, samples: float) -> Matrix:
-    """C_{t+1} from a_t and C_t; `samples` is K, or gamma + 1 for Dirichlet thoughts."""
+    """C_{t+1} from a_t and C_t; `samples` is K, or gamma + 1 for Dirichlet thoughts.
+
+    Raises:
+        ValueError: fewer than one sample.
+    """
+    if not samples >= 1:
+        raise ValueError(f"{samples} samples: expected at least 1 token a step, or gamma + 1")
     drawn_VV = torch.diag(mean_V) - torch.outer(mean_V, mean_V) - covariance_VV
     return move_VV.T @ (drawn_VV / samples + covariance_VV) @ move_VV
 
@@ -55,7 +61,12 @@ def expected_error(covariance_VV: Matrix, chains: int) -> tuple[float, float]:
     """Of the average of N runs: E |error|_2^2 = tr C / N exactly, and the bound sum sqrt(C_ii / N) on E |error|_1.
 
     For many chains the second is sqrt(pi / 2) times E |error|_1, which is that of a normal distribution.
+
+    Raises:
+        ValueError: fewer than one chain.
     """
+    if chains < 1:
+        raise ValueError(f"{chains} chains: expected at least 1")
     variance_V = covariance_VV.diagonal().clamp(min=0) / chains
     return float(variance_V.sum()), float(variance_V.sqrt().sum())
 
@@ -66,7 +77,13 @@ def least_eigenvalue(matrix_VV: Matrix) -> float:
 
 
 def random_world(states: int, steps: int, generator: torch.Generator) -> tuple[Float[Tensor, " V"], list[Matrix]]:
-    """A start and transition matrices with rows drawn uniformly from the simplex."""
+    """A start and transition matrices with rows drawn uniformly from the simplex.
+
+    Raises:
+        ValueError: no states, or no steps.
+    """
+    if states < 1 or steps < 1:
+        raise ValueError(f"{states} states and {steps} steps: expected at least 1 of each")
 
     def rows(count: int) -> Tensor:
         return F.normalize(torch.empty(count, states).double().exponential_(generator=generator), p=1, dim=-1)

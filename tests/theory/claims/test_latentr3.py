@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import integrate, stats
 
 from theory.claims import latentr3
 from theory.claims.ledger import HOLDS, LEDGER, Trial
@@ -164,7 +165,17 @@ def test_the_other_direction_flips_both_verdicts(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(latentr3, "gaussian_direction", wrong)
             assert broken("latentr3_score_function_follows_reward")
-    assert "the update is -0.0365, the gradient of the expected reward (sigma 1) +1.649" in latentr3.two_tokens()
+
+
+def test_the_counterexample_by_quadrature():
+    """s(x) = -(1 + e^-x), g(x) = 1 / (1 + e^x); seven noisy latents of eight, the un-noised one has advantage 0."""
+
+    def weighted(x):
+        return (1 - math.exp(-x)) / (1 + math.exp(x)) * stats.norm.pdf(x)
+
+    update = 7 / 8 * integrate.quad(weighted, -12, 12)[0]
+    assert f"the update is {update:+.3f} on average" in latentr3.two_tokens()
+    assert f"the gradient of the expected reward {math.exp(0.5):+.3f}" in latentr3.two_tokens()
 
 
 def test_a_scaled_advantage_is_biased(monkeypatch):

@@ -55,6 +55,8 @@ def test_a_name_is_taken_once_and_failures_bring_a_counterexample():
 
     with pytest.raises(ValueError, match="expected a counterexample that can be run"):
         enter(FAILS)
+    with pytest.raises(ValueError, match="'maybe': expected one each of exhaustive"):
+        enter("maybe")
     with pytest.raises(ValueError, match="stands in the ledger already"):
         enter(HOLDS, next(iter(LEDGER)))
     assert "a_new_claim" not in LEDGER
@@ -78,6 +80,7 @@ def test_the_z_test_is_the_textbooks():
         z_test(values[:50], 2.5)
     assert not z_test(values, 3.0).rejected
     assert z_test(values, 3.0 + 6 * test.error).rejected
+    assert z_test([*values[:-1], float("nan")], 3.0).rejected
 
 
 def test_verdict_words():
@@ -134,5 +137,20 @@ def test_a_changed_verdict_is_told_and_fails(capsys, monkeypatch):
 
 
 def test_an_unknown_id_is_told():
-    with pytest.raises(ValueError, match="unknown claim 'kurtosis': expected ids such as kurtosis_range"):
+    with pytest.raises(ValueError, match="unknown claim 'kurtosis': expected ids such as kurtosis_identity"):
         study.Claims(id=("kurtosis",)).run()
+
+
+def test_names_are_listed_without_checking(capsys, monkeypatch):
+    monkeypatch.setattr(study, "reproduce", None)
+    study.Claims(names=True).run()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*LEDGER]
+
+
+@pytest.mark.parametrize(
+    "damage", [{"verdict": "maybe"}, {"evidence": None}, {"curves": {"x": ["y"]}}, {"seconds": "fast"}]
+)
+def test_a_damaged_record_is_told(damage):
+    record = study.measure(study.Check("kurtosis_range"), None) | damage
+    with pytest.raises(ValueError, match="the record of claim kurtosis_range is not one that a check wrote"):
+        study.tables([record])

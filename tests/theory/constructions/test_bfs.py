@@ -4,6 +4,8 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from tasks import Reachability
 from theory.constructions import bfs
@@ -40,6 +42,32 @@ def test_larger_random_graphs(nodes, edges, depth):
     assert found.wrong == 0
     assert found.thoughts < 1e-5
     assert machine.width == bfs_width(task)
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_any_dag_in_any_order_is_searched(data):
+    """Random acyclic graphs, names and orders shuffled: breadth-first search by networkx tells every thought."""
+    task = Reachability(nodes=10, depth=4, edges=12, least=1)
+    order = data.draw(st.permutations(range(10)))
+    pairs = [(order[a], order[b]) for a in range(10) for b in range(a + 1, 10)]
+    edges = data.draw(st.lists(st.sampled_from(pairs), min_size=1, max_size=12, unique=True))
+    graph = nx.DiGraph(edges)
+    graph.add_nodes_from(range(10))
+    root = edges[0][0]
+    far = nx.single_source_shortest_path_length(graph, root)
+    reached = [node for node, steps in far.items() if 0 < steps <= 4]
+    others = [node for node in range(10) if node not in far]
+    assume(others)
+    target, other = data.draw(st.sampled_from(reached)), data.draw(st.sampled_from(others))
+    flat = [node for edge in edges for node in edge]
+    problem = [root, *data.draw(st.permutations([target, other])), *flat, *[-1] * (24 - len(flat))]
+    run = search(task, bfs_searcher(task).float(), [problem])
+    assert run.logits_BTV[0, -1].argmax() == task.vocabulary.index(f"n{target}")
+    thoughts_TD = search(task, bfs_searcher(task).float(), [problem], steps=4).spans[0].action["hidden"][0]
+    for step, thought_D in enumerate(thoughts_TD, 1):
+        held = torch.tensor([float(far.get(node, 99) <= step) for node in range(10)])
+        torch.testing.assert_close(thought_D[:10], held / held.sum() ** 0.5)
 
 
 def test_one_thought_fewer_is_not_enough():

@@ -122,3 +122,17 @@ def test_a_broken_part_is_noticed(broken, monkeypatch):
 def test_weights_are_made_in_float64_and_run_in_any():
     machine = mnns_solver(MNNS(digits=3, high=3))
     assert {parameter.dtype for parameter in machine.parameters()} == {torch.float64}
+
+
+def test_bad_arguments_are_told():
+    task = MNNS(digits=3, high=3)
+    for call, words in (
+        (lambda: mnns_solver(task, "Fourier"), "basis 'Fourier': expected one of one-hot, fourier"),
+        (lambda: mnns_width(task, "onehot"), "basis 'onehot': expected"),
+        (lambda: mnns_solver(task, "fourier", 0), "period 0: expected a positive integer; try 13"),
+        (lambda: mnns_solver(task, "one-hot", 13), "only the Fourier basis has one"),
+        (lambda: mnns_solver(MNNS(digits=3, high=200)), "would need .* GiB, expected 4 at most"),
+        (lambda: subset_sum_solver(SubsetSum(numbers=8)), "would need .* GiB, expected 4 at most"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()

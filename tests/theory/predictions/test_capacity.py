@@ -21,7 +21,7 @@ def test_wendel_by_hand():
     assert wendel(5, 2, 5) == 1.0
 
 
-@given(st.integers(1, 30), st.integers(0, 20), st.integers(2, 40))
+@given(st.integers(0, 30), st.integers(1, 20), st.integers(2, 40))
 def test_wendel_is_the_sum_over_faces(width, states, vocabulary):
     """Directly from the cone's intrinsic volumes v_j = C(n, j - k) / 2^n, n = v - k: 1 - 2 (v_{d+1} + v_{d+3} + ..)."""
     if not (states < vocabulary and width < vocabulary):
@@ -75,6 +75,20 @@ def test_half_of_the_embeddings_hold_what_the_curve_says():
     assert 0.2 < held_share(24, 9, 89, 100, generator) < 0.9
     assert held_share(24, 4, 89, 100, generator) > 0.95
     assert held_share(24, 15, 89, 100, generator) < 0.05
+
+
+def test_impossible_sizes_are_told():
+    generator = np.random.default_rng(0)
+    for call in (
+        lambda: wendel(4, -1, 8),
+        lambda: wendel(4, 2, 0),
+        lambda: needed_width(9, 8),
+        lambda: held_share(4, 0, 8, 5, generator),
+    ):
+        with pytest.raises(ValueError, match="expected a width of 0 or more and at least 1 state"):
+            call()
+    with pytest.raises(ValueError, match="0 draws: expected at least 1"):
+        held_share(4, 1, 8, 0, generator)
 
 
 def test_trained_rows_are_the_stored_ones(monkeypatch, tmp_path):

@@ -4,6 +4,8 @@ import itertools
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks import MNNS
 from theory.predictions.frontier import growth
@@ -13,6 +15,15 @@ def test_growth_of_a_space_of_two_problems_by_hand():
     # digits (1, 1): step 1 is {-1, +1}, step 2 would be {-2, 0, 0, +2} but is the answer's, and not counted
     (only,) = growth(MNNS(digits=2, low=1, high=1))
     assert only == {"step": 1, "support": 2.0, "largest": 2, "entropy": pytest.approx(math.log(2)), "traces": 2}
+
+
+@given(st.integers(2, 5), st.integers(1, 5), st.integers(0, 4))
+def test_support_and_entropy_are_bounded(digits, low, more):
+    """At most min(2^t, t high + 1) states (one parity), no more entropy than their number or t bits allow."""
+    for row in growth(MNNS(digits=digits, low=low, high=low + more)):
+        most = min(row["traces"], row["step"] * (low + more) + 1)
+        assert 2 <= row["support"] <= row["largest"] <= most
+        assert 0 < row["entropy"] <= math.log(row["largest"]) + 1e-6
 
 
 def test_growth_equals_brute_force():

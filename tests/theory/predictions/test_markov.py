@@ -98,3 +98,14 @@ def test_it_is_a_backbone_that_says_where_it_ends():
     assert isinstance(model, Backbone)
     with pytest.raises(ValueError, match="step 4 of a world with 3"):
         rollout(model, (Segment(Mixture(), 3), Segment(GREEDY, 1)), torch.zeros(1, 1, dtype=torch.int64))
+
+
+def test_bad_sizes_are_told():
+    start, moves = world(3, 2, 0)
+    for call, words in (
+        (lambda: covariances(start, moves, 0), "0 samples: expected at least 1"),
+        (lambda: expected_error(moves[0], 0), "0 chains: expected at least 1"),
+        (lambda: world(0, 3, 0), "0 states and 3 steps"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
