@@ -88,16 +88,29 @@ def wendel(width: int, states: int, vocabulary: int) -> float:
     return float(stats.binom.cdf(width - states - 1, vocabulary - states - 1, 0.5))
 
 
-def needed_width(states: float, vocabulary: int) -> float:
-    """d*: the width at which half of all normal embeddings hold k states of sum 1, to leading order (k may be real).
+def needed_width(states: float, vocabulary: int, corrected: bool = False) -> float:
+    """d*: the width at which half of all normal embeddings hold k states of sum 1 (k may be real).
+
+    The statistical dimension of the cone is the mean, over normal vectors, of a minimum over t. To leading order it is
+    the minimum of the mean; the corrected one takes off the next term, Var f' / (2 f'') at the minimum, at most 1.
 
     Raises:
         ValueError: impossible sizes.
     """
     _check(states, vocabulary)
+    others = vocabulary - states
 
     def dimension(t: float) -> float:
-        above = (1 + t * t) * stats.norm.sf(t) - t * stats.norm.pdf(t)  # E (g - t)_+^2
-        return float(states * (1 + t * t) + (vocabulary - states) * above)
+        return states * (1 + t * t) + others * _above(t)
 
-    return float(optimize.minimize_scalar(dimension, bounds=(-10, 10), method="bounded").fun)
+    found = optimize.minimize_scalar(dimension, bounds=(-10, 10), method="bounded")
+    if not corrected:
+        return float(found.fun)
+    t = float(found.x)
+    spread = _above(t) - (stats.norm.pdf(t) - t * stats.norm.sf(t)) ** 2  # Var (g - t)_+
+    return float(found.fun - (states + others * spread) / (states + others * stats.norm.sf(t)))
+
+
+def _above(t: float) -> float:
+    """E (g - t)_+^2 of a standard normal g."""
+    return float((1 + t * t) * stats.norm.sf(t) - t * stats.norm.pdf(t))

@@ -84,11 +84,11 @@ class Width:
         return cls(**{name: values[name] for name in names}, seed=values["seeds"]["embeddings"])
 
 
-def middle(width: int, vocabulary: int = VOCABULARY) -> float:
+def middle(width: int, vocabulary: int = VOCABULARY, corrected: bool = False) -> float:
     """The number of states (a real one) for which `width` is what half of all embeddings need."""
-    if needed_width(1, vocabulary) >= width:
+    if needed_width(1, vocabulary, corrected) >= width:
         return 1.0
-    return float(optimize.brentq(lambda k: needed_width(k, vocabulary) - width, 1, width))
+    return float(optimize.brentq(lambda k: needed_width(k, vocabulary, corrected) - width, 1, width))
 
 
 def measure(
@@ -179,28 +179,35 @@ def _transitions(records: list[Record]) -> Table:
                 "v": vocabulary,
                 "d": width,
                 "predicted k": middle(width, vocabulary),
+                "corrected k": middle(width, vocabulary, corrected=True),
                 "measured k": measured_middle(record),
                 "k held by 9 of 10": _held_by(record, 0.9),
                 "k held by 1 of 10": _held_by(record, 0.1),
                 "embeddings": record["experiment"]["draws"],
             }
         )
-    gaps = [row["measured k"] - row["predicted k"] for row in rows]  # type: ignore[operator]
-    word = "Holds" if max(map(abs, gaps)) <= NEAR else "Fails"
-    said = (
-        f"{word}: half of random embeddings hold as many states as Donoho and Tanner's curve says, to within "
-        f"{NEAR:g} state (measured minus predicted [{min(gaps):+.2f}, {max(gaps):+.2f}] over {len(rows)} sizes)."
-    )
+    curves = {"predicted k": "Donoho and Tanner's curve says", "corrected k": "the curve with its next term says"}
+    said = [_close(rows, column, words) for column, words in curves.items()]
     legend = (
         "States k of a vocabulary of v, shares of sum 1. predicted: d*(k) = d; measured: where the share of embeddings "
-        "that hold k states falls through one half (linear between whole k). The curve is the middle of the "
-        "transition to leading order; the two columns after it say how wide the transition is."
+        "that hold k states falls through one half (linear between whole k). predicted is the middle of the transition "
+        "to leading order, corrected with the next term; the columns after measured say how wide the transition is."
     )
     columns = {
-        "v": "d", "d": "d", "predicted k": ".2f", "measured k": ".2f", "k held by 9 of 10": "d",
+        "v": "d", "d": "d", "predicted k": ".2f", "corrected k": ".2f", "measured k": ".2f", "k held by 9 of 10": "d",
         "k held by 1 of 10": "d", "embeddings": "d",
     }  # fmt: skip
-    return Table("States that random embeddings hold, sum known", columns, rows, [legend, *listed([said])])
+    return Table("States that random embeddings hold, sum known", columns, rows, [legend, *listed(said)])
+
+
+def _close(rows: list[dict[str, Value]], column: str, words: str) -> str:
+    """Whether a column predicts what was measured."""
+    gaps = [row["measured k"] - row[column] for row in rows]  # type: ignore[operator]
+    word = "Holds" if max(map(abs, gaps)) <= NEAR else "Fails"
+    return (
+        f"{word}: half of random embeddings hold as many states as {words}, to within {NEAR:g} state (measured minus "
+        f"predicted [{min(gaps):+.2f}, {max(gaps):+.2f}] over {len(rows)} sizes)."
+    )
 
 
 def _held_by(record: Record, share: float) -> int:
@@ -297,7 +304,8 @@ def _phases(axes: Axes, records: list[Record]) -> None:
         axes.scatter(places, record["states"], c=shares, cmap="RdBu", vmin=0, vmax=1, s=42, marker="s", linewidths=0)
     most = max(max(record["states"]) for record in records)
     states = np.linspace(1, most, 100)
-    axes.plot([needed_width(k, VOCABULARY) for k in states], states, color="black", label="Donoho and Tanner")
+    for corrected, line, label in ((False, "-", "Donoho and Tanner"), (True, "--", "with the next term")):
+        axes.plot([needed_width(k, VOCABULARY, corrected) for k in states], states, line, color="black", label=label)
     axes.set(
         xlabel="width d",
         ylabel="states k",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from theory.predictions import phase_curve
 from theory.predictions.capacity import held_share, is_held, is_held_by_least_squares, needed_width, wendel
@@ -67,6 +67,23 @@ def test_the_curve_is_the_minimum_by_brute_force():
         above = (1 + grid**2) * stats.norm.sf(grid) - grid * stats.norm.pdf(grid)
         values = states * (1 + grid**2) + (vocabulary - states) * above
         assert needed_width(states, vocabulary) == pytest.approx(values.min(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("states", "vocabulary"), [(2, 89), (8, 89), (15, 40)])
+def test_the_correction_is_the_mean_of_the_minimum(states, vocabulary):
+    """4000 normal vectors, the distance to the polar cone by one-dimensional search: within 0.35, closer than without."""
+    generator, found = np.random.default_rng(2), []
+    for g in generator.normal(size=(4000, vocabulary)):
+        held, rest = g[:states], g[states:]
+
+        def distance(t, held=held, rest=rest):
+            return ((held - t) ** 2).sum() + (np.maximum(rest - t, 0) ** 2).sum()
+
+        found.append(optimize.minimize_scalar(distance, bounds=(-6, 6), method="bounded").fun)
+    exact = np.mean(found)
+    plain, corrected = needed_width(states, vocabulary), needed_width(states, vocabulary, corrected=True)
+    assert abs(corrected - exact) < 0.35
+    assert abs(corrected - exact) < abs(plain - exact)
 
 
 def test_half_of_the_embeddings_hold_what_the_curve_says():
