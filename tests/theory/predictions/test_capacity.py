@@ -71,7 +71,7 @@ def test_the_curve_is_the_minimum_by_brute_force():
 
 @pytest.mark.parametrize(("states", "vocabulary"), [(2, 89), (8, 89), (15, 40)])
 def test_the_correction_is_the_mean_of_the_minimum(states, vocabulary):
-    """4000 normal vectors, the distance to the polar cone by one-dimensional search: within 0.35, closer than without."""
+    """4000 normal vectors, the distance to the polar cone by one-dimensional search: within 0.35 and closer."""
     generator, found = np.random.default_rng(2), []
     for g in generator.normal(size=(4000, vocabulary)):
         held, rest = g[:states], g[states:]
