@@ -72,7 +72,7 @@ class Claim:
 
     name: str
     source: str
-    """Paper and section, or "folklore"; "[R]" where a sheet or this project derived it."""
+    """Paper and section, or "folklore"; "[R]" where it was derived, or stated this way, here."""
     statement: str
     """One sentence, as published."""
     conditions: str

@@ -23,7 +23,7 @@ from theory.constructions.choice_sums import (
     subset_sum_width,
 )
 
-FRONTIER = 1e-4  # what the issue of these constructions allows in float32
+FRONTIER = 1e-4  # largest error of a share that is allowed in float32
 FRESH = (1 + 1e-5, 1e-9)  # rounding in float32, of a leakage and of its absence
 
 
