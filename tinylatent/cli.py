@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tinylatent: out of memory, or a worker was killed: {advice}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = "where a command trains, finished runs and the last checkpoint of others are kept; it goes on from there"
+        kept = "what training has finished, and last checkpoints, are kept; the same command goes on from there"
         print(f"\ntinylatent: interrupted; {kept}", file=sys.stderr)
         return 130
     return 0
