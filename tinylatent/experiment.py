@@ -4,8 +4,6 @@ Two experiments with equal values are the same run; `identity` is the hash of th
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tasks import MNNS, REGISTRY, Task
+from tinylatent import storage
 from tinylatent.methods import METHODS, CoT2, Method, Model
 from tinylatent.seeds import Seeds, Streams
 from tinylatent.transformer import Shape, Transformer
@@ -156,8 +155,7 @@ class Experiment:
     @property
     def identity(self) -> str:
         """Twelve hexadecimal digits that stand for the whole value."""
-        text = json.dumps(self.to_json(), sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        return storage.identity(self.to_json())
 
     @property
     def positions(self) -> int:

@@ -100,6 +100,11 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def identity(values: Any) -> str:
+    """Twelve hexadecimal digits that stand for a JSON value, the same for equal values."""
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+
 def checksum(data: bytes) -> str:
     """A hexadecimal digest of 128 bits."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()

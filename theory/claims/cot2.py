@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 
 from tasks import MNNS, SubsetSum
-from theory.claims.ledger import HOLDS, OPEN, STRICTER, Finding, Trial, claim, judged, judged_twice
+from theory.claims.ledger import FAILS, HOLDS, OPEN, STRICTER, Finding, Trial, claim, judged, judged_twice
 from theory.constructions.checks import Deviation, deviation
 from theory.constructions.choice_sums import (
     BasisName,
@@ -26,8 +26,6 @@ from theory.constructions.choice_sums import (
 from theory.constructions.commit import best_online, committed, committed_by_engine
 from theory.predictions.frontier import growth
 from theory.predictions.phase_curve import STORED
-from tinylatent import storage
-from tinylatent.studies import mnns_budget
 
 FRONTIER = 1e-4
 """Largest error of a share that a construction may make in float32."""
@@ -200,14 +198,9 @@ def _one_parity(task: MNNS) -> bool:
     recorded=OPEN,
 )
 def best_budget_grows_with_width(trial: Trial) -> Finding:
-    """What the stored study says of it, from its runs."""
-    records = storage.read_lines(STORED.parent / "runs.jsonl")
-    (note,) = (
-        line
-        for table in mnns_budget.STUDY.tables(records)
-        for line in "\n".join(table.notes).splitlines()
-        if "the best budget grows with the width" in line
-    )
-    verdicts = {"- Holds": HOLDS, "- Fails": "fails: counterexample", "- Not enough evidence": OPEN}
+    """What the stored study's table says of it; a test holds the table to its runs."""
+    lines = (STORED.parent / "table.md").read_text(encoding="utf-8").splitlines()
+    (note,) = (line for line in lines if "the best budget grows with the width" in line)
+    verdicts = {"- Holds": HOLDS, "- Fails": FAILS, "- Not enough evidence": OPEN}
     word, _, said = note.partition(": ")
     return Finding(verdicts[word], said)

@@ -19,17 +19,12 @@ from jaxtyping import Float, Int
 from scipy.optimize import minimize
 from torch import Tensor
 
-from theory.claims.ledger import EXACT, FAILS, STRICTER, Finding, Trial, claim, judged, judged_twice
+from theory.claims.ledger import EXACT, FAILS, STRICTER, Finding, Trial, claim, judged, judged_twice, relative
 from theory.predictions.enumeration import simplex_paths
 from tinylatent.distributions import dirichlet_log_density
 from tinylatent.thoughts import Dirichlet
 
 SOURCE = "CTRLS (Wu et al. 2025), reconstruction [R]"
-
-
-def relative(value: Tensor, truth: Tensor) -> float:
-    """Relative error of a vector."""
-    return float((value - truth).norm() / truth.norm())
 
 
 def simplex_grid() -> tuple[Float[Tensor, "Q 2"], Float[Tensor, " Q"]]:

@@ -29,6 +29,7 @@ from theory.claims.ledger import (
     claim,
     judged,
     judged_twice,
+    relative,
 )
 from theory.predictions.enumeration import (
     Moments,
@@ -98,11 +99,6 @@ class Case:
         latent_n, answer_nV = walked(self.world, self.paths, prompt)
         chance = (latent_n + answer_nV[:, self.world.answers[prompt]]).exp().sum()
         return chance.item(), gradient(self.world, chance)
-
-
-def relative(got: Tensor, truth: Tensor) -> float:
-    """|got - truth| / |truth|."""
-    return float((got - truth).norm() / truth.norm())
 
 
 def turned(got: Tensor, truth: Tensor) -> float:

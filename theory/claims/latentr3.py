@@ -21,7 +21,7 @@ from jaxtyping import Float
 from scipy.stats import norm
 from torch import Tensor
 
-from theory.claims.ledger import EXACT, FAILS, STRICTER, Finding, Trial, claim, judged, judged_twice, z_test
+from theory.claims.ledger import EXACT, FAILS, STRICTER, Finding, Trial, claim, judged, judged_twice, relative, z_test
 from tinylatent.policy import advantages
 
 GROUP, SIGMAS = 8, (0.1, 0.5, 1.5)
@@ -342,8 +342,8 @@ def latentr3_score_function_follows_reward(trial: Trial) -> Finding:
             truth_D = reward_gradient(head_VD, r_D, 0.5)
             loo_D = over_groups(head_VD, r_D, 0.5, K, "leave-one-out")
             group_D = over_groups(head_VD, r_D, 0.5, K, "mean") * (K / (K - 1))
-            leave = max(leave, float((loo_D - truth_D).norm() / truth_D.norm()))
-            mean = max(mean, float((group_D - truth_D).norm() / truth_D.norm()))
+            leave = max(leave, relative(loo_D, truth_D))
+            mean = max(mean, relative(group_D, truth_D))
             for sigma, baseline in itertools.product(SIGMAS, (None, -3.0)):
                 grid = normal_grid(D, 12.0, 0.25)
                 update_D = expected_update(head_VD, r_D, sigma, gaussian_direction, baseline, grid)

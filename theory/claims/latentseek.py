@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from theory.claims.ledger import EXACT, FAILS, STRICTER, Finding, Trial, claim, judged, judged_twice
+from theory.claims.ledger import EXACT, FAILS, STRICTER, Finding, Trial, claim, judged, judged_twice, relative
 from tinylatent.thoughts import State, Token
 
 RATE, THRESHOLD, EPSILON = 0.03, -0.2, 1e-8
@@ -125,11 +125,6 @@ def drawn(trial: Trial, case: str, number: int, V: int, N: int, D: int) -> tuple
     return z_ND, head_VD, -torch.rand(V**N, generator=generator, dtype=torch.float64)
 
 
-def off(value: Tensor, truth: Tensor) -> float:
-    """Relative error of a vector."""
-    return float((value - truth).norm() / truth.norm())
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The gradient
 
@@ -148,7 +143,7 @@ def latentseek_sampled_update_is_policy_gradient(trial: Trial) -> Finding:
         z_ND, head_VD, reward_P = drawn(trial, "sampled", number, V, N, D=4)
         truth_ND = objective_gradient(z_ND, head_VD, reward_P)
         for baseline in (0.0, -0.7):
-            worst = max(worst, off(sampled_update(z_ND, head_VD, reward_P - baseline), truth_ND))
+            worst = max(worst, relative(sampled_update(z_ND, head_VD, reward_P - baseline), truth_ND))
     return judged(worst < EXACT, f"relative error at most {worst:.0e} over all {V**N} prefixes, with any baseline")
 
 

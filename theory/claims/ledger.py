@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy import stats
+from torch import Tensor
 
 from tinylatent.seeds import derive
 from tinylatent.study import Profile
@@ -127,6 +128,11 @@ def judged_twice(as_published: bool, strictly: bool, evidence: str, **curves: li
     """Holds as published; or only under the stricter conditions; or not even there."""
     verdict = FAILS if not strictly else HOLDS if as_published else STRICTER
     return Finding(verdict, evidence, curves)
+
+
+def relative(value: Tensor, truth: Tensor) -> float:
+    """|value - truth| / |truth| of two vectors."""
+    return float((value - truth).norm() / truth.norm())
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.distributions import Dirichlet as TorchDirichlet
 from torch.distributions import kl_divergence
 
-from theory.claims.estimators import relative
-from theory.claims.ledger import EXACT, FAILS, HOLDS, Finding, Trial, ZTest, claim, judged, z_test
+from theory.claims.ledger import EXACT, FAILS, HOLDS, Finding, Trial, ZTest, claim, judged, relative, z_test
 from theory.predictions.enumeration import dirichlet_information, simplex_paths
 from tinylatent.distributions import log_concentration, log_dirichlet
 from tinylatent.policy import k3

@@ -6,7 +6,6 @@ draws fresh seeds, which are stored with what they gave.
 
 import dataclasses
 import difflib
-import hashlib
 import inspect
 import json
 import secrets
@@ -58,7 +57,7 @@ class Check:
     @property
     def identity(self) -> str:
         """Twelve hexadecimal digits that stand for claim and profile, whatever the seed."""
-        return hashlib.blake2b(json.dumps(self.to_json(), sort_keys=True).encode(), digest_size=6).hexdigest()
+        return storage.identity(self.to_json())
 
     @property
     def work(self) -> int:
@@ -296,15 +295,11 @@ class Claims:
         if unknown:
             raise ValueError(f"unknown claim {unknown[0]!r}: expected ids such as {_like(unknown[0])}; see --names")
         if not self.id:
-            return _read(reproduce(STUDY, self.profile, self.results, self.workers).files["runs.jsonl"])
+            return storage.read_lines(reproduce(STUDY, self.profile, self.results, self.workers).files["runs.jsonl"])
         chosen = [Check(name, self.profile) for name in LEDGER if name in self.id]
         with tempfile.TemporaryDirectory() as folder:
             some = dataclasses.replace(STUDY, grid=lambda profile: chosen)
-            return _read(reproduce(some, self.profile, Path(folder), self.workers).files["runs.jsonl"])
-
-
-def _read(path: Path) -> list[Record]:
-    return storage.read_lines(path)
+            return storage.read_lines(reproduce(some, self.profile, Path(folder), self.workers).files["runs.jsonl"])
 
 
 def _like(name: str) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tasks import Reachability
 from tasks.batch import Vocabulary
+from tasks.graphs import adjacency, cyclic, distances
 from tasks.reachability import MARK
 from theory.constructions.machine import Block, Head, Machine
 from theory.constructions.parts import GAP, Room, Units, circle, eye, looks_back, mlp, zeros
@@ -144,18 +145,11 @@ def search(task: Reachability, machine: Machine, problems: npt.ArrayLike, steps:
 
 
 def within(task: Reachability, problems: npt.ArrayLike, steps: int) -> Bool[Tensor, "B T C"]:
-    """Whether each node is at most 1, .., `steps` edges from the root, by the adjacency matrix's powers."""
+    """Whether each node is at most 1, .., `steps` edges from the root, by breadth-first search."""
     rows_BM = np.asarray(problems)
-    edges_BE2 = rows_BM[:, 3:].reshape(len(rows_BM), -1, 2)
-    links_BCC = np.zeros((len(rows_BM), task.nodes, task.nodes), bool)
-    row_BE = np.broadcast_to(np.arange(len(rows_BM))[:, None], edges_BE2.shape[:2])
-    there_BE = edges_BE2[..., 0] >= 0
-    links_BCC[row_BE[there_BE], edges_BE2[there_BE][:, 0], edges_BE2[there_BE][:, 1]] = True
-    held_BC, all_BTC = np.eye(task.nodes, dtype=bool)[rows_BM[:, 0]], []
-    for _ in range(steps):
-        held_BC = held_BC | (held_BC[:, None] @ links_BCC)[:, 0]
-        all_BTC.append(held_BC)
-    return torch.from_numpy(np.stack(all_BTC, 1))
+    links_BCC = adjacency(rows_BM[:, 3:].reshape(len(rows_BM), -1, 2), task.nodes)
+    distance_BC = distances(links_BCC, rows_BM[:, 0], steps)
+    return torch.from_numpy(distance_BC[:, None] <= np.arange(1, steps + 1)[:, None])
 
 
 def every_dag(nodes: int) -> npt.NDArray[np.bool_]:
@@ -168,11 +162,7 @@ def every_dag(nodes: int) -> npt.NDArray[np.bool_]:
     links_NCC = np.zeros((len(graphs_NE), nodes, nodes), bool)
     for place, (a, b) in enumerate(arrows):
         links_NCC[:, a, b] = graphs_NE[:, place]
-    walks_NCC, power_NCC = links_NCC.copy(), links_NCC.copy()
-    for _ in range(nodes - 1):
-        power_NCC = power_NCC @ links_NCC
-        walks_NCC |= power_NCC
-    return links_NCC[~walks_NCC[:, np.arange(nodes), np.arange(nodes)].any(axis=1)]
+    return links_NCC[~cyclic(links_NCC.astype(np.float32))]
 
 
 def every_question(task: Reachability, nodes: int) -> npt.NDArray[np.int64]:

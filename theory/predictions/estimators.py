@@ -9,8 +9,6 @@ an update starts. A world's seed is shared by all its sizes and policies, so see
 logits divided by K and is judged by the objective of that policy; Dirichlet's ratio is that of densities.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +32,7 @@ from theory.predictions.enumeration import (
     token_information,
     token_paths,
 )
+from tinylatent import storage
 from tinylatent.methods.grpo import Ratio
 from tinylatent.plots import figure
 from tinylatent.policy import Advantage
@@ -84,7 +83,7 @@ class Case:
     @property
     def identity(self) -> str:
         """Twelve hexadecimal digits that stand for the whole value."""
-        return hashlib.blake2b(json.dumps(self.to_json(), sort_keys=True).encode(), digest_size=6).hexdigest()
+        return storage.identity(self.to_json())
 
     @property
     def work(self) -> int:

@@ -7,8 +7,6 @@ stored study mnns-budget, with the states that each budget's frontiers have to h
 """
 
 import csv
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,7 +54,7 @@ class Width:
     @property
     def identity(self) -> str:
         """Twelve hexadecimal digits that stand for the whole value."""
-        return hashlib.blake2b(json.dumps(self.to_json(), sort_keys=True).encode(), digest_size=6).hexdigest()
+        return storage.identity(self.to_json())
 
     @property
     def states(self) -> range:

@@ -7,10 +7,10 @@ import math
 
 import pytest
 import torch
+from verdicts import broken
 
 import tinylatent.thoughts
 from theory.claims import cot2, sampling, superposition
-from theory.claims.ledger import LEDGER, Trial
 from theory.constructions import bfs, choice_sums, commit
 from theory.predictions import capacity, markov
 from tinylatent.thoughts import Mixture, MultiToken
@@ -21,14 +21,6 @@ def small(monkeypatch):
     """Sizes at which a check takes no time; unbroken, the verdicts are the same there."""
     monkeypatch.setattr(cot2, "MNNS_SIZES", ((4, 1, 4),))
     monkeypatch.setattr(cot2, "SUBSET_SIZES", ((3, 3),))
-
-
-def verdict(name):
-    return LEDGER[name].check(Trial()).verdict
-
-
-def flips(name):
-    return verdict(name) != LEDGER[name].recorded
 
 
 def hinges_without_the_last(M, floor, original=choice_sums.log_hinges):
@@ -110,20 +102,20 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", sorted({name for name, *_ in BROKEN.values()}))
 def test_unbroken_the_verdict_is_the_one_on_record(name):
-    assert not flips(name)
+    assert not broken(name)
 
 
 @pytest.mark.parametrize("how", BROKEN)
 def test_broken_it_changes(how, monkeypatch):
-    name, place, what, broken = BROKEN[how]
-    monkeypatch.setattr(place, what, broken)
-    assert flips(name)
+    name, place, what, worse = BROKEN[how]
+    monkeypatch.setattr(place, what, worse)
+    assert broken(name)
 
 
 def test_a_bound_is_stated_and_not_fitted(monkeypatch):
     """With a wrong leakage bound alone, weights as they are, the claim fails."""
     monkeypatch.setattr(cot2, "mnns_leakage", lambda task: choice_sums.mnns_leakage(task) / 2)
-    assert flips("cot2_one_layer_solves_mnns")
+    assert broken("cot2_one_layer_solves_mnns")
 
 
 def test_counterexamples_by_hand():

@@ -7,23 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal
+from verdicts import broken
 
 from theory.claims import colar
-from theory.claims.ledger import LEDGER, Trial, z_test
+from theory.claims.ledger import z_test
 
-MINE = [name for name in LEDGER if name.startswith("colar_")]
 positive = st.floats(0.05, 20)
-
-
-@pytest.mark.parametrize("name", MINE)
-@pytest.mark.parametrize("trial", [Trial(), Trial(seed=7)], ids=["seed 0", "seed 7"])
-def test_recorded(name, trial):
-    assert LEDGER[name].check(trial).verdict == LEDGER[name].recorded
-
-
-def broken(name):
-    """Whether a claim's verdict is no longer the one on record."""
-    return LEDGER[name].check(Trial()).verdict != LEDGER[name].recorded
 
 
 # ---------------------------------------------------------------------------------------------------------------------

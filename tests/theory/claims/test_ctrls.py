@@ -8,30 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Dirichlet, kl_divergence
+from verdicts import broken, number
 
 from theory.claims import ctrls, ctrls_states
 from theory.claims.ledger import HOLDS, LEDGER, Trial, z_test
 from tinylatent.distributions import log_dirichlet
 from tinylatent.seeds import Streams
 
-MINE = [name for name in LEDGER if name.startswith("ctrls_")]
 concentrations = st.lists(st.floats(0.05, 20), min_size=2, max_size=5)
 unit = st.floats(0.02, 0.98)
-
-
-def number(value):
-    return torch.tensor(value, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("name", MINE)
-@pytest.mark.parametrize("trial", [Trial(), Trial(seed=7)], ids=["seed 0", "seed 7"])
-def test_recorded(name, trial):
-    assert LEDGER[name].check(trial).verdict == LEDGER[name].recorded
-
-
-def broken(name):
-    """Whether a claim's verdict is no longer the one on record."""
-    return LEDGER[name].check(Trial()).verdict != LEDGER[name].recorded
 
 
 # ---------------------------------------------------------------------------------------------------------------------

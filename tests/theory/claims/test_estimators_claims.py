@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from verdicts import verdict
 
 from theory.claims import estimators
 from theory.claims.estimators import Case, group_gradient, relative, std_weight, surrogate_gradient, turned
-from theory.claims.ledger import FAILS, HOLDS, LEDGER, Trial
+from theory.claims.ledger import FAILS, HOLDS
 from theory.predictions import enumeration
 from theory.predictions.enumeration import World, combined, group_estimate, objective, score_moments, token_paths
 from tinylatent.methods import GRPO
@@ -18,26 +19,6 @@ from tinylatent.thoughts import MultiToken
 
 CHANCES = st.floats(0.01, 0.99)
 GROUPS = st.integers(2, 6)
-
-
-def verdict(name):
-    return LEDGER[name].check(Trial()).verdict
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "reinforce_is_unbiased",
-        "leave_one_out_is_unbiased",
-        "group_mean_is_unbiased",
-        "group_std_only_rescales",
-        "mts_ratio_is_policy_gradient",
-        "official_ratio_has_its_own_objective",
-        "straight_through_is_unbiased",
-    ],
-)
-def test_verdicts_are_those_on_record(name):
-    assert verdict(name) == LEDGER[name].recorded
 
 
 # ---------------------------------------------------------------------------------------------------------------------

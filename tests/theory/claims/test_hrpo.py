@@ -8,28 +8,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from verdicts import broken, number
 
 from theory.claims import hrpo
 from theory.claims.ledger import LEDGER, OPEN, Trial
 from theory.predictions.enumeration import Paths, World, objective, walked
 
-MINE = [name for name in LEDGER if name.startswith("hrpo_")]
 inside = st.floats(0.01, 0.99)
-
-
-def number(value):
-    return torch.tensor(value, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("name", MINE)
-@pytest.mark.parametrize("trial", [Trial(), Trial(seed=7)], ids=["seed 0", "seed 7"])
-def test_recorded(name, trial):
-    assert LEDGER[name].check(trial).verdict == LEDGER[name].recorded
-
-
-def broken(name):
-    """Whether a claim's verdict is no longer the one on record."""
-    return LEDGER[name].check(Trial()).verdict != LEDGER[name].recorded
 
 
 # ---------------------------------------------------------------------------------------------------------------------

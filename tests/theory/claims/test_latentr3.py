@@ -8,30 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
+from verdicts import broken, number
 
 from theory.claims import latentr3
 from theory.claims.ledger import HOLDS, LEDGER, Trial
 from tinylatent.policy import advantages
 
-MINE = [name for name in LEDGER if name.startswith("latentr3_")]
 log_prob = st.floats(-8, -1e-3)
 SIGMOID = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
 THREE = torch.tensor([[1.0, 0.2], [-0.5, 1.0], [0.3, -1.0]], dtype=torch.float64)
-
-
-def number(value):
-    return torch.tensor(value, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("name", MINE)
-@pytest.mark.parametrize("trial", [Trial(), Trial(seed=7)], ids=["seed 0", "seed 7"])
-def test_recorded(name, trial):
-    assert LEDGER[name].check(trial).verdict == LEDGER[name].recorded
-
-
-def broken(name):
-    """Whether a claim's verdict is no longer the one on record."""
-    return LEDGER[name].check(Trial()).verdict != LEDGER[name].recorded
 
 
 # ---------------------------------------------------------------------------------------------------------------------

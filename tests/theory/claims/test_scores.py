@@ -6,28 +6,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from verdicts import verdict
 
 from theory.claims import scores
-from theory.claims.ledger import FAILS, HOLDS, LEDGER, Trial
+from theory.claims.ledger import FAILS, HOLDS
 from theory.predictions.enumeration import dirichlet_information
 from tinylatent import thoughts
 from tinylatent.distributions import dirichlet_log_density, log_dirichlet
 
-NAMES = [
-    "dirichlet_score_has_mean_zero",
-    "dirichlet_score_grows_with_vocabulary",
-    "k3_gradient_is_that_of_its_kl",
-]
 LOGITS = st.lists(st.floats(-4, 4), min_size=2, max_size=6)
-
-
-def verdict(name):
-    return LEDGER[name].check(Trial()).verdict
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_verdicts_are_those_on_record(name):
-    assert verdict(name) == LEDGER[name].recorded
 
 
 def test_score_by_its_formula():
