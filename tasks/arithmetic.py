@@ -50,6 +50,7 @@ class Arithmetic(Task):
     """Most operations that positions have room for (operations to 10); operations when not given."""
 
     name: ClassVar[str] = "arithmetic"
+    tokens_a_step: ClassVar[int] = TOKENS_EACH
 
     def __post_init__(self) -> None:
         check_integer("operations", self.operations, FEWEST_OPERATIONS, MOST_OPERATIONS, "try operations=4")

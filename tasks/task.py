@@ -35,6 +35,9 @@ class Task(ABC):
     rules: ClassVar[tuple[str, ...]] = ()
     """Ways in which a budget may choose its traces, where there is more than one."""
 
+    tokens_a_step: ClassVar[int] = 1
+    """Tokens of the chain that make up one step of reasoning."""
+
     # -----------------------------------------------------------------------------------------------------------------
     # What each task says of itself
 

@@ -1,7 +1,18 @@
-"""Losses with their gradients, and what it means that two are the same."""
+"""Losses with their gradients, what it means that two are the same, and examples and models for tests of methods."""
+
+from dataclasses import replace
 
 import pytest
 import torch
+
+from tinylatent.core.seeds import Seeds
+from tinylatent.lab.experiment import Experiment
+from tinylatent.models.decoder import ModelConfig
+from tinylatent.objectives.examples import Targets
+from tinylatent.objectives.method import TrainState
+from tinylatent.objectives.speakers import Symbols
+
+SHAPE = ModelConfig(16, 2, 2)
 
 
 def loss_and_gradients(model, loss):
@@ -20,3 +31,43 @@ def assert_same(a, b):
         torch.testing.assert_close(
             a[1][name], b[1][name], atol=1e-9, rtol=1e-9, msg=lambda text, name=name: name + text
         )
+
+
+def loss_of(method, model, examples, state):
+    """The first loss of a training step: of the examples, or of rollouts of them."""
+    return method.loss(model, method.collect(model, examples, state), state).value
+
+
+def in_double(examples):
+    """The same examples, their targets in float64 as the models of these tests."""
+    if examples.frontier.dense_BTV is not None:
+        return with_targets(examples, examples.frontier.dense_BTV.double())
+    ids_BTS, shares_BTS = examples.frontier.sparse()
+    return replace(examples, frontier=Targets(examples.frontier.vocabulary, ids_BTS, shares_BTS.double()))
+
+
+def with_targets(examples, target_BTV):
+    """The same examples, taught these distributions."""
+    return replace(examples, frontier=Targets(target_BTV.shape[2], dense_BTV=target_BTV))
+
+
+def enter(method, model, stage, examples):
+    """Puts a model into a stage, as training does at the stage's first step."""
+    model.stage.fill_(stage)
+    method.begin_stage(model, stage, examples, TrainState(method.stage_starts(100)[stage], 100, 0))
+
+
+def examples_of(method, task, rows):
+    """What a method learns from these problems, in float64."""
+    return in_double(method.supervise(Symbols(task, rows)))
+
+
+def model_of(method, task, stage=0, shape=SHAPE, **seeds):
+    """A float64 model in a stage, its weights large enough that every input matters."""
+    model = Experiment(task, method, shape, seeds=Seeds(**seeds)).model().double()
+    enter(method, model, stage, examples_of(method, task, task.problems(8, seed=0)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.std(correction=0) > 0:
+                parameter.mul_(10)
+    return model

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from theory.claims.study import LEDGER
-from tinylatent import storage
-from tinylatent.cli import main
-from tinylatent.studies.compare import accuracy, grouped, method_of
-from tinylatent.study import kept, rebuild, studies, study_of
+from tinylatent.cli.main import main
+from tinylatent.core.files import read_lines
+from tinylatent.lab.studies.compare import accuracy, grouped, method_of
+from tinylatent.lab.study import kept, rebuild, studies, study_of
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def test_result_table_is_rebuilt_from_its_runs(tmp_path):
 
 def test_cot2_is_as_accurate_as_promised():
     """At least 98.9 % over seeds 0 to 4 with all traces at d = 32, tuned on other splits."""
-    groups = grouped(storage.read_lines(ROOT / "results/mnns/runs.jsonl"), method_of)
+    groups = grouped(read_lines(ROOT / "results/mnns/runs.jsonl"), method_of)
     assert [record["experiment"]["seeds"]["split"] for record in groups["cot2"]] == list(range(5))
     assert accuracy(groups["cot2"]).value >= 0.989
 
@@ -70,7 +70,7 @@ def test_every_study_has_its_full_results():
 
 
 def test_the_ledger_is_as_long_as_promised_and_its_verdicts_those_on_record():
-    records = storage.read_lines(ROOT / "results/claims/runs.jsonl")
+    records = read_lines(ROOT / "results/claims/runs.jsonl")
     assert f"checks {len(LEDGER)} statements" in " ".join(README.split())
     assert {record["experiment"]["claim"]: record["verdict"] for record in records} == {
         name: claim.recorded for name, claim in LEDGER.items()
@@ -98,6 +98,6 @@ def test_every_file_it_points_to_exists():
 
 
 def test_every_command_it_names_exists():
-    from tinylatent.cli import commands
+    from tinylatent.cli.main import commands
 
     assert set(re.findall(r"tinylatent ([a-z]+)(?= )", README)) <= {*commands()}

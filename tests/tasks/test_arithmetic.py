@@ -61,6 +61,7 @@ def test_every_operation_is_six_tokens_of_thinking(operations, thinking):
     batch = task.batch(task.problems(20, 0))
     assert (batch.steps_B - 1 == thinking).all()
     assert batch.chain_BT.shape == (20, thinking + 1)
+    assert thinking == operations * task.tokens_a_step
     assert batch.prompt_BN.shape[1] + thinking + 1 == task.positions
 
 

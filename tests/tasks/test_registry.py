@@ -203,6 +203,7 @@ def test_every_item_of_a_batch_is_valid(task):
     on_chain_BT = np.take_along_axis(batch.frontier_BTV, batch.chain_BT[:, :, None], axis=2)[..., 0]
     assert ((on_chain_BT > 0) == live_BT).all(), "the chain lies inside the frontier"
     assert ((batch.chain_BT != task.vocabulary.pad) == live_BT).all()
+    assert ((batch.steps_B - 1) % task.tokens_a_step == 0).all(), "steps of reasoning are whole"
 
 
 @over_tasks

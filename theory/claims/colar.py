@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
 from theory.claims.ledger import EXACT, FAILS, HOLDS, STRICTER, Finding, Trial, claim, judged, judged_twice
-from tinylatent.policy import clipped
+from tinylatent.objectives.policy_gradient import clipped
 
 CLIP = 0.2
 """How far from 1 a policy ratio may go before the objective is flat (CoLaR's code; GRPO's and PPO's default)."""

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from theory.claims.ledger import EXACT, FAILS, STRICTER, Finding, Trial, claim, judged, judged_twice, relative
 from theory.predictions.enumeration import simplex_paths
-from tinylatent.distributions import dirichlet_log_density
-from tinylatent.thoughts import Dirichlet
+from tinylatent.engine.distributions import dirichlet_log_density
+from tinylatent.engine.thoughts import Dirichlet
 
 SOURCE = "CTRLS (Wu et al. 2025), reconstruction [R]"
 

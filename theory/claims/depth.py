@@ -20,8 +20,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from theory.claims.ledger import EXACT, FAILS, HOLDS, STRICTER, Finding, Trial, claim, judged, judged_twice, z_test
-from tinylatent.backbone import Site
-from tinylatent.transformer import Layer, Shape, Transformer, norm
+from tinylatent.lenses.residuals import record
+from tinylatent.models.backbone import Site
+from tinylatent.models.blocks import Norm
+from tinylatent.models.decoder import Decoder, ModelConfig
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The residual stream
@@ -37,63 +39,59 @@ NEAR = 0.1
 PROMPTS = 8
 
 
-def stack(kind: Kind, shape: Shape, generator: torch.Generator) -> Transformer:
-    """The laboratory's transformer as it is initialised, but for the scales above."""
-    model = Transformer(PROMPTS, 4, shape, generator).double()
+def stack(kind: Kind, config: ModelConfig, generator: torch.Generator) -> Decoder:
+    """The laboratory's decoder as it is initialised, but for the scales above."""
+    model = Decoder.fresh(PROMPTS, 4, config, generator).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name in ("tokens", "places"):
+            if name in ("embedding", "pos_emb"):
                 parameter.mul_(EMBEDDING / DRAWN)
-            elif name.endswith(("merge", "down")):
-                parameter.mul_(ADDITION / DRAWN * math.sqrt(2 * shape.layers))
-        first = model.layers[0].state_dict()
-        for number, layer in enumerate(model.layers, 1):
-            assert isinstance(layer, Layer)
+            elif name.endswith(("out_proj", "down_proj")):
+                parameter.mul_(ADDITION / DRAWN * math.sqrt(2 * config.layers))
+        first = model.blocks[0].state_dict()
+        for number, block in enumerate(model.blocks, 1):
             if kind == "shared":
-                layer.load_state_dict(first)
+                block.load_state_dict(first)
             if kind == "scaled":
-                for gain in (layer.gain_attn, layer.gain_mlp):
-                    gain.fill_(1 / math.sqrt(number))
+                for norm in block.modules():
+                    if isinstance(norm, Norm):
+                        norm.weight.fill_(1 / math.sqrt(number))
     return model
 
 
 @torch.no_grad()
 def stream(
-    model: Transformer, ids_RT: Int[Tensor, "R T"], signs_RS: Float[Tensor, "R S"] | None = None
+    model: Decoder, ids_RT: Int[Tensor, "R T"], signs_RS: Float[Tensor, "R S"] | None = None
 ) -> tuple[Float[Tensor, "S1 R T D"], Float[Tensor, "S R T D"]]:
     """The residual before every addition and after the last, and what is added, read at the model's edit sites.
 
     Each addition of a row is multiplied by its sign: so would projections of the opposite sign, which are as likely.
     """
-    residuals: list[Tensor] = []
-    additions: list[Tensor] = []
 
-    def edit(layer: int, site: Site, x_RTD: Tensor) -> Tensor:
-        if site.endswith("_add"):
-            x_RTD = x_RTD if signs_RS is None else x_RTD * signs_RS[:, len(additions), None, None]
-            additions.append(x_RTD)
-            residuals.append(residuals[-1] + x_RTD)
-        elif site == "resid_in":
-            residuals[layer * 2 :] = [x_RTD]
-        return x_RTD
+    def signed(layer: int, site: Site, x_RTD: Tensor, slots: range) -> Tensor:
+        if signs_RS is None or not site.endswith("_add"):
+            return x_RTD
+        return x_RTD * signs_RS[:, 2 * layer + (site == "mlp_add"), None, None]
 
-    model.forward(model.embed(ids_RT), edit=edit)
-    return torch.stack(residuals), torch.stack(additions)
+    _, found = record(lambda edit: model.forward(model.table.rows(ids_RT), edit=edit), signed)
+    halfway_LRTD = found.stream[:-1] + found.attention
+    before_SRTD = torch.stack([found.stream[:-1], halfway_LRTD], 1).flatten(0, 1)
+    return torch.cat([before_SRTD, found.stream[-1:]]), found.contributions
 
 
-def energy_gap(model: Transformer, ids_T: Int[Tensor, " T"]) -> float:
+def energy_gap(model: Decoder, ids_T: Int[Tensor, " T"]) -> float:
     """Relative error of E|h|^2 = |h_0|^2 + sum E|c|^2 after every addition, E over all signs of all additions."""
-    signs_RS = torch.tensor(list(itertools.product((1.0, -1.0), repeat=2 * model.shape.layers)), dtype=torch.float64)
+    signs_RS = torch.tensor(list(itertools.product((1.0, -1.0), repeat=2 * len(model.blocks))), dtype=torch.float64)
     residual_SRTD, added_SRTD = stream(model, ids_T.expand(len(signs_RS), -1), signs_RS)
     energy_S, more_S = ((x_SRTD**2).sum(-1).mean((1, 2)) for x_SRTD in (residual_SRTD, added_SRTD))
     return float((energy_S[1:] / (energy_S[0] + more_S.cumsum(0)) - 1).abs().max())
 
 
 def expected_additions(width: int, layers: int, kind: Kind = "independent") -> Float[Tensor, " L"]:
-    """E|c_l|^2 of every layer of `stack`, for prompts of one slot, where attention returns merge times value [R].
+    """E|c_l|^2 of every layer of `stack`, for prompts of one slot, where attention returns out_proj times value [R].
 
-    |norm(h)|^2 is g^2 D with gain g. Attention adds D^3 (g split merge)^2, the MLP 4 D^2 down^2 E gelu(z)^2, where
-    split, merge, down and up are standard deviations and z is normal with variance D (g up)^2.
+    |norm(h)|^2 is g^2 D with gain g. Attention adds D^3 (g qkv out)^2, the MLP 4 D^2 down^2 E gelu(z)^2, where qkv,
+    out, down and up are standard deviations of the projections and z is normal with variance D (g up)^2.
     """
     gain_L = torch.arange(1, layers + 1, dtype=torch.float64) ** (-0.5 if kind == "scaled" else 0.0)
     point, weight = map(torch.from_numpy, np.polynomial.hermite_e.hermegauss(60))
@@ -115,7 +113,7 @@ def growth(
     energies, ratios = [], []
     for number in range(initialisations):
         generator = trial.torch(kind, slots, number)
-        model = stack(kind, Shape(width, trial.size(32, 64), 2), generator)
+        model = stack(kind, ModelConfig(width, trial.size(32, 64), 2), generator)
         ids_RT = torch.stack([torch.randperm(PROMPTS, generator=generator) for _ in range(slots)], 1)
         residual_LRTD = stream(model, ids_RT)[0][::2]
         turn_LRT = residual_LRTD.diff(dim=0).norm(dim=-1) / residual_LRTD[:-1].norm(dim=-1)
@@ -135,7 +133,7 @@ def one_layer_repeated() -> str:
     h_D, lengths = torch.tensor([1.0, -1.0], dtype=torch.float64), []
     for _ in range(5):
         lengths.append(float(h_D.norm()))
-        h_D = h_D + norm(h_D, torch.ones_like(h_D))
+        h_D = h_D + F.layer_norm(h_D, h_D.shape)
     return (
         f"four times the same layer, which adds norm(h), in width {len(h_D)}: |h| grows from {lengths[0]:.3f} to "
         f"{lengths[4]:.3f}, {lengths[4] / lengths[0]:.3f} times; uncorrelated additions of the same size would make it "
@@ -156,7 +154,7 @@ def prenorm_residual_grows_like_sqrt(trial: Trial) -> Finding:
     """All signs of all additions of small models, exactly; exponents of |h_l|^2 in deep ones, and a closed form."""
     generator, gap = trial.torch("small"), 0.0
     for _ in range(trial.size(3, 20)):
-        small = stack("independent", Shape(4, 3, 2), generator)
+        small = stack("independent", ModelConfig(4, 3, 2), generator)
         gap = max(gap, energy_gap(small, torch.randint(PROMPTS, (3,), generator=generator)))
     alone_IL, shared_IL = growth(trial, "independent", trial.size(200, 300))[0], growth(trial, "shared", 20)[0]
     wide_IL = growth(trial, "independent", 20, slots=4)[0]

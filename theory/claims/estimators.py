@@ -4,20 +4,21 @@ Most are settled by enumeration: on a small random world (`theory.predictions.en
 and the mean of every estimator are sums over all paths, so that bias is a fact. An estimator is judged where old and
 new policy are equal, with steps summed.
 
-Letters: B rows = paths n * vocabulary V, T steps, K tokens of a latent step, G rollouts of a group, N outcomes of a
-group, D weights, p success probability of a prompt, c = gamma alpha concentrations of a Dirichlet.
+Letters: V vocabulary, n paths, B rows = prompts V * paths n * answers V, T steps, K tokens of a latent step, G rollouts
+of a group, N outcomes of a group, D weights, p success probability of a prompt, c = gamma alpha concentrations of a
+Dirichlet.
 """
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from scipy.stats import binom
-from torch import Tensor, nn
+from torch import Tensor
 
 from theory.claims.ledger import (
     EXACT,
@@ -46,13 +47,15 @@ from theory.predictions.enumeration import (
     token_paths,
     walked,
 )
+from tinylatent.core.seeds import derive
+from tinylatent.engine.force import force
+from tinylatent.engine.plan import Segment
+from tinylatent.engine.thought import State
+from tinylatent.engine.thoughts import GREEDY, Dirichlet, MultiToken
 from tinylatent.methods import GRPO
-from tinylatent.methods.base import Model
-from tinylatent.plan import Segment
-from tinylatent.policy import Advantage, advantages, clipped
-from tinylatent.rollout import force
-from tinylatent.seeds import derive
-from tinylatent.thoughts import Dirichlet, MultiToken, State, Token
+from tinylatent.models.backbone import Table
+from tinylatent.objectives.method import Model, TrainState
+from tinylatent.objectives.policy_gradient import Advantage, Rollouts, advantages
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Worlds, and what an estimator makes of them
@@ -261,19 +264,24 @@ def group_std_only_rescales(trial: Trial) -> Finding:
 
 
 def surrogate_gradient(world: World, paths: Paths, method: GRPO) -> Float[Tensor, " D"]:
-    """Mean gradient of GRPO's clipped surrogate over all paths and answers, the reward itself as advantage."""
-    V, total = world.vocabulary, torch.zeros((), dtype=torch.float64)
-    latents = paths.action.map(lambda x: x.repeat_interleave(V, 0))
-    token = Token(1.0)
-    for prompt, right in enumerate(world.answers):
-        ids_B = torch.arange(V).repeat(len(paths.log_weight))
-        plan = (Segment(paths.thought, world.steps, latents), Segment(token, 1, token.given(ids_B[:, None])))
-        run = force(world.model, plan, torch.full((len(ids_B), 1), prompt))
-        now_BT = method.log_prob_BT(run)
-        chance_B = (run.log_prob_BT.sum(1) + paths.log_weight.repeat_interleave(V)).exp().detach()
-        surrogate_BT, _ = clipped(now_BT - now_BT.detach(), (ids_B == right).double(), method.clip)
-        total = total + (chance_B * surrogate_BT.sum(1)).sum() / V
-    return gradient(world, total)
+    """Mean over all paths and answers of the gradient that GRPO's own loss ascends, the reward itself as advantage.
+
+    All of them make one batch, a group for each prompt. The loss is linear in advantages, so that a mean over rollouts
+    is a sum over paths whose advantages are multiplied by the paths' probabilities.
+    """
+    method, model, examples = replace(method, average="sum"), Model(world.model), world.examples()
+    V, n, state = world.vocabulary, len(paths.log_weight), TrainState(0, 1, 0)
+    thinking, answer = (part for part in method.plan(model, examples, method.temperature) if isinstance(part, Segment))
+    ids_B1 = torch.arange(V).repeat(V * n)[:, None]
+    latents = paths.action.map(lambda x: x.repeat_interleave(V, 0).repeat(V, *[1] * (x.ndim - 1)))
+    plan = (replace(thinking, given=latents), replace(answer, given=GREEDY.given(ids_B1)))
+    with torch.no_grad():
+        forced = force(world.model, plan, examples.prompt_BN.repeat_interleave(n * V, 0), group=n * V)
+        chance_B = (forced.log_prob_BT.sum(1) + paths.log_weight.repeat_interleave(V).repeat(V)).exp()
+    trace = replace(forced, spans=tuple(replace(span, drawn=True) for span in forced.spans))
+    advantage_B = chance_B * method.reward(model, examples, trace, state)
+    loss = method.loss(model, Rollouts(examples, trace, advantage_B, weight=V, metrics={}), state)
+    return gradient(world, -loss.value)
 
 
 def two_tokens_a_step() -> str:
@@ -281,13 +289,9 @@ def two_tokens_a_step() -> str:
     K, logits_2 = 2, torch.zeros(2, dtype=torch.float64, requires_grad=True)  # of token 1, and of the answer
     ids_BK, thought = torch.cartesian_prod(torch.arange(2), torch.arange(2)), MultiToken(K)
     both_BV = torch.stack([logits_2.new_zeros(()), logits_2[0]]).expand(4, 2)
-    state = State(torch.zeros(4, 1), both_BV, torch.tensor([[0.0], [1.0]], dtype=torch.float64))
-    action = thought.given(ids_BK)
-    latent_B, answer, z_B = (
-        thought.log_prob(state, action),
-        F.logsigmoid(logits_2[1]),
-        thought.embed(state, action)[:, 0],
-    )
+    state = State(torch.zeros(4, 1), both_BV, Table(torch.tensor([[0.0], [1.0]], dtype=torch.float64)))
+    action, answer = thought.given(ids_BK), F.logsigmoid(logits_2[1])
+    latent_B, z_B = thought.log_prob(state, action), thought.embed(state, action)[:, 0]
     success_B = (latent_B + answer).exp() * z_B
     truth = torch.autograd.grad(success_B.sum(), logits_2, retain_graph=True)[0]
     got = torch.autograd.grad((success_B.detach() * (latent_B / K + answer)).sum(), logits_2)[0]
@@ -307,7 +311,7 @@ def two_tokens_a_step() -> str:
     counterexample=two_tokens_a_step,
 )
 def mts_ratio_is_policy_gradient(trial: Trial) -> Finding:
-    """GRPO's own surrogate, summed over all paths and answers, against autograd through the objective."""
+    """GRPO's own loss, summed over all paths and answers, against autograd through the objective."""
     errors, split = {1: 0.0, 2: 0.0, 3: 0.0}, 0.0
     for K in errors:
         for case in token_cases(trial, (K,)):
@@ -332,12 +336,12 @@ def mts_ratio_is_policy_gradient(trial: Trial) -> Finding:
     recorded=HOLDS,
 )
 def official_ratio_has_its_own_objective(trial: Trial) -> Finding:
-    """GRPO's own thought and surrogate, against autograd through both objectives."""
+    """GRPO's own thought and loss, against autograd through both objectives."""
     own, other = 0.0, math.inf
     for K in (2, 3):
         method = GRPO(samples=K, ratio="official")
         for plain in token_cases(trial, (K,)):
-            thought = method.thought(Model(plain.world.model, nn.ModuleDict()))
+            thought = method.thought(Model(plain.world.model))
             assert isinstance(thought, MultiToken)
             case = Case(plain.world, token_paths(thought, plain.world.vocabulary, plain.world.steps))
             got = surrogate_gradient(case.world, case.paths, method)
@@ -351,11 +355,11 @@ def official_ratio_has_its_own_objective(trial: Trial) -> Finding:
 
 def square_reward() -> str:
     """Two tokens embedded at 0 and 1, one latent step, and a right answer of probability z squared."""
-    embedding_VD = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    table = Table(torch.tensor([[0.0], [1.0]], dtype=torch.float64))
     logits_V = torch.tensor([0.0, -math.log(3)], dtype=torch.float64, requires_grad=True)
     alpha_V, thought = F.softmax(logits_V, -1), StraightThrough(MultiToken(1))
     ids_B1 = torch.tensor([[0], [1]])
-    state = State(torch.zeros(2, 1, dtype=torch.float64), logits_V.expand(2, 2), embedding_VD)
+    state = State(torch.zeros(2, 1, dtype=torch.float64), logits_V.expand(2, 2), table)
     chance_B = thought.embed(state, thought.inner.given(ids_B1))[:, 0] ** 2
     through = torch.autograd.grad((alpha_V.detach() * chance_B).sum(), logits_V, retain_graph=True)[0]
     truth = torch.autograd.grad((alpha_V * chance_B.detach()).sum(), logits_V)[0]

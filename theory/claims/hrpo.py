@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 from theory.claims.ledger import EXACT, FAILS, HOLDS, OPEN, STRICTER, Finding, Trial, claim, judged, judged_twice
 from theory.predictions.enumeration import Paths, World, objective
-from tinylatent.experiment import Training
-from tinylatent.seeds import derive
-from tinylatent.thoughts import Action, State, Token
-from tinylatent.training import set_rate
+from tinylatent.core.seeds import derive
+from tinylatent.engine.thought import Action, State
+from tinylatent.engine.thoughts import Token
+from tinylatent.models.backbone import Table
+from tinylatent.objectives.method import Model
+from tinylatent.training.config import Training
+from tinylatent.training.optimizer import make_optimizer, set_rate
 
 SHARPNESS, R_MAX = 8, 0.999  # c of the gate, and the largest u at the start
 DECAY = Training(rate=1e-3, weight_decay=0.1, warmup=0.1)  # of Lambda (tables 4 and 5)
@@ -50,9 +53,9 @@ def reported_ratio(a: Float[Tensor, "*rows"]) -> Float[Tensor, ""]:
     return hidden_ratio(a.mean())
 
 
-def soft_token(p: Float[Tensor, "*rows V"], embedding: Float[Tensor, "V D"]) -> Float[Tensor, "*rows D"]:
+def soft_token(p: Float[Tensor, "*rows V"], table: Table) -> Float[Tensor, "*rows D"]:
     """h = W_e^T p / |p|, with the Euclidean norm (the soft embedding, after equation 3)."""
-    return (p @ embedding) / p.norm(dim=-1, keepdim=True)
+    return table.mix(p) / p.norm(dim=-1, keepdim=True)
 
 
 def mixed(e: Float[Tensor, "*rows"], h: Float[Tensor, "*rows"], a: Tensor, i: Tensor) -> Float[Tensor, "*rows"]:
@@ -168,7 +171,7 @@ def same_sign() -> str:
 def drawn_variance(p_V: Float[Tensor, " V"], a: Float[Tensor, ""]) -> float:
     """Variance of the mix (i = 1) of a token drawn from p and the soft token of p, over all tables of signs."""
     tables_NV = signs(len(p_V))
-    mix_NV = mixed(tables_NV, soft_token(p_V, tables_NV.T)[:, None].expand_as(tables_NV), a, scalar(1.0))
+    mix_NV = mixed(tables_NV, soft_token(p_V, Table(tables_NV.T))[:, None].expand_as(tables_NV), a, scalar(1.0))
     return float((mix_NV**2 @ p_V).mean())
 
 
@@ -200,7 +203,7 @@ def hrpo_mix_keeps_norm(trial: Trial) -> Finding:
 
 def twins() -> str:
     """Two tokens with one embedding, each with probability a half."""
-    h = soft_token(torch.full((2,), 0.5, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64))
+    h = soft_token(torch.full((2,), 0.5, dtype=torch.float64), Table(torch.ones(2, 1, dtype=torch.float64)))
     return f"two tokens with the embedding 1, each with probability 1/2: h = {h.item():.4f}"
 
 
@@ -218,7 +221,7 @@ def hrpo_soft_embedding_scale(trial: Trial) -> Finding:
     tables = signs(V), signs(V) + 1, signs(1).expand(2, V)
     for case in range(trial.size(20, 100)):
         p_V = uniform(trial.torch("soft", case), -5.0, 5.0, V).softmax(0)
-        rows.append([float((soft_token(p_V, x_NV.T) ** 2).mean() / (x_NV**2).mean()) - 1 for x_NV in tables])
+        rows.append([float((soft_token(p_V, Table(x_NV.T)) ** 2).mean() / (x_NV**2).mean()) - 1 for x_NV in tables])
     off = [max(map(abs, column)) for column in zip(*rows, strict=True)]
     return judged_twice(
         as_published=max(off) < EXACT,
@@ -231,7 +234,7 @@ def hrpo_soft_embedding_scale(trial: Trial) -> Finding:
 def certain() -> str:
     """One token, certain: the hybrid input is longer than its embedding."""
     one = torch.ones(1, dtype=torch.float64)
-    fed = mixed(one, soft_token(one, one[:, None]), scalar(math.sqrt(0.5)), scalar(1.0))
+    fed = mixed(one, soft_token(one, Table(one[:, None])), scalar(math.sqrt(0.5)), scalar(1.0))
     return f"one token with the embedding 1 and p = 1, a^2 = 1/2, i = 1: the input is {fed.item():.4f}"
 
 
@@ -250,7 +253,7 @@ def hrpo_one_hot_is_no_op(trial: Trial) -> Finding:
         generator = trial.torch("certain", case)
         (a_D, i_D), e_VD = uniform(generator, 0.0, 1.0, 2, 6), uniform(generator, -1.0, 1.0, 4, 6)
         e_D = e_VD[case % 4]
-        fed_D = mixed(e_D, soft_token(F.one_hot(torch.tensor(case % 4), 4).double(), e_VD), a_D, i_D)
+        fed_D = mixed(e_D, soft_token(F.one_hot(torch.tensor(case % 4), 4).double(), Table(e_VD)), a_D, i_D)
         off = max(off, float((fed_D - e_D).norm() / e_D.norm()))
         law = max(law, float((fed_D - (a_D + hidden_ratio(a_D) * i_D) * e_D).abs().max()))
     a_N, one = torch.linspace(0, 1, 100001, dtype=torch.float64), scalar(1.0)
@@ -264,14 +267,13 @@ def hrpo_one_hot_is_no_op(trial: Trial) -> Finding:
 
 
 def decayed(weight_N: Float[Tensor, " N"], steps: int, recipe: Training) -> Float[Tensor, " N"]:
-    """The weights after `steps` of torch's AdamW with gradients of zero."""
-    weight = nn.Parameter(weight_N.clone())
-    weight.grad = torch.zeros_like(weight)
-    optimizer = torch.optim.AdamW([weight], betas=(0.9, 0.99), weight_decay=recipe.weight_decay)
+    """The weights after `steps` of the laboratory's AdamW with gradients of zero."""
+    weights = nn.ParameterList([weight_N.clone()])
+    optimizer = make_optimizer(Model(weights), recipe)
     for step in range(steps):
         set_rate(optimizer, recipe, step, steps)
         optimizer.step()
-    return weight.detach()
+    return weights[0].detach()
 
 
 def shrinkage(steps: int, recipe: Training) -> float:
@@ -312,7 +314,7 @@ def hrpo_weight_decay_raises_hidden_ratio(trial: Trial) -> Finding:
 class Hybrid(Token):
     """HRPO's thought: a sampled token, fed as the gated mix of its embedding and the soft token; for enumeration."""
 
-    latent, parallel = True, False
+    has_latent, parallel, mixes_table = True, False, True
     detached = False  # whether gradients stop at the soft token, as they do in the authors' code
 
     def __init__(self, width: int, u: float, generator: torch.Generator):
@@ -325,10 +327,16 @@ class Hybrid(Token):
         r, i = (F.linear(e, gates_DD).sigmoid() for gates_DD in self.gates_2DD)
         return gate(self.weight_D.expand_as(r), r), i
 
-    def embed(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
+    def latent(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
+        """The soft token."""
+        h = soft_token(F.softmax(state.logits, -1), state.table)
+        return h.detach() if self.detached else h
+
+    def compose(self, state: State, action: Action, latent: Tensor | None) -> Float[Tensor, "*rows D"]:
         """The hybrid input."""
-        e, h = super().embed(state, action), soft_token(F.softmax(state.logits, -1), state.embedding)
-        return mixed(e, h.detach() if self.detached else h, *self.gated(e))
+        assert latent is not None, "a gated thought mixes its token with a latent part"
+        e = state.table.rows(self.token(action))
+        return mixed(e, latent, *self.gated(e))
 
 
 @torch.no_grad()
@@ -352,7 +360,8 @@ def bias(world: World, u: float, generator: torch.Generator) -> tuple[list[float
     thought = Hybrid(world.width, u, generator)
     ids_nT = torch.cartesian_prod(*[torch.arange(world.vocabulary)] * world.steps).view(-1, world.steps)
     paths = Paths(thought, thought.given(ids_nT), torch.zeros(len(ids_nT), dtype=torch.float64))
-    weights = [weight for name, weight in world.model.named_parameters() if name != "tokens"] + [*thought.parameters()]
+    of_model = [weight for name, weight in world.model.named_parameters() if name != "embedding"]
+    weights = [*of_model, *thought.parameters()]
     gradients = []
     for detached in (False, True):
         thought.detached = detached
@@ -362,7 +371,7 @@ def bias(world: World, u: float, generator: torch.Generator) -> tuple[list[float
     truth = slope(world, paths, weights, along)
     off = [abs(float(gradient @ along) - truth) / float(kept.norm()) for gradient in gradients]
     return off, {
-        "hidden ratio": float(hidden_ratio(thought.gated(world.model.tokens)[0]).mean().detach()),
+        "hidden ratio": float(hidden_ratio(thought.gated(world.model.embedding)[0]).mean().detach()),
         "cosine": float(F.cosine_similarity(kept, cut, dim=0)),
         "relative error": float((cut - kept).norm() / kept.norm()),
     }

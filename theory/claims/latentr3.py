@@ -22,10 +22,14 @@ from scipy.stats import norm
 from torch import Tensor
 
 from theory.claims.ledger import EXACT, FAILS, STRICTER, Finding, Trial, claim, judged, judged_twice, relative, z_test
-from tinylatent.policy import advantages
+from tinylatent.engine.thought import State
+from tinylatent.engine.thoughts import Token
+from tinylatent.models.backbone import Table
+from tinylatent.objectives.policy_gradient import advantages
 
 GROUP, SIGMAS = 8, (0.1, 0.5, 1.5)
 """Latents of a group and the noise of the release (1.5), with two smaller ones."""
+SAID = Token(temperature=1.0)
 Direction = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """(head_VD, r_D, noisy latents, sigma) -> what an advantage is multiplied with at each latent."""
 
@@ -47,8 +51,9 @@ def batch_advantages(reward_PK: Float[Tensor, "P K"]) -> Float[Tensor, "P K"]:
 
 
 def answer_log_prob(head_VD: Float[Tensor, "V D"], latents: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows"]:
-    """log p of the right answer, token 0."""
-    return F.log_softmax(latents @ head_VD.T, -1)[..., 0]
+    """log p of the right answer, token 0, as the laboratory's tokens have it."""
+    state = State(latents, latents @ head_VD.T, Table(head_VD))
+    return SAID.log_prob(state, SAID.given(torch.zeros(latents.shape[:-1], dtype=torch.int64)))
 
 
 def rewards(head_VD: Float[Tensor, "V D"], latents: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows"]:

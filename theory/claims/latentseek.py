@@ -16,21 +16,26 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from theory.claims.ledger import EXACT, FAILS, STRICTER, Finding, Trial, claim, judged, judged_twice, relative
-from tinylatent.thoughts import State, Token
+from tinylatent.engine.thought import State
+from tinylatent.engine.thoughts import GREEDY, Token
+from tinylatent.models.backbone import Table
 
 RATE, THRESHOLD, EPSILON = 0.03, -0.2, 1e-8
 """The released defaults: Adam's rate, the reward above which the search stops, and Adam's epsilon."""
 Reward = Callable[[Int[Tensor, " N"]], float]
 
 
+def read(z: Float[Tensor, "*rows N D"], head_VD: Float[Tensor, "V D"]) -> State:
+    """What the frozen head makes of the latents, each position alone."""
+    return State(z, z @ head_VD.T, Table(head_VD))
+
+
 def token_log_prob(
     z_ND: Float[Tensor, "N D"], head_VD: Float[Tensor, "V D"], tokens: Int[Tensor, "*rows N"]
 ) -> Float[Tensor, "*rows N"]:
     """log softmax(W z_t)[x_t] of every position (eq. 4), as the laboratory's tokens have it."""
-    logits = (z_ND @ head_VD.T).expand(*tokens.shape, -1)
-    state = State(z_ND.expand(*tokens.shape, -1), logits, head_VD)
     thought = Token(temperature=1.0)
-    return thought.log_prob(state, thought.given(tokens))
+    return thought.log_prob(read(z_ND.expand(*tokens.shape, -1), head_VD), thought.given(tokens))
 
 
 def token_score(
@@ -114,7 +119,7 @@ def search(
 
 def shown(z: Float[Tensor, "*rows N D"], head_VD: Float[Tensor, "V D"]) -> Int[Tensor, "*rows N"]:
     """The tokens that stand in the answer: the most likely ones, each position alone."""
-    return (z @ head_VD.T).argmax(-1)
+    return GREEDY.sample(read(z, head_VD), None)["id"]
 
 
 def drawn(trial: Trial, case: str, number: int, V: int, N: int, D: int) -> tuple[Tensor, Tensor, Tensor]:

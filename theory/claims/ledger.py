@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from torch import Tensor
 
-from tinylatent.seeds import derive
-from tinylatent.study import Profile
+from tinylatent.core.seeds import derive
+from tinylatent.lab.study import Profile
 
 Verdict = Literal["holds", "holds under stricter conditions", "fails: counterexample", "not enough evidence"]
 HOLDS, STRICTER, FAILS, OPEN = get_args(Verdict)

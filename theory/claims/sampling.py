@@ -35,10 +35,13 @@ from theory.predictions.markov import (
     means,
     random_world,
 )
-from tinylatent.plan import Segment
-from tinylatent.rollout import force, rollout
-from tinylatent.seeds import Streams, derive
-from tinylatent.thoughts import GREEDY, Dirichlet, Mixture, MultiToken, State, Token
+from tinylatent.core.seeds import Streams, derive
+from tinylatent.engine.force import force
+from tinylatent.engine.plan import Segment
+from tinylatent.engine.rollout import rollout
+from tinylatent.engine.thought import State
+from tinylatent.engine.thoughts import GREEDY, MIXTURE, Dirichlet, Mixture, MultiToken, Token
+from tinylatent.models.backbone import Table
 
 MATRIX = 1e-12
 """Eigenvalues above minus this count as not negative."""
@@ -201,19 +204,20 @@ def multi_token_sampling_interpolates(trial: Trial) -> Finding:
     """The laboratory's thoughts: K = 1 against Token, and mean and variance over all draws of K = 2, 3 tokens."""
     generator = trial.torch("state")
     logits_V, embedding_VD = (torch.randn(*s, generator=generator, dtype=torch.float64) for s in ((4,), (4, 3)))
-    alpha_V = logits_V.softmax(-1)
-    mixture_D = alpha_V @ embedding_VD
-    spread = float((alpha_V @ (embedding_VD - mixture_D) ** 2).sum())
+    table = Table(embedding_VD)
+    at = State(torch.zeros(1, 3).double(), logits_V[None], table)
+    mixture_D = MIXTURE.embed(at, MIXTURE.sample(at, None))[0]
+    spread = float((logits_V.softmax(-1) @ (embedding_VD - mixture_D) ** 2).sum())
     off = 0.0
     for K in (1, 2, 3):
         thought, ids_RK = MultiToken(K), torch.cartesian_prod(*[torch.arange(4)] * K).view(-1, K)
-        state = State(torch.zeros(len(ids_RK), 3).double(), logits_V.expand(len(ids_RK), 4), embedding_VD)
+        state = State(torch.zeros(len(ids_RK), 3).double(), logits_V.expand(len(ids_RK), 4), table)
         action = thought.given(ids_RK)
         latent_RD, chance_R = thought.embed(state, action), thought.log_prob(state, action).exp()
         variance = float((chance_R @ (latent_RD - mixture_D) ** 2).sum())
         off = max(off, _closest(chance_R @ latent_RD, mixture_D), abs(K * variance / spread - 1))
         if K == 1:
-            token, said = Token(temperature=1.0), Token().given(ids_RK[:, 0])
+            token, said = Token(temperature=1.0), GREEDY.given(ids_RK[:, 0])
             off = max(off, _closest(latent_RD, token.embed(state, said)))
             off = max(off, _closest(chance_R, token.log_prob(state, said).exp()))
     return judged(off < EXACT, f"K = 1 is Token, means are the mixture, K times the variance is constant: to {off:.0e}")

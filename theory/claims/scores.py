@@ -18,13 +18,22 @@ from torch.distributions import kl_divergence
 
 from theory.claims.ledger import EXACT, FAILS, HOLDS, Finding, Trial, ZTest, claim, judged, relative, z_test
 from theory.predictions.enumeration import dirichlet_information, simplex_paths
-from tinylatent.distributions import log_concentration, log_dirichlet
-from tinylatent.policy import k3
-from tinylatent.seeds import Streams, derive
-from tinylatent.thoughts import Dirichlet, State
+from tinylatent.core.seeds import Streams, derive
+from tinylatent.engine.distributions import log_concentration, log_dirichlet
+from tinylatent.engine.thought import State
+from tinylatent.engine.thoughts import Dirichlet
+from tinylatent.models.backbone import Table
+from tinylatent.objectives.policy_gradient import k3
 
 DIGITS = 1e-7
 """Relative error of the curvature: the digamma function of tiny concentrations takes its last digits."""
+
+
+def log_density(logits_nV: Float[Tensor, "n V"], gamma: float, log_a_nV: Float[Tensor, "n V"]) -> Float[Tensor, " n"]:
+    """The laboratory's log-density of every point; it reads the logits alone, so the state has no width."""
+    n, V = logits_nV.shape
+    thought, state = Dirichlet(gamma), State(torch.empty(n, 0), logits_nV, Table(torch.empty(V, 0)))
+    return thought.log_prob(state, thought.given(log_a_nV))
 
 
 def dirichlet_scores(
@@ -33,19 +42,15 @@ def dirichlet_scores(
     """The gradient of the laboratory's log-density of every point, in the logits."""
     n, V = log_a_nV.shape
     logits_nV = logits_V.expand(n, V).clone().requires_grad_()
-    thought, embedding_VD = Dirichlet(gamma), torch.zeros(V, 1, dtype=torch.float64)
-    density_n = thought.log_prob(State(torch.zeros(n, 1), logits_nV, embedding_VD), thought.given(log_a_nV))
-    return torch.autograd.grad(density_n.sum(), logits_nV)[0]
+    return torch.autograd.grad(log_density(logits_nV, gamma, log_a_nV).sum(), logits_nV)[0]
 
 
 def quadrature_score(logits_V: Float[Tensor, "2"], gamma: float) -> Float[Tensor, "2"]:
     """Mean score of two tokens, by the grid over their simplex."""
-    thought = Dirichlet(gamma)
-    paths = simplex_paths(thought, 1, reach=14.0, spacing=0.125)
+    paths = simplex_paths(Dirichlet(gamma), 1, reach=14.0, spacing=0.125)
     log_a_nV = paths.action["log_a"][:, 0]
-    state = State(torch.zeros(len(log_a_nV), 1), logits_V.expand(len(log_a_nV), 2), torch.zeros(2, 1))
-    density_n = thought.log_prob(state, thought.given(log_a_nV))
-    return (density_n + paths.log_weight).exp() @ dirichlet_scores(logits_V, gamma, log_a_nV)
+    chance_n = (log_density(logits_V.expand(len(log_a_nV), 2), gamma, log_a_nV) + paths.log_weight).exp()
+    return chance_n @ dirichlet_scores(logits_V, gamma, log_a_nV)
 
 
 def worst_mean(score_nV: Float[Tensor, "n V"]) -> ZTest:

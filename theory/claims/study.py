@@ -35,11 +35,12 @@ from theory.claims import (  # noqa: F401 - each enters its claims into the ledg
     superposition,
 )
 from theory.claims.ledger import ALPHA, LEDGER, Claim, Trial, Verdict
-from tinylatent import storage
-from tinylatent.plots import figure
-from tinylatent.provenance import environment
-from tinylatent.report import Table, Value
-from tinylatent.study import Profile, Record, Study, reproduce
+from tinylatent.core.environment import environment
+from tinylatent.core.files import read_lines
+from tinylatent.core.identity import identity
+from tinylatent.lab.plots import figure
+from tinylatent.lab.report import Table, Value
+from tinylatent.lab.study import Profile, Record, Study, reproduce
 
 VERSION = 1
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +58,7 @@ class Check:
     @property
     def identity(self) -> str:
         """Twelve hexadecimal digits that stand for claim and profile, whatever the seed."""
-        return storage.identity(self.to_json())
+        return identity(self.to_json())
 
     @property
     def work(self) -> int:
@@ -77,7 +78,7 @@ class Check:
 
 
 def measure(
-    check: Check, folder: Path | None, device: str = "cpu", tick: Callable[[int, float], None] | None = None
+    check: Check, folder: Path | None, device: str = "cpu", on_progress: Callable[[int, float], None] | None = None
 ) -> Record:
     """Runs a claim's check and its counterexample; folder stays empty."""
     claim, seed = LEDGER[check.claim], 0 if check.profile == "quick" else secrets.randbits(31)
@@ -93,8 +94,8 @@ def measure(
         "seconds": time.perf_counter() - started,
         "environment": environment(),
     }
-    if tick is not None:
-        tick(1, 0.0)
+    if on_progress is not None:
+        on_progress(1, 0.0)
     return record
 
 
@@ -295,11 +296,11 @@ class Claims:
         if unknown:
             raise ValueError(f"unknown claim {unknown[0]!r}: expected ids such as {_like(unknown[0])}; see --names")
         if not self.id:
-            return storage.read_lines(reproduce(STUDY, self.profile, self.results, self.workers).files["runs.jsonl"])
+            return read_lines(reproduce(STUDY, self.profile, self.results, self.workers).files["runs.jsonl"])
         chosen = [Check(name, self.profile) for name in LEDGER if name in self.id]
         with tempfile.TemporaryDirectory() as folder:
             some = dataclasses.replace(STUDY, grid=lambda profile: chosen)
-            return storage.read_lines(reproduce(some, self.profile, Path(folder), self.workers).files["runs.jsonl"])
+            return read_lines(reproduce(some, self.profile, Path(folder), self.workers).files["runs.jsonl"])
 
 
 def _like(name: str) -> str:

@@ -10,10 +10,10 @@ from tasks import Reachability
 from theory.claims.ledger import EXACT, FAILS, HOLDS, Finding, Trial, claim, judged
 from theory.constructions.bfs import bfs_searcher, bfs_width, every_question, search, within
 from theory.constructions.checks import search_deviation
-from tinylatent.plan import Segment
-from tinylatent.rollout import rollout
-from tinylatent.thoughts import GREEDY, Hidden
-from tinylatent.transformer import Shape, Transformer
+from tinylatent.engine.plan import Segment
+from tinylatent.engine.rollout import rollout
+from tinylatent.engine.thoughts import GREEDY, Hidden
+from tinylatent.models.decoder import Decoder, ModelConfig
 
 FLOAT32 = 1e-6
 TRIANGLE = ((0, 1), (0, 2), (2, 1))
@@ -78,7 +78,7 @@ def attended(task: Reachability, problem: list[int], thoughts: int) -> torch.Ten
     """What attention adds to the last of so many thoughts: a weight for every node, before the MLP makes them equal."""
     seen: list[torch.Tensor] = []
 
-    def read(layer: int, site: str, tensor: torch.Tensor) -> torch.Tensor:
+    def read(layer: int, site: str, tensor: torch.Tensor, slots: range) -> torch.Tensor:
         if (layer, site) == (1, "attn_add"):
             seen.append(tensor[0, -1, 3 * task.nodes : 4 * task.nodes])  # the range "reached"
         return tensor
@@ -171,13 +171,13 @@ def coconut_latents_outgrow_embeddings(trial: Trial) -> Finding:
     """Inputs of latent steps through the engine against the states before them, and their norms against embeddings'."""
     off, ratios = 0.0, []
     for number, width in enumerate((16, 32, 64)):
-        model = Transformer(20, 8, Shape(width, 2, 2), trial.torch("model", number))
+        model = Decoder.fresh(20, 8, ModelConfig(width, 2, 2), trial.torch("model", number))
         prompt = torch.randint(20, (trial.size(20, 200), 3), generator=trial.torch("prompt", number))
         with torch.no_grad():
             run = rollout(model, (Segment(Hidden(), 3), Segment(GREEDY, 1)), prompt)
-        off = max(off, float((run.embeddings_BTD[:, :3] - run.hidden_BTD[:, :3]).abs().max()))
-        longest = float(model.embedding.detach().norm(dim=-1).max())
-        ratios.append(float(run.embeddings_BTD[:, :3].norm(dim=-1).min()) / longest)
+        off = max(off, float((run.inputs_BTD[:, :3] - run.hidden_BTD[:, :3]).abs().max()))
+        longest = float(model.table.weight.detach().norm(dim=-1).max())
+        ratios.append(float(run.inputs_BTD[:, :3].norm(dim=-1).min()) / longest)
     return judged(
         off == 0 and min(ratios) > 10,
         f"inputs are the states to {off:.0e}; the shortest latent is {min(ratios):.0f} to {max(ratios):.0f} times as "

@@ -23,12 +23,13 @@ from tasks import Reachability
 from tasks.batch import Vocabulary
 from tasks.graphs import adjacency, cyclic, distances
 from tasks.reachability import MARK
-from theory.constructions.machine import Block, Head, Machine
 from theory.constructions.parts import GAP, Room, Units, circle, eye, looks_back, mlp, zeros
-from tinylatent.plan import Plan, Segment
-from tinylatent.rollout import rollout
-from tinylatent.thoughts import GREEDY, Hidden
-from tinylatent.trajectory import Trajectory
+from tinylatent.engine.plan import Plan, Segment
+from tinylatent.engine.rollout import rollout
+from tinylatent.engine.thoughts import GREEDY, Hidden
+from tinylatent.engine.trace import Trace
+from tinylatent.models.blocks import Block, Head, Heads, Unit
+from tinylatent.models.decoder import Decoder
 
 
 def bfs_width(task: Reachability) -> int:
@@ -36,7 +37,7 @@ def bfs_width(task: Reachability) -> int:
     return 5 * task.nodes + 8
 
 
-def bfs_searcher(task: Reachability) -> Machine:
+def bfs_searcher(task: Reachability) -> Decoder:
     """Two layers that answer every "which" problem of a task whose edges are two tokens each.
 
     Raises:
@@ -58,10 +59,9 @@ def bfs_searcher(task: Reachability) -> Machine:
     places_PD[:, room["place"]] = circle(positions)
     places_PD[1::2, room["parity"]] = 1.0
 
-    copies = Block([_before(room, 1, positions), _before(room, 2, positions), _behind(room)])
-    return Machine(
-        tokens_VD, places_PD, [copies, Block([_step(room), _candidates(room)], mlp(_sets(room, task)))], True
-    )
+    copies = Block(Heads([_before(room, 1, positions), _before(room, 2, positions), _behind(room)]), None)
+    steps = Block(Heads([_step(room), _candidates(room)]), mlp(_sets(room, task)))
+    return Decoder(tokens_VD, places_PD, [copies, steps], Unit())
 
 
 def _before(room: Room, back: int, positions: int) -> Head:
@@ -127,7 +127,7 @@ def _sets(room: Room, task: Reachability) -> Units:
 # Running it
 
 
-def search(task: Reachability, machine: Machine, problems: npt.ArrayLike, steps: int | None = None) -> Trajectory:
+def search(task: Reachability, machine: Decoder, problems: npt.ArrayLike, steps: int | None = None) -> Trace:
     """Thinks, then is given the mark, then answers.
 
     Args:

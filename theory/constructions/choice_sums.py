@@ -28,8 +28,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tasks import MNNS, SubsetSum
-from theory.constructions.machine import Block, Machine
 from theory.constructions.parts import Room, Units, circle, experts, eye, looks_back, only_at, zeros
+from tinylatent.models.blocks import Block, Heads
+from tinylatent.models.decoder import Decoder
 
 BasisName = Literal["one-hot", "fourier"]
 MOST_GIB = 4.0  # of weights in float64
@@ -160,7 +161,7 @@ def mnns_leakage(task: MNNS) -> float:
     return len(task.vocabulary) * math.exp(-mnns_floor(task)) * 1.001
 
 
-def mnns_solver(task: MNNS, basis: BasisName = "one-hot", period: int | None = None) -> Machine:
+def mnns_solver(task: MNNS, basis: BasisName = "one-hot", period: int | None = None) -> Decoder:
     """One layer that solves every problem of a task by base CoT2 thoughts.
 
     The number's token holds the sum 0 as well, so that thinking starts there.
@@ -213,13 +214,13 @@ def mnns_solver(task: MNNS, basis: BasisName = "one-hot", period: int | None = N
         if last:
             router_XD[x, room["place"]], bias_X[x] = only_at(2 * m - 1, task.positions)
     head = looks_back(room, m - 1, task.positions, room.copies(("number", "copied")))
-    return _machine(room, tokens_VD, task.positions, Block([head], experts(units, router_XD, bias_X)))
+    return _machine(room, tokens_VD, task.positions, Block(Heads([head]), experts(units, router_XD, bias_X)))
 
 
-def _machine(room: Room, tokens_VD: Tensor, positions: int, block: Block) -> Machine:
+def _machine(room: Room, tokens_VD: Tensor, positions: int, block: Block) -> Decoder:
     places_PD = zeros(positions, room.width)
     places_PD[:, room["place"]] = circle(positions)
-    return Machine(tokens_VD, places_PD, [block])
+    return Decoder(tokens_VD, places_PD, [block])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -241,7 +242,7 @@ def subset_sum_leakage(task: SubsetSum) -> float:
     return len(task.vocabulary) * math.exp(-subset_sum_floor(task)) * 1.001
 
 
-def subset_sum_solver(task: SubsetSum) -> Machine:
+def subset_sum_solver(task: SubsetSum) -> Decoder:
     """One layer that solves every problem of a task by base CoT2 thoughts.
 
     Three kinds of expert: the first step starts from nothing (its input is the target's token), the last asks whether
@@ -286,4 +287,4 @@ def subset_sum_solver(task: SubsetSum) -> Machine:
     for expert in units:
         expert.clear("state").write("number", -floor).write("other", -floor)
     head = looks_back(room, n, task.positions, room.copies(("number", "copied"), ("state", "target")))
-    return _machine(room, tokens_VD, task.positions, Block([head], experts(units, router_XD, bias_X)))
+    return _machine(room, tokens_VD, task.positions, Block(Heads([head]), experts(units, router_XD, bias_X)))

@@ -15,10 +15,10 @@ import torch
 
 from tasks import MNNS
 from tasks.choice_sums import all_choices
-from theory.constructions.machine import Machine
-from tinylatent.plan import Segment
-from tinylatent.rollout import rollout
-from tinylatent.thoughts import GREEDY, Token
+from tinylatent.engine.plan import Segment
+from tinylatent.engine.rollout import rollout
+from tinylatent.engine.thoughts import GREEDY, Token
+from tinylatent.models.decoder import Decoder
 
 Chances = npt.NDArray[np.float64]
 CHUNK = 1 << 16  # rows at a time
@@ -34,7 +34,7 @@ def committed(task: MNNS, problems: npt.ArrayLike) -> Chances:
 
 
 @torch.no_grad()
-def committed_by_engine(task: MNNS, machine: Machine, problems: npt.ArrayLike) -> Chances:
+def committed_by_engine(task: MNNS, machine: Decoder, problems: npt.ArrayLike) -> Chances:
     """The same (P,), by running the machine along every chain of sums that signs can make, as tokens.
 
     A chain counts with the probability the machine itself gives it; what it answers is read off its logits.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from theory.constructions.machine import Experts, Head
+from tinylatent.models.blocks import Experts, Head
 
 GAP = 40.0
 """By how much the score of a slot that is meant exceeds all others: they get less than slots * e^-GAP together."""

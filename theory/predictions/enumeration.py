@@ -26,12 +26,15 @@ from jaxtyping import Float
 from scipy.stats import binom
 from torch import Tensor
 
-from tinylatent.plan import Segment
-from tinylatent.policy import Advantage, advantages
-from tinylatent.rollout import force, rollout
-from tinylatent.seeds import derive
-from tinylatent.thoughts import GREEDY, Action, Dirichlet, MultiToken, State, Thought
-from tinylatent.transformer import Shape, Transformer
+from tinylatent.core.seeds import derive
+from tinylatent.engine.force import force
+from tinylatent.engine.plan import Segment
+from tinylatent.engine.rollout import rollout
+from tinylatent.engine.thought import Action, State, Thought
+from tinylatent.engine.thoughts import GREEDY, Dirichlet, MultiToken
+from tinylatent.models.decoder import Decoder, ModelConfig
+from tinylatent.objectives.examples import Examples, Targets
+from tinylatent.objectives.policy_gradient import Advantage, advantages
 
 CHUNK = 64  # paths whose scores are taken from one forward: a backward touches them all
 
@@ -55,10 +58,10 @@ class World:
             )
 
     @cached_property
-    def model(self) -> Transformer:
+    def model(self) -> Decoder:
         """The policy's backbone."""
         generator = torch.Generator().manual_seed(derive(self.seed, "world"))
-        model = Transformer(self.vocabulary, self.steps + 2, Shape(self.width, 1, 1)).double()
+        model = Decoder.fresh(self.vocabulary, self.steps + 2, ModelConfig(self.width, 1, 1)).double()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * self.spread)
@@ -72,6 +75,13 @@ class World:
         generator = torch.Generator().manual_seed(derive(self.seed, "answers"))
         shifts = torch.randint(1, self.vocabulary, (self.vocabulary,), generator=generator).tolist()
         return [(prompt + shift) % self.vocabulary for prompt, shift in enumerate(shifts)]
+
+    def examples(self) -> Examples:
+        """Its prompts as methods read them; their steps are taught nothing."""
+        V, answer_V = self.vocabulary, torch.tensor(self.answers)
+        chain_BT = F.pad(answer_V[:, None], (self.steps, 0))
+        frontier = Targets(V, dense_BTV=torch.zeros(V, self.steps + 1, V))
+        return Examples(torch.arange(V)[:, None], None, self.steps, chain_BT, frontier, answer_tokens=1)
 
 
 @dataclass(frozen=True)
@@ -245,15 +255,15 @@ def combined(estimates: list[Estimate]) -> Estimate:
 class StraightThrough(Thought):
     """Feeds what was sampled and sends the gradient through the mixture (Bengio et al. 2013, arXiv 1308.3432)."""
 
-    latent = True
+    has_latent = True
 
     def __init__(self, inner: MultiToken):
         super().__init__()
         self.inner = inner
 
-    def embed(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
+    def latent(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
         """The sample's embedding, with the gradient of E^T alpha added to it."""
-        mixture = F.softmax(state.logits / self.inner.temperature, -1) @ state.embedding
+        mixture = state.table.mix(F.softmax(state.logits / self.inner.temperature, -1))
         return self.inner.embed(state, action) + mixture - mixture.detach()
 
 

@@ -32,16 +32,17 @@ from theory.predictions.enumeration import (
     token_information,
     token_paths,
 )
-from tinylatent import storage
-from tinylatent.methods.grpo import Ratio
-from tinylatent.plots import figure
-from tinylatent.policy import Advantage
-from tinylatent.provenance import environment
-from tinylatent.report import Table, Value
-from tinylatent.statistics import Interval, mean_interval
-from tinylatent.studies.compare import finding, grouped, listed
-from tinylatent.study import Profile, Record, Study
-from tinylatent.thoughts import Dirichlet, MultiToken
+from tinylatent.core.environment import environment
+from tinylatent.core.identity import identity
+from tinylatent.engine.thoughts import Dirichlet, MultiToken
+from tinylatent.evaluation.statistics import Interval, mean_interval
+from tinylatent.lab.plots import figure
+from tinylatent.lab.report import Table, Value
+from tinylatent.lab.studies.compare import finding, grouped, listed
+from tinylatent.lab.study import Profile, Record, Study
+from tinylatent.methods.grpo import GRPO, Ratio
+from tinylatent.objectives.method import Model
+from tinylatent.objectives.policy_gradient import Advantage
 
 GROUP = 8
 VERSION = 1
@@ -83,7 +84,7 @@ class Case:
     @property
     def identity(self) -> str:
         """Twelve hexadecimal digits that stand for the whole value."""
-        return storage.identity(self.to_json())
+        return identity(self.to_json())
 
     @property
     def work(self) -> int:
@@ -110,31 +111,32 @@ class Case:
         names = ("vocabulary", "steps", "samples", "gamma", "ratio")
         return cls(**{name: values[name] for name in names}, seed=values["seeds"]["world"])
 
-    def paths(self) -> Paths:
-        """Every path of its policy."""
-        if self.gamma is not None:
-            return simplex_paths(Dirichlet(self.gamma), self.steps)
-        assert self.samples is not None
-        temperature = self.samples if self.ratio == "official" else 1
-        return token_paths(MultiToken(self.samples, temperature), self.vocabulary, self.steps)
+    def paths(self, world: World, spacing: float = 0.25) -> Paths:
+        """Every path of GRPO's own policy; of points of the simplex, on a grid of this spacing."""
+        method = GRPO(gamma=self.gamma) if self.samples is None else GRPO(samples=self.samples, ratio=self.ratio)
+        thought = method.thought(Model(world.model))
+        if isinstance(thought, Dirichlet):
+            return simplex_paths(thought, self.steps, spacing=spacing)
+        assert isinstance(thought, MultiToken)
+        return token_paths(thought, self.vocabulary, self.steps)
 
 
 def measure(
-    case: Case, folder: Path | None, device: str = "cpu", tick: Callable[[int, float], None] | None = None
+    case: Case, folder: Path | None, device: str = "cpu", on_progress: Callable[[int, float], None] | None = None
 ) -> Record:
     """The objective, and of every estimator relative error, cosine and noise, for one case; folder stays empty."""
-    world, paths = World(case.vocabulary, case.steps, case.seed), case.paths()
+    world = World(case.vocabulary, case.steps, case.seed)
+    paths = case.paths(world)
     value = objective(world, paths)
     truth, moments = gradient(world, value), []
     for prompt in range(case.vocabulary):
         scale = 1 / case.samples if case.ratio == "paper" and case.samples else 1.0
         moments.append(score_moments(world, paths, prompt, scale))
-        if tick is not None:
-            tick(prompt + 1, 0.0)
+        if on_progress is not None:
+            on_progress(prompt + 1, 0.0)
     finer: dict[str, float] = {}
     if case.gamma is not None:
-        grid = simplex_paths(Dirichlet(case.gamma), case.steps, spacing=FINER)
-        better = gradient(world, objective(world, grid))
+        better = gradient(world, objective(world, case.paths(world, FINER)))
         finer["grid_error"] = ((truth - better).norm() / better.norm()).item()
     estimates: dict[str, Estimate] = {
         kind: combined([group_estimate(each, kind, GROUP) for each in moments]) for kind in KINDS

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tinylatent.backbone import Edit, default_positions
+from tinylatent.models.backbone import Cache, Edit, Table, default_positions
 
 Matrix = Float[Tensor, "V V"]
 
@@ -119,13 +119,9 @@ class LinearMarkov(nn.Module):
         self.start_V, self.moves_TVV = nn.Parameter(start_V), nn.Parameter(torch.stack([*moves]))
 
     @property
-    def embedding(self) -> Float[Tensor, "V V"]:
+    def table(self) -> Table:
         """One-hot: an input is a point of the simplex."""
-        return torch.eye(len(self.start_V)).to(self.start_V)
-
-    def embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape V"]:
-        """One-hot."""
-        return self.embedding[ids]
+        return Table(torch.eye(len(self.start_V)).to(self.start_V))
 
     def readout(self, hidden: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape V"]:
         """The hidden state itself."""
@@ -134,20 +130,21 @@ class LinearMarkov(nn.Module):
     def forward(
         self,
         embeddings_BTD: Float[Tensor, "B T V"],
-        cache: int | None = None,
-        mask_BT: Bool[Tensor, "B S"] | None = None,
-        positions_BT: Int[Tensor, "B T"] | None = None,
+        cache: Cache | None = None,
+        mask_BS: Bool[Tensor, "B S"] | None = None,
+        positions_BT: Int[Tensor, "rows T"] | None = None,
         edit: Edit | None = None,
-    ) -> tuple[Float[Tensor, "B T V"], int]:
-        """Log-probabilities after each slot; the cache is how many slots there were.
+        read_from: int = 0,
+    ) -> tuple[Float[Tensor, "B R V"], Cache]:
+        """Log-probabilities after each slot from `read_from` on; the cache only counts slots.
 
         Raises:
             ValueError: more steps than the world has.
         """
         B, T, V = embeddings_BTD.shape
-        past = cache or 0
+        past = 0 if cache is None else cache.size
         if positions_BT is None:
-            positions_BT = default_positions(past, T, mask_BT, embeddings_BTD.device)
+            positions_BT = default_positions(past, T, mask_BS, embeddings_BTD.device)
         if int(positions_BT.max()) > len(self.moves_TVV):
             raise ValueError(
                 f"step {int(positions_BT.max()) + 1} of a world with {len(self.moves_TVV) + 1}: think less"
@@ -155,8 +152,8 @@ class LinearMarkov(nn.Module):
         move_BTVV = self.moves_TVV[(positions_BT - 1).clamp(min=0)].expand(B, T, V, V)
         next_BTV = (embeddings_BTD[:, :, None] @ move_BTVV)[:, :, 0]
         first_BT1 = (positions_BT == 0)[..., None]
-        return torch.where(first_BT1, self.start_V, next_BTV).log(), past + T
+        return torch.where(first_BT1, self.start_V, next_BTV).log()[:, read_from:], Cache(past + T, ())
 
-    def fork(self, cache: int, times: int) -> int:
-        """The number of slots does not depend on the row."""
-        return cache
+    def flops(self, new: int, past: int = 0, read: int | None = None) -> int:
+        """One product of a row and a matrix for each slot."""
+        return 2 * len(self.start_V) ** 2 * new

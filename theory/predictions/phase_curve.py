@@ -18,13 +18,14 @@ from scipy import optimize, stats
 
 from tasks import MNNS
 from theory.predictions.capacity import held_share, needed_width, wendel
-from tinylatent import storage
-from tinylatent.plots import figure, shade
-from tinylatent.provenance import environment
-from tinylatent.report import Table, Value
-from tinylatent.seeds import derive
-from tinylatent.studies.compare import listed
-from tinylatent.study import Profile, Record, Study
+from tinylatent.core.environment import environment
+from tinylatent.core.files import DamagedError
+from tinylatent.core.identity import identity
+from tinylatent.core.seeds import derive
+from tinylatent.lab.plots import figure, shade
+from tinylatent.lab.report import Table, Value
+from tinylatent.lab.studies.compare import listed
+from tinylatent.lab.study import Profile, Record, Study
 
 VERSION = 2
 VOCABULARY = 89
@@ -54,7 +55,7 @@ class Width:
     @property
     def identity(self) -> str:
         """Twelve hexadecimal digits that stand for the whole value."""
-        return storage.identity(self.to_json())
+        return identity(self.to_json())
 
     @property
     def states(self) -> range:
@@ -90,7 +91,7 @@ def middle(width: int, vocabulary: int = VOCABULARY, corrected: bool = False) ->
 
 
 def measure(
-    case: Width, folder: Path | None, device: str = "cpu", tick: Callable[[int, float], None] | None = None
+    case: Width, folder: Path | None, device: str = "cpu", on_progress: Callable[[int, float], None] | None = None
 ) -> Record:
     """For every number of states how many of the embeddings hold them; folder stays empty."""
     held = []
@@ -99,8 +100,8 @@ def measure(
         generator = np.random.default_rng(derive(case.seed, "embeddings", *place))
         share = held_share(case.width, states, case.vocabulary, case.draws, generator, case.known_sum)
         held.append(round(share * case.draws))
-        if tick is not None:
-            tick(done, 0.0)
+        if on_progress is not None:
+            on_progress(done, 0.0)
     return {
         "id": case.identity,
         "experiment": case.to_json(),
@@ -115,12 +116,10 @@ def trained(width: int) -> list[dict[str, Any]]:
     """CoT2's stored accuracies at this width, by budget, with the most states a thought of that budget holds.
 
     Raises:
-        storage.DamagedError: the stored table is not there.
+        DamagedError: the stored table is not there.
     """
     if not STORED.exists():
-        raise storage.DamagedError(
-            f"{STORED} is missing: expected the stored study; run tinylatent rebuild mnns-budget"
-        )
+        raise DamagedError(f"{STORED} is missing: expected the stored study; run tinylatent rebuild mnns-budget")
     with STORED.open(encoding="utf-8", newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if int(row["width"]) == width]
     task, found = MNNS(), []

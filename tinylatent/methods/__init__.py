@@ -1,27 +1,15 @@
-"""Every way of thinking, one file each; add yours to METHODS and the conformance suite tests it."""
+"""Every way of thinking, one file each, registered under the entry-point group "tinylatent.methods"."""
 
-from tinylatent.methods.base import Loss, Method, Model, Moment
+from tinylatent.core.registry import Registry
 from tinylatent.methods.coconut import Coconut
 from tinylatent.methods.cot2 import CoT2
 from tinylatent.methods.direct import Direct
 from tinylatent.methods.discrete import DiscreteCoT
 from tinylatent.methods.grpo import GRPO
 from tinylatent.methods.pause import PauseTokens
+from tinylatent.objectives.method import Method
 
-METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Direct, PauseTokens, DiscreteCoT, Coconut, CoT2, GRPO)
-}
+METHODS: Registry[type[Method]] = Registry("tinylatent.methods", "method")
+"""Methods by name, this package's and any other's: reading it finds what is installed."""
 
-__all__ = [
-    "GRPO",
-    "METHODS",
-    "CoT2",
-    "Coconut",
-    "Direct",
-    "DiscreteCoT",
-    "Loss",
-    "Method",
-    "Model",
-    "Moment",
-    "PauseTokens",
-]
+__all__ = ["GRPO", "METHODS", "CoT2", "Coconut", "Direct", "DiscreteCoT", "PauseTokens"]

@@ -13,26 +13,36 @@ Letters: B rows, T steps before the answer, W words of the chain before the answ
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from tinylatent.methods.base import Method, Model, Moment, Stage, token_loss
-from tinylatent.plan import Plan, Segment
-from tinylatent.problems import Problems
-from tinylatent.thoughts import GREEDY, Action, Hidden, State, Thought, Token
-
-HIDDEN = Hidden()
+from tinylatent.engine.plan import Plan, Segment
+from tinylatent.engine.thought import Action, State, Thought
+from tinylatent.engine.thoughts import GREEDY, HIDDEN, Token
+from tinylatent.objectives.examples import Examples
+from tinylatent.objectives.losses import token_loss
+from tinylatent.objectives.method import Loss, Method, Model, TrainState
 
 
 class Partial(Thought):
     """A chain whose beginning is latent: the hidden state where the action says so, elsewhere the action's token."""
 
-    def embed(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
+    has_latent = True
+
+    def token(self, action: Action) -> Int[Tensor, "*rows"]:
+        """The id, also where the hidden state takes its place."""
+        return action["id"]
+
+    def latent(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
+        """The hidden state."""
+        return state.hidden
+
+    def compose(self, state: State, action: Action, latent: Tensor | None) -> Float[Tensor, "*rows D"]:
         """The hidden state, or E[id]."""
-        return torch.where(action["latent"][..., None], state.hidden, GREEDY.embed(state, action))
+        assert latent is not None, "it has a latent part"
+        return torch.where(action["latent"][..., None], latent, state.table.rows(action["id"]))
 
 
 PARTIAL = Partial()
@@ -72,59 +82,50 @@ class Coconut(Method):
         """Its steps are hidden states."""
         return True
 
-    def thoughts(self, backbone: Any, generator: torch.Generator) -> nn.ModuleDict:
-        """The stage reached: no parameters."""
-        return nn.ModuleDict({"stage": Stage()})
-
-    def starts(self, steps: int) -> tuple[int, ...]:
+    def stage_starts(self, steps: int) -> tuple[int, ...]:
         """First step of every stage."""
         return tuple(round(stage * self.share * steps) for stage in range(self.stages + 1))
 
     @property
-    def extra(self) -> int:
+    def extra_steps(self) -> int:
         """Latent steps of the last stage beyond the steps they replace."""
         return (self.per_step - 1) * self.stages
 
-    def enter(self, model: Model, stage: int) -> None:
-        """From now on the first `stage` steps are latent."""
-        reached = model.thoughts["stage"].reached
-        assert isinstance(reached, Tensor)
-        reached.fill_(stage)
-
-    def before(self, model: Model, problems: Problems, forced: bool, temperature: float = 0.0) -> Plan:
+    def thinking(self, model: Model, examples: Examples, temperature: float = 0.0) -> Plan:
         """c latent steps for each step that is latent by now, then the rest of the chain in tokens."""
-        reached = model.thoughts["stage"].reached
-        assert isinstance(reached, Tensor)
-        if forced:
-            return (self.chain(problems, reached.expand(len(problems))),)
-        thinking, stage = problems.thinking, int(reached)
-        latent = min(thinking, stage) if isinstance(thinking, int) else thinking.clamp(max=stage)
+        steps, stage = examples.num_steps, int(model.stage)
+        latent = min(steps, stage) if isinstance(steps, int) else steps.clamp(max=stage)
         token = Token(temperature) if temperature else GREEDY
-        return Segment(HIDDEN, latent * self.per_step), Segment(token, thinking - latent)
+        return Segment(HIDDEN, latent * self.per_step), Segment(token, steps - latent)
 
-    def chain(self, problems: Problems, stage_B: Int[Tensor, " B"]) -> Segment:
+    def taught(self, model: Model, examples: Examples) -> Plan:
+        """The chain of the stage that is reached by now."""
+        return (self.chain(examples, model.stage.expand(len(examples))),)
+
+    def chain(self, examples: Examples, stage_B: Int[Tensor, " B"]) -> Segment:
         """The chain of every row with its first `stage_B` steps latent, or as many as it has."""
-        words_BW, whole = problems.words_BT[:, : problems.words_before], problems.thinking
-        thinking_B = torch.full_like(stage_B, whole) if isinstance(whole, int) else whole
-        latent_B = torch.minimum(stage_B, thinking_B)
-        before_B, steps_B = latent_B * self.per_step, thinking_B + latent_B * (self.per_step - 1)
-        most = words_BW.shape[1] + (self.per_step - 1) * min(self.stages, words_BW.shape[1])
-        slot_T = torch.arange(most, device=words_BW.device)
-        word_BT = (slot_T - (before_B - latent_B)[:, None]).clamp(0, max(0, words_BW.shape[1] - 1))
-        action = Action({"id": words_BW.gather(1, word_BT), "latent": slot_T < before_B[:, None]})
-        return Segment(PARTIAL, whole if self.extra == 0 else steps_B, action)
+        tokens_BW, whole = examples.chain_BT[:, : examples.most_steps], examples.num_steps
+        steps_B = torch.full_like(stage_B, whole) if isinstance(whole, int) else whole
+        latent_B = torch.minimum(stage_B, steps_B)
+        before_B, longer_B = latent_B * self.per_step, steps_B + latent_B * (self.per_step - 1)
+        most = tokens_BW.shape[1] + (self.per_step - 1) * min(self.stages, tokens_BW.shape[1])
+        slot_T = torch.arange(most, device=tokens_BW.device)
+        token_BT = (slot_T - (before_B - latent_B)[:, None]).clamp(0, max(0, tokens_BW.shape[1] - 1))
+        action = Action({"id": tokens_BW.gather(1, token_BT), "latent": slot_T < before_B[:, None]})
+        return Segment(PARTIAL, whole if self.extra_steps == 0 else longer_B, action)
 
-    def loss(self, model: Model, problems: Problems, moment: Moment) -> Float[Tensor, ""]:
-        """Cross-entropy of the words after the latents, with the gradient through all of them."""
-        chain = self.chain(problems, self.drawn(moment, problems))
+    def loss(self, model: Model, batch: Examples, state: TrainState) -> Loss:
+        """Cross-entropy of the tokens after the latents, with the gradient through all of them."""
+        chain = self.chain(batch, self.drawn(state, batch))
         assert chain.given is not None
-        run = self.forced(model, problems, (chain,))
-        words_BT = torch.cat([chain.given["id"], problems.answer_BA], 1)
-        said_BT = torch.cat([~chain.given["latent"], torch.ones_like(problems.answer_BA, dtype=torch.bool)], 1)
-        return token_loss(run.logits_BTV, words_BT, said_BT if run.live_BT is None else said_BT & run.live_BT)
+        trace = self.forced(model, batch, (chain,))
+        ids_BT = torch.cat([chain.given["id"], batch.answer_BA], 1)
+        said_BT = torch.cat([~chain.given["latent"], torch.ones_like(batch.answer_BA, dtype=torch.bool)], 1)
+        own_BT = batch.said_BT(trace)
+        return Loss(token_loss(trace, ids_BT, state.rows, said_BT if own_BT is None else said_BT & own_BT))
 
-    def drawn(self, moment: Moment, problems: Problems) -> Int[Tensor, " B"]:
+    def drawn(self, state: TrainState, examples: Examples) -> Int[Tensor, " B"]:
         """The stage of every row: the current one, or with probability `mixing` any."""
-        uniform_B2 = moment.streams(len(problems), problems.prompt_BN.device).uniform(2)
+        uniform_B2 = state.streams(len(examples), examples.prompt_BN.device).uniform(2)
         any_B = (uniform_B2[:, 1] * (self.stages + 1)).long()
-        return torch.where(uniform_B2[:, 0] < self.mixing, any_B, self.stage(moment))
+        return torch.where(uniform_B2[:, 0] < self.mixing, any_B, self.stage_at(state.step, state.total))

@@ -11,20 +11,18 @@ Where it differs from the paper's code: no dropout; teacher forcing needs one pa
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from jaxtyping import Float
-from torch import Tensor
+import torch
 
-from tasks import Batch, Task
-from tinylatent.methods.base import Method, Model, Moment, mixture_loss
-from tinylatent.plan import Plan, Segment
-from tinylatent.problems import Problems
-from tinylatent.rollout import rollout
-from tinylatent.thoughts import Mixture
+from tinylatent.engine.plan import Plan, Segment
+from tinylatent.engine.rollout import rollout
+from tinylatent.engine.thoughts import MIXTURE
+from tinylatent.objectives.examples import Examples
+from tinylatent.objectives.losses import mixture_loss
+from tinylatent.objectives.method import Loss, Method, Model, TrainState
+from tinylatent.objectives.speakers import Speaker
 
 Rule = Literal["absolute", "nonnegative"]
 Prefix = Literal["teacher", "self", "teacher-then-self"]
-
-MIXTURE = Mixture()
 
 
 @dataclass(frozen=True)
@@ -56,29 +54,25 @@ class CoT2(Method):
         """Its steps are mixtures."""
         return True
 
-    def supervise(self, task: Task, problems: Any) -> Batch:
+    def supervise(self, speaker: Speaker, device: torch.device | str = "cpu") -> Examples:
         """The frontier of the budget's best traces."""
         choice: dict[str, Any] = {} if self.rule is None else {"rule": self.rule}
-        return task.batch(problems, budget=self.budget, **choice)
+        return speaker.examples(device, budget=self.budget, **choice)
 
-    def before(self, model: Model, problems: Problems, forced: bool, temperature: float = 0.0) -> Plan:
+    def thinking(self, model: Model, examples: Examples, temperature: float = 0.0) -> Plan:
         """One mixture for each step before the answer. Base CoT2 is deterministic: the temperature is the answer's."""
-        given = MIXTURE.given(problems.target_BTV[:, : problems.words_before]) if forced else None
-        return (Segment(MIXTURE, problems.thinking, given),)
+        return (Segment(MIXTURE, examples.num_steps),)
 
-    def loss(self, model: Model, problems: Problems, moment: Moment) -> Float[Tensor, ""]:
+    def taught(self, model: Model, examples: Examples) -> Plan:
+        """The frontier's mixtures."""
+        return (Segment(MIXTURE, examples.num_steps, examples.frontier.given(examples.most_steps)),)
+
+    def loss(self, model: Model, batch: Examples, state: TrainState) -> Loss:
         """CSFT's loss under the prefix in force at this moment."""
-        own = self.prefix == "self" or (self.prefix == "teacher-then-self" and moment.progress >= self.switch)
+        own = self.prefix == "self" or (self.prefix == "teacher-then-self" and state.progress >= self.switch)
         if own:
-            plan = self.plan(model, problems)
-            run = rollout(
-                model.backbone,
-                plan,
-                problems.prompt_BN,
-                problems.prompt_mask_BN,
-                offset_B=problems.offset_B,
-                grad=True,
-            )
+            plan, mask_BN = self.plan(model, batch), batch.prompt_mask_BN
+            trace = rollout(model.backbone, plan, batch.prompt_BN, mask_BN, offset_B=batch.offset_B, grad=True)
         else:
-            run = self.forced(model, problems)
-        return mixture_loss(run.logits_BTV, problems.target_BTV, run.live_BT)
+            trace = self.forced(model, batch)
+        return Loss(mixture_loss(trace, batch.frontier, state.rows, batch.said_BT(trace)))

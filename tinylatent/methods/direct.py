@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tinylatent.methods.base import Method
+from tinylatent.objectives.method import Method
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,11 @@ The same as CoT2 with budget 1, written with tokens: a test holds the two losses
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
-from torch import Tensor
-
-from tinylatent.methods.base import Method, Model, Moment, token_loss
-from tinylatent.plan import Plan, Segment
-from tinylatent.problems import Problems
-from tinylatent.thoughts import GREEDY, Token
+from tinylatent.engine.plan import Plan, Segment
+from tinylatent.engine.thoughts import GREEDY, Token
+from tinylatent.objectives.examples import Examples
+from tinylatent.objectives.losses import token_loss
+from tinylatent.objectives.method import Loss, Method, Model, TrainState
 
 
 @dataclass(frozen=True)
@@ -22,13 +20,16 @@ class DiscreteCoT(Method):
     supervised = True
     temperatures = (0.5, 0.7, 1.0, 1.4)
 
-    def before(self, model: Model, problems: Problems, forced: bool, temperature: float = 0.0) -> Plan:
+    def thinking(self, model: Model, examples: Examples, temperature: float = 0.0) -> Plan:
         """One token for each step of the chain before the answer."""
-        token = Token(temperature) if temperature else GREEDY
-        given = token.given(problems.words_BT[:, : problems.words_before]) if forced else None
-        return (Segment(token, problems.thinking, given),)
+        return (Segment(Token(temperature) if temperature else GREEDY, examples.num_steps),)
 
-    def loss(self, model: Model, problems: Problems, moment: Moment) -> Float[Tensor, ""]:
-        """Cross-entropy of every word of the trace, the answer included."""
-        trajectory = self.forced(model, problems)
-        return token_loss(trajectory.logits_BTV, problems.words_BT, trajectory.live_BT)
+    def taught(self, model: Model, examples: Examples) -> Plan:
+        """The chain's tokens."""
+        given = GREEDY.given(examples.chain_BT[:, : examples.most_steps])
+        return (Segment(GREEDY, examples.num_steps, given),)
+
+    def loss(self, model: Model, batch: Examples, state: TrainState) -> Loss:
+        """Cross-entropy of every token of the trace, the answer included."""
+        trace = self.forced(model, batch)
+        return Loss(token_loss(trace, batch.chain_BT, state.rows, batch.said_BT(trace)))

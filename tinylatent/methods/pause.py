@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from tinylatent.methods.base import Method, Model
-from tinylatent.plan import Plan, Segment
-from tinylatent.problems import Problems
-from tinylatent.thoughts import Pause
+from tinylatent.engine.plan import Plan, Segment
+from tinylatent.engine.thoughts import Pause
+from tinylatent.objectives.examples import Examples
+from tinylatent.objectives.method import Method, Model
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,22 @@ class PauseTokens(Method):
 
     name = "pause"
 
-    def thoughts(self, backbone: Any, generator: torch.Generator) -> nn.ModuleDict:
+    def parts(self, backbone: Any, generator: torch.Generator) -> nn.ModuleDict:
         """The learned constant."""
-        return nn.ModuleDict({"pause": Pause(backbone.embedding.shape[1], generator)})
+        return nn.ModuleDict({"pause": Pause(backbone.table.width, generator)})
 
-    def before(self, model: Model, problems: Problems, forced: bool, temperature: float = 0.0) -> Plan:
+    def thinking(self, model: Model, examples: Examples, temperature: float = 0.0) -> Plan:
         """One pause for each step of the chain before the answer."""
-        pause = model.thoughts["pause"]
-        assert isinstance(pause, Pause)
-        given = pause.given((len(problems), problems.words_before), problems.prompt_BN.device) if forced else None
-        return (Segment(pause, problems.thinking, given),)
+        return (Segment(_pause(model), examples.num_steps),)
+
+    def taught(self, model: Model, examples: Examples) -> Plan:
+        """The same, in one forward."""
+        pause = _pause(model)
+        given = pause.given((len(examples), examples.most_steps), examples.prompt_BN.device)
+        return (Segment(pause, examples.num_steps, given),)
+
+
+def _pause(model: Model) -> Pause:
+    pause = model.parts["pause"]
+    assert isinstance(pause, Pause)
+    return pause

@@ -9,11 +9,11 @@ import pytest
 import torch
 from verdicts import broken
 
-import tinylatent.thoughts
+import tinylatent.engine.thoughts
 from theory.claims import cot2, sampling, superposition
 from theory.constructions import bfs, choice_sums, commit
 from theory.predictions import capacity, markov
-from tinylatent.thoughts import Mixture, MultiToken
+from tinylatent.engine.thoughts import Mixture, MultiToken
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def not_averaged(covariance_VV, chains):
 
 
 def sum_of_tokens(self, state, action):
-    return state.embedding[action["ids"]].sum(-2)
+    return state.table.rows(action["ids"]).sum(-2)
 
 
 def sharpened(self, state, streams):
@@ -90,9 +90,9 @@ BROKEN = {
     "recursion": ("k_token_covariance_is_bounded", markov, "covariance_step", no_division),
     "K chains": ("k_tokens_are_worth_k_chains", markov, "covariance_step", forgets_what_was),
     "1/N": ("error_falls_like_root_n", sampling, "expected_error", not_averaged),
-    "K tokens": ("multi_token_sampling_interpolates", MultiToken, "embed", sum_of_tokens),
+    "K tokens": ("multi_token_sampling_interpolates", MultiToken, "latent", sum_of_tokens),
     "mixture": ("mixtures_average_linear_chains", Mixture, "sample", sharpened),
-    "gamma": ("dirichlet_matches_k_tokens", tinylatent.thoughts, "log_concentration", twice_as_sure),
+    "gamma": ("dirichlet_matches_k_tokens", tinylatent.engine.thoughts, "log_concentration", twice_as_sure),
     "wendel": ("superposition_holds_what_wendel_says", sampling, "wendel", two_wider),
     "threshold": ("superposition_has_a_phase_transition", sampling, "needed_width", half_the_width),
     "search": ("two_layers_search_every_dag", bfs, "GAP", 0.5),

@@ -12,8 +12,8 @@ from verdicts import broken, number
 
 from theory.claims import ctrls, ctrls_states
 from theory.claims.ledger import HOLDS, LEDGER, Trial, z_test
-from tinylatent.distributions import log_dirichlet
-from tinylatent.seeds import Streams
+from tinylatent.core.seeds import Streams
+from tinylatent.engine.distributions import log_dirichlet
 
 concentrations = st.lists(st.floats(0.05, 20), min_size=2, max_size=5)
 unit = st.floats(0.02, 0.98)

@@ -25,8 +25,8 @@ from theory.claims.depth import (
     stream,
 )
 from theory.claims.ledger import FAILS, HOLDS
-from tinylatent import transformer
-from tinylatent.transformer import Shape, norm
+from tinylatent.models.blocks import Norm
+from tinylatent.models.decoder import ModelConfig
 
 
 def generator(seed=0):
@@ -39,39 +39,39 @@ def generator(seed=0):
 
 @pytest.mark.parametrize("kind", ["independent", "shared", "scaled"])
 def test_stream_is_what_the_model_reads_out(kind):
-    model, ids_RT = stack(kind, Shape(8, 3, 2), generator()), torch.tensor([[1, 2, 3], [4, 0, 7]])
+    model, ids_RT = stack(kind, ModelConfig(8, 3, 2), generator()), torch.tensor([[1, 2, 3], [4, 0, 7]])
     residual_SRTD, added_SRTD = stream(model, ids_RT)
     assert residual_SRTD.shape == (7, 2, 3, 8)
     torch.testing.assert_close(residual_SRTD[0] + added_SRTD.sum(0), residual_SRTD[-1])
-    hidden_RTD, _ = model.forward(model.embed(ids_RT))
-    torch.testing.assert_close(norm(residual_SRTD[-1], model.gain), hidden_RTD)
+    hidden_RTD, _ = model.forward(model.table.rows(ids_RT))
+    torch.testing.assert_close(model.norm(residual_SRTD[-1]), hidden_RTD)
 
 
 def test_a_sign_is_that_of_the_weights():
     """Flipping the sign of an addition is flipping that of the projection that makes it."""
-    model, ids_RT = stack("independent", Shape(8, 2, 2), generator()), torch.tensor([[1, 2, 3]])
+    model, ids_RT = stack("independent", ModelConfig(8, 2, 2), generator()), torch.tensor([[1, 2, 3]])
     flipped, _ = stream(model, ids_RT, torch.tensor([[1.0, -1.0, -1.0, 1.0]], dtype=torch.float64))
     with torch.no_grad():
-        model.layers[0].down.neg_()
-        model.layers[1].merge.neg_()
+        model.blocks[0].mlp.down_proj.neg_()
+        model.blocks[1].attention.out_proj.neg_()
     torch.testing.assert_close(stream(model, ids_RT)[0], flipped)
 
 
 def test_kinds_of_stacks():
-    shared, scaled = (stack(kind, Shape(8, 4, 2), generator()) for kind in ("shared", "scaled"))
-    assert torch.equal(shared.layers[0].up, shared.layers[3].up)
-    assert not torch.equal(scaled.layers[0].up, scaled.layers[3].up)
-    assert scaled.layers[3].gain_mlp.tolist() == [0.5] * 8
-    assert shared.layers[3].gain_mlp.tolist() == [1.0] * 8
-    deep = stack("independent", Shape(64, 4, 2), generator())
-    assert deep.layers[2].down.std().item() == pytest.approx(ADDITION, rel=0.03)
-    assert deep.layers[2].up.std().item() == pytest.approx(DRAWN, rel=0.03)
+    shared, scaled = (stack(kind, ModelConfig(8, 4, 2), generator()) for kind in ("shared", "scaled"))
+    assert torch.equal(shared.blocks[0].mlp.up_proj, shared.blocks[3].mlp.up_proj)
+    assert not torch.equal(scaled.blocks[0].mlp.up_proj, scaled.blocks[3].mlp.up_proj)
+    assert scaled.blocks[3].mlp_norm.weight.tolist() == [0.5] * 8
+    assert shared.blocks[3].mlp_norm.weight.tolist() == [1.0] * 8
+    deep = stack("independent", ModelConfig(64, 4, 2), generator())
+    assert deep.blocks[2].mlp.down_proj.std().item() == pytest.approx(ADDITION, rel=0.03)
+    assert deep.blocks[2].mlp.up_proj.std().item() == pytest.approx(DRAWN, rel=0.03)
 
 
 @given(st.integers(0, 1000))
 def test_squared_norms_add_up_over_all_signs(seed):
     draw = generator(seed)
-    assert energy_gap(stack("independent", Shape(4, 2, 2), draw), torch.randint(8, (3,), generator=draw)) < 1e-12
+    assert energy_gap(stack("independent", ModelConfig(4, 2, 2), draw), torch.randint(8, (3,), generator=draw)) < 1e-12
 
 
 @pytest.mark.parametrize(("kind", "layer"), [("independent", 1), ("independent", 5), ("scaled", 1), ("scaled", 5)])
@@ -83,7 +83,7 @@ def test_expected_additions_by_quadrature(kind, layer):
         return (z * stats.norm.cdf(z)) ** 2 * stats.norm.pdf(z, scale=deviation)
 
     mlp = integrate.quad(weighted, -12 * deviation, 12 * deviation)[0]
-    value = width * DRAWN**2 * gain**2 * width  # |value|^2 = D split^2 |norm|^2
+    value = width * DRAWN**2 * gain**2 * width  # |value|^2 = D qkv^2 |norm|^2
     expected = width * ADDITION**2 * value + width * ADDITION**2 * 4 * width * mlp
     assert expected_additions(width, layer, kind)[-1].item() == pytest.approx(expected, rel=1e-6)
 
@@ -116,12 +116,12 @@ def test_forgetting_the_scale_of_norms_flips_the_verdict(unchecked, monkeypatch)
 
 
 def test_a_model_without_norms_flips_the_verdict(unchecked, monkeypatch):
-    monkeypatch.setattr(transformer, "norm", lambda x, gain: x * gain)
+    monkeypatch.setattr(Norm, "forward", lambda norm, x: x * norm.weight)
     assert verdict("prenorm_residual_grows_like_sqrt") == FAILS
 
 
 def test_independent_layers_only_would_hold(unchecked, monkeypatch):
-    monkeypatch.setattr(depth, "stack", lambda kind, shape, draw: stack("independent", shape, draw))
+    monkeypatch.setattr(depth, "stack", lambda kind, config, draw: stack("independent", config, draw))
     assert verdict("prenorm_residual_grows_like_sqrt") == HOLDS
 
 

@@ -13,9 +13,9 @@ from theory.claims.estimators import Case, group_gradient, relative, std_weight,
 from theory.claims.ledger import FAILS, HOLDS
 from theory.predictions import enumeration
 from theory.predictions.enumeration import World, combined, group_estimate, objective, score_moments, token_paths
+from tinylatent.engine.thoughts import MultiToken
 from tinylatent.methods import GRPO
-from tinylatent.policy import advantages
-from tinylatent.thoughts import MultiToken
+from tinylatent.objectives.policy_gradient import advantages
 
 CHANCES = st.floats(0.01, 0.99)
 GROUPS = st.integers(2, 6)
@@ -147,12 +147,12 @@ def test_a_weight_without_its_group_size_flips_the_verdict(monkeypatch):
 
 
 def test_whole_log_probabilities_flip_the_verdict(monkeypatch):
-    monkeypatch.setattr(GRPO, "log_prob_BT", lambda self, run: run.log_prob_BT)
+    monkeypatch.setattr(GRPO, "counted", lambda self, trace: trace.log_prob_BT)
     assert verdict("mts_ratio_is_policy_gradient") == HOLDS
 
 
 def test_a_ratio_that_forgets_the_answer_flips_the_verdict(monkeypatch):
-    monkeypatch.setattr(GRPO, "log_prob_BT", lambda self, run: run.log_prob_BT[:, :-1])
+    monkeypatch.setattr(GRPO, "counted", lambda self, trace: trace.log_prob_BT[:, :-1])
     assert verdict("mts_ratio_is_policy_gradient") == FAILS
 
 

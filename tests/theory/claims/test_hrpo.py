@@ -13,6 +13,11 @@ from verdicts import broken, number
 from theory.claims import hrpo
 from theory.claims.ledger import LEDGER, OPEN, Trial
 from theory.predictions.enumeration import Paths, World, objective, walked
+from tinylatent.engine.controls import controlled
+from tinylatent.engine.plan import Segment
+from tinylatent.engine.rollout import rollout
+from tinylatent.engine.thoughts import GREEDY
+from tinylatent.models.backbone import Table
 
 inside = st.floats(0.01, 0.99)
 
@@ -83,7 +88,7 @@ def test_other_gates_flip_the_verdicts(monkeypatch):
 
 def test_inputs_by_hand():
     assert hrpo.mixed(number([5.0]), number([10.0]), number(0.6), number(0.5)).item() == pytest.approx(3 + 4)
-    h = hrpo.soft_token(number([0.6, 0.8, 0.0]) / 1.4, torch.eye(3, dtype=torch.float64))
+    h = hrpo.soft_token(number([0.6, 0.8, 0.0]) / 1.4, Table(torch.eye(3, dtype=torch.float64)))
     torch.testing.assert_close(h, number([0.6, 0.8, 0.0]))
     assert "variance of 2," in hrpo.same_sign()
     assert "h = 1.4142" in hrpo.twins()
@@ -111,7 +116,7 @@ def test_a_drawn_token_agrees_with_its_soft_token(a, logits):
 def test_one_gate_undoes_a_certain_token(a):
     """i = sqrt((1 - a) / (1 + a)) alone gives the embedding back."""
     e = number([[0.3, -2.0]])
-    h = hrpo.soft_token(number([1.0]), e)
+    h = hrpo.soft_token(number([1.0]), Table(e))
     undone = hrpo.mixed(e[0], h, number(a), number(math.sqrt((1 - a) / (1 + a))))
     torch.testing.assert_close(undone, e[0])
     assert (hrpo.mixed(e[0], h, number(a), number(1.0)) / e[0]).max() <= 2**0.5 + 1e-12
@@ -123,7 +128,7 @@ def test_other_mixes_flip_the_verdicts(monkeypatch):
         assert broken("hrpo_mix_keeps_norm")
         assert broken("hrpo_one_hot_is_no_op")
     with monkeypatch.context() as patch:
-        patch.setattr(hrpo, "soft_token", lambda p, embedding: p @ embedding)
+        patch.setattr(hrpo, "soft_token", lambda p, table: table.mix(p))
         assert broken("hrpo_soft_embedding_scale")
 
 
@@ -177,7 +182,7 @@ def test_the_objective_path_by_path(naive_hidden):
     """The same from a model written a second time: no engine, no batches, the gate spelled out."""
     world, total = World(3, 2, width=4), 0.0
     thought, paths = hybrid(world, 0.7)
-    E, answers = world.model.tokens, world.answers
+    E, answers = world.model.embedding, world.answers
     for prompt, ids in itertools.product(range(3), paths.action["id"].tolist()):
         inputs, chance = [E[prompt]], 1.0
         for token in [*ids, answers[prompt]]:
@@ -188,6 +193,18 @@ def test_the_objective_path_by_path(naive_hidden):
             inputs.append(a * E[token] + (1 - a**2).sqrt() * i * (E.T @ p) / (p @ p).sqrt())
         total += chance.item() / 3
     assert objective(world, paths).item() == pytest.approx(total, rel=1e-12)
+
+
+def test_controls_replace_the_soft_token_and_keep_the_token():
+    world = World(3, 2, width=4)
+    thought, paths = hybrid(world, 0.7)
+    ids = paths.action["id"]
+    plan = controlled((Segment(thought, 2, paths.action), Segment(GREEDY, 1)), "zero")
+    trace = rollout(world.model, plan, torch.zeros(len(ids), 1, dtype=torch.int64))
+    e = world.model.table.rows(ids).detach()
+    torch.testing.assert_close(trace.inputs_BTD, (thought.gated(e)[0] * e).detach())
+    assert torch.equal(trace.thought_spans[0].thought.token(trace.thought_spans[0].action), ids)
+    assert (trace.counters.latents, trace.counters.tokens) == (2 * len(ids), 3 * len(ids))
 
 
 @pytest.mark.parametrize("detached", [False, True])
@@ -219,8 +236,7 @@ def test_a_kept_gradient_and_a_wrong_slope_flip_the_verdict(monkeypatch):
         assert claim.check(Trial()).verdict == OPEN
 
     def kept(self, state, action):
-        p, e = state.logits.softmax(-1), F.embedding(action["id"], state.embedding)
-        return hrpo.mixed(e, hrpo.soft_token(p, state.embedding), *self.gated(e))
+        return hrpo.soft_token(state.logits.softmax(-1), state.table)
 
-    monkeypatch.setattr(hrpo.Hybrid, "embed", kept)
+    monkeypatch.setattr(hrpo.Hybrid, "latent", kept)
     assert broken("hrpo_detached_latent_bias")

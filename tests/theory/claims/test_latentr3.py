@@ -12,7 +12,7 @@ from verdicts import broken, number
 
 from theory.claims import latentr3
 from theory.claims.ledger import HOLDS, LEDGER, Trial
-from tinylatent.policy import advantages
+from tinylatent.objectives.policy_gradient import advantages
 
 log_prob = st.floats(-8, -1e-3)
 SIGMOID = torch.tensor([[1.0], [0.0]], dtype=torch.float64)

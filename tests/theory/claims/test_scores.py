@@ -11,8 +11,8 @@ from verdicts import verdict
 from theory.claims import scores
 from theory.claims.ledger import FAILS, HOLDS
 from theory.predictions.enumeration import dirichlet_information
-from tinylatent import thoughts
-from tinylatent.distributions import dirichlet_log_density, log_dirichlet
+from tinylatent.engine import thoughts
+from tinylatent.engine.distributions import dirichlet_log_density, log_dirichlet
 
 LOGITS = st.lists(st.floats(-4, 4), min_size=2, max_size=6)
 

@@ -64,7 +64,7 @@ def test_any_dag_in_any_order_is_searched(data):
     problem = [root, *data.draw(st.permutations([target, other])), *flat, *[-1] * (24 - len(flat))]
     run = search(task, bfs_searcher(task).float(), [problem])
     assert run.logits_BTV[0, -1].argmax() == task.vocabulary.index(f"n{target}")
-    thoughts_TD = search(task, bfs_searcher(task).float(), [problem], steps=4).spans[0].action["hidden"][0]
+    thoughts_TD = search(task, bfs_searcher(task).float(), [problem], steps=4).action("hidden")[0]
     for step, thought_D in enumerate(thoughts_TD, 1):
         held = torch.tensor([float(far.get(node, 99) <= step) for node in range(10)])
         torch.testing.assert_close(thought_D[:10], held / held.sum() ** 0.5)

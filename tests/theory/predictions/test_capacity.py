@@ -11,7 +11,7 @@ from scipy import optimize, stats
 
 from theory.predictions import phase_curve
 from theory.predictions.capacity import held_share, is_held, is_held_by_least_squares, needed_width, wendel
-from tinylatent.storage import DamagedError
+from tinylatent.core.files import DamagedError
 
 
 def test_wendel_by_hand():

@@ -28,13 +28,14 @@ from theory.predictions.enumeration import (
     token_paths,
     walked,
 )
-from tinylatent.distributions import dirichlet_log_density, log_concentration, log_dirichlet
-from tinylatent.methods import GRPO, Moment
-from tinylatent.methods.base import Model
-from tinylatent.policy import advantages
-from tinylatent.problems import Problems
-from tinylatent.seeds import Streams
-from tinylatent.thoughts import Dirichlet, MultiToken, State
+from tinylatent.core.seeds import Streams
+from tinylatent.engine.distributions import dirichlet_log_density, log_concentration, log_dirichlet
+from tinylatent.engine.thought import State
+from tinylatent.engine.thoughts import Dirichlet, MultiToken
+from tinylatent.methods import GRPO
+from tinylatent.models.backbone import Table
+from tinylatent.objectives.method import Model, TrainState
+from tinylatent.objectives.policy_gradient import advantages
 
 KINDS = ("none", "leave-one-out", "mean", "std")
 
@@ -53,7 +54,7 @@ def ordered_objective(world, samples, temperature=1.0):
 
     def read(inputs):
         hidden_SD, _ = model.forward(torch.stack(inputs)[None])
-        return model.tokens @ hidden_SD[0, -1]
+        return model.embedding @ hidden_SD[0, -1]
 
     def from_here(inputs, step, right):
         logits_V = read(inputs)
@@ -62,11 +63,13 @@ def ordered_objective(world, samples, temperature=1.0):
         p_V, value = (logits_V / temperature).softmax(0), 0.0
         for ids in itertools.product(range(world.vocabulary), repeat=samples):
             chance = math.prod([p_V[i] for i in ids], start=torch.ones(()).double())
-            value = value + chance * from_here([*inputs, sum(model.tokens[i] for i in ids) / samples], step + 1, right)
+            value = value + chance * from_here(
+                [*inputs, sum(model.embedding[i] for i in ids) / samples], step + 1, right
+            )
         return value
 
     for prompt, right in enumerate(world.answers):
-        total = total + from_here([model.tokens[prompt]], 0, right)
+        total = total + from_here([model.embedding[prompt]], 0, right)
     return total / world.vocabulary
 
 
@@ -96,13 +99,13 @@ def test_the_grid_is_scipys_integral(gamma):
     ours, theirs = objective(world, simplex_paths(thought, 1)), 0.0
     model = world.model
     for prompt, right in enumerate(world.answers):
-        first = model.tokens[prompt]
-        alpha_V = (model.tokens @ model.forward(first[None, None])[0][0, -1]).softmax(0).detach() * gamma
+        first = model.embedding[prompt]
+        alpha_V = (model.embedding @ model.forward(first[None, None])[0][0, -1]).softmax(0).detach() * gamma
 
         def value(a, right=right, first=first, alpha_V=alpha_V):
-            z = a * model.tokens[0] + (1 - a) * model.tokens[1]
+            z = a * model.embedding[0] + (1 - a) * model.embedding[1]
             hidden_SD, _ = model.forward(torch.stack([first, z])[None])
-            chance = (model.tokens @ hidden_SD[0, -1]).softmax(0)[right].item()
+            chance = (model.embedding @ hidden_SD[0, -1]).softmax(0)[right].item()
             return chance * stats.beta.pdf(a, *alpha_V.tolist())
 
         theirs += integrate.quad(value, 0, 1, limit=400, epsabs=1e-7)[0] / 2
@@ -198,30 +201,22 @@ def test_straight_through_by_hand():
     world, total = World(3, 1, seed=5), 0.0
     model = world.model
     for prompt, right in enumerate(world.answers):
-        first = model.tokens[prompt]
-        p_V = (model.tokens @ model.forward(first[None, None])[0][0, -1]).softmax(0)
+        first = model.embedding[prompt]
+        p_V = (model.embedding @ model.forward(first[None, None])[0][0, -1]).softmax(0)
         for token in range(3):
-            mixture = p_V @ model.tokens
-            z = model.tokens[token] + mixture - mixture.detach()
+            mixture = p_V @ model.embedding
+            z = model.embedding[token] + mixture - mixture.detach()
             hidden_SD, _ = model.forward(torch.stack([first, z])[None])
-            total = total + p_V[token].detach() * (model.tokens @ hidden_SD[0, -1]).softmax(0)[right] / 3
+            total = total + p_V[token].detach() * (model.embedding @ hidden_SD[0, -1]).softmax(0)[right] / 3
     near(straight_through(world, token_paths(MultiToken(1), 3, 1), 8).mean, gradient(world, total))
 
 
 def test_straight_through_feeds_what_was_sampled():
     embedding = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    state = State(torch.zeros(2, 3).double(), torch.randn(2, 4).double(), embedding)
+    state = State(torch.zeros(2, 3).double(), torch.randn(2, 4).double(), Table(embedding))
     inner = MultiToken(2)
     action = inner.given(torch.tensor([[0, 1], [3, 3]]))
     near(StraightThrough(inner).embed(state, action), inner.embed(state, action))
-
-
-def problems_of(world, copies):
-    """Every prompt `copies` times, as the method reads them."""
-    prompt_B1 = torch.arange(world.vocabulary).repeat(copies)[:, None]
-    words_BT = torch.zeros(len(prompt_B1), world.steps + 1, dtype=torch.int64)
-    words_BT[:, -1] = torch.tensor(world.answers).repeat(copies)
-    return Problems(prompt_B1, None, world.steps, words_BT, torch.zeros(len(prompt_B1), 1, 1), 1)
 
 
 @pytest.mark.parametrize(
@@ -251,10 +246,12 @@ def test_the_methods_gradients_have_the_enumerated_mean_and_variance(method, voc
     each = [score_moments(world, paths, prompt, scale) for prompt in range(vocabulary)]
     expected = combined([group_estimate(moments, method.advantage, method.group) for moments in each])
     copies, batches = 30 // vocabulary, 500
-    problems, model = problems_of(world, copies), Model(world.model, torch.nn.ModuleDict())
-    got_BD = torch.stack(
-        [-gradient(world, method.loss(model, problems, Moment(step, batches, 11))) for step in range(batches)]
-    )
+    examples, model = world.examples().rows(torch.arange(vocabulary).repeat(copies)), Model(world.model)
+    got = []
+    for step in range(batches):
+        state = TrainState(step, batches, 11)
+        got.append(-gradient(world, method.loss(model, method.collect(model, examples, state), state).value))
+    got_BD = torch.stack(got)
     directions_6D = torch.randn(6, got_BD.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     directions_6D = torch.linalg.qr(torch.cat([expected.mean[None], directions_6D])[:6].T)[0].T
     projected_B6 = (got_BD - expected.mean) @ directions_6D.T
@@ -296,7 +293,7 @@ def test_information_is_the_variance_of_sampled_scores(alpha):
         torch.tensor(alpha).expand(n, 3), 3, replacement=True, generator=torch.Generator().manual_seed(0)
     )
     thought = MultiToken(3)
-    state = State(torch.zeros(n, 1).double(), logits_BV, torch.zeros(3, 1).double())
+    state = State(torch.zeros(n, 1).double(), logits_BV, Table(torch.zeros(3, 1).double()))
     (score_BV,) = torch.autograd.grad(thought.log_prob(state, thought.given(ids_BK)).sum(), logits_BV)
     assert score_BV.var(0).sum().item() == pytest.approx(token_information(alpha, 3), rel=0.05)
 

@@ -17,11 +17,12 @@ from theory.predictions.markov import (
     means,
     random_world,
 )
-from tinylatent.backbone import Backbone
-from tinylatent.plan import Segment
-from tinylatent.rollout import force, rollout
-from tinylatent.seeds import Streams
-from tinylatent.thoughts import GREEDY, Dirichlet, Mixture, MultiToken, Token
+from tinylatent.core.seeds import Streams
+from tinylatent.engine.force import force
+from tinylatent.engine.plan import Segment
+from tinylatent.engine.rollout import rollout
+from tinylatent.engine.thoughts import GREEDY, Dirichlet, Mixture, MultiToken, Token
+from tinylatent.models.backbone import Backbone
 
 
 def world(states, steps, seed):

@@ -1,0 +1,103 @@
+"""Guest: a gated thought (as HRPO's, arXiv 2505.18454), three learning rates, and a reference that sees tokens only."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tasks import MNNS
+from tinylatent.core.seeds import Seeds, Streams
+from tinylatent.engine.force import replay
+from tinylatent.engine.plan import Segment
+from tinylatent.engine.thoughts import Token
+from tinylatent.lab.experiment import Experiment
+from tinylatent.objectives.method import Group
+from tinylatent.objectives.policy_gradient import PolicyGradient
+from tinylatent.objectives.speakers import Symbols
+from tinylatent.training.config import Training
+from tinylatent.training.loop import fit
+
+
+class Gated(Token):
+    """a E[id] + sqrt(1 - a^2) (i h): a token beside the mixture h; gates a, i look at the token (equation 4)."""
+
+    has_latent, mixes_table = True, True
+
+    def __init__(self, gate, temperature=1.0):
+        super().__init__(temperature)
+        self.gate, self.parallel = gate, False
+
+    def latent(self, state, action):
+        return state.table.mix(F.softmax(state.logits, -1))
+
+    def compose(self, state, action, latent):
+        token = state.table.rows(action["id"])
+        r, i = F.linear(token, self.gate["project"].weight).sigmoid().chunk(2, -1)
+        a = (-8 * F.softplus(-self.gate["open"].value) * r).exp()
+        return a * token + (1 - a**2).clamp(min=0).sqrt() * (i * latent)
+
+
+class Openness(nn.Module):
+    """Lambda: the larger, the more of the token is let through."""
+
+    def __init__(self, width, value=3.0):
+        super().__init__()
+        self.value = nn.Parameter(torch.full((width,), value))
+
+
+@dataclass(frozen=True)
+class Hybrid(PolicyGradient):
+    name = "hybrid"
+    reference_thought = Token(1.0)
+    inherits = ("backbone", "parts.gate")
+
+    def parts(self, backbone, generator):
+        width = backbone.table.width
+        project = nn.Linear(width, 2 * width, bias=False)
+        nn.init.normal_(project.weight, std=0.1, generator=generator)
+        gate = nn.ModuleDict({"project": project, "open": Openness(width)})
+        return nn.ModuleDict({"gate": gate, **super().parts(backbone, generator)})
+
+    def groups(self, stage):
+        return (Group(("parts.gate.open",), learning_rate=0.1, weight_decay=0.1), Group(("parts.gate",), 0.01))
+
+    def thinking(self, model, examples, temperature=0.0):
+        return (Segment(Gated(model.parts["gate"]), examples.num_steps),)
+
+
+TASK = MNNS(digits=3, high=3)
+
+
+def test_a_gated_thought_fits(unchecked):
+    method = Hybrid(group=4, kl=0.05)
+    model = Experiment(task=TASK, method=method).model()
+    examples = Symbols(TASK, TASK.split("train", 0)).examples()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    lines = []
+    recipe = Training(steps=8, batch=4, rate=1e-3, warmup=0.0, schedule="constant", log_every=2, weight_decay=0.0)
+    fit(model, method, examples, recipe, Seeds(), on_progress=lambda step, loss: lines.append(loss))
+    moved = {name: float((value - before[name]).detach().abs().max()) for name, value in model.named_parameters()}
+    assert moved["parts.reference.embedding"] == 0
+    assert 0 < moved["backbone.embedding"] < 0.01 < moved["parts.gate.project.weight"] < 0.1
+    assert moved["parts.gate.open.value"] > 0.1  # decay and gradient at the gate's own rate
+    few = examples.rows(slice(0, 4))
+    trace = method.solve(model, few, Streams(1, torch.arange(16)), temperature=1.0, groups=4).trace
+    seen = replay(model.parts["reference"], trace, thought=method.reference_thought)
+    bare = replay(model.parts["reference"], trace)
+    assert seen.at_once
+    assert torch.equal(seen.answer(), trace.answer())
+    assert not torch.allclose(seen.logits_BTV[:, 1:], bare.logits_BTV[:, 1:])
+
+
+def test_a_closed_gate_is_a_token(unchecked):
+    method = Hybrid(group=2)
+    model = Experiment(task=TASK, method=method).model()
+    model.parts["gate"]["open"].value.data.fill_(torch.inf)
+    examples = Symbols(TASK, TASK.split("train", 0)[:8]).examples()
+    plan = method.plan(model, examples, 1.0)
+    trace = method.solve(model, examples, Streams(0, torch.arange(8)), temperature=1.0).trace
+    tokens = replay(model.backbone, trace, thought=Token(1.0))
+    torch.testing.assert_close(trace.inputs_BTD, tokens.inputs_BTD, rtol=0, atol=0)
+    torch.testing.assert_close(trace.log_prob_BT, tokens.log_prob_BT, rtol=0, atol=1e-6)
+    assert plan[0].thought.has_latent

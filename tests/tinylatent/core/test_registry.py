@@ -1,0 +1,67 @@
+"""Registries hold what is installed under a group, in alphabetical order, loaded when it is asked for."""
+
+import importlib
+
+import pytest
+
+from tinylatent.core.registry import Registry
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """install(package, **entries) puts a package that registers these entries, all of the group "things", on the path.
+
+    Names in one package may differ from those they load: `b="telescope:Lens"`.
+    """
+
+    def package(name, **entries):
+        info = tmp_path / name / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        points = "".join(f"{entry} = {value}\n" for entry, value in entries.items())
+        (info / "entry_points.txt").write_text(f"[things]\n{points}")
+        monkeypatch.syspath_prepend(str(tmp_path / name))
+        importlib.invalidate_caches()
+        return Registry("things", "thing")
+
+    return package
+
+
+def test_entries_are_loaded_by_name_and_listed_in_order(install):
+    things = install("one", pi="math:pi", tau="math:tau", e="math:e")
+    assert list(things) == ["e", "pi", "tau"]
+    assert len(things) == 3
+    assert (things["pi"], things.get("phi")) == (importlib.import_module("math").pi, None)
+    assert "tau" in things
+    with pytest.raises(KeyError):
+        things["phi"]
+
+
+def test_entries_of_all_packages_are_found(install):
+    install("zebra", b="math:e")
+    things = install("ant", c="math:pi", a="math:tau")
+    assert list(things) == ["a", "b", "c"]
+
+
+def test_a_name_that_two_packages_register_names_both(install):
+    install("one", pi="math:pi")
+    things = install("two", pi="math:tau")
+    with pytest.raises(ValueError, match=r"two packages register a thing 'pi': (one and two|two and one); unin"):
+        list(things)
+
+
+def test_the_same_entry_found_twice_is_one(install):
+    """As where a checkout is installed and stands on the path as well."""
+    install("one", pi="math:pi")
+    assert list(install("copy", pi="math:pi")) == ["pi"]
+
+
+def test_what_cannot_be_loaded_does_not_keep_others_from_it(install):
+    things = install("one", pi="math:pi", broken="no_such_module:X")
+    assert things["pi"] == pytest.approx(3.14159, abs=1e-5)
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        things["broken"]
+
+
+def test_registries_of_groups_nobody_registers_in_are_empty():
+    assert dict(Registry("tinylatent.nothing", "nothing")) == {}

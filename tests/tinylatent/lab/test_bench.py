@@ -1,0 +1,38 @@
+"""The bench compares like with like: its bare loop computes the laboratory's own loss, and every figure is there."""
+
+import torch
+
+from tinylatent.lab import bench
+
+
+def test_the_bare_loop_is_the_same_mathematics():
+    experiment = bench.EXPERIMENT
+    examples = experiment.speaker("train").examples().rows(slice(0, 32))
+    model = experiment.model()
+    bare = bench.bare_model(experiment)
+    ours = experiment.method.forced(model, examples).logits_BTV
+    torch.testing.assert_close(bare.logits_BTV(examples.prompt_BN, examples.frontier.dense()), ours)
+
+
+def test_both_loops_learn():
+    experiment = bench.EXPERIMENT
+    examples = experiment.speaker("train").examples().rows(slice(0, 64))
+    for loop in (bench.ours, bench.bare):
+        turn = loop(examples, 16)
+        losses = [turn().item() for _ in range(40)]
+        assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_rollouts_of_several_group_sizes():
+    figures = bench.grouped_rollouts((2, 8), 1, torch.device("cpu"))
+    assert list(figures) == [f"rollouts{what}_per_s_g{group}" for group in (2, 8) for what in ("", "_trained")]
+    assert all(value > 0 for value in figures.values())
+
+
+def test_figures_and_profile():
+    figures = bench.measure(rounds=1)
+    wanted = ["train_b16_per_s", "train_b256_per_s", "eval_per_s", "matmul_gflops", "train_share", "bare_loop_per_s"]
+    wanted += ["rollouts_per_s", "rollouts_trained_per_s"]
+    assert set(wanted) <= set(figures)
+    assert all(value > 0 for value in figures.values())
+    assert "matrix products" in bench.profile(steps=1)

@@ -1,0 +1,33 @@
+"""Recipes that make no sense are refused in words."""
+
+import math
+
+import pytest
+
+from tinylatent.training.config import Training
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({"steps": 0}, r"training\.steps is 0: expected at least 1"),
+        ({"batch": 0}, r"training\.batch is 0: expected at least 1"),
+        ({"micro_batch": 0}, r"training\.micro_batch is 0: expected at least 1"),
+        ({"log_every": 0}, r"training\.log_every is 0"),
+        ({"save_every": -1}, r"training\.save_every is -1"),
+        ({"problems": 3}, r"training\.problems is 3: expected at least 4"),
+        ({"warmup": 1.0}, r"training\.warmup is 1\.0: expected a share"),
+        ({"warmup": -0.1}, r"training\.warmup is -0\.1: expected a share"),
+        ({"schedule": "linear"}, r"training\.schedule is 'linear': expected cosine or constant"),
+        ({"rate": 0.0}, r"training\.rate is 0\.0: expected a positive"),
+        ({"rate": math.nan}, r"training\.rate is nan: expected a positive"),
+        ({"weight_decay": -1.0}, r"training\.weight_decay is -1\.0: expected 0 or more"),
+        ({"clip_norm": 0.0}, r"training\.clip_norm is 0\.0: expected a positive norm; try 1\.0"),
+        ({"clip_norm": math.nan}, r"training\.clip_norm is nan: expected a positive norm"),
+        ({"clip_norm": math.inf}, r"training\.clip_norm is inf: expected a positive norm"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_recipes_are_refused(recipe, said):
+    with pytest.raises(ValueError, match=said):
+        Training(**recipe)

@@ -1,0 +1,261 @@
+"""The optimizer is AdamW over named groups, each with its own rate and decay, and some of them frozen."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from losses import loss_of
+
+from tasks import MNNS
+from tinylatent.core.seeds import Seeds
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.run import train
+from tinylatent.methods import CoT2, PauseTokens
+from tinylatent.models.backbone import weights_version
+from tinylatent.models.decoder import ModelConfig
+from tinylatent.objectives.method import Group, TrainState
+from tinylatent.training.config import Training
+from tinylatent.training.loop import batch_indices
+from tinylatent.training.optimizer import (
+    clip_gradient,
+    flatten,
+    gradient_norm,
+    make_optimizer,
+    set_rate,
+    trainable,
+    zero_gradients,
+)
+
+TASK, SEEDS = MNNS(2, 1, 4), Seeds.all(3)
+
+
+def experiment(method, **recipe):
+    shape = ModelConfig(8, 2, 1)
+    return Experiment(TASK, method, shape, Training(**{"steps": 8, "batch": 4, "rate": 0.01, **recipe}), SEEDS)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Learning rate
+
+
+def rates(recipe):
+    """The rate of every step, as the optimizer would use it."""
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "peak": recipe.rate}], lr=123.0)
+    values = []
+    for step in range(recipe.steps):
+        set_rate(optimizer, recipe, step, recipe.steps)
+        values.append(optimizer.param_groups[0]["lr"])
+    return values
+
+
+def test_rate_rises_in_a_line_and_falls_along_half_a_cosine():
+    values = rates(Training(steps=20, rate=0.4, warmup=0.2))
+    assert values[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+    assert values[12] == pytest.approx(0.2), "half way down"
+    assert values[8] == pytest.approx(0.4 * (2 + math.sqrt(2)) / 4), "a quarter of the way: cos(pi / 4)"
+    assert all(a >= b for a, b in itertools.pairwise(values[4:]))
+    assert 0 < values[-1] < 0.01
+
+
+def test_a_constant_rate_stays_at_its_peak():
+    assert rates(Training(steps=5, rate=0.4, warmup=0.4, schedule="constant")) == pytest.approx([0.2] + [0.4] * 4)
+
+
+@pytest.mark.parametrize("recipe", [Training(steps=1), Training(steps=3, warmup=0.0), Training(steps=4, warmup=0.99)])
+def test_rate_is_positive_and_reaches_the_peak_in_the_shortest_runs(recipe):
+    values = rates(recipe)
+    assert max(values) == recipe.rate
+    assert min(values) > 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Groups
+
+
+@dataclass(frozen=True)
+class Grouped(PauseTokens):
+    """The pause fast and undecayed, one layer slowly, another not at all, the rest as the recipe says."""
+
+    name = "grouped"
+
+    def groups(self, stage):
+        return (
+            Group(("parts.pause",), learning_rate=0.03, weight_decay=0.0),
+            Group(("backbone.blocks.1.mlp.up", "backbone.embedding"), learning_rate=0.002),
+            Group(("backbone.blocks.1", "backbone.norm"), frozen=True),
+            Group(("backbone.pos_emb",), weight_decay=0.9),
+        )
+
+
+def by_hand(whole, told):
+    """The loop written again with torch's AdamW over single parameters.
+
+    told: (peak rate, decay) of a parameter by its name, None where it is frozen.
+    """
+    model, examples = whole.model(), whole.speaker("train").examples()
+    recipe, order = whole.training, batch_indices(len(examples), whole.training.batch, 0, SEEDS)
+    groups = []
+    for name, parameter in model.named_parameters():
+        if told(name) is not None:
+            rate, decay = told(name)
+            groups.append({"params": [parameter], "peak": rate, "weight_decay": decay})
+    optimizer = torch.optim.AdamW(groups)
+    for step in range(recipe.steps):
+        set_rate(optimizer, recipe, step, recipe.steps)
+        optimizer.zero_grad()
+        loss_of(whole.method, model, examples.rows(next(order)), TrainState(step, recipe.steps, 0)).backward()
+        for parameter in model.parameters():  # what no loss reaches is decayed like the rest
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        if recipe.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        optimizer.step()
+    return model
+
+
+def test_training_is_adamw_by_hand():
+    """Over the separate parameters: weights equal to 1e-6."""
+    whole = experiment(CoT2(), weight_decay=0.3)
+    trained = train(whole)
+    for name, tensor in by_hand(whole, lambda name: (0.01, 0.3)).state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_every_group_follows_its_own_rate_and_decay():
+    """The first group that fits a name has it, the recipe what none does; frozen weights stay bit for bit."""
+
+    def told(name):
+        if name.startswith("parts.pause"):
+            return 0.03, 0.0
+        if name.startswith(("backbone.blocks.1.mlp.up", "backbone.embedding")):
+            return 0.002, 0.3
+        if name.startswith(("backbone.blocks.1", "backbone.norm")):
+            return None
+        return 0.01, 0.9 if name.startswith("backbone.pos_emb") else 0.3
+
+    whole = experiment(Grouped(), weight_decay=0.3)
+    trained, fresh, frozen = train(whole), whole.model().state_dict(), []
+    wanted = by_hand(whole, told).state_dict()
+    for name, tensor in trained.named_parameters():
+        torch.testing.assert_close(tensor.detach(), wanted[name], atol=1e-6, rtol=1e-5)
+        if torch.equal(tensor, fresh[name]):
+            frozen.append(name)
+        assert tensor.requires_grad == (told(name) is not None)
+    assert frozen == [name for name, _ in trained.named_parameters() if told(name) is None]
+    assert len(frozen) == 6
+
+
+def test_a_group_of_no_parameters_is_refused():
+    model = experiment(PauseTokens()).model()
+    groups = [Group(("backbone",)), Group(("parts.gate", "parts.pauses"))]
+    with pytest.raises(ValueError, match=r"no parameter of the model begins with parts\.gate or parts\.pauses: mend"):
+        make_optimizer(model, Training(), groups)
+
+
+def test_a_model_that_is_frozen_whole_is_refused():
+    model = experiment(PauseTokens()).model()
+    with pytest.raises(ValueError, match="every part of the model is frozen: leave one for the optimizer"):
+        make_optimizer(model, Training(), [Group(("backbone", "parts"), frozen=True)])
+
+
+def test_copies_that_are_frozen_when_a_model_is_made_are_never_trained():
+    """Nor thawed by a group that names them."""
+    model = experiment(PauseTokens()).model()
+    model.parts["copy"] = torch.nn.Linear(2, 2).requires_grad_(False)
+    names = trainable(model)
+    assert not any(name.startswith("parts.copy") for name in names)
+    make_optimizer(model, Training(), [Group(("parts",))], names)
+    assert not any(parameter.requires_grad for parameter in model.parts["copy"].parameters())
+    with pytest.raises(ValueError, match=r"no parameter of the model begins with parts\.copy"):
+        make_optimizer(model, Training(), [Group(("parts.copy",))], names)
+
+
+def test_what_was_frozen_in_a_stage_is_trained_in_the_next():
+    model, recipe = experiment(PauseTokens()).model(), Training()
+    names = trainable(model)
+    optimizer = make_optimizer(model, recipe, [Group(("backbone",), frozen=True)], names)
+    assert sum(group["params"][0].numel() for group in optimizer.param_groups) == 8
+    optimizer = make_optimizer(model, recipe, [Group(("parts",), frozen=True)], names)
+    assert {name for name, parameter in model.named_parameters() if not parameter.requires_grad} == {
+        "parts.pause.constant_D"
+    }
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    assert sum(group["params"][0].numel() for group in optimizer.param_groups) == whole - 8
+
+
+def test_making_the_optimizer_leaves_the_weights_as_they_are():
+    for method in (PauseTokens(), Grouped()):
+        whole = experiment(method)
+        model, fresh = whole.model(), whole.model()
+        make_optimizer(model, whole.training, method.groups(0))
+        for name, tensor in fresh.state_dict().items():
+            assert torch.equal(model.state_dict()[name], tensor)
+
+
+def test_parameters_of_several_types_get_tensors_of_their_own():
+    model = experiment(PauseTokens()).model()
+    model.parts["pause"].double()
+    optimizer = make_optimizer(model, Training())
+    assert [group["params"][0].dtype for group in optimizer.param_groups] == [torch.float32, torch.float64]
+
+
+def test_a_step_counts_as_a_change_of_weights():
+    """The parameters are views of one tensor and do not show by themselves that it moved."""
+    model = experiment(PauseTokens()).model()
+    optimizer, before = make_optimizer(model, Training()), weights_version(model.backbone)
+    optimizer.step()
+    assert weights_version(model.backbone) != before
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Gradients
+
+
+def leaves():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((2, 3), (4,), (1, 2, 2))]
+
+
+def test_a_flat_parameter_and_its_parts_are_the_same_memory():
+    parts = leaves()
+    before = [part.detach().clone() for part in parts]
+    flat = flatten(parts)
+    assert all(map(torch.equal, parts, before))
+    sum((part * number).sum() for number, part in enumerate(parts, 1)).backward()
+    assert flat.grad.tolist() == [1.0] * 6 + [2.0] * 4 + [3.0] * 4
+    with torch.no_grad():
+        flat.zero_()
+    assert not any(part.any() for part in parts)
+
+
+def grouped_gradient():
+    """An optimizer of two groups whose gradients are 3 and 4."""
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in range(2)]
+    optimizer = torch.optim.SGD(groups)
+    for group, value in zip(optimizer.param_groups, (3.0, -4.0), strict=True):
+        group["params"][0].grad = torch.tensor([value])
+    return optimizer
+
+
+@pytest.mark.parametrize(("most", "factor"), [(10.0, 1.0), (5.0, 1.0), (2.5, 0.5), (0.05, 0.01)])
+def test_a_gradient_is_scaled_down_to_the_largest_norm(most, factor):
+    """Over all groups, whose norm is 5; never up."""
+    optimizer = grouped_gradient()
+    assert gradient_norm(optimizer).item() == pytest.approx(5)
+    clip_gradient(optimizer, most)
+    gradients = [group["params"][0].grad.item() for group in optimizer.param_groups]
+    assert gradients == pytest.approx([3 * factor, -4 * factor])
+    zero_gradients(optimizer)
+    assert gradient_norm(optimizer).item() == 0
+    clip_gradient(optimizer, most)
+    assert gradient_norm(optimizer).item() == 0, "no gradient is no number to divide by"
+
+
+def test_training_with_a_bound_on_the_gradient_is_that_by_hand():
+    whole = experiment(CoT2(), clip_norm=0.5)
+    trained, unbound = train(whole), train(experiment(CoT2()))
+    for name, tensor in by_hand(whole, lambda name: (0.01, 0.05)).state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
+    gaps = [(trained.state_dict()[name] - tensor).abs().max() for name, tensor in unbound.state_dict().items()]
+    assert max(gaps) > 1e-4, "the bound acts, so the test above can fail"

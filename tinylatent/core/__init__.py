@@ -1,0 +1,1 @@
+"""Core: seeds and streams, atomic files, checksums and identities, the environment: what every room may use."""

@@ -1,0 +1,158 @@
+"""Force: plans whose actions are all given, in one parallel forward where the thoughts allow it.
+
+Teacher forcing is `force`. `replay` forces what an earlier trace did, under the weights of today, and if asked reads
+its actions another way: HRPO's reference sees the tokens of a gated thought only.
+
+Letters: B rows, N prompt, T steps of the plan, S all slots (N + T), D width.
+"""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from tinylatent.engine.plan import Plan, Segment
+from tinylatent.engine.rollout import NO_STEPS, Runner, check, shifted_positions, unread
+from tinylatent.engine.thought import State, Thought
+from tinylatent.engine.trace import KEPT_BYTES, Span, Trace, prompt_span
+from tinylatent.models.backbone import Backbone, Edit, Table, weights_version
+
+UNSEEN = torch.empty(0)  # state of thoughts that read only their action
+
+
+def force(
+    backbone: Backbone,
+    plan: Plan,
+    prompt_BN: Int[Tensor, "B N"],
+    mask_BN: Bool[Tensor, "B N"] | None = None,
+    *,
+    offset_B: Int[Tensor, " B"] | None = None,
+    edit: Edit | None = None,
+    group: int = 1,
+) -> Trace:
+    """Runs a plan whose actions are all given, keeping the graph: one forward if every thought is parallel.
+
+    Equal to `rollout(..., grad=True)` of the same plan, in values and gradients; only under torch.no_grad() is there no
+    graph. `group` says that each `group` rows are rollouts of one prompt, which stands in every row.
+
+    Raises:
+        ValueError: an action is not given; the plan has no steps or does not fit the batch; right padding.
+    """
+    given = [part for part in plan if isinstance(part, Segment) and part.given is not None]
+    if len(given) < len(plan):
+        raise ValueError("force needs every action given; use rollout for plans that choose")
+    check(plan, prompt_BN, mask_BN, 1, None)
+    read_from = unread(plan, prompt_BN.shape[1] - 1, edit is not None)
+    if not all(segment.thought.parallel for segment in given):
+        run = Runner(backbone, prompt_BN, mask_BN, offset_B, 1, edit, read_from)
+        run.group = group
+        return run.follow(plan, None)
+    if not any(segment.longest for segment in given):
+        raise ValueError(NO_STEPS)
+    return _at_once(backbone, given, prompt_BN, mask_BN, offset_B, edit, group, read_from)
+
+
+def _at_once(
+    backbone: Backbone,
+    given: list[Segment],
+    prompt_BN: Tensor,
+    mask_BN: Tensor | None,
+    offset_B: Tensor | None,
+    edit: Edit | None,
+    group: int,
+    read_from: int,
+) -> Trace:
+    spans, acted_BT, live_BT = _lay_out(given, prompt_BN)
+    inputs_BTD = _embed_all(backbone.table, spans, group)
+    N, T = prompt_BN.shape[1], inputs_BTD.shape[1] + 1
+    mask_BS = None
+    if mask_BN is not None or live_BT is not None:
+        whole_BS = prompt_BN.new_ones(len(prompt_BN), N + T, dtype=torch.bool)
+        before_BN = whole_BS[:, :N] if mask_BN is None else mask_BN
+        after_BT = whole_BS[:, N:] if live_BT is None else live_BT
+        mask_BS = torch.cat([before_BN, after_BT[:, :-1]], 1)
+    sequence_BSD = torch.cat([backbone.table.rows(prompt_BN), inputs_BTD], 1)
+    positions_BS = shifted_positions(0, N + T - 1, mask_BS, offset_B)
+    hidden_BRD, _ = backbone.forward(
+        sequence_BSD, mask_BS=mask_BS, positions_BT=positions_BS, edit=edit, read_from=read_from
+    )
+    hidden_BTD = hidden_BRD[:, N - 1 - read_from :]
+    if live_BT is not None:  # a waiting row's state is that of its last live slot
+        slot_T = torch.arange(T, device=live_BT.device)
+        last_BT = torch.where(live_BT, slot_T + 1, 0).cummax(1).values
+        source_BT = torch.cat([torch.zeros_like(last_BT[:, :1]), last_BT[:, :-1]], 1)
+        hidden_BTD = hidden_BTD.gather(1, source_BT[..., None].expand_as(hidden_BTD))
+    V = len(backbone.table)
+    kept = len(prompt_BN) * T * V * hidden_BTD.element_size() <= KEPT_BYTES
+    return Trace(
+        backbone=backbone,
+        prompt_BN=prompt_BN,
+        prompt_mask_BN=mask_BN,
+        offset_B=offset_B,
+        spans=spans,
+        inputs=(sequence_BSD,),
+        hidden_BTD=hidden_BTD,
+        acted_BT=acted_BT,
+        live_BT=live_BT,
+        group=group,
+        at_once=True,
+        slot_hidden=None if read_from else (lambda: hidden_BRD),
+        prompt_read=1 if read_from else None,
+        kept_logits=backbone.readout(hidden_BTD) if kept else None,
+        version=weights_version(backbone),
+    )
+
+
+def _lay_out(given: list[Segment], prompt_BN: Tensor) -> tuple[tuple[Span, ...], Tensor | None, Tensor | None]:
+    """Spans of the given segments, and which rows act and write at which step (None: all, always)."""
+    spans, acted, lives, start = [prompt_span(prompt_BN.shape[1])], [], [], prompt_BN.shape[1]
+    whole = all(segment.whole for segment in given)
+    for segment in given:
+        assert segment.given is not None
+        stop = start + segment.longest
+        if segment.longest:
+            action = segment.given.first(segment.longest)
+            span = Span(segment.label, start, stop, segment.thought, action, segment.least, room=segment.longest)
+            spans.append(span)
+            if not whole:
+                acted.append(segment.acted_BT(len(prompt_BN), prompt_BN.device))
+                lives.append(segment.live_BT(acted[-1]))
+        start = stop
+    if whole:
+        return tuple(spans), None, None
+    acted_BT = torch.cat(acted, 1)
+    same = all(live is act for live, act in zip(lives, acted, strict=True))
+    return tuple(spans), acted_BT, acted_BT if same else torch.cat(lives, 1)
+
+
+def _embed_all(table: Table, spans: tuple[Span, ...], group: int) -> Tensor:
+    """The inputs all actions but the last turn into, (B, T - 1, D)."""
+    unseen = State(UNSEEN, UNSEEN, table, group)
+    parts = []
+    for span in spans[1:]:
+        last = span is spans[-1]
+        if not last:
+            parts.append(span.thought.embed(unseen, span.action))
+        elif span.stop - span.start > 1 or not parts:
+            parts.append(span.thought.embed(unseen, span.action.first(span.stop - span.start - 1)))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def replay(backbone: Backbone, trace: Trace, edit: Edit | None = None, *, thought: Thought | None = None) -> Trace:
+    """A trace's actions again, under the weights of today and with the graph: for ratios of old and new policies.
+
+    thought: reads the actions of every span that carries a latent part, instead of the thought that made them; a Token
+    reads the ids of a gated thought, and lets go of its latents.
+
+    Raises:
+        ValueError: as `force`.
+        KeyError: the actions lack what the other thought reads.
+    """
+    return force(
+        backbone,
+        trace.plan(thought),
+        trace.prompt_BN,
+        trace.prompt_mask_BN,
+        offset_B=trace.offset_B,
+        edit=edit,
+        group=trace.group,
+    )

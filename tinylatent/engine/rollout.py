@@ -1,0 +1,333 @@
+"""Rollout: the one engine that runs every way of thinking, a step at a time over a cache.
+
+`rollout` runs a plan; `resume` goes on from what a rollout left. Every step picks an action from the last hidden state,
+then decides who stops, then embeds. Rows that stop wait, their slots masked, until their segment ends; positions count
+per row. A model's forward is made only when its result is needed: the last action of a plan is embedded but not read.
+
+Plans whose actions are all given run in one forward: see `force`.
+
+Letters: B rows, N prompt, T steps of the plan, S all slots (N + T), D width, V vocabulary, G group.
+"""
+
+from copy import copy
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from tinylatent.core.seeds import Streams
+from tinylatent.engine.plan import Plan, Repeat, Segment, distinct, segments
+from tinylatent.engine.thought import Action, History, State
+from tinylatent.engine.trace import KEPT_BYTES, Span, Trace, prompt_span
+from tinylatent.models.backbone import Backbone, Cache, Edit, default_positions, weights_version
+
+NO_STEPS = "the plan has no steps: expected at least one"
+WORTH = 16
+"""Slots of a prompt that nobody reads, from which on the last layer leaves them out: below, attention over the whole
+short sequence is as fast, and its numbers do not depend on who reads."""
+
+
+def rollout(
+    backbone: Backbone,
+    plan: Plan,
+    prompt_BN: Int[Tensor, "B N"],
+    mask_BN: Bool[Tensor, "B N"] | None = None,
+    *,
+    streams: Streams | None = None,
+    offset_B: Int[Tensor, " B"] | None = None,
+    groups: int = 1,
+    grad: bool = False,
+    edit: Edit | None = None,
+    whole: bool = False,
+) -> Trace:
+    """Runs a plan for a batch, over a cache.
+
+    Args:
+        backbone: the model.
+        plan: what to think.
+        prompt_BN: left-padded prompt ids.
+        mask_BN: False on padding; None if there is none.
+        streams: randomness, one stream for each of the B * groups rows; needed by sampling thoughts.
+        offset_B: position of each row's first token; 0 if None.
+        groups: rollouts per prompt G; they share the prompt's cache. Row b becomes rows b*G .. b*G + G - 1.
+        grad: whether to keep the graph.
+        edit: reads or changes activity inside the model; see Backbone.
+        whole: whether the trace is to hold hidden states of every slot of the prompt; thoughts that read their history
+            and edits ask for them by themselves.
+
+    Raises:
+        ValueError: a thought samples and there is not one stream per row; the plan has no steps or does not fit the
+            batch; a prompt is padded on the right.
+    """
+    check(plan, prompt_BN, mask_BN, groups, streams)
+    with torch.set_grad_enabled(grad):
+        read_from = unread(plan, prompt_BN.shape[1] - 1, whole or edit is not None)
+        run = Runner(backbone, prompt_BN, mask_BN, offset_B, groups, edit, read_from)
+        if groups > 1:
+            plan = tuple(part.forked(groups) for part in plan)
+        return run.follow(plan, streams)
+
+
+def resume(
+    trace: Trace,
+    plan: Plan,
+    *,
+    backbone: Backbone | None = None,
+    streams: Streams | None = None,
+    grad: bool = False,
+    edit: Edit | None = None,
+) -> Trace:
+    """Goes on from where a rollout ended; the trace that comes back holds everything since the prompt.
+
+    The earlier trace stays as it is and can be resumed again.
+
+    Args:
+        trace: what `rollout` or `resume` returned.
+        plan: what to think next, for every row of the trace.
+        backbone: the model that goes on, over the cache of the other; the trace's own by default.
+        streams, grad, edit: as for `rollout`, for the steps that are new.
+
+    Raises:
+        ValueError: the trace was forced all at once, or its weights have moved since; or as `rollout`; or a thought
+            reads a history that was not kept.
+    """
+    if trace.end is None:
+        raise ValueError("this trace cannot be resumed: only what rollout or resume returned can, whole")
+    if backbone is None:
+        trace.check_weights()
+    check(plan, trace.prompt_BN, trace.prompt_mask_BN, 1, streams)
+    run: Runner = trace.end.copy(backbone or trace.backbone, edit)
+    if run.read_from and any(segment.thought.reads_history for segment in distinct(plan)):
+        raise ValueError("the trace holds no hidden states of its prompt, which the plan reads: pass whole=True before")
+    with torch.set_grad_enabled(grad):
+        return run.follow(plan, streams)
+
+
+def check(plan: Plan, prompt_BN: Tensor, mask_BN: Tensor | None, groups: int, streams: Streams | None) -> None:
+    """Raises the ValueErrors of `rollout` and `force` that can be told in advance."""
+    rows, samples = prompt_BN.shape[0], False
+    for segment in distinct(plan):
+        segment.check(rows)
+        samples = samples or (segment.given is None and segment.thought.needs_streams)
+    if groups < 1:
+        raise ValueError(f"groups {groups}: expected 1 or more rollouts per prompt")
+    if mask_BN is not None and not mask_BN[:, -1].all():
+        raise ValueError("a prompt ends in padding: expected left padding, the last column of the mask all True")
+    if samples and streams is None:
+        raise ValueError("the plan samples: pass streams=Streams(seed, rows), one row identity per rollout")
+    if samples and streams is not None and len(streams.root_B) != rows * groups:
+        raise ValueError(
+            f"streams for {len(streams.root_B)} rows: expected one for each of {rows * groups} rollouts, "
+            f"{rows} prompts times {groups}"
+        )
+
+
+def unread(plan: Plan, slots: int, whole: bool) -> int:
+    """How many slots at the prompt's beginning the last layer may leave out."""
+    if whole or slots < WORTH or any(segment.thought.reads_history for segment in distinct(plan)):
+        return 0
+    return slots
+
+
+def shifted_positions(past: int, new: int, mask_BS: Tensor | None, offset_B: Tensor | None) -> Tensor | None:
+    """Positions that start at each row's offset instead of 0, shape (B, new); None where there is no offset."""
+    if offset_B is None:
+        return None
+    return default_positions(past, new, mask_BS, offset_B.device) + offset_B[:, None]
+
+
+class Runner:
+    """All slots so far: cache, mask, the last state, and what happened; grows one slot at a time, never looks back."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompt_BN: Tensor,
+        mask_BN: Tensor | None,
+        offset_B: Tensor | None,
+        groups: int,
+        edit: Edit | None,
+        read_from: int,
+    ):
+        self.backbone, self.edit, self.group, self.read_from = backbone, edit, groups, read_from
+        self.prompt_BN, self.prompt_mask_BN, self.offset_B = prompt_BN, mask_BN, offset_B
+        inputs_BND = backbone.table.rows(prompt_BN)
+        positions_BN = shifted_positions(0, prompt_BN.shape[1], mask_BN, offset_B)
+        hidden_BRD, cache = backbone.forward(
+            inputs_BND, mask_BS=mask_BN, positions_BT=positions_BN, edit=edit, read_from=read_from
+        )
+        if groups > 1:
+            cache = cache.fork(groups)
+            inputs_BND, hidden_BRD, self.prompt_BN = (
+                x.repeat_interleave(groups, 0) for x in (inputs_BND, hidden_BRD, prompt_BN)
+            )
+            self.prompt_mask_BN, self.offset_B = (
+                None if x is None else x.repeat_interleave(groups, 0) for x in (mask_BN, offset_B)
+            )
+        self.cache: Cache = cache
+        self.mask_BS = self.prompt_mask_BN
+        self.inputs, self.hiddens, self.forwards = [inputs_BND], [hidden_BRD], 1
+        self.spans = [prompt_span(prompt_BN.shape[1])]
+        self.hidden_BD = hidden_BRD[:, -1]
+        self.pending: tuple[Tensor, Tensor | None] | None = None
+        self.taken: int | Tensor = 0  # actions each row took: one number as long as all took as many
+        self.states: list[Tensor] = []
+        self.logits: list[Tensor] | None = []
+        self.acted: list[Tensor | None] = []
+        self.live: list[Tensor | None] = []
+
+    def copy(self, backbone: Backbone, edit: Edit | None) -> "Runner":
+        """A copy that grows on its own; nothing it shares is changed in place."""
+        twin = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                setattr(twin, name, list(value))
+        twin.backbone, twin.edit = backbone, edit
+        return twin
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Running
+
+    def follow(self, plan: Plan, streams: Streams | None) -> Trace:
+        """Runs a plan from these slots on, and gives the whole record."""
+        before = len(self.states)
+        rows, V = len(self.prompt_BN), len(self.backbone.table)
+        steps = before + sum(segment.longest for segment in segments(plan))
+        if rows * steps * V * self.hidden_BD.element_size() > KEPT_BYTES:
+            self.logits = None
+        for part in plan:
+            if isinstance(part, Repeat):
+                self._repeat(part, streams)
+            else:
+                self._segment(part, None, streams)
+        if len(self.states) == before:
+            raise ValueError(NO_STEPS)
+        return self._trace()
+
+    def _segment(self, segment: Segment, active_B: Tensor | None, streams: Streams | None) -> None:
+        """One segment, for the rows that are active (None: all)."""
+        thought, given, actions, start = segment.thought, segment.given, [], self.size
+        rows, device = len(self.prompt_BN), self.prompt_BN.device
+        wanted_BT = None if segment.whole else segment.acted_BT(rows, device)
+        going_B = active_B
+        for t in range(segment.longest):
+            state = self._state(t >= segment.least)
+            if given is not None:
+                action = given.step(t)
+            else:
+                if streams is not None:
+                    streams.at(self.taken)
+                action = thought.sample(state, streams)
+            acted_B = live_B = _both(going_B, None if wanted_BT is None else wanted_BT[:, t])
+            if action.stop is not None and not action.stop_slot:
+                live_B = _both(acted_B, ~action.stop)
+            self._push(thought.embed(state, action), live_B)
+            self._record(state, action, acted_B, live_B)
+            actions.append(action)
+            if action.stop is not None:
+                going_B = _both(going_B, ~action.stop)
+                if given is None and going_B is not None and not going_B.any():
+                    break
+        if actions:
+            drawn = given is None and thought.needs_streams
+            action = Action.stack(actions)
+            span = Span(segment.label, start, self.size, thought, action, segment.least, drawn, segment.longest)
+            self.spans.append(span)
+
+    def _record(self, state: State, action: Action, acted_B: Tensor | None, live_B: Tensor | None) -> None:
+        self.taken = self.taken + (1 if acted_B is None else acted_B.long())
+        self.states.append(state.hidden)
+        if self.logits is not None:
+            self.logits.append(state.logits)
+        self.acted.append(acted_B)
+        self.live.append(live_B)
+
+    def _repeat(self, repeat: Repeat, streams: Streams | None) -> None:
+        """Passes over the segments until every row is done."""
+        active_B = torch.ones(len(self.prompt_BN), dtype=torch.bool, device=self.prompt_BN.device)
+        for left in reversed(range(repeat.at_most)):
+            for segment in repeat.segments:
+                self._segment(segment, active_B, streams)
+            if left:  # after the last pass the answer would change nothing, and cost a forward
+                active_B = active_B & ~repeat.until(self._state())
+                if not active_B.any():
+                    return
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Slots and states
+
+    @property
+    def size(self) -> int:
+        """Slots pushed so far."""
+        return self.spans[0].stop + len(self.states)
+
+    def _push(self, input_BD: Tensor, live_B: Tensor | None) -> None:
+        """Appends an input; the forward over it waits until a state is asked for."""
+        self.pending = (input_BD, live_B)
+        if self.mask_BS is None and live_B is not None:
+            self.mask_BS = live_B.new_ones(len(live_B), self.size)
+        if self.mask_BS is not None:
+            column_B1 = self.mask_BS.new_ones(len(input_BD), 1) if live_B is None else live_B[:, None]
+            self.mask_BS = torch.cat([self.mask_BS, column_B1], 1)
+
+    def _state(self, may_stop: bool = True) -> State:
+        """The state after all that was pushed. A waiting row keeps the state it had."""
+        if self.pending is not None:
+            (input_BD, live_B), self.pending = self.pending, None
+            positions_B1 = shifted_positions(self.size - 1, 1, self.mask_BS, self.offset_B)
+            hidden_B1D, self.cache = self.backbone.forward(
+                input_BD[:, None], self.cache, mask_BS=self.mask_BS, positions_BT=positions_B1, edit=self.edit
+            )
+            self.inputs.append(input_BD[:, None])
+            self.hiddens.append(hidden_B1D)
+            self.forwards += 1
+            fresh_BD = hidden_B1D[:, 0]
+            self.hidden_BD = fresh_BD if live_B is None else torch.where(live_B[:, None], fresh_BD, self.hidden_BD)
+        hidden_BD, readout = self.hidden_BD, self.backbone.readout
+        read: Any = (lambda: readout(hidden_BD)) if self.logits is None else readout(hidden_BD)
+        return State(hidden_BD, read, self.backbone.table, self.group, self._history, may_stop)
+
+    def _history(self) -> History:
+        """Everything read so far, as one record."""
+        inputs_BSD, hidden_BSD = torch.cat(self.inputs, 1), torch.cat(self.hiddens, 1)
+        mask_BS = self.mask_BS
+        if mask_BS is None:
+            mask_BS = torch.ones(inputs_BSD.shape[:2], dtype=torch.bool, device=inputs_BSD.device)
+        spans = tuple(self.spans)
+        if spans[-1].stop < inputs_BSD.shape[1]:  # the segment that is running
+            spans = (*spans, Span("", spans[-1].stop, inputs_BSD.shape[1]))
+        return History(inputs_BSD, hidden_BSD, mask_BS, spans)
+
+    def _trace(self) -> Trace:
+        hiddens = tuple(self.hiddens)
+        return Trace(
+            backbone=self.backbone,
+            prompt_BN=self.prompt_BN,
+            prompt_mask_BN=self.prompt_mask_BN,
+            offset_B=self.offset_B,
+            spans=tuple(self.spans),
+            inputs=tuple(self.inputs),
+            hidden_BTD=torch.stack(self.states, 1),
+            acted_BT=self._stacked(self.acted),
+            live_BT=self._stacked(self.live),
+            group=self.group,
+            forked=self.group > 1,
+            forwards=self.forwards,
+            slot_hidden=None if self.read_from else (lambda: torch.cat(hiddens, 1)),
+            prompt_read=1 if self.read_from else None,
+            kept_logits=None if self.logits is None else tuple(self.logits),
+            end=self,
+            version=weights_version(self.backbone),
+        )
+
+    def _stacked(self, lives: list[Tensor | None]) -> Tensor | None:
+        """Masks of all steps over (B, T); None where nobody ever waited."""
+        if all(live is None for live in lives):
+            return None
+        every_B = torch.ones(len(self.prompt_BN), dtype=torch.bool, device=self.prompt_BN.device)
+        return torch.stack([every_B if live is None else live for live in lives], 1)
+
+
+def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a & b

@@ -1,0 +1,156 @@
+"""Thought: how the next input of the model is made, and what it may look at.
+
+A thought is a policy. `sample` looks at the state and picks an action; `log_prob` says how likely that action was, the
+decision to stop or go on included; `token` and `latent` are the two parts of what the action means, and `embed`
+composes them into the next input. Deterministic thoughts return actions too (Mixture its alpha, Hidden its hidden
+state), so that an action can always be *given*: teacher forcing and replay are one path.
+
+Controls replace the latent part alone: a gated thought keeps its token under them, and a pause, which has neither part,
+is passed by.
+
+Every function accepts any number of leading axes, so that a whole segment is embedded and scored at once.
+
+Letters: B rows, T steps, S slots, D width, V vocabulary; `*rows` is B, or B T for a whole segment.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tinylatent.core.seeds import Streams
+from tinylatent.models.backbone import Table
+
+
+@dataclass(frozen=True)
+class History:
+    """Everything a row has read and thought so far: S slots, waiting ones masked out."""
+
+    inputs_BSD: Float[Tensor, "B S D"]
+    hidden_BSD: Float[Tensor, "B S D"]
+    mask_BS: Bool[Tensor, "B S"]
+    spans: tuple[Any, ...]
+    """What wrote the slots, each with name, start and stop; the prompt first."""
+
+    @property
+    def prompt(self) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
+        """Hidden states and mask of the prompt."""
+        stop = self.spans[0].stop
+        return self.hidden_BSD[:, :stop], self.mask_BS[:, :stop]
+
+
+@dataclass(frozen=True)
+class State:
+    """What a thought may look at when it acts."""
+
+    hidden: Float[Tensor, "*rows D"]
+    """Last hidden state, after the final norm."""
+    read: Float[Tensor, "*rows V"] | Callable[[], Tensor]
+    """Its readout, or what computes it when a thought asks for `logits`."""
+    table: Table
+    """The model's input embeddings."""
+    group: int = 1
+    """Rollouts of one prompt, side by side: rows b*group .. b*group + group - 1 share prompt b."""
+    history: Callable[[], History] | None = None
+    """Builds the history when called; for thoughts that say `reads_history`."""
+    may_stop: Bool[Tensor, " T"] | bool = True
+    """Whether a stop is allowed by now (for a whole segment: at each of its steps)."""
+
+    @cached_property
+    def logits(self) -> Float[Tensor, "*rows V"]:
+        """The readout of the hidden state."""
+        return self.read if isinstance(self.read, Tensor) else self.read()
+
+    def place_B(self) -> Int[Tensor, " B"]:
+        """The place of each row within its group."""
+        return torch.arange(len(self.hidden), device=self.hidden.device) % self.group
+
+
+@dataclass(frozen=True)
+class Action:
+    """A small record of tensors with the same leading axes, plus whether the row stops here."""
+
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    stop: Bool[Tensor, "*rows"] | None = None
+    stop_slot: bool = True
+    """Whether the step that stops writes its input (a stop token does), or is only a decision and takes no slot."""
+    log_prob: Float[Tensor, "*rows"] | None = None
+    """Of a sampled action, its log-probability when it was drawn, stop included; without a graph."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.values[name]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Action":
+        """The same record with every tensor changed."""
+        stop, log_prob = (None if x is None else change(x) for x in (self.stop, self.log_prob))
+        return Action({name: change(value) for name, value in self.values.items()}, stop, self.stop_slot, log_prob)
+
+    def step(self, t: int) -> "Action":
+        """Step t of an action over (B, T, ...)."""
+        return self.map(lambda x: x[:, t])
+
+    def first(self, steps: int) -> "Action":
+        """The first steps of an action over (B, T, ...)."""
+        return self if all(x.shape[1] == steps for x in self.values.values()) else self.map(lambda x: x[:, :steps])
+
+    @staticmethod
+    def stack(actions: "list[Action]") -> "Action":
+        """Actions of single steps (B, ...) as one over (B, T, ...)."""
+        first = actions[0]
+        values = {name: torch.stack([action[name] for action in actions], 1) for name in first.values}
+        stop, log_prob = (
+            None if any(x is None for x in parts) else torch.stack(parts, 1)  # type: ignore[arg-type]
+            for parts in ([action.stop for action in actions], [action.log_prob for action in actions])
+        )
+        return Action(values, stop, first.stop_slot, log_prob)
+
+
+class Thought(nn.Module):
+    """Base of all thoughts; a subclass gives `sample`, and `token`, `latent` or both.
+
+    Attributes:
+        has_latent: whether the next input has a latent part, which the controls replace.
+        parallel: whether `embed` reads only the action and parameters, so that a segment can be replayed at once.
+        needs_streams: whether `sample` draws random numbers; its actions carry their log-probability then.
+        reads_history: whether it calls `state.history`; the hidden states of the whole prompt are computed then.
+        mixes_table: whether it mixes all rows of the table, which costs as much as a readout.
+    """
+
+    has_latent = False
+    parallel = False
+    needs_streams = False
+    reads_history = False
+    mixes_table = False
+
+    def sample(self, state: State, streams: Streams | None) -> Action:
+        """Picks the action of one step, from the state and each row's own stream."""
+        raise TypeError(f"{type(self).__name__} does not define sample")
+
+    def log_prob(self, state: State, action: Action) -> Float[Tensor, "*rows"]:
+        """Log-probability (or density) of the action; 0 for deterministic thoughts."""
+        return torch.zeros_like(state.hidden[..., 0])
+
+    def token(self, action: Action) -> Int[Tensor, "*rows"] | None:
+        """The token part of the next input; None if it has none."""
+        return None
+
+    def latent(self, state: State, action: Action) -> Float[Tensor, "*rows D"] | None:
+        """The latent part of the next input; None if it has none."""
+        return None
+
+    def compose(self, state: State, action: Action, latent: Tensor | None) -> Float[Tensor, "*rows D"]:
+        """The next input from the token of the action and a latent part: here the one of the two that there is."""
+        if latent is not None:
+            return latent
+        token = self.token(action)
+        if token is None:
+            raise TypeError(f"{type(self).__name__} defines neither token nor latent, nor compose")
+        return state.table.rows(token)
+
+    def embed(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
+        """The next input."""
+        return self.compose(state, action, self.latent(state, action))

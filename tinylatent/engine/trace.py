@@ -1,0 +1,420 @@
+"""Trace: the one record of a sequence. Prompt and steps, what was read and what came of it, and who wrote each slot.
+
+Slots count from the prompt's first token: N of the prompt, then one for each of T steps. Step t stands in slot N + t;
+its action was taken in the state that the row's last live slot before it left. The last action has been turned into no
+input yet: nobody has read it.
+
+What a thought looks at (History, State), what a rollout returns and what replay reads are views of this record. Logits
+of small runs are kept; those of wide or long ones are computed from hidden states again, a chunk of rows at a time.
+Both are of the weights that the trace was made with: once these have moved, asking for them is an error.
+
+Letters: B rows, N prompt, T steps, S slots (N + T), D width, V vocabulary, A answer tokens, G rollouts of a group.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache, reduce
+from operator import add
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from tinylatent.engine.plan import ANSWER, Plan, Segment
+from tinylatent.engine.thought import Action, History, State, Thought
+from tinylatent.models.backbone import Backbone, weights_version
+
+PROMPT = "prompt"
+NOBODY = Thought()  # wrote the prompt
+KEPT_BYTES = 2**27
+"""Logits of a run are kept up to this size, and computed in chunks of about this size beyond it."""
+ALL = slice(None)
+NOTHING = -1
+"""What stands in an answer where nothing was said."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Slots start..stop, written by one thought with its actions over (B, stop - start, ...)."""
+
+    name: str
+    start: int
+    stop: int
+    thought: Thought = NOBODY
+    action: Action = field(default_factory=Action)
+    least: int = 0
+    """Steps before a row might stop."""
+    drawn: bool = False
+    """Whether the actions were drawn at random in this trace, rather than given or decided."""
+    room: int = 0
+    """Steps it might have taken; it took fewer where every row stopped before."""
+
+
+@lru_cache
+def prompt_span(slots: int) -> Span:
+    """The span of a prompt."""
+    return Span(PROMPT, 0, slots)
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What a run cost, over all rows, waiting and padding left out."""
+
+    forwards: int = 0
+    """Calls of the model."""
+    slots: int = 0
+    """Slots read; a prompt that a group shares counts once."""
+    steps: int = 0
+    """Actions taken."""
+    tokens: int = 0
+    """Of these, tokens written or decided on."""
+    latents: int = 0
+    """Of these, inputs with a latent part; a gated thought counts here and among the tokens."""
+    flops: int = 0
+    """Floating-point operations: blocks, readouts and mixtures of the whole table."""
+
+    def __add__(self, other: "Counters") -> "Counters":
+        return Counters(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+
+@dataclass(eq=False)
+class Trace:
+    """What a rollout did. A value: nobody changes it once it is made."""
+
+    backbone: Backbone
+    prompt_BN: Int[Tensor, "B N"]
+    prompt_mask_BN: Bool[Tensor, "B N"] | None
+    offset_B: Int[Tensor, " B"] | None
+    """Position of each row's first token; 0 if None."""
+    spans: tuple[Span, ...]
+    """The prompt, then a span for every segment that ran."""
+    inputs: tuple[Tensor, ...]
+    """Inputs (B, s, D) in order: the prompt's, then the steps'; all but the last step's, which nobody has read."""
+    hidden_BTD: Float[Tensor, "B T D"]
+    """State of every step: what its action was taken in."""
+    acted_BT: Bool[Tensor, "B T"] | None
+    """False where a row took no action; None if all did."""
+    live_BT: Bool[Tensor, "B T"] | None
+    """False where a row wrote no slot: it waited, or only decided to stop; None if none ever did."""
+    group: int = 1
+    """G: rollouts of one prompt, side by side."""
+    forked: bool = False
+    """Whether a group's prompt was read once for all its rollouts."""
+    at_once: bool = False
+    """Whether one forward read the whole sequence."""
+    forwards: int = 1
+    slot_hidden: Callable[[], Tensor] | None = None
+    """Gives hidden states of all slots read (B, S - 1, D); None where the prompt's were not all computed."""
+    prompt_read: int | None = None
+    """How many of the prompt's slots went through the last layer; None for all."""
+    kept_logits: Tensor | tuple[Tensor, ...] | None = None
+    """Logits over (B, T, V), or one (B, V) a step; None where they are computed when asked for."""
+    end: Any = None
+    """Where `resume` goes on (the engine's own record); None for what was forced all at once."""
+    version: int = -1
+    """The count of the weights this was made with."""
+    graph: bool = field(default_factory=torch.is_grad_enabled)
+    """Whether it was made with its graph: what is computed from it later has one then, wherever it is asked for."""
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Sizes and places
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return self.prompt_BN.shape[0]
+
+    @property
+    def steps(self) -> int:
+        """T, waiting included."""
+        return self.hidden_BTD.shape[1]
+
+    @property
+    def length_B(self) -> Int[Tensor, " B"]:
+        """Slots each row really wrote after its prompt."""
+        if self.live_BT is None:
+            return torch.full((self.rows,), self.steps, device=self.hidden_BTD.device)
+        return self.live_BT.sum(1)
+
+    @property
+    def group_B(self) -> Int[Tensor, " B"]:
+        """Which prompt each row belongs to."""
+        return torch.arange(self.rows, device=self.hidden_BTD.device) // self.group
+
+    @property
+    def place_B(self) -> Int[Tensor, " B"]:
+        """The place of each row within its group."""
+        return torch.arange(self.rows, device=self.hidden_BTD.device) % self.group
+
+    @cached_property
+    def mask_BS(self) -> Bool[Tensor, "B S"]:
+        """True where a slot holds something."""
+        device = self.hidden_BTD.device
+        prompt_BN, live_BT = self.prompt_mask_BN, self.live_BT
+        if prompt_BN is None:
+            prompt_BN = torch.ones(self.prompt_BN.shape, dtype=torch.bool, device=device)
+        if live_BT is None:
+            live_BT = torch.ones(self.rows, self.steps, dtype=torch.bool, device=device)
+        return torch.cat([prompt_BN, live_BT], 1)
+
+    @property
+    def thought_spans(self) -> tuple[Span, ...]:
+        """All spans but the prompt."""
+        return self.spans[1:]
+
+    def within(self, span: Span) -> slice:
+        """The steps of a span."""
+        before = self.spans[0].stop
+        return slice(span.start - before, span.stop - before)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # What was done
+
+    @cached_property
+    def inputs_BTD(self) -> Float[Tensor, "B T_minus_1 D"]:
+        """The inputs that the steps' actions were turned into, the last one's left out."""
+        with torch.set_grad_enabled(self.graph):
+            if len(self.inputs) == 1:
+                return self.inputs[0][:, self.spans[0].stop :]
+            return torch.cat(self.inputs[1:], 1)
+
+    def span(self, name: str) -> Span:
+        """The last span of a name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for span in reversed(self.thought_spans):
+            if span.name == name:
+                return span
+        raise KeyError(f"no span {name!r}: there are {', '.join(span.name for span in self.spans)}")
+
+    def action(self, name: str) -> Tensor:
+        """One field of the last span that has it, over (B, steps, ...).
+
+        Raises:
+            KeyError: no span has such a field.
+        """
+        for span in reversed(self.thought_spans):
+            if name in span.action.values:
+                return span.action[name]
+        raise KeyError(name)
+
+    def answer(self) -> Int[Tensor, "B A"]:
+        """The tokens of the answer up to its stop token, which is left out; NOTHING (-1) where a row said no more.
+
+        Raises:
+            KeyError: the plan had no segment named "answer".
+        """
+        span = self.span(ANSWER)
+        ids_BA = span.thought.token(span.action)
+        if ids_BA is None:
+            raise KeyError(f"the answer was given by {type(span.thought).__name__}, which says no tokens")
+        if self.live_BT is not None:
+            ids_BA = ids_BA.masked_fill(~self.live_BT[:, self.within(span)], NOTHING)
+        return ids_BA if span.action.stop is None else ids_BA.masked_fill(span.action.stop, NOTHING)
+
+    def plan(self, thought: Thought | None = None) -> Plan:
+        """The plan that forces exactly these actions; with a thought, that reads those which carry a latent part."""
+        segments: list[Segment] = []
+        for span in self.thought_spans:
+            here = self.within(span)
+            steps = here.stop - here.start if self.acted_BT is None else self.acted_BT[:, here].sum(1)
+            reader = thought if thought is not None and span.thought.has_latent else span.thought
+            segments.append(Segment(reader, steps, span.action, span.name, span.least))
+        return tuple(segments)
+
+    def history(self) -> History:
+        """Everything read, as one record.
+
+        Raises:
+            ValueError: the prompt's hidden states were not computed.
+        """
+        if self.slot_hidden is None:
+            raise ValueError(
+                "this trace holds no hidden states of its prompt: pass whole=True, or a thought that reads_history"
+            )
+        read = self.mask_BS.shape[1] - 1
+        return History(torch.cat(self.inputs, 1), self.slot_hidden(), self.mask_BS[:, :read], self.spans)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Probabilities
+
+    def check_weights(self) -> None:
+        """Raises ValueError once the weights that made this trace have moved."""
+        if self.version != weights_version(self.backbone):
+            raise ValueError(
+                "the weights have moved since this trace was made, so its logits cannot be had any more: replay it "
+                "under the weights of today, or use sampled_log_prob_BT, which was stored"
+            )
+
+    @property
+    def _logits_BTV(self) -> Tensor:
+        kept = self.kept_logits
+        if not isinstance(kept, Tensor):
+            with torch.set_grad_enabled(self.graph):
+                kept = self.backbone.readout(self.hidden_BTD) if kept is None else torch.stack(kept, 1)
+            self.kept_logits = kept
+        return kept
+
+    @property
+    def logits_BTV(self) -> Float[Tensor, "B T V"]:
+        """Logits of every step, all at once; `over_logits` needs less memory where the vocabulary is large.
+
+        Raises:
+            ValueError: the weights have moved.
+        """
+        self.check_weights()
+        return self._logits_BTV
+
+    def over_logits(self, function: Callable[[Tensor, slice], Tensor], steps: slice = ALL) -> list[Tensor]:
+        """function(logits_btV, rows) of some steps for chunks of rows that cover all: one call where logits are kept.
+
+        Chunks are computed again in the backward, so that never more than one is held.
+
+        Raises:
+            ValueError: the weights have moved.
+        """
+        self.check_weights()
+        if self.kept_logits is not None:
+            logits_BTV = self._logits_BTV
+            return [function(logits_BTV if steps == ALL else logits_BTV[:, steps], slice(0, self.rows))]
+        hidden_BtD = self.hidden_BTD if steps == ALL else self.hidden_BTD[:, steps]
+        each = hidden_BtD.shape[1] * len(self.backbone.table) * self.hidden_BTD.element_size()
+        size, out = max(1, KEPT_BYTES // max(1, each)), []
+        for start in range(0, self.rows, size):
+            rows = slice(start, min(start + size, self.rows))
+            hidden_btD = hidden_BtD[rows]
+
+            def chunk(hidden: Tensor, rows: slice = rows) -> Tensor:
+                return function(self.backbone.readout(hidden), rows)
+
+            if torch.is_grad_enabled() and hidden_btD.requires_grad:
+                out.append(checkpoint(chunk, hidden_btD, use_reentrant=False, preserve_rng_state=False))
+            else:
+                out.append(chunk(hidden_btD))
+        return out
+
+    def sum_over_logits(self, function: Callable[[Tensor, slice], Tensor], steps: slice = ALL) -> Tensor:
+        """The sum of function(logits_btV, rows) over chunks of rows."""
+        first, *others = self.over_logits(function, steps)
+        return reduce(add, others, first)
+
+    @cached_property
+    def log_prob_BT(self) -> Float[Tensor, "B T"]:
+        """Log-probability of each action under the logits of this trace, with its graph; 0 where a row took none.
+
+        Raises:
+            ValueError: the weights have moved before it was first asked for.
+        """
+        with torch.set_grad_enabled(self.graph):
+            parts = self.over_logits(self._log_prob)
+            log_prob_BT = parts[0] if len(parts) == 1 else torch.cat(parts, 0)
+            return log_prob_BT if self.acted_BT is None else log_prob_BT.masked_fill(~self.acted_BT, 0.0)
+
+    def _log_prob(self, logits_bTV: Tensor, rows: slice) -> Tensor:
+        parts = []
+        for span in self.thought_spans:
+            if span.stop > span.start:
+                action = span.action if len(logits_bTV) == self.rows else _cut(span.action, rows)
+                parts.append(span.thought.log_prob(self._state(span, logits_bTV, rows), action))
+        return torch.cat(parts, 1)
+
+    def _state(self, span: Span, logits_bTV: Tensor, rows: slice) -> State:
+        here = self.within(span)
+        may_stop: Any = True
+        if span.least:
+            may_stop = torch.arange(here.stop - here.start, device=logits_bTV.device) >= span.least
+        history = None if self.slot_hidden is None else lambda: _rows_of(self.history(), rows)
+        hidden_bTD, logits_btV = self.hidden_BTD[rows][:, here], logits_bTV[:, here]
+        return State(hidden_bTD, logits_btV, self.backbone.table, self.group, history, may_stop)
+
+    @cached_property
+    def sampled_log_prob_BT(self) -> Float[Tensor, "B T"]:
+        """Log-probability of each action when it was drawn, stored then, in float32 or better; 0 where nothing was."""
+        parts = []
+        for span in self.thought_spans:
+            here = self.within(span)
+            if span.drawn and span.action.log_prob is not None:
+                parts.append(span.action.log_prob)
+            else:
+                parts.append(torch.zeros(self.rows, here.stop - here.start, device=self.hidden_BTD.device))
+        log_prob_BT = torch.cat(parts, 1)
+        return log_prob_BT if self.acted_BT is None else log_prob_BT.masked_fill(~self.acted_BT, 0.0)
+
+    @cached_property
+    def drawn_BT(self) -> Bool[Tensor, "B T"] | None:
+        """Where an action was drawn at random; None if all were. What a policy gradient is about."""
+        if all(span.drawn for span in self.thought_spans):
+            return self.acted_BT
+        drawn_T = torch.zeros(self.steps, dtype=torch.bool, device=self.hidden_BTD.device)
+        for span in self.thought_spans:
+            drawn_T[self.within(span)] = span.drawn
+        return drawn_T.expand(self.rows, -1) if self.acted_BT is None else drawn_T & self.acted_BT
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Parts, and costs
+
+    def part(self, rows: slice) -> "Trace":
+        """Some of the rows: whole groups of them. It cannot be resumed."""
+        spans = tuple(replace(span, action=_cut(span.action, rows)) for span in self.spans)
+        logits = self.kept_logits
+        whole = self.slot_hidden
+        return replace(
+            self,
+            prompt_BN=self.prompt_BN[rows],
+            prompt_mask_BN=_some(self.prompt_mask_BN, rows),
+            offset_B=_some(self.offset_B, rows),
+            spans=spans,
+            inputs=tuple(x[rows] for x in self.inputs),
+            hidden_BTD=self.hidden_BTD[rows],
+            acted_BT=_some(self.acted_BT, rows),
+            live_BT=_some(self.live_BT, rows),
+            slot_hidden=None if whole is None else lambda: whole()[rows],
+            kept_logits=tuple(x[rows] for x in logits) if isinstance(logits, tuple) else _some(logits, rows),
+            end=None,
+        )
+
+    @cached_property
+    def counters(self) -> Counters:
+        """What making this trace cost, counted from the record of what ran."""
+        N, read_B = self.spans[0].stop, self.mask_BS[:, :-1].sum(1)
+        prompt_B = self.mask_BS[:, :N].sum(1)
+        acted_BT = self.mask_BS.new_ones(self.rows, self.steps) if self.acted_BT is None else self.acted_BT
+        tokens = latents = embedding = 0
+        V, D = len(self.backbone.table), self.backbone.table.width
+        for span in self.thought_spans:
+            acted_Bt = acted_BT[:, self.within(span)]
+            tokens += int(acted_Bt.sum()) if span.thought.token(span.action.first(0)) is not None else 0
+            if span.thought.has_latent:
+                latents += int(acted_Bt.sum())
+            embedding += 2 * V * D * int(acted_Bt.sum()) if span.thought.mixes_table else 0
+        steps, shared = int(acted_BT.sum()), self.group if self.forked else 1
+        slots = int(read_B.sum()) - int(prompt_B.sum()) + int(prompt_B[::shared].sum())
+        blocks = 0
+        pairs, times = torch.stack([prompt_B, read_B], 1).unique(dim=0, return_counts=True)
+        for (prompt, read), count in zip(pairs.tolist(), times.tolist(), strict=True):
+            blocks += count * self._row_flops(prompt, read, shared)
+        flops = blocks // shared + embedding + 2 * V * D * steps
+        return Counters(self.forwards, slots, steps, tokens, latents, flops)
+
+    def _row_flops(self, prompt: int, read: int, shared: int) -> int:
+        """Operations of one row's blocks, times the rollouts that share its prompt."""
+        count, asked = self.backbone.flops, self.prompt_read
+        if self.at_once:
+            return count(read, 0, None if asked is None else read - prompt + min(asked, prompt)) * shared
+        return count(prompt, 0, None if asked is None else min(asked, prompt)) + shared * count(read - prompt, prompt)
+
+
+def _some(x: Tensor | None, rows: slice) -> Tensor | None:
+    return None if x is None else x[rows]
+
+
+def _cut(action: Action, rows: slice) -> Action:
+    return action.map(lambda x: x[rows])
+
+
+def _rows_of(history: History, rows: slice) -> History:
+    return History(history.inputs_BSD[rows], history.hidden_BSD[rows], history.mask_BS[rows], history.spans)

@@ -1,0 +1,1 @@
+"""Evaluation: judging answers, statistics over them."""

@@ -1,0 +1,192 @@
+"""Evaluation: every problem of a part, solved in batches, judged by whoever speaks for it.
+
+Besides the answer it measures how far each step's distribution is from the oracle's frontier (KL) and how spread it is
+(entropy), under the method's own inference or under a control, and what it cost in forwards, operations and seconds.
+
+Letters: P problems, B rows of a batch, S samples, T steps before the answer, A answer tokens.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from tinylatent.core.seeds import Streams, derive
+from tinylatent.engine.plan import ANSWER
+from tinylatent.engine.trace import NOTHING, Counters, Trace
+from tinylatent.objectives.examples import Examples
+from tinylatent.objectives.method import Method, Model
+from tinylatent.objectives.policy_gradient import entropy_of
+from tinylatent.objectives.rewards import Verifier
+from tinylatent.objectives.speakers import Speaker
+
+BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured over P problems."""
+
+    right_P: np.ndarray
+    """Whether each answer is right."""
+    answer_PA: np.ndarray
+    """The answers, as token ids; -1 where nothing was said."""
+    kl_T: list[float]
+    """Mean KL(oracle frontier || model) of each step in nats; empty if the steps are not supervised."""
+    entropy_T: list[float]
+    """Mean entropy of each step's distribution in nats, the answer's included."""
+    norm_T: list[float]
+    """Mean norm of the input each step before the answer makes, in units of the token embeddings' mean norm."""
+    counters: Counters
+    """What solving all problems cost."""
+    seconds: float
+    """Wall-clock time of solving."""
+
+
+def evaluate(
+    speaker: Speaker,
+    method: Method,
+    model: Model,
+    *,
+    control: str | None = None,
+    seed: int = 0,
+    batch: int = BATCH,
+    device: torch.device | str = "cpu",
+    verify: Verifier | None = None,
+) -> Evaluation:
+    """Solves every problem of a speaker, the answer greedily.
+
+    Args:
+        speaker: holds the problems, judges the answers and gives the frontier of all traces.
+        method: solves.
+        model: the trained model.
+        control: "noise", "shuffled" or "zero" to replace the latents; None for the method itself.
+        seed: of everything sampled (deterministic methods sample nothing; noise and sampled latents do).
+        batch: rows at a time.
+        device: where the model is.
+        verify: what methods that search may ask on the way.
+
+    Raises:
+        ValueError: unknown control, or no problems.
+    """
+    count = len(speaker.problems)
+    if count == 0:
+        raise ValueError("no problems to evaluate: expected at least one row")
+    answers, rights, kls, entropies, norms, spent, seconds = [], [], [], [], [], [], 0.0
+    unit = model.backbone.table.unit().detach()
+    # Neighbours in a listed space share most of their digits, and shuffled latents would be nearly the right ones.
+    order_P = np.random.default_rng(derive(seed, "shuffle")).permutation(count)
+    parts = -(-count // batch)  # of even size: a last row alone would have no other to shuffle with
+    for index_B in np.array_split(order_P, parts):
+        examples = speaker.part(index_B).examples(device)
+        streams = Streams(seed, torch.from_numpy(index_B).to(device))
+        begin = time.perf_counter()
+        solution = method.solve(model, examples, streams, control=control, verify=verify)
+        answer_BA = solution.answer_BA.cpu()
+        seconds += time.perf_counter() - begin
+        answers.append(answer_BA.numpy())
+        rights.append(examples.judge(solution.answer_BA).cpu().numpy())
+        trace = solution.trace
+        before = trace.within(trace.span(ANSWER)).start
+        with torch.no_grad():
+            if method.supervised:
+                kls.append(divergence(trace, examples, before))
+            entropies.append(entropy_of(trace))
+            norm_BT = trace.inputs_BTD[:, :before].norm(dim=-1) / unit
+        norms.append(norm_BT if trace.live_BT is None else norm_BT.masked_fill(~trace.live_BT[:, :before], torch.nan))
+        spent.append(solution.counters)
+    back_P = np.argsort(order_P)
+    tokens = max(answer_BA.shape[1] for answer_BA in answers)
+    kl_T = _mean(kls, tokens) if method.supervised else []
+    return Evaluation(
+        np.concatenate(rights)[back_P],
+        _stacked(answers)[back_P],
+        kl_T,
+        _mean(entropies, tokens),
+        _mean(norms, 0),
+        reduce(add, spent),
+        seconds,
+    )
+
+
+def divergence(trace: Trace, examples: Examples, before: int) -> Float[Tensor, "B T"]:
+    """KL(frontier || model) at every step in nats; NaN where a row took none, everywhere if none compare.
+
+    before: steps before the answer.
+    """
+    if before > examples.most_steps:
+        return torch.full_like(trace.hidden_BTD[..., 0], torch.nan)
+
+    def kl(logits_bTV: Tensor, rows: slice) -> Tensor:
+        log_p_bTV, target_bTV = F.log_softmax(logits_bTV, -1), examples.frontier.rows(rows).dense()
+        if before < examples.most_steps:  # rows of fewer steps than the task's most may be alone in a batch
+            target_bTV = torch.cat([target_bTV[:, :before], target_bTV[:, -examples.answer_tokens :]], 1)
+        return (torch.special.xlogy(target_bTV, target_bTV) - target_bTV * log_p_bTV).sum(-1)
+
+    kl_BT = torch.cat(trace.over_logits(kl))
+    return kl_BT if trace.acted_BT is None else kl_BT.masked_fill(~trace.acted_BT, torch.nan)
+
+
+def _mean(parts: list[Tensor], last: int) -> list[float]:
+    """Mean over rows of (B, T) parts, waiting rows left out; parts of fewer steps lack those before the `last`."""
+    most = max(part.shape[1] for part in parts)
+
+    def widened(part_BT: Tensor) -> Tensor:
+        place = part_BT.shape[1] - last
+        absent = part_BT.new_full((len(part_BT), most - part_BT.shape[1]), torch.nan)
+        return torch.cat([part_BT[:, :place], absent, part_BT[:, place:]], 1)
+
+    return [round(value, 6) for value in torch.cat([widened(part) for part in parts]).double().nanmean(0).tolist()]
+
+
+def _stacked(answers: list[np.ndarray]) -> np.ndarray:
+    """Answers of several batches, the shorter ones filled up with NOTHING."""
+    most = max(each.shape[-1] for each in answers)
+    room = [(0, 0)] * (answers[0].ndim - 1)
+    filled = (np.pad(each, [*room, (0, most - each.shape[-1])], constant_values=NOTHING) for each in answers)
+    return np.concatenate(list(filled))
+
+
+def sample_answers(
+    speaker: Speaker,
+    method: Method,
+    model: Model,
+    samples: int,
+    *,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch: int = BATCH,
+    device: torch.device | str = "cpu",
+) -> np.ndarray:
+    """Answers of `samples` independent rollouts of each problem, as token ids (P, S, A); prompts are read once.
+
+    Raises:
+        ValueError: fewer than one sample, or no problems.
+    """
+    count = len(speaker.problems)
+    if count == 0:
+        raise ValueError("no problems to sample answers for: expected at least one row")
+    if samples < 1:
+        raise ValueError(f"{samples} samples: expected at least 1")
+    answers, size = [], max(1, batch // samples)
+    for start in range(0, count, size):
+        examples = speaker.part(np.arange(start, min(start + size, count))).examples(device)
+        rows = len(examples)
+        streams = Streams(seed, torch.arange(start * samples, (start + rows) * samples, device=device))
+        solution = method.solve(model, examples, streams, temperature=temperature, groups=samples)
+        answers.append(solution.answer_BA.view(rows, samples, -1).cpu().numpy())
+    return _stacked(answers)
+
+
+def cost(method: Method, model: Model, examples: Examples) -> dict[str, Any]:
+    """What the first problem costs at inference: steps decoded, slots read, floating-point operations."""
+    streams = Streams(0, torch.zeros(1, dtype=torch.int64, device=examples.prompt_BN.device))
+    spent = method.solve(model, examples.rows(slice(0, 1)), streams).counters
+    return {"steps": spent.steps, "slots": spent.slots, "flops": spent.flops}

@@ -1,0 +1,1 @@
+"""Lab: experiments, records, studies, tables and figures."""

@@ -1,0 +1,123 @@
+"""Study `mnns`: direct answer, pause tokens, discrete chain of thought, Coconut and CoT2 on Minimum Non-Negative Sum.
+
+The headline comparison of Gozeten et al. 2025 (m = 4, digits 1..9, d = 32, 2 layers, 2 heads; validation on multisets
+of digits never seen). All methods take the same number of steps; learning rate and weight decay are each method's own,
+the best of those that study `mnns-tuning` tried on other splits.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from tinylatent.core.seeds import Seeds
+from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.measure import ITSELF
+from tinylatent.lab.plots import COLOURS, figure, interval_column
+from tinylatent.lab.report import Table, Value
+from tinylatent.lab.studies.compare import (
+    better,
+    grouped,
+    listed,
+    method_of,
+    percent,
+    rights,
+    totals,
+    verdict,
+)
+from tinylatent.lab.studies.lineup import LABELS, METHODS, RECIPES, comparison, draw_accuracies
+from tinylatent.lab.study import Profile, Record, Study
+
+PUBLISHED = {"direct": 68.35, "discrete": 84.92, "coconut": 92.58, "cot2": 98.94}
+"""Validation accuracy in percent, from the paper; it has no pause tokens."""
+SEEDS: dict[Profile, range] = {"quick": range(2), "full": range(5)}
+
+
+def grid(profile: Profile) -> list[Experiment]:
+    """Every method on every seed."""
+    return [
+        Experiment(method=method, training=RECIPES[method.name], seeds=Seeds.all(seed))
+        for method in METHODS
+        for seed in SEEDS[profile]
+    ]
+
+
+def tables(records: list[Record]) -> list[Table]:
+    """The comparison, and what each of Coconut's stages had learnt."""
+    groups = grouped(records, method_of)
+    stages = _by_stage(groups["coconut"], groups["discrete"])
+    return [comparison(records, "MNNS, m = 4, digits 1..9", PUBLISHED), stages]
+
+
+def stage_intervals(group: list[Record]) -> list[Interval]:
+    """Accuracy at the end of each stage, the last included."""
+    return [accuracy_interval(right, totals(group)) for right in _stage_rights(group)]
+
+
+def _stage_rights(group: list[Record]) -> list[list[list[int]]]:
+    """Right answers per key of each run, at the end of each stage, the last included."""
+    earlier = range(len(group[0]["stages"]))
+    return [*([record["stages"][stage]["right"] for record in group] for stage in earlier), rights(group)]
+
+
+def _by_stage(group: list[Record], discrete: list[Record]) -> Table:
+    """How Coconut fares as its chain is unlearnt."""
+    ends = [stage["step"] for stage in group[0]["stages"]] + [group[0]["experiment"]["training"]["steps"]]
+    rows: list[dict[str, Value]] = [
+        {"stage": stage, "until step": end, **percent(interval)}
+        for stage, (end, interval) in enumerate(zip(ends, stage_intervals(group), strict=True))
+    ]
+    columns = {"stage": "d", "until step": "d", "accuracy": ".2f", "low": ".2f", "high": ".2f"}
+    legend = (
+        "Accuracy at the end of each stage, thinking as it taught: stage k has k latent steps, stage 0 none. All "
+        "stages together get as many training steps as discrete CoT alone, so a later one is also trained for longer: "
+        "a rise is no measure of what latents add, the last line below is."
+    )
+    steps = enumerate(pairwise(_stage_rights(group)), 1)
+    notes = [
+        verdict(
+            f"Coconut is more often right after stage {stage} than after stage {stage - 1}",
+            paired_difference(now, before, totals(group)),
+            len(group),
+        )
+        for stage, (before, now) in steps
+    ]
+    notes.append(better("Coconut, all latent,", group, "discrete CoT trained for as many steps", discrete))
+    return Table("Coconut, stage by stage", columns, rows, [legend, *listed(notes)])
+
+
+def draw(records: list[Record], path: Path) -> None:
+    """Accuracy beside the published values, the distance from the oracle step by step, and Coconut's stages."""
+    groups = grouped(records, method_of)
+    with figure(path, 11, 3.6, columns=3) as (left, middle, right):
+        draw_accuracies(left, records, PUBLISHED)
+        left.legend(loc="lower right")  # where the controls leave room
+        for name, group in groups.items():
+            _draw_kl(middle, name, group)
+        middle.set(xlabel="step", ylabel="KL from the oracle's frontier, nats", yscale="log")
+        middle.xaxis.set_major_locator(MaxNLocator(integer=True))
+        middle.legend()
+        for stage, interval in enumerate(stage_intervals(groups["coconut"])):
+            interval_column(right, stage, interval, COLOURS["coconut"])
+        right.set(xlabel="Coconut's latent steps", ylabel="accuracy at the end of the stage, %", ylim=(0, 102))
+        right.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _draw_kl(axes: Axes, name: str, group: list[Record]) -> None:
+    """A line a seed, for methods whose steps are taught the frontier or a trace of it."""
+    for record in group:
+        kl = record["evaluations"][ITSELF]["kl"]
+        if kl:
+            label = LABELS[name] if record is group[0] else None
+            axes.plot(range(1, len(kl) + 1), kl, "o-", color=COLOURS[name], alpha=0.7, label=label)
+
+
+STUDY = Study(
+    "mnns",
+    "How do a direct answer, pause tokens, discrete chain of thought, Coconut and CoT2 compare on MNNS?",
+    grid,
+    tables,
+    draw,
+)

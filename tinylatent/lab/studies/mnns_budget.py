@@ -1,0 +1,145 @@
+"""Study `mnns-budget`: how many traces should the supervision hold, and does the answer depend on the width?
+
+The 3 x 3 table of Gozeten et al. 2025: budget B in {1, 4, 16} (16 are all traces of four digits) times width d in
+{16, 24, 32}. B = 1 is discrete chain of thought; B = 4 and 16 are CoT2 with the same recipe, tuned at B = 16. Each
+width has learning rates of its own (studies `mnns-tuning` and `mnns-tuning-small`).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tinylatent.core.seeds import Seeds
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.plots import COLOURS, figure, interval_column, published_mark, shade
+from tinylatent.lab.report import Table, Value
+from tinylatent.lab.studies.compare import (
+    accuracy,
+    controls,
+    difference,
+    finding,
+    grouped,
+    latents_matter,
+    listed,
+    percent,
+    points,
+    verdict,
+)
+from tinylatent.lab.studies.lineup import recipe
+from tinylatent.lab.study import Profile, Record, Study
+from tinylatent.methods import CoT2, DiscreteCoT
+from tinylatent.models.decoder import ModelConfig
+from tinylatent.objectives.method import Method
+
+ALL = 16
+BUDGETS: dict[int, Method] = {1: DiscreteCoT(), 4: CoT2(budget=4), ALL: CoT2()}
+WIDTHS = (16, 24, 32)
+SEEDS: dict[Profile, range] = {"quick": range(1), "full": range(5)}
+PUBLISHED = {
+    (16, 1): 55.48, (16, 4): 64.20, (16, 16): 55.27,
+    (24, 1): 70.43, (24, 4): 88.31, (24, 16): 96.56,
+    (32, 1): 84.92, (32, 4): 99.04, (32, 16): 98.94,
+}  # fmt: skip
+"""Validation accuracy in percent of (width, budget), from the paper."""
+COLUMNS = {
+    "width": "d", "budget": "d", "accuracy": ".2f", "low": ".2f", "high": ".2f", "published": ".2f", "seeds": "d",
+    "noise": ".2f", "shuffled": ".2f", "zero": ".2f",
+}  # fmt: skip
+LEGEND = (
+    "accuracy, low, high: percent of the validation part, mean over seeds, 95 % interval (bootstrap over seeds and "
+    "keys, or Student's t over seeds where that is wider). published: Gozeten et al. 2025. budget: traces in the "
+    "supervision, those of smallest |final sum| first; 1 is discrete CoT, which has no latents to replace. noise, "
+    "shuffled, zero: accuracy with the latents replaced at evaluation. Learning rates are tuned for B = 1 and B = 16 "
+    "at each width, weight decay at d = 32; B = 4 takes the rates of B = 16."
+)
+Cells = dict[tuple[int, int], list[Record]]
+
+
+def grid(profile: Profile) -> list[Experiment]:
+    """Every width, budget and seed; the quick profile's corners."""
+    return [
+        Experiment(method=method, shape=shape, training=recipe(method, shape), seeds=Seeds.all(seed))
+        for shape in map(ModelConfig, WIDTHS if profile == "full" else WIDTHS[::2])
+        for method in BUDGETS.values()
+        for seed in SEEDS[profile]
+    ]
+
+
+def cell(record: Record) -> tuple[int, int]:
+    """(width, budget) of a record."""
+    method = record["experiment"]["method"]
+    budget = 1 if method["name"] == DiscreteCoT.name else method["budget"] or ALL
+    return record["experiment"]["shape"]["width"], budget
+
+
+def tables(records: list[Record]) -> list[Table]:
+    """A row a width and budget."""
+    cells, rows = grouped(records, cell), []
+    for (width, budget), group in cells.items():
+        row: dict[str, Value] = {"width": width, "budget": budget, **percent(accuracy(group)), "seeds": len(group)}
+        row |= {control: 100 * accuracy(group, control).value for control in controls(group)}
+        rows.append(row | {"published": PUBLISHED[width, budget]})
+    title = "MNNS, m = 4, digits 1..9: traces in the supervision and width of the model"
+    return [Table(title, COLUMNS, rows, [LEGEND, *listed(_findings(cells))])]
+
+
+def _findings(cells: Cells) -> Iterator[str]:
+    """The best budget of each width, and whether it grows with the width."""
+    widths = list(dict.fromkeys(width for width, _ in cells))
+    best = {}
+    for width in widths:
+        first, second = sorted(BUDGETS, key=lambda budget: -accuracy(cells[width, budget]).value)[:2]
+        best[width] = first
+        claim = f"at d = {width} B = {first}, the best measured, is better than B = {second}, the second best"
+        yield verdict(claim, difference(cells[width, first], cells[width, second]), len(cells[width, first]))
+    yield _growth(cells, best)
+    for (width, budget), group in cells.items():
+        if controls(group):
+            yield latents_matter(f"B = {budget} at d = {width}", group)
+
+
+def _growth(cells: Cells, best: dict[int, int]) -> str:
+    """Whether the best budget grows from the narrowest width to the widest.
+
+    It does if, of the two budgets that measured best there, each is surely better where it measured best, and the wide
+    one's is larger; it fails if it is smaller, or if one budget is surely the best at both ends.
+    """
+    narrow, wide = min(best), max(best)
+    small, large = best[narrow], best[wide]
+    rivals = [(narrow, small, large), (wide, large, small)]
+    if small == large:
+        rivals = [(width, small, other) for width in (narrow, wide) for other in BUDGETS if other != small]
+    gaps = [difference(cells[width, ours], cells[width, other]) for width, ours, other in rivals]
+    sure = all(gap.low > 0 for gap in gaps)
+    word = finding(sure and small < large, sure and small >= large, len(cells[narrow, small]))
+    measured = ", ".join(f"{budget} at d = {width}" for width, budget in best.items())
+    told = "; ".join(
+        f"B = {ours} minus B = {other} at d = {width}: {points(gap)}"
+        for (width, ours, other), gap in zip(rivals, gaps, strict=True)
+    )
+    return f"{word}: the best budget grows with the width (best measured: {measured}; {told})."
+
+
+def draw(records: list[Record], path: Path) -> None:
+    """Accuracy against width, a colour a budget, published values beside."""
+    cells = grouped(records, cell)
+    with figure(path, 5.5, 3.4) as (axes,):
+        for place, budget in enumerate(BUDGETS):
+            colour = COLOURS["discrete"] if budget == 1 else shade("cot2", place - 1, len(BUDGETS) - 1)
+            label: str | None = "B = 1 (discrete CoT)" if budget == 1 else f"B = {budget}"
+            for width in [width for width, of in cells if of == budget]:
+                x = width + 1.4 * (place - 1)
+                interval_column(axes, x, accuracy(cells[width, budget]), colour, label=label)
+                published_mark(axes, x + 0.45, PUBLISHED[width, budget])
+                label = None
+        published_mark(axes, label="published")
+        axes.set(xlabel="width d", ylabel="validation accuracy, % (95 %)", ylim=(0, 102), xticks=WIDTHS)
+        axes.legend(loc="lower right")
+
+
+STUDY = Study(
+    "mnns-budget",
+    "How many traces should CoT2's supervision hold, and does the best budget grow with the width?",
+    grid,
+    tables,
+    draw,
+)

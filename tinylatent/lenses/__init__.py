@@ -1,0 +1,1 @@
+"""Lenses: what a model does inside; they return data and draw nothing."""

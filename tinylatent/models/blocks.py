@@ -1,0 +1,406 @@
+"""Blocks: the parts a decoder is put together from, trained or made by hand.
+
+A block adds what its attention and its MLP compute to the residual stream. Where the norms stand is its placement:
+"pre" before each of the two (GPT-2), "post" after each addition (the first Transformer), "none" nowhere. Attention is
+one product for queries, keys and values (`Attention`), or a list of heads of any width (`Heads`); MLPs are plain
+(`MLP`) or a mixture of experts (`Experts`).
+
+Letters: B rows, T new slots, R slots whose result is read, S all slots (cache and new), D width, H heads, K width of a
+head, F hidden units, X experts.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from tinylatent.models.backbone import Edit, Site
+
+Placement = Literal["pre", "post", "none"]
+Activation = Literal["gelu", "relu", "swiglu"]
+PLACEMENTS, ACTIVATIONS = get_args(Placement), get_args(Activation)
+VECTOR = 16  # floats in a vector register: softmax over shorter rows falls back to scalar code
+
+
+class Dropout:
+    """What a decoder drops while it trains: nothing unless a generator is set, so that nothing global is ever drawn.
+
+    A mask is a function of the generator and of the number of masks drawn before: the same rows in other micro-batches
+    get other ones.
+    """
+
+    def __init__(self, share: float = 0.0):
+        self.share, self.generator = share, None
+
+    generator: torch.Generator | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x with a share of its numbers at zero and the others scaled up to make up for it."""
+        if self.generator is None or self.share == 0:
+            return x
+        kept = torch.rand(x.shape, generator=self.generator, device=x.device, dtype=x.dtype) >= self.share
+        return x * kept / (1 - self.share)
+
+
+class Block(nn.Module):
+    """One layer: x + attention, then x + MLP, with norms placed before, after or nowhere.
+
+    Args:
+        attention: an Attention or Heads, or any module with their members.
+        mlp: maps (B, T, D) to (B, T, D); None for a layer of attention alone.
+        width: D, the size of the two norms; left out where there are none.
+        placement: where the norms stand.
+        dropout: what falls out of both additions.
+
+    Raises:
+        ValueError: an unknown placement, or norms without a width.
+    """
+
+    def __init__(
+        self,
+        attention: nn.Module,
+        mlp: nn.Module | None,
+        width: int | None = None,
+        placement: Placement = "none",
+        dropout: Dropout | None = None,
+    ):
+        super().__init__()
+        if placement not in PLACEMENTS:
+            raise ValueError(f"norm {placement!r}: expected one of {', '.join(PLACEMENTS)}")
+        if placement != "none" and not width:
+            raise ValueError(f"norm {placement!r} without a width: expected the width of the residual stream")
+        self.pre, self.drop = placement == "pre", dropout or Dropout()
+        self.attn_norm: Any = Norm(width) if placement != "none" and width else None
+        self.attention = attention
+        self.mlp_norm: Any = Norm(width) if placement != "none" and width and mlp is not None else None
+        self.mlp = mlp
+
+    def forward(
+        self,
+        x_BTD: Float[Tensor, "B T D"],
+        cache: Any = None,
+        bias: Tensor | None = None,
+        edit: Edit | None = None,
+        number: int = 0,
+        slots: range = range(0),
+        read_from: int = 0,
+    ) -> tuple[Float[Tensor, "B R D"], Any]:
+        """The residual stream after this layer, from slot `read_from` on, and the layer's keys and values.
+
+        Args:
+            x_BTD: the residual stream of the new slots.
+            cache: this layer's keys and values of the past; None at the start.
+            bias: what is added to attention's scores; None for plain causal attention.
+            edit, number, slots: called at the four sites with the layer's number and the places of the new slots.
+            read_from: first new slot that anybody reads.
+        """
+        pre, attn_norm, mlp, mlp_norm = self.pre, self.attn_norm, self.mlp, self.mlp_norm
+        changed = edit is not None or self.drop.generator is not None
+        if edit is not None:
+            x_BTD = edit(number, "resid_in", x_BTD, slots)
+        # Parts are called by forward: edits look inside a block, and hooks of torch would cost as much as the products.
+        added_BRD, cache = self.attention.forward(attn_norm.forward(x_BTD) if pre else x_BTD, cache, bias, read_from)
+        if changed:
+            added_BRD = self._changed(added_BRD, edit, number, "attn_add", slots)
+        x_BRD = (x_BTD[:, read_from:] if read_from else x_BTD) + added_BRD
+        if not pre and attn_norm is not None:
+            x_BRD = attn_norm.forward(x_BRD)
+        if mlp is not None:
+            added_BRD = mlp.forward(mlp_norm.forward(x_BRD) if pre else x_BRD)
+            if changed:
+                added_BRD = self._changed(added_BRD, edit, number, "mlp_add", slots)
+            x_BRD = x_BRD + added_BRD
+            if not pre and mlp_norm is not None:
+                x_BRD = mlp_norm.forward(x_BRD)
+        return (x_BRD if edit is None else edit(number, "resid_out", x_BRD, slots)), cache
+
+    def _changed(self, added: Tensor, edit: Edit | None, number: int, site: Site, slots: range) -> Tensor:
+        """What is added at a site, after dropout and edit."""
+        if self.drop.generator is not None:
+            added = self.drop(added)
+        return added if edit is None else edit(number, site, added, slots)
+
+
+class Norm(nn.Module):
+    """Layer normalisation of the last axis with a gain and no offset."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.shape = (width,)
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
+        """The normalised vectors."""
+        return F.layer_norm(x, self.shape, self.weight)
+
+
+class Unit(nn.Module):
+    """Scales vectors to length one: a norm without gain, up to sqrt(D)."""
+
+    def forward(self, x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
+        """The scaled vectors."""
+        return F.normalize(x, dim=-1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# MLPs
+
+
+class MLP(nn.Module):
+    """Width D to F hidden units and back, without biases.
+
+    Args:
+        width: D.
+        hidden: F; 4 D by default.
+        activation: gelu, relu, or swiglu (half the hidden units gate the others; Shazeer 2020, arXiv 2002.05202).
+    """
+
+    def __init__(self, width: int, hidden: int | None = None, activation: Activation = "gelu"):
+        super().__init__()
+        hidden = hidden or 4 * width
+        self.activation = activation
+        self.up_proj = nn.Parameter(torch.empty(2 * hidden if activation == "swiglu" else hidden, width))
+        self.down_proj = nn.Parameter(torch.empty(width, hidden))
+
+    def forward(self, x_BTD: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
+        """The MLP's addition to the residual stream."""
+        up = F.linear(x_BTD, self.up_proj)
+        if self.activation == "gelu":
+            hidden = F.gelu(up)
+        elif self.activation == "relu":
+            hidden = F.relu(up)
+        else:
+            gate, value = up.chunk(2, -1)
+            hidden = F.silu(gate) * value
+        return F.linear(hidden, self.down_proj)
+
+
+class Experts(nn.Module):
+    """A mixture of ReLU MLPs: every slot goes through the one expert whose router score is highest.
+
+    Args:
+        router_XD, router_bias_X: scores of the experts.
+        up_XFD, up_bias_XF: into the hidden units.
+        down_XDF, down_bias_XD: back into the residual stream.
+        weighted: whether an expert's output is multiplied by its softmax score, so that the router can be trained
+            (Fedus et al. 2021, arXiv 2101.03961); constructions by hand leave it alone.
+    """
+
+    def __init__(
+        self,
+        router_XD: Float[Tensor, "X D"],
+        router_bias_X: Float[Tensor, " X"],
+        up_XFD: Float[Tensor, "X F D"],
+        up_bias_XF: Float[Tensor, "X F"],
+        down_XDF: Float[Tensor, "X D F"],
+        down_bias_XD: Float[Tensor, "X D"],
+        weighted: bool = False,
+    ):
+        super().__init__()
+        self.weighted = weighted
+        self.router, self.router_bias = nn.Parameter(router_XD), nn.Parameter(router_bias_X)
+        self.up_proj, self.up_bias = nn.Parameter(up_XFD), nn.Parameter(up_bias_XF)
+        self.down_proj, self.down_bias = nn.Parameter(down_XDF), nn.Parameter(down_bias_XD)
+
+    @classmethod
+    def fresh(cls, width: int, experts: int) -> "Experts":
+        """Experts to be trained, each half as wide as a plain MLP; their weights are set by whoever initialises."""
+        hidden = 2 * width
+        return cls(
+            torch.empty(experts, width),
+            torch.zeros(experts),
+            torch.empty(experts, hidden, width),
+            torch.zeros(experts, hidden),
+            torch.empty(experts, width, hidden),
+            torch.zeros(experts, width),
+            weighted=True,
+        )
+
+    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """The MLP's addition to the residual stream."""
+        x_RD = x_BTD.reshape(-1, x_BTD.shape[-1])
+        score_RX = F.linear(x_RD, self.router, self.router_bias)
+        expert_R = score_RX.argmax(-1)
+        out_RD = torch.zeros_like(x_RD)
+        for expert in range(len(self.router)):
+            chosen_R = expert_R == expert
+            hidden_RF = F.relu(F.linear(x_RD[chosen_R], self.up_proj[expert], self.up_bias[expert]))
+            out_RD[chosen_R] = F.linear(hidden_RF, self.down_proj[expert], self.down_bias[expert])
+        if self.weighted:
+            out_RD = out_RD * F.softmax(score_RX, -1).gather(-1, expert_R[:, None])
+        return out_RD.view_as(x_BTD)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Attention
+
+
+class Attention(nn.Module):
+    """Causal attention of H heads of equal width; one product gives queries, keys and values."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv_proj = nn.Parameter(torch.empty(3 * width, width))
+        self.out_proj = nn.Parameter(torch.empty(width, width))
+
+    @property
+    def key_weights(self) -> int:
+        """How many of its weights give keys and values."""
+        return 2 * self.out_proj.numel()
+
+    @property
+    def pair_weights(self) -> int:
+        """Products for each pair of slots: a score and a weighted value, of every head."""
+        return 2 * len(self.out_proj)
+
+    def forward(
+        self, x_BTD: Float[Tensor, "B T D"], cache: Any = None, bias: Tensor | None = None, read_from: int = 0
+    ) -> tuple[Float[Tensor, "B R D"], Any]:
+        """Attention's addition for slots from `read_from` on, and all keys and values so far, each (B, H, S, K)."""
+        B, T, D = x_BTD.shape
+        if read_from:
+            q = F.linear(x_BTD[:, read_from:], self.qkv_proj[:D])
+            k, v = F.linear(x_BTD, self.qkv_proj[D:]).split(D, dim=-1)
+        else:
+            q, k, v = F.linear(x_BTD, self.qkv_proj).split(D, dim=-1)
+        K = D // self.heads
+        q = q.view(B, T - read_from, self.heads, K).transpose(1, 2)
+        k, v = k.view(B, T, self.heads, K).transpose(1, 2), v.view(B, T, self.heads, K).transpose(1, 2)
+        if cache is not None:
+            k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
+        mixed_BHRK = attend(q, k, v, _of_read(bias, read_from, T, k))
+        return F.linear(mixed_BHRK.transpose(1, 2).reshape(B, T - read_from, D), self.out_proj), (k, v)
+
+
+class Head(nn.Module):
+    """One attention head of any width: softmax(q k^T) v with q = x Q^T + b, k = x K^T + c, v = x V^T.
+
+    Args:
+        query_KD: Q.
+        key_KD: K.
+        value_DD: V, which writes into the residual stream without another matrix.
+        query_bias_K: b; zero if None.
+        key_bias_K: c; zero if None.
+    """
+
+    def __init__(
+        self,
+        query_KD: Float[Tensor, "K D"],
+        key_KD: Float[Tensor, "K D"],
+        value_DD: Float[Tensor, "D D"],
+        query_bias_K: Float[Tensor, " K"] | None = None,
+        key_bias_K: Float[Tensor, " K"] | None = None,
+    ):
+        super().__init__()
+        none_K = torch.zeros_like(query_KD[:, 0])
+        self.query, self.key, self.value = nn.Parameter(query_KD), nn.Parameter(key_KD), nn.Parameter(value_DD)
+        self.query_bias = nn.Parameter(none_K if query_bias_K is None else query_bias_K)
+        self.key_bias = nn.Parameter(none_K if key_bias_K is None else key_bias_K)
+
+    def forward(
+        self, x_BTD: Float[Tensor, "B T D"], cache: Any = None, bias: Tensor | None = None, read_from: int = 0
+    ) -> tuple[Float[Tensor, "B R D"], Any]:
+        """The head's addition for slots from `read_from` on, and keys (B, S, K) and values (B, S, D)."""
+        q_BRK = F.linear(x_BTD[:, read_from:], self.query, self.query_bias)
+        k_BSK, v_BSD = F.linear(x_BTD, self.key, self.key_bias), F.linear(x_BTD, self.value)
+        if cache is not None:
+            k_BSK, v_BSD = torch.cat([cache[0], k_BSK], 1), torch.cat([cache[1], v_BSD], 1)
+        q, k, v = q_BRK[:, None], k_BSK[:, None], v_BSD[:, None]
+        bias = _of_read(bias, read_from, x_BTD.shape[1], k)
+        causal = bias is None and q.shape[2] > 1
+        mixed_BHRD = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal, scale=1.0)
+        return mixed_BHRD[:, 0], (k_BSK, v_BSD)
+
+
+class Heads(nn.Module):
+    """Heads side by side, whose additions sum up."""
+
+    def __init__(self, heads: Sequence[Head]):
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    @property
+    def key_weights(self) -> int:
+        """How many of its weights give keys and values."""
+        heads: list[Any] = [*self.heads]
+        return sum(head.key.numel() + head.value.numel() for head in heads)
+
+    @property
+    def pair_weights(self) -> int:
+        """Products for each pair of slots: a score and a weighted value, of every head."""
+        heads: list[Any] = [*self.heads]
+        return sum(len(head.key) + len(head.value) for head in heads)
+
+    def forward(
+        self, x_BTD: Float[Tensor, "B T D"], cache: Any = None, bias: Tensor | None = None, read_from: int = 0
+    ) -> tuple[Float[Tensor, "B R D"], Any]:
+        """The sum of the heads' additions, and a pair of keys and values for each."""
+        added_BRD, kept = torch.zeros_like(x_BTD[:, read_from:]), []
+        for place, head in enumerate(self.heads):
+            mixed_BRD, grown = head(x_BTD, None if cache is None else cache[place], bias, read_from)
+            added_BRD = added_BRD + mixed_BRD
+            kept.append(grown)
+        return added_BRD, tuple(kept)
+
+
+def attention_bias(past: int, T: int, mask_BS: Bool[Tensor, "B S"] | None, like: Tensor) -> Tensor | None:
+    """What is added to the scores: 0 where a query may look, -inf elsewhere; None for plain causal attention.
+
+    A masked slot still sees itself: its output is never used, but a softmax over nothing would be NaN.
+    """
+    if mask_BS is None and (past == 0 or T == 1):
+        return None
+    allowed = torch.ones(T, past + T, dtype=torch.bool, device=like.device).tril(past)
+    if mask_BS is not None:
+        itself = torch.eye(T, dtype=torch.bool, device=like.device)
+        allowed = (allowed & mask_BS[:, None]) | F.pad(itself, (past, 0))
+        allowed = allowed[:, None]
+    return torch.zeros(allowed.shape, dtype=like.dtype, device=like.device).masked_fill(~allowed, -math.inf)
+
+
+def _of_read(bias: Tensor | None, read_from: int, T: int, keys: Tensor) -> Tensor | None:
+    """The bias of the queries that are left where only slots from `read_from` on are read."""
+    if read_from == 0:
+        return bias
+    if bias is not None:
+        return bias[..., read_from:, :]
+    if read_from == T - 1:
+        return None  # the last slot sees all
+    return torch.full((T - read_from, T), -math.inf, dtype=keys.dtype, device=keys.device).triu(read_from + 1)
+
+
+def attend(
+    q: Float[Tensor, "B H R K"], k: Float[Tensor, "B H S K"], v: Float[Tensor, "B H S K"], bias: Tensor | None
+) -> Float[Tensor, "B H R K"]:
+    """softmax(q k^T / sqrt(K) + bias) v, causal where bias is None."""
+    B, _, T, _ = q.shape
+    pack = -(-VECTOR // max(T, 1))
+    if bias is None and k.shape[2] == T and 1 < T < VECTOR and B % pack == 0 and B >= 4 * VECTOR and q.is_cpu:
+        return attend_packed(q, k, v, pack)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None and T > 1)
+
+
+def attend_packed(q: Tensor, k: Tensor, v: Tensor, pack: int) -> Tensor:
+    """Causal attention with `pack` neighbouring rows laid end to end and kept apart by the mask.
+
+    The same function as `attend`; on a CPU it is a third faster for short sequences, because softmax then works on
+    whole vector registers.
+    """
+    B, H, T, K = q.shape
+    q, k, v = (x.transpose(1, 2).reshape(B // pack, pack * T, H, K).transpose(1, 2) for x in (q, k, v))
+    weights = F.softmax(torch.matmul(q * K**-0.5, k.transpose(-1, -2)) + _packed_bias(T, pack, q.dtype), dim=-1)
+    return torch.matmul(weights, v).transpose(1, 2).reshape(B, T, H, K).transpose(1, 2)
+
+
+@lru_cache(maxsize=32)
+def _packed_bias(T: int, pack: int, dtype: torch.dtype) -> Tensor:
+    """0 where a slot may look, -inf elsewhere, for `pack` causal sequences of T slots end to end."""
+    causal = torch.ones(T, T, dtype=torch.bool).tril()
+    apart = torch.block_diag(*[causal] * pack)
+    return torch.zeros(apart.shape, dtype=dtype).masked_fill(~apart, -math.inf)

@@ -1,0 +1,249 @@
+"""A decoder-only transformer, written to be read in one sitting.
+
+A table, learned positions, blocks, a last norm, and the table again as the readout. By default its blocks are pre-norm
+with a GELU MLP and no biases: GPT-2's function with its biases at zero, which a test proves by copying the weights
+over. Other blocks are a matter of configuration (`ModelConfig`) or of passing them (constructions made by hand). It
+speaks the Backbone protocol: embeddings in, hidden states after the last norm out, with an immutable cache, masks,
+explicit positions and edits.
+
+Letters: B rows, T new slots, R slots whose result is read, S all slots (cache and new), D width, V vocabulary, P
+positions, L layers.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tinylatent.core.identity import LATER
+from tinylatent.models.backbone import Cache, Edit, Table, default_positions
+from tinylatent.models.blocks import (
+    ACTIVATIONS,
+    MLP,
+    PLACEMENTS,
+    Activation,
+    Attention,
+    Block,
+    Dropout,
+    Experts,
+    Norm,
+    Placement,
+    attention_bias,
+)
+
+MOST_WIDTH, MOST_LAYERS, MOST_LOOPS, MOST_EXPERTS = 8192, 256, 64, 64
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Size and blocks of a decoder; vocabulary and positions come from the task."""
+
+    width: int = 32
+    """Width D of the residual stream (a multiple of heads)."""
+    layers: int = 2
+    """Number of layers."""
+    heads: int = 2
+    """Attention heads per layer."""
+    norm: Placement = field(default="pre", metadata=LATER)
+    """Where norms stand: before attention and MLP, after each addition, or nowhere."""
+    mlp: Activation = field(default="gelu", metadata=LATER)
+    """Kind of MLP; experts are always ReLU."""
+    experts: int = field(default=1, metadata=LATER)
+    """MLPs among which a router sends each slot to one; 1 is a plain MLP."""
+    loops: int = field(default=1, metadata=LATER)
+    """How often the stack of layers is gone through, with the same weights; layers 1 is one tied layer."""
+    dropout: float = field(default=0.0, metadata=LATER)
+    """Share of every addition to the residual stream that is dropped while supervised training computes its loss."""
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.layers, self.heads) < 1 or self.width % self.heads:
+            raise ValueError(
+                f"width {self.width}, layers {self.layers}, heads {self.heads}: expected positive sizes with width a "
+                f"multiple of heads; try width {max(1, self.heads) * 16}"
+            )
+        if self.width > MOST_WIDTH or self.layers > MOST_LAYERS:
+            raise ValueError(
+                f"width {self.width}, layers {self.layers}: expected at most {MOST_WIDTH} and {MOST_LAYERS}; "
+                "for larger models wrap a Hugging Face one (tinylatent.models.huggingface)"
+            )
+        for name, options in (("norm", PLACEMENTS), ("mlp", ACTIVATIONS)):
+            if getattr(self, name) not in options:
+                raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(options)}")
+        if not 1 <= self.loops <= MOST_LOOPS or not 1 <= self.experts <= MOST_EXPERTS:
+            raise ValueError(
+                f"loops {self.loops}, experts {self.experts}: expected 1 to {MOST_LOOPS} and 1 to {MOST_EXPERTS}"
+            )
+        if self.experts > 1 and self.mlp not in ("gelu", "relu"):
+            raise ValueError(f"mlp {self.mlp!r} with experts {self.experts}: experts are ReLU MLPs; leave mlp out")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout}: expected a share in [0, 1); try 0.1")
+
+
+class Decoder(nn.Module):
+    """A table, positions, blocks and a last norm.
+
+    Args:
+        embedding_VD: the table, tied to the readout.
+        pos_emb_PD: what each position adds.
+        blocks: the layers, from the input up.
+        norm: what hidden states pass at the end; None for nothing.
+        loops: how often the blocks are gone through.
+        dropout: what the blocks share to drop by.
+    """
+
+    def __init__(
+        self,
+        embedding_VD: Float[Tensor, "V D"],
+        pos_emb_PD: Float[Tensor, "P D"],
+        blocks: Sequence[nn.Module],
+        norm: nn.Module | None = None,
+        loops: int = 1,
+        dropout: Dropout | None = None,
+    ):
+        super().__init__()
+        self.embedding, self.pos_emb = nn.Parameter(embedding_VD), nn.Parameter(pos_emb_PD)
+        self.norm = norm
+        self.blocks, self.loops, self._drop = nn.ModuleList(blocks), loops, dropout
+
+    @classmethod
+    def fresh(
+        cls, vocabulary: int, positions: int, config: ModelConfig, generator: torch.Generator | None = None
+    ) -> "Decoder":
+        """A decoder to be trained; its weights are drawn from `generator` alone, so a seed fixes them.
+
+        GPT-2's initialisation: normal(0, 0.02), projections into the residual stream divided by sqrt(2 layers).
+        """
+        D, drop = config.width, Dropout(config.dropout)
+        blocks = [
+            Block(
+                Attention(D, config.heads),
+                MLP(D, activation=config.mlp) if config.experts == 1 else Experts.fresh(D, config.experts),
+                D,
+                config.norm,
+                drop,
+            )
+            for _ in range(config.layers)
+        ]
+        last = Norm(D) if config.norm == "pre" else None
+        model = cls(torch.empty(vocabulary, D), torch.empty(positions, D), blocks, last, config.loops, drop)
+        model.initialise(generator or torch.Generator().manual_seed(0))
+        return model
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draws every matrix anew; gains and biases stay as they are."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1 and not name.endswith("bias"):
+                into_residual = name.endswith(("out_proj", "down_proj"))
+                std = 0.02 / math.sqrt(2 * len(self.blocks) * self.loops) if into_residual else 0.02
+                parameter.normal_(0.0, std, generator=generator)
+
+    @property
+    def table(self) -> Table:
+        """The embedding table, tied to the readout."""
+        return Table(self.embedding)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.embedding.shape[1]
+
+    @property
+    def positions(self) -> int:
+        """P, the longest sequence it can place."""
+        return self.pos_emb.shape[0]
+
+    def readout(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
+        """Logits over the vocabulary, by the tied embedding matrix."""
+        return F.linear(hidden, self.embedding)
+
+    def forward(
+        self,
+        embeddings_BTD: Float[Tensor, "B T D"],
+        cache: Cache | None = None,
+        mask_BS: Bool[Tensor, "B S"] | None = None,
+        positions_BT: Int[Tensor, "rows T"] | None = None,
+        edit: Edit | None = None,
+        read_from: int = 0,
+    ) -> tuple[Float[Tensor, "B R D"], Cache]:
+        """Hidden states after the last norm from slot `read_from` on, and the grown cache; see Backbone.forward.
+
+        The last layer computes queries, attention and MLP only where they are read, unless an edit wants to see all.
+
+        Raises:
+            ValueError: the sequence is longer than the model has positions.
+        """
+        T, past = embeddings_BTD.shape[1], 0 if cache is None else cache.size
+        bias = attention_bias(past, T, mask_BS, embeddings_BTD)
+        x_BTD = embeddings_BTD + self._placed(past, T, mask_BS, positions_BT)
+        grown, slots, stack = [], range(past, past + T), [*self.blocks] * self.loops
+        for number, block in enumerate(stack):
+            before = None if cache is None else cache.layers[number]
+            skipped = read_from if number == len(stack) - 1 and edit is None else 0
+            x_BTD, kept = block(x_BTD, before, bias, edit, number, slots, skipped)
+            grown.append(kept)
+        if read_from and edit is not None:
+            x_BTD = x_BTD[:, read_from:]
+        norm = self.norm
+        return (x_BTD if norm is None else norm.forward(x_BTD)), Cache(past + T, tuple(grown))
+
+    def _placed(self, past: int, T: int, mask_BS: Tensor | None, positions_BT: Tensor | None) -> Tensor:
+        """What the positions of the new slots add, (T, D) or (rows, T, D)."""
+        pos_emb_PD = self.pos_emb
+        P = pos_emb_PD.shape[0]
+        if positions_BT is None and mask_BS is None:
+            if past + T > P:
+                raise ValueError(f"{past + T} slots: the model has {P} positions; give its task more room")
+            return pos_emb_PD[past : past + T]  # what the general case gives, at half the price
+        explicit = positions_BT is not None
+        if positions_BT is None:
+            positions_BT = default_positions(past, T, mask_BS, pos_emb_PD.device)
+        if explicit or past + T > P:
+            most = int(positions_BT.max()) + 1 if positions_BT.numel() else 0
+            if most > P:
+                raise ValueError(f"{most} positions: the model has {P}; give its task more room")
+        return F.embedding(positions_BT, pos_emb_PD)
+
+    def flops(self, new: int, past: int = 0, read: int | None = None) -> int:
+        """Operations of a forward: matrices, and every pair of slots that may attend; see Backbone.flops.
+
+        Every matrix of attention and MLP costs 2 operations a weight and slot, attention 4 D for each pair. In the last
+        layer slots that nobody reads give keys and values alone.
+        """
+        read, total = new if read is None else read, 0
+        for number in range(len(self.blocks) * self.loops):
+            block: Any = self.blocks[number % len(self.blocks)]
+            asked = read if number == len(self.blocks) * self.loops - 1 else new
+            pairs = asked * (past + new) - asked * (asked - 1) // 2  # the last query sees all, earlier ones less
+            keys, pair = block.attention.key_weights, block.attention.pair_weights
+            total += 2 * (keys * new + (_weights(block) - keys) * asked + pair * pairs)
+        return total
+
+    @property
+    def dropout(self) -> float:
+        """Share of every addition that is dropped within `dropping`."""
+        return 0.0 if self._drop is None else self._drop.share
+
+    @contextlib.contextmanager
+    def dropping(self, generator: torch.Generator) -> Iterator[None]:
+        """While the block runs, additions are dropped out by this generator; outside of it nothing ever is."""
+        if self._drop is None or self._drop.share == 0:
+            yield
+            return
+        before, self._drop.generator = self._drop.generator, generator
+        try:
+            yield
+        finally:
+            self._drop.generator = before
+
+
+def _weights(block: nn.Module) -> int:
+    """Weights of a block that a slot is multiplied by: all matrices, of experts the one that is chosen."""
+    sizes = [p.shape for name, p in block.named_parameters() if p.ndim > 1 and not name.endswith("bias")]
+    return sum(math.prod(size[-2:]) for size in sizes)

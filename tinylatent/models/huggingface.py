@@ -1,0 +1,273 @@
+"""Hugging Face: any causal language model of `transformers` as a Backbone.
+
+    backbone = HFBackbone(AutoModelForCausalLM.from_pretrained(folder))
+    rollout(backbone, plan, prompt_BN, mask_BN)
+
+Four things differ from calling the model directly. The cache is a value: transformers grows its own in place, so every
+forward gets a new one that shares the old tensors. Positions are always passed, since left padding shifts them. The
+model stays in eval mode (gradients flow all the same), because dropout would draw from a global generator and gradient
+checkpointing would drop the cache. Edits are hooks on the decoder's blocks, there only while an edited forward runs.
+
+Two things around the blocks are taken over where a model has them: embeddings that are scaled as they are looked up
+(Gemma, BioGPT), and logits that are divided, multiplied or softly capped after the head (Granite, Cohere, Gemma 2).
+
+What is wrapped is tried on two tokens, and refused if its own logits come out different. This leaves out whatever else
+a model does between ids and logits, and eager attention in float64, where padding becomes NaN; left out too are models
+without explicit positions (BLOOM) or without keys and values in every layer (Mamba, Qwen3-Next). A sliding window
+counts slots, masked ones included.
+
+Letters: B rows, T new slots, R slots whose result is read, S all slots (cache and new), D width, V vocabulary.
+"""
+
+import inspect
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tinylatent.models.backbone import SITES, Cache, Edit, Site, Table, default_positions
+from tinylatent.models.blocks import MLP, Attention, Block, Norm
+from tinylatent.models.decoder import Decoder
+
+try:
+    from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+except ImportError as error:
+    raise ImportError("Hugging Face models need the package transformers: pip install 'tinylatent[hf]'") from error
+
+
+class HFBackbone(nn.Module):
+    """A Hugging Face causal language model behind the Backbone protocol.
+
+    Args:
+        model: the model with its head, such as a GPT2LMHeadModel; held, not copied, so training the backbone trains it.
+
+    Raises:
+        ValueError: it cannot be driven by embeddings, positions and a cache, or its logits then come out different; or,
+            once an edit is asked for, its blocks have unknown names or do more than add attention and MLP.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model: Any = model.eval()
+        self._name = type(model).__name__
+        self._editable = False
+        held: Any = self.model
+        self._scale = _embedding_scale(held.get_input_embeddings())
+        self._config: Any = held.config.get_text_config()
+        self._check_logits()
+
+    def train(self, mode: bool = True) -> "HFBackbone":
+        """Sets the mode of the wrapper; the model inside stays in eval mode, for the reasons above."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    @property
+    def table(self) -> Table:
+        """The input embedding table, with the scale of its lookup."""
+        return Table(self.model.get_input_embeddings().weight, self._scale)
+
+    def readout(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
+        """Logits over the vocabulary, by the model's output embeddings and what its config does to their result."""
+        logits, config = self.model.get_output_embeddings()(hidden), self._config
+        if (divisor := getattr(config, "logits_scaling", None)) is not None:
+            logits = logits / divisor
+        if (factor := getattr(config, "logit_scale", None)) is not None:
+            logits = logits * factor
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+            logits = cap * torch.tanh(logits / cap)
+        return logits
+
+    def forward(
+        self,
+        embeddings_BTD: Float[Tensor, "B T D"],
+        cache: Cache | None = None,
+        mask_BS: Bool[Tensor, "B S"] | None = None,
+        positions_BT: Int[Tensor, "rows T"] | None = None,
+        edit: Edit | None = None,
+        read_from: int = 0,
+    ) -> tuple[Float[Tensor, "B R D"], Cache]:
+        """Hidden states after the last norm from slot `read_from` on, and the grown cache; see Backbone.forward.
+
+        The model itself computes all slots, whatever is read.
+        """
+        B, T, _ = embeddings_BTD.shape
+        past = 0 if cache is None else cache.size
+        if positions_BT is None:
+            positions_BT = default_positions(past, T, mask_BS, embeddings_BTD.device)
+        if edit is not None and not self._editable:
+            self._check_sites()
+        growing = _thaw(cache)
+        with ExitStack() if edit is None else self._edited(edit, range(past, past + T)):
+            output = self.model.base_model(
+                inputs_embeds=embeddings_BTD,
+                past_key_values=growing,  # even if empty: a model's own may drop what leaves a sliding window
+                attention_mask=mask_BS,
+                position_ids=positions_BT.expand(B, -1),
+                use_cache=True,
+            )
+        grown = Cache(past + T, tuple((keys, values) for keys, values, *_ in growing))
+        return output.last_hidden_state[:, read_from:], grown
+
+    def flops(self, new: int, past: int = 0, read: int | None = None) -> int:
+        """Operations of a forward: matrices of the base model, and every pair of slots that may attend.
+
+        No slot is left out because nobody reads it, and no pair because it lies outside a sliding window. All experts
+        of a mixture are counted.
+        """
+        tables = {id(each.weight) for each in self.model.base_model.modules() if isinstance(each, nn.Embedding)}
+        matrices = [p.numel() for p in self.model.base_model.parameters() if p.ndim > 1 and id(p) not in tables]
+        pairs = new * past + new * (new + 1) // 2
+        heads, width = self._config.num_attention_heads, self.table.width
+        head_width = vars(self._config).get("head_dim") or width // heads  # asked for otherwise, it may be refused
+        return 2 * sum(matrices) * new + 4 * heads * head_width * pairs * self._config.num_hidden_layers
+
+    def _edited(self, edit: Edit, slots: range) -> ExitStack:
+        """While this context lasts, the edit is called at the four sites of every block."""
+
+        def call(layer: int, site: Site, module: nn.Module, inputs: tuple, output: Any = None) -> Any:
+            x = inputs if output is None else output  # hooks that run before a module get no output
+            return (edit(layer, site, x[0], slots), *x[1:]) if isinstance(x, tuple) else edit(layer, site, x, slots)
+
+        hooks = ExitStack()
+        for layer, (block, attention, mlp) in enumerate(self._blocks()):
+            hooks.enter_context(block.register_forward_pre_hook(partial(call, layer, "resid_in")))
+            hooks.enter_context(attention.register_forward_hook(partial(call, layer, "attn_add")))
+            hooks.enter_context(mlp.register_forward_hook(partial(call, layer, "mlp_add")))
+            hooks.enter_context(block.register_forward_hook(partial(call, layer, "resid_out")))
+        return hooks
+
+    def _check_logits(self) -> None:
+        """Refuses a model whose own logits of two tokens are not those found here, over a cache and with padding."""
+        if self.model.get_output_embeddings() is None:
+            raise ValueError(f"{self._name} has no output embeddings: expected a causal language model with its head")
+        if "position_ids" not in inspect.signature(self.model.base_model.forward).parameters:
+            raise ValueError(f"{self._name} takes no position_ids: expected explicit positions, as in GPT-2 or Llama")
+        if {type(x) for x in DynamicCache(config=self.model.config).layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
+            raise ValueError(f"{self._name} has layers without keys and values: expected attention in every layer")
+        try:
+            found, wanted = self._second_token()
+        except (RuntimeError, ValueError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"{self._name} cannot be driven by embeddings, explicit positions and a cache; transformers says: "
+                f"{error}"
+            ) from error
+        if not _close(found, wanted):
+            raise ValueError(
+                f"{self._name} gives other logits from embeddings than from ids: expected inputs that are rows of the "
+                "embedding matrix, scaled at most, logits that are its output embeddings with no more than a scale and "
+                "a soft cap and, in float64, sdpa attention"
+            )
+
+    @torch.no_grad()
+    def _second_token(self) -> tuple[Float[Tensor, "1 1 V"], Float[Tensor, "1 1 V"]]:
+        """Logits after two tokens, by the protocol, over a cache and with padding, and by the model itself."""
+        table = self.table
+        ids = torch.tensor([[0, 1]], device=table.weight.device)
+        mask_B3 = torch.tensor([[False, True, True]], device=ids.device)
+        _, cache = self.forward(table.rows(ids[:, [0, 0]]), mask_BS=mask_B3[:, :2])
+        hidden, _ = self.forward(table.rows(ids[:, 1:]), cache, mask_B3)
+        logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        return self.readout(hidden), logits[:, 1:]
+
+    @torch.no_grad()
+    def _check_sites(self) -> None:
+        """Refuses edits of a model whose blocks do anything but add their attention and MLP to the residual stream."""
+        seen: dict[tuple[int, Site], Tensor] = {}
+        with self._edited(lambda layer, site, x, slots: seen.setdefault((layer, site), x), range(2)):
+            self.forward(self.table.rows(torch.tensor([[0, 1]], device=self.table.weight.device)))
+        for layer in range(len(self._blocks())):
+            resid_in, attn_add, mlp_add, resid_out = (seen[layer, site] for site in SITES)
+            if not _close(resid_in + attn_add + mlp_add, resid_out):
+                raise ValueError(f"{self._name} cannot be edited: expected blocks that only add attention and MLP")
+        self._editable = True
+
+    def _blocks(self) -> list[tuple[nn.Module, nn.Module, nn.Module]]:
+        """Every decoder block with its attention and its MLP."""
+        for name, attention in (("h", "attn"), ("layers", "self_attn")):
+            blocks = list(getattr(self.model.base_model, name, ()))
+            if blocks and all(hasattr(block, attention) and hasattr(block, "mlp") for block in blocks):
+                return [(block, getattr(block, attention), block.mlp) for block in blocks]
+        raise ValueError(f"{self._name} cannot be edited: expected blocks h (attn, mlp) or layers (self_attn, mlp)")
+
+
+def _embedding_scale(embeddings: Any) -> float | None:
+    """What a lookup multiplies rows by, in their precision; None if there is no such number."""
+    scale = getattr(embeddings, "embed_scale", None)
+    return None if scale is None else torch.as_tensor(scale).to(embeddings.weight.dtype).item()
+
+
+def _thaw(cache: Cache | None) -> DynamicCache:
+    """A cache for transformers to grow. It shares the tensors, which growing replaces and never changes."""
+    growing = DynamicCache()
+    for keys, values in () if cache is None else cache.layers:
+        layer: Any = DynamicLayer()
+        layer.keys, layer.values, layer.is_initialized = keys, values, True
+        layer.dtype, layer.device = keys.dtype, keys.device
+        growing.layers.append(layer)
+    return growing
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Whether two ways through one model agree, as far as its precision tells."""
+    return bool((a - b).abs().max() <= torch.finfo(a.dtype).eps ** 0.5 * b.abs().max())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Our weights in a GPT-2
+
+
+def as_gpt2(decoder: Decoder) -> GPT2LMHeadModel:
+    """A GPT-2 that computes the same function: the weights copied (linear ones transposed), every bias at zero.
+
+    Raises:
+        ValueError: the decoder's blocks are not GPT-2's (those of a default ModelConfig are).
+    """
+    if not _is_gpt2(decoder):
+        raise ValueError(
+            "only a decoder with the blocks of GPT-2 can be copied: expected norm 'pre', mlp 'gelu', experts 1, loops 1"
+        )
+    attention: Any = decoder.blocks[0].attention
+    config = GPT2Config(
+        vocab_size=len(decoder.table), n_positions=decoder.positions, n_embd=decoder.width, n_layer=len(decoder.blocks),
+        n_head=attention.heads, activation_function="gelu", layer_norm_epsilon=1e-5, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):  # building draws weights from the global generator
+        model: Any = GPT2LMHeadModel(config).eval()
+    model.to(decoder.embedding)
+    source = decoder.state_dict()
+    weights = {"wte.weight": source["embedding"], "wpe.weight": source["pos_emb"], "ln_f.weight": source["norm.weight"]}
+    names = {
+        "attn_norm.weight": "ln_1", "attention.qkv_proj": "attn.c_attn", "attention.out_proj": "attn.c_proj",
+        "mlp_norm.weight": "ln_2", "mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj",
+    }  # fmt: skip
+    for layer in range(len(decoder.blocks)):
+        for ours, theirs in names.items():
+            weights[f"h.{layer}.{theirs}.weight"] = source[f"blocks.{layer}.{ours}"].t()
+    model.transformer.load_state_dict(weights, strict=False)  # what is missing are biases: GPT-2 starts them at zero
+    return model
+
+
+def _is_gpt2(decoder: Decoder) -> bool:
+    """Whether the decoder is a GPT-2 without biases."""
+
+    def fits(block: nn.Module) -> bool:
+        return (
+            isinstance(block, Block)
+            and isinstance(block.attention, Attention)
+            and isinstance(block.mlp, MLP)
+            and (block.pre, block.mlp.activation, len(block.mlp.up_proj)) == (True, "gelu", 4 * decoder.width)
+            and isinstance(block.attn_norm, Norm)
+        )
+
+    return (
+        len(decoder.blocks) > 0
+        and decoder.loops == 1
+        and isinstance(decoder.norm, Norm)
+        and all(map(fits, decoder.blocks))
+    )

@@ -1,0 +1,1 @@
+"""Objectives: what methods share: examples and their speakers, losses, policy gradients, rewards."""

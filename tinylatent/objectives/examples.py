@@ -1,0 +1,284 @@
+"""Examples: problems with their targets as tensors on the model's device, uploaded once and indexed from then on.
+
+They speak the words of a task's Batch all the way to the loss: prompt, chain, frontier, answer, key. One difference: a
+Batch's last step stands for the answer, examples have the answer's tokens in its place, be they one or many.
+
+Letters: B rows, N prompt, T tokens of the chain (its steps before the answer, then the answer's tokens), V vocabulary,
+S states that a target holds at most, A answer tokens.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tasks import Batch
+from tinylatent.engine.thought import Action
+from tinylatent.engine.thoughts import MIXTURE
+from tinylatent.engine.trace import Trace
+
+if TYPE_CHECKING:
+    from tinylatent.objectives.speakers import Speaker
+
+DENSE_BYTES = 2**30
+"""Targets of all examples up to this size are kept dense, a share for each token; larger ones sparse."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What each token of the chain is taught: a distribution, sparse (ids with shares) or dense (a share a token)."""
+
+    vocabulary: int
+    """V."""
+    ids_BTS: Int[Tensor, "B T S"] | None = None
+    shares_BTS: Float[Tensor, "B T S"] | None = None
+    """Shares of the ids; 0 where a target holds fewer than S. They sum to 1, or to 0 beyond a row's chain."""
+    dense_BTV: Float[Tensor, "B T V"] | None = None
+
+    @classmethod
+    def from_dense(cls, frontier_BTV: np.ndarray | Tensor) -> "Targets":
+        """The sparse form of dense shares."""
+        dense = torch.as_tensor(frontier_BTV)
+        most = max(1, int((dense > 0).sum(-1).max())) if dense.numel() else 1
+        shares, ids = dense.topk(most, dim=-1)
+        return cls(dense.shape[-1], ids, shares)
+
+    def rows(self, index: Int[Tensor, " b"] | slice) -> "Targets":
+        """Those of some rows."""
+        if self.dense_BTV is not None:
+            return Targets(self.vocabulary, dense_BTV=_cut(self.dense_BTV, index))
+        return Targets(self.vocabulary, *(_cut(x, index) for x in self.sparse()))
+
+    def parts(self, size: int) -> "list[Targets]":
+        """Those of `size` rows each."""
+        if self.dense_BTV is not None:
+            return [Targets(self.vocabulary, dense_BTV=part) for part in self.dense_BTV.split(size)]
+        pairs = zip(*(x.split(size) for x in self.sparse()), strict=True)
+        return [Targets(self.vocabulary, ids, shares) for ids, shares in pairs]
+
+    def sparse(self) -> tuple[Int[Tensor, "B T S"], Float[Tensor, "B T S"]]:
+        """Ids and shares; those of dense targets are sought out."""
+        if self.dense_BTV is not None:
+            return Targets.from_dense(self.dense_BTV).sparse()
+        assert self.ids_BTS is not None, "targets are dense or sparse"
+        assert self.shares_BTS is not None, "ids have shares"
+        return self.ids_BTS, self.shares_BTS
+
+    def dense(self) -> Float[Tensor, "B T V"]:
+        """A share for each token."""
+        if self.dense_BTV is not None:
+            return self.dense_BTV
+        ids_BTS, shares_BTS = self.sparse()
+        B, T, _ = ids_BTS.shape
+        return shares_BTS.new_zeros(B, T, self.vocabulary).scatter_add_(-1, ids_BTS, shares_BTS)
+
+    def given(self, steps: int) -> Action:
+        """The mixtures of the first `steps` tokens, as actions of a Mixture."""
+        if self.dense_BTV is not None:
+            return MIXTURE.given(self.dense_BTV[:, :steps])
+        return MIXTURE.given_sparse(*(x[:, :steps] for x in self.sparse()))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What methods read. Masks are None where nothing is masked, so that the common case costs nothing."""
+
+    prompt_BN: Int[Tensor, "B N"]
+    prompt_mask_BN: Bool[Tensor, "B N"] | None
+    num_steps: int | Int[Tensor, " B"]
+    """Steps of the chain before the answer: one number for all rows, or one for each."""
+    chain_BT: Int[Tensor, "B T"]
+    """The best trace, token by token: its steps before the answer, then the answer's tokens."""
+    frontier: Targets
+    """What CSFT supervises: the frontier before the answer, then one-hot on the answer's tokens."""
+    answer_tokens: int
+    """A, the number of tokens of an answer; of the longest, where answers differ (`answer_mask_BA`)."""
+    speaker: "Speaker | None" = None
+    """Who made the examples and judges answers to them; None for bare tensors, whose answers must be the same ids."""
+    row_B: Int[Tensor, " B"] | None = None
+    """Which of the speaker's rows each example is; None for the first, the second, and so on."""
+    answer_mask_BA: Bool[Tensor, "B A"] | None = None
+    """False beyond the end of a shorter answer; None if all have A tokens."""
+    step_BT: Int[Tensor, "B T"] | None = None
+    """Which step of reasoning each token of the chain belongs to; None if each token is a step of its own."""
+    stop_ids: tuple[int, ...] = ()
+    """Tokens that end an answer; the chain holds one where answers differ in length, and judging leaves it out."""
+    offset_B: Int[Tensor, " B"] | None = None
+    """Position of each row's first token (training with room to spare draws it at random); 0 if None."""
+
+    @classmethod
+    def upload(
+        cls, batch: Batch, device: torch.device | str = "cpu", speaker: "Speaker | None" = None, dense: bool = True
+    ) -> "Examples":
+        """A task's batch as tensors, its frontier dense or sparse."""
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+        answer_BA, V = tensor(batch.answer_BA), batch.frontier_BTV.shape[2]
+        if dense:
+            frontier_BTV = tensor(batch.frontier_BTV)
+            answers_BAV = F.one_hot(answer_BA, V).to(frontier_BTV)
+            frontier = Targets(V, dense_BTV=torch.cat([frontier_BTV[:, :-1], answers_BAV], 1))
+        else:
+            ids_BTS, shares_BTS = (x.to(device) for x in Targets.from_dense(batch.frontier_BTV[:, :-1]).sparse())
+            room = (0, ids_BTS.shape[2] - 1)
+            ids_BTS = torch.cat([ids_BTS, F.pad(answer_BA[..., None], room)], 1)
+            ones_BAS = F.pad(torch.ones_like(answer_BA, dtype=torch.float32)[..., None], room)
+            frontier = Targets(V, ids_BTS, torch.cat([shares_BTS, ones_BAS], 1))
+        uniform = bool((batch.steps_B == batch.steps_B[0]).all())
+        return cls(
+            prompt_BN=tensor(batch.prompt_BN),
+            prompt_mask_BN=None if batch.prompt_mask_BN.all() else tensor(batch.prompt_mask_BN),
+            num_steps=int(batch.steps_B[0]) - 1 if uniform else tensor(batch.steps_B) - 1,
+            chain_BT=torch.cat([tensor(batch.chain_BT)[:, :-1], answer_BA], 1),
+            frontier=frontier,
+            answer_tokens=answer_BA.shape[1],
+            speaker=speaker,
+        )
+
+    def __len__(self) -> int:
+        return self.prompt_BN.shape[0]
+
+    def rows(self, index: Int[Tensor, " b"] | slice) -> "Examples":
+        """Some of the examples, by index or slice."""
+
+        def cut(x: Any) -> Any:
+            return _cut(x, index) if isinstance(x, Tensor) else x
+
+        row_B = self.row_B
+        if row_B is None:
+            row_B = index if isinstance(index, Tensor) else torch.arange(len(self), device=self.prompt_BN.device)[index]
+        else:
+            row_B = _cut(row_B, index)
+        return Examples(
+            cut(self.prompt_BN),
+            cut(self.prompt_mask_BN),
+            cut(self.num_steps),
+            cut(self.chain_BT),
+            self.frontier.rows(index),
+            self.answer_tokens,
+            self.speaker,
+            row_B,
+            cut(self.answer_mask_BA),
+            cut(self.step_BT),
+            self.stop_ids,
+            cut(self.offset_B),
+        )
+
+    def repeated(self, times: int) -> "Examples":
+        """Every example `times` times in place, as rollouts of a group stand."""
+        return self.rows(torch.arange(len(self), device=self.prompt_BN.device).repeat_interleave(times))
+
+    def parts(self, size: int | None) -> "list[Examples]":
+        """The examples in parts of at most `size`; themselves where that is None."""
+        if size is None or size >= len(self):
+            return [self]
+        starts = range(0, len(self), size)
+        row_B = torch.arange(len(self), device=self.prompt_BN.device) if self.row_B is None else self.row_B
+        frontier = self.frontier.parts(size)
+
+        def cut(x: Any) -> Any:
+            return x.split(size) if isinstance(x, Tensor) else [x] * len(starts)
+
+        columns = (
+            cut(self.prompt_BN),
+            cut(self.prompt_mask_BN),
+            cut(self.num_steps),
+            cut(self.chain_BT),
+            frontier,
+            cut(self.answer_tokens),
+            cut(self.speaker),
+            cut(row_B),
+            cut(self.answer_mask_BA),
+            cut(self.step_BT),
+            cut(self.stop_ids),
+            cut(self.offset_B),
+        )
+        return [Examples(*part) for part in zip(*columns, strict=True)]
+
+    def with_offsets(self, offset_B: Int[Tensor, " B"]) -> "Examples":
+        """The same, their first tokens at these positions."""
+        return replace(self, offset_B=offset_B)
+
+    @property
+    def slots(self) -> int:
+        """Slots a model reads: the prompt and all of the chain but its last token."""
+        return self.prompt_BN.shape[1] + self.chain_BT.shape[1] - 1
+
+    @property
+    def answer_BA(self) -> Int[Tensor, "B A"]:
+        """The answer's tokens."""
+        return self.chain_BT[:, -self.answer_tokens :]
+
+    @property
+    def most_steps(self) -> int:
+        """Steps before the answer of the longest row."""
+        return self.chain_BT.shape[1] - self.answer_tokens
+
+    @cached_property
+    def steps_BT(self) -> Int[Tensor, "B T"]:
+        """Which step of reasoning each token of the chain belongs to."""
+        if self.step_BT is not None:
+            return self.step_BT
+        return torch.arange(self.chain_BT.shape[1], device=self.chain_BT.device).expand(len(self), -1)
+
+    def said_BT(self, trace: Trace) -> Bool[Tensor, "B T"] | None:
+        """Which steps of a trace of the whole chain are taught: those that a row took, within its answer; None: all."""
+        if self.answer_mask_BA is None:
+            return trace.acted_BT
+        before = torch.ones_like(self.chain_BT[:, : trace.steps - self.answer_tokens], dtype=torch.bool)
+        said_BT = torch.cat([before, self.answer_mask_BA], 1)
+        return said_BT if trace.acted_BT is None else said_BT & trace.acted_BT
+
+    def problems(self) -> Any:
+        """The speaker's own rows of these examples.
+
+        Raises:
+            ValueError: they are bare tensors.
+        """
+        if self.speaker is None:
+            raise ValueError("these examples have no speaker: make them by Symbols(task).examples(rows)")
+        rows = self.speaker.problems
+        if self.row_B is None:
+            return rows[: len(self)]
+        return (
+            rows[self.row_B.cpu().numpy()] if isinstance(rows, np.ndarray) else [rows[i] for i in self.row_B.tolist()]
+        )
+
+    def judge(self, answer_BA: Int[Tensor, "B A"]) -> Bool[Tensor, " B"]:
+        """Whether each answer is right; the speaker judges.
+
+        answer_BA: token ids, -1 where nothing was said; one for each example, or as many for each, side by side.
+        """
+        if self.speaker is None:
+            return same_tokens(self, answer_BA)
+        return self.speaker.judge(self, answer_BA)
+
+
+def same_tokens(examples: Examples, answer_BA: Int[Tensor, "B A"]) -> Bool[Tensor, " B"]:
+    """Whether each answer has exactly the tokens of the truth; several answers to an example stand side by side."""
+    truth_BA = examples.answer_BA
+    if examples.answer_mask_BA is not None:
+        truth_BA = truth_BA.masked_fill(~examples.answer_mask_BA, -1)
+    if examples.stop_ids:
+        truth_BA = truth_BA.masked_fill(
+            torch.isin(truth_BA, torch.tensor(examples.stop_ids, device=truth_BA.device)), -1
+        )
+    if len(answer_BA) != len(truth_BA):
+        truth_BA = truth_BA.repeat_interleave(len(answer_BA) // len(truth_BA), 0)
+    longer = answer_BA.shape[1] - truth_BA.shape[1]
+    if longer:
+        truth_BA, answer_BA = (
+            F.pad(x, (0, max(0, n)), value=-1) for x, n in ((truth_BA, longer), (answer_BA, -longer))
+        )
+    return (answer_BA == truth_BA).all(1)
+
+
+def _cut(x: Tensor, index: Tensor | slice) -> Tensor:
+    return x[index] if isinstance(index, slice) else x.index_select(0, index)

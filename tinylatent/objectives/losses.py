@@ -1,0 +1,66 @@
+"""Losses of supervised steps: cross-entropies, summed over the steps of a row and divided by the number of rows.
+
+The divisor is the number of rows of the whole batch, whatever part of it a trace holds: gradients of parts add up to
+that of the whole, however rows are cut into micro-batches or processes.
+
+Letters: B rows, T steps, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tinylatent.engine.trace import ALL, Trace
+from tinylatent.objectives.examples import Targets
+
+SKIP = -100  # cross_entropy's own mark
+
+
+def token_loss(
+    trace: Trace,
+    ids_BT: Int[Tensor, "B T"],
+    rows: int | None = None,
+    mask_BT: Bool[Tensor, "B T"] | None = None,
+    steps: slice = ALL,
+) -> Float[Tensor, ""]:
+    """Cross-entropy to tokens, summed over the steps of a row and divided by rows, in nats.
+
+    Args:
+        trace: gives the logits.
+        ids_BT: what each step should say.
+        rows: what the sum is divided by; the trace's rows by default.
+        mask_BT: False where a step is not taught.
+        steps: the steps of the trace that ids and mask are of; all by default.
+    """
+    if mask_BT is not None:
+        ids_BT = ids_BT.masked_fill(~mask_BT, SKIP)
+
+    def summed(logits_bTV: Tensor, chosen: slice) -> Tensor:
+        ids_bT = ids_BT if logits_bTV.shape[0] == ids_BT.shape[0] else ids_BT[chosen]
+        return F.cross_entropy(_wide(logits_bTV).flatten(0, 1), ids_bT.flatten(), reduction="sum")
+
+    return trace.sum_over_logits(summed, steps) / (rows or trace.rows)
+
+
+def mixture_loss(
+    trace: Trace, frontier: Targets, rows: int | None = None, mask_BT: Bool[Tensor, "B T"] | None = None
+) -> Float[Tensor, ""]:
+    """Cross-entropy to distributions, summed over the steps of a row and divided by rows, in nats.
+
+    CSFT's sum of KL(target || model) plus the target's entropy, a constant (Gozeten et al. 2025, section 3).
+    """
+
+    def summed(logits_bTV: Tensor, chosen: slice) -> Tensor:
+        part = logits_bTV.shape[0] != trace.rows
+        target_bTV = (frontier.rows(chosen) if part else frontier).dense()
+        if mask_BT is not None:
+            target_bTV = target_bTV * (mask_BT[chosen] if part else mask_BT)[..., None]
+        return F.cross_entropy(_wide(logits_bTV).flatten(0, 1), target_bTV.flatten(0, 1), reduction="sum")
+
+    return trace.sum_over_logits(summed) / (rows or trace.rows)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """Logits in float32 or better: half precision alone costs a token about 0.03 nats."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

@@ -1,1 +1,0 @@
-"""Studies: one table or figure each, registered under the entry-point group "tinylatent.studies"."""
