@@ -3,7 +3,6 @@
 import itertools
 import math
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -329,7 +328,8 @@ def test_groups_change_with_the_stage():
     model = train(experiment(method, steps=6))
     names = {name for name, _ in model.named_parameters()}
     kept = [*method.kept, dict(model.named_parameters())]
-    moved = [{name for name in names if not torch.equal(now[name], then[name])} for now, then in pairwise(kept)]
+    pairs = itertools.pairwise(kept)
+    moved = [{name for name in names if not torch.equal(now[name], then[name])} for now, then in pairs]
     assert moved == [{"parts.pause.constant_D"}, {"backbone.embedding"}, names]
 
 
