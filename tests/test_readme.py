@@ -24,15 +24,12 @@ def block(name):
     return "\n".join(line.removeprefix("    ") for line in found[1].splitlines())
 
 
-def test_quick_tables_are_rebuilt_from_their_runs(tmp_path):
-    (tmp_path / "runs.jsonl").write_bytes((ROOT / "results/mnns-quick/runs.jsonl").read_bytes())
-    for table in rebuild(studies()["mnns"], tmp_path).tables:
-        assert table.markdown().strip() in block("quick")
-
-
-def test_result_table_is_rebuilt_from_its_runs(tmp_path):
-    (tmp_path / "runs.jsonl").write_bytes((ROOT / "results/mnns/runs.jsonl").read_bytes())
-    assert rebuild(studies()["mnns"], tmp_path).tables[0].markdown().strip() == block("result").strip()
+@pytest.mark.parametrize(("name", "stored", "tables"), [("quick", "mnns-quick", None), ("result", "mnns", 1)])
+def test_tables_are_the_stored_ones(name, stored, tables):
+    """Which are rebuilt from their runs byte for byte, below."""
+    _, *parts = (ROOT / "results" / stored / "table.md").read_text(encoding="utf-8").split("\n**")
+    for part in parts[:tables]:
+        assert ("**" + part).strip() in block(name)
 
 
 def test_cot2_is_as_accurate_as_promised():

@@ -13,7 +13,7 @@ from torch import Tensor
 from tinylatent.engine.plan import Plan, Segment
 from tinylatent.engine.rollout import NO_STEPS, Runner, check, shifted_positions, unread
 from tinylatent.engine.thought import State, Thought
-from tinylatent.engine.trace import KEPT_BYTES, Span, Trace, prompt_span
+from tinylatent.engine.trace import Span, Trace, keeps_logits, prompt_span
 from tinylatent.models.backbone import Backbone, Edit, Table, weights_version
 
 UNSEEN = torch.empty(0)  # state of thoughts that read only their action
@@ -81,8 +81,7 @@ def _at_once(
         last_BT = torch.where(live_BT, slot_T + 1, 0).cummax(1).values
         source_BT = torch.cat([torch.zeros_like(last_BT[:, :1]), last_BT[:, :-1]], 1)
         hidden_BTD = hidden_BTD.gather(1, source_BT[..., None].expand_as(hidden_BTD))
-    V = len(backbone.table)
-    kept = len(prompt_BN) * T * V * hidden_BTD.element_size() <= KEPT_BYTES
+    kept = keeps_logits(prompt_BN.shape[0], T, len(backbone.table), hidden_BTD)
     return Trace(
         backbone=backbone,
         prompt_BN=prompt_BN,

@@ -19,7 +19,7 @@ from torch import Tensor
 from tinylatent.core.seeds import Streams
 from tinylatent.engine.plan import Plan, Repeat, Segment, distinct, segments
 from tinylatent.engine.thought import Action, History, State
-from tinylatent.engine.trace import KEPT_BYTES, Span, Trace, prompt_span
+from tinylatent.engine.trace import Span, Trace, keeps_logits, prompt_span
 from tinylatent.models.backbone import Backbone, Cache, Edit, default_positions, weights_version
 
 NO_STEPS = "the plan has no steps: expected at least one"
@@ -194,7 +194,7 @@ class Runner:
         before = len(self.states)
         rows, V = len(self.prompt_BN), len(self.backbone.table)
         steps = before + sum(segment.longest for segment in segments(plan))
-        if rows * steps * V * self.hidden_BD.element_size() > KEPT_BYTES:
+        if not keeps_logits(rows, steps, V, self.hidden_BD):
             self.logits = None
         for part in plan:
             if isinstance(part, Repeat):

@@ -35,6 +35,11 @@ NOTHING = -1
 """What stands in an answer where nothing was said."""
 
 
+def keeps_logits(rows: int, steps: int, vocabulary: int, like: Tensor) -> bool:
+    """Whether logits of so many rows and steps are kept."""
+    return rows * steps * vocabulary * like.element_size() <= KEPT_BYTES
+
+
 @dataclass(frozen=True)
 class Span:
     """Slots start..stop, written by one thought with its actions over (B, stop - start, ...)."""

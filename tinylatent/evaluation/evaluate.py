@@ -125,7 +125,7 @@ def divergence(trace: Trace, examples: Examples, before: int) -> Float[Tensor, "
         return torch.full_like(trace.hidden_BTD[..., 0], torch.nan)
 
     def kl(logits_bTV: Tensor, rows: slice) -> Tensor:
-        log_p_bTV, target_bTV = F.log_softmax(logits_bTV, -1), examples.frontier.rows(rows).dense()
+        log_p_bTV, target_bTV = F.log_softmax(logits_bTV, -1), examples.frontier.rows(rows).dense(logits_bTV.shape[-1])
         if before < examples.most_steps:  # rows of fewer steps than the task's most may be alone in a batch
             target_bTV = torch.cat([target_bTV[:, :before], target_bTV[:, -examples.answer_tokens :]], 1)
         return (torch.special.xlogy(target_bTV, target_bTV) - target_bTV * log_p_bTV).sum(-1)

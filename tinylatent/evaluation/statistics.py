@@ -21,6 +21,7 @@ Clopper and Pearson, Biometrika 26 (1934); Chen et al., arXiv:2107.03374, equati
 Wang et al., arXiv:2203.11171 (majority vote).
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,7 +61,7 @@ def accuracy_interval(
     a level outside (0, 1) or draws < 1.
     """
     totals = _checked_totals(total)
-    return _interval(_checked_correct("correct", correct, totals), totals, 0.0, level, draws, seed)
+    return _remembered(_checked_correct("correct", correct, totals), totals, 0.0, level, draws, seed)
 
 
 def paired_difference(
@@ -81,7 +82,7 @@ def paired_difference(
     counts_a = _checked_correct("correct_a", correct_a, totals)
     counts_b = _checked_correct("correct_b", correct_b, totals)
     gains = [a_K - b_K for a_K, b_K in zip(counts_a, counts_b, strict=True)]
-    return _interval(gains, totals, -1.0, level, draws, seed)
+    return _remembered(gains, totals, -1.0, level, draws, seed)
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
@@ -187,6 +188,21 @@ def cluster_counts(
     unique_K, position_N = np.unique(items, return_inverse=True)
     count = len(unique_K)
     return unique_K, np.bincount(position_N[is_right], minlength=count), np.bincount(position_N, minlength=count)
+
+
+_MEMO: dict[bytes, Interval] = {}
+"""Intervals by a digest of what they are of: tables, figures and sentences ask for the same ones."""
+
+
+def _remembered(gains: Counts, totals: Counts, lowest: float, level: float, draws: int, seed: int) -> Interval:
+    """`_interval`, computed once for the same counts."""
+    digest = hashlib.blake2b(repr((lowest, level, draws, seed)).encode())
+    for counts_K in (*gains, *totals):
+        digest.update(np.int64(len(counts_K)).tobytes() + counts_K.astype(np.int64).tobytes())
+    key = digest.digest()
+    if key not in _MEMO:
+        _MEMO[key] = _interval(gains, totals, lowest, level, draws, seed)
+    return _MEMO[key]
 
 
 def _interval(gains: Counts, totals: Counts, lowest: float, level: float, draws: int, seed: int) -> Interval:

@@ -52,9 +52,10 @@ class Table:
         """The embedding of each id."""
         return self._scaled(F.embedding(ids, self.weight))
 
-    def mix(self, shares: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape D"]:
-        """sum_v shares_v E[v]: a mixture of all rows."""
-        return self._scaled(shares @ self.weight)
+    def mix(self, shares: Float[Tensor, "*shape U"]) -> Float[Tensor, "*shape D"]:
+        """sum_v shares_v E[v]: a mixture of the first U rows, usually of all (tokens may have been added behind)."""
+        known = shares.shape[-1]
+        return self._scaled(shares @ (self.weight if known == len(self) else self.weight[:known]))
 
     def mix_rows(
         self, ids: Int[Tensor, "*shape K"], shares: Float[Tensor, "*shape K"] | None = None

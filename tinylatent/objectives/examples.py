@@ -69,13 +69,15 @@ class Targets:
         assert self.shares_BTS is not None, "ids have shares"
         return self.ids_BTS, self.shares_BTS
 
-    def dense(self) -> Float[Tensor, "B T V"]:
-        """A share for each token."""
+    def dense(self, size: int | None = None) -> Float[Tensor, "B T V"]:
+        """A share for each token; for as many as a model has, where that has more than the task."""
+        size = size or self.vocabulary
         if self.dense_BTV is not None:
-            return self.dense_BTV
+            missing = size - self.dense_BTV.shape[-1]
+            return F.pad(self.dense_BTV, (0, missing)) if missing else self.dense_BTV
         ids_BTS, shares_BTS = self.sparse()
         B, T, _ = ids_BTS.shape
-        return shares_BTS.new_zeros(B, T, self.vocabulary).scatter_add_(-1, ids_BTS, shares_BTS)
+        return shares_BTS.new_zeros(B, T, size).scatter_add_(-1, ids_BTS, shares_BTS)
 
     def given(self, steps: int) -> Action:
         """The mixtures of the first `steps` tokens, as actions of a Mixture."""

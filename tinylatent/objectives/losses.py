@@ -53,7 +53,7 @@ def mixture_loss(
 
     def summed(logits_bTV: Tensor, chosen: slice) -> Tensor:
         part = logits_bTV.shape[0] != trace.rows
-        target_bTV = (frontier.rows(chosen) if part else frontier).dense()
+        target_bTV = (frontier.rows(chosen) if part else frontier).dense(logits_bTV.shape[-1])
         if mask_BT is not None:
             target_bTV = target_bTV * (mask_BT[chosen] if part else mask_BT)[..., None]
         return F.cross_entropy(_wide(logits_bTV).flatten(0, 1), target_bTV.flatten(0, 1), reduction="sum")

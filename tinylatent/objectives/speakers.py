@@ -103,7 +103,7 @@ def _with_steps(examples: Examples, task: Task) -> Examples:
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
-    """Examples of one speaker, one after the other; sparse targets are widened to the same number of states."""
+    """Symbolic examples of one task, one after the other; sparse targets are widened to the same number of states."""
     first = parts[0]
     if len(parts) == 1:
         return first

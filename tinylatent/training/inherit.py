@@ -5,13 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+TABLES = ("embedding", "pos_emb")  # tensors that may have grown
+
 
 @torch.no_grad()
 def take_over(model: nn.Module, earlier: nn.Module, prefixes: Sequence[str]) -> list[str]:
     """Copies every tensor of the earlier model whose name begins with a prefix; returns the names.
 
-    A tensor that has grown along its first axis (tokens or positions were added) keeps its own values beyond what it
-    takes over. Parts that the earlier run had not stay as they are, but for the backbone, which must be there.
+    A table that has grown (tokens or positions were added) keeps its own rows beyond those it takes over. Parts that the
+    earlier run had not stay as they are, but for the backbone, which must be there.
 
     Raises:
         ValueError: a tensor has another shape, or the backbone lacks one.
@@ -25,11 +27,13 @@ def take_over(model: nn.Module, earlier: nn.Module, prefixes: Sequence[str]) -> 
                 raise ValueError(f"the run to start from has no {name}: its model must be of the same kind")
             continue
         value = theirs[name]
-        if own.ndim != value.ndim or own.shape[1:] != value.shape[1:] or (own.ndim and len(own) < len(value)):
+        grown = name.endswith(TABLES) and own.shape[1:] == value.shape[1:] and len(own) > len(value)
+        if not grown and own.shape != value.shape:
+            more = ", or more rows here" if name.endswith(TABLES) else ""
             raise ValueError(
                 f"{name} has shape {tuple(value.shape)} in the run to start from and {tuple(own.shape)} here: expected "
-                "the same, or more rows here"
+                f"the same{more}"
             )
-        (own[: len(value)] if own.ndim else own).copy_(value)
+        (own[: len(value)] if grown else own).copy_(value)
         taken.append(name)
     return taken

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import reduce
+from itertools import accumulate
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -133,14 +134,15 @@ def train_step(
     set_rate(optimizer, recipe, *within(method, state))
     batch = method.collect(model, examples, state)
     parts, losses = batch.parts(recipe.micro_batch), []
-    sizes = [len(part) for part in parts]
+    sizes, states = [len(part) for part in parts], [state]
+    if len(parts) > 1:
+        rows, firsts = state.rows or len(batch), [0, *accumulate(sizes)]
+        states = [replace(state, rows=rows, first=state.first + first) for first in firsts[:-1]]
     for update in range(method.updates):
-        now = state if update == 0 else replace(state, update=update)
-        values, first, metrics = [], 0, []
-        for part in parts:
-            if len(parts) > 1:
-                now = replace(now, rows=state.rows or len(batch), first=state.first + first)
-                first += len(part)
+        values, metrics = [], []
+        if update:
+            states = [replace(each, update=update) for each in states]
+        for part, now in zip(parts, states, strict=True):
             loss = _loss(model, method, part, now)
             loss.value.backward()
             values.append(loss.value.detach())
@@ -153,7 +155,7 @@ def train_step(
         losses.append(Loss(reduce(add, values), found))
         optimizer.step()
         zero_gradients(optimizer)
-    more = _mean([method.after(model, part, now) for part in parts], sizes)
+    more = _mean([method.after(model, part, now) for part, now in zip(parts, states, strict=True)], sizes)
     losses[-1] = Loss(losses[-1].value, {**losses[-1].metrics, **more})
     return losses
 

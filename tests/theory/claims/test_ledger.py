@@ -34,10 +34,9 @@ def test_an_entry_is_whole_and_leads_to_its_code(claim):
         assert "\n" not in claim.counterexample()
 
 
-@pytest.mark.parametrize("seed", [0, 7])
 @pytest.mark.parametrize("claim", LEDGER.values(), ids=lambda claim: claim.name)
-def test_verdicts_are_those_on_record(claim, seed, unchecked):
-    finding = claim.check(Trial("quick", seed))
+def test_verdicts_are_those_on_record(claim, unchecked):
+    finding = claim.check(Trial("quick", 7))  # the command itself takes seed 0
     assert finding.verdict == claim.recorded, finding.evidence
     assert finding.evidence
     if claim.how == "statistical":

@@ -7,6 +7,7 @@ import pytest
 
 from tasks import REGISTRY
 from tinylatent.cli.main import main
+from tinylatent.lab import measure
 
 TINY = ["--task.hops", "2", "--task.nodes", "5", "--task.room", "3", "--shape.width", "8", "--shape.layers", "1"]
 PROSQA = Path(__file__).parents[2] / "data/prosqa_small.json"
@@ -145,7 +146,8 @@ def test_a_story_without_some_names_is_refused(tmp_path, capsys):
     assert "line 1: symbols is ['Ada']; expected the name of every node" in capsys.readouterr().err
 
 
-def test_room_that_the_task_cannot_fill_is_refused_before_training(tmp_path, capsys):
+def test_room_that_the_task_cannot_fill_is_refused_before_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "RUNG", 20)
     words = ["run", "direct", "reachability", "--out", str(tmp_path / "run"), "--task.room", "5", *SHORT[:6]]
     assert main([*words, "--shape.width", "8"]) == 2
     error = capsys.readouterr().err

@@ -503,7 +503,7 @@ def test_gradients_are_kept_only_when_asked(model, monkeypatch):
             assert getattr(run, name).requires_grad
         assert not replay(model, run).logits_BTV.requires_grad
     assert replay(model, run).logits_BTV.requires_grad
-    monkeypatch.setattr(tinylatent.engine.rollout, "KEPT_BYTES", 0)
+    monkeypatch.setattr(tinylatent.engine.trace, "KEPT_BYTES", 0)
     assert not rollout(model, plan, prompt_BN).logits_BTV.requires_grad  # computed again, and still without
     assert not rollout(model, plan, prompt_BN).log_prob_BT.requires_grad
 

@@ -14,7 +14,6 @@ from torch import nn
 
 from tasks import MNNS, MultiHop
 from tinylatent.core.seeds import Seeds, Streams
-from tinylatent.engine import rollout as engine
 from tinylatent.engine import trace
 from tinylatent.engine.controls import CONTROLS
 from tinylatent.engine.rollout import rollout
@@ -185,7 +184,6 @@ def test_distances_over_chunks_of_rows_are_the_same(rows, monkeypatch):
     method = CoT2()
     model = wild(method, dtype=torch.float64)
     kept = evaluate(SPEAKER, method, model)
-    monkeypatch.setattr(engine, "KEPT_BYTES", 0)
     monkeypatch.setattr(trace, "KEPT_BYTES", rows * 3 * V * 8)
     monkeypatch.setattr(speakers, "DENSE_BYTES", 0)
     again = evaluate(SPEAKER, method, model)

@@ -1,6 +1,7 @@
 """Losses of supervised methods, in float64 to 1e-9, against plain loops that recompute everything at every step."""
 
 import math
+from dataclasses import dataclass, replace
 from functools import partial
 
 import losses
@@ -14,12 +15,15 @@ from tasks import MNNS
 from tinylatent.engine.plan import Segment
 from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import Mixture, Pause
+from tinylatent.evaluation.evaluate import evaluate
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.run import train
 from tinylatent.methods import METHODS, CoT2, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
+from tinylatent.objectives.examples import Targets
 from tinylatent.objectives.losses import mixture_loss
 from tinylatent.objectives.method import TrainState
+from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.config import Training
 
 TASK = MNNS(3, 1, 4)
@@ -154,3 +158,33 @@ def test_learns_a_small_task(method, steps):
     train(Experiment(task, method, ModelConfig(32, 1, 2), recipe), on_progress=lambda step, loss: losses.append(loss))
     floor = math.log(2) if isinstance(method, CoT2) else 0.0
     assert losses[-1] - floor < 0.03
+
+
+@dataclass(frozen=True)
+class Extended(CoT2):
+    """CoT2 with tokens of its own behind the task's."""
+
+    name = "extended"
+
+    @property
+    def extra_tokens(self):
+        return ("<a>", "<b>")
+
+
+def test_targets_fit_a_table_with_tokens_of_the_methods_own(unchecked):
+    """Losses and distances are those of targets that give the extra tokens nothing; the latents are the same."""
+    task, method = MNNS(digits=3, high=3), Extended()
+    model = Experiment(task=task, method=method).model()
+    V = len(task.vocabulary)
+    assert len(model.backbone.table) == V + 2
+    dense = Symbols(task, task.split("train", 0)[:6]).examples()
+    wide = replace(dense, frontier=Targets(V + 2, dense_BTV=F.pad(dense.frontier.dense(), (0, 2))))
+    sparse = replace(dense, frontier=Targets.from_dense(dense.frontier.dense()))
+    state = TrainState(0, 10, 0)
+    losses = [method.loss(model, examples, state).value for examples in (wide, dense, sparse)]
+    torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=0)
+    torch.testing.assert_close(losses[2], losses[0])
+    own = replace(method, prefix="self").loss(model, dense, state).value
+    assert own.isfinite()
+    result = evaluate(Symbols(task, task.split("validation", 0)), method, model)
+    assert all(math.isfinite(value) for value in result.kl_T)

@@ -36,7 +36,6 @@ def chunks(monkeypatch):
     """chunks(rows) has logits computed when they are asked for, in chunks of so many rows."""
 
     def computed_again(rows):
-        monkeypatch.setattr(force, "KEPT_BYTES", 0)
         monkeypatch.setattr(trace, "KEPT_BYTES", rows * T * V * 8)
 
     return computed_again

@@ -82,6 +82,12 @@ def test_tensors_of_another_shape_are_refused(change, said):
         take_over(made(0, **change), made(1), ("backbone",))
 
 
+def test_only_tables_may_have_grown():
+    """A SwiGLU MLP has twice the rows of a GELU one, which would fit into it and mean nothing."""
+    with pytest.raises(ValueError, match=r"mlp\.up_proj has shape \(32, 8\) .* \(64, 8\) here: expected the same$"):
+        take_over(made(0, shape=ModelConfig(8, 1, 1, mlp="swiglu")), made(1), ("backbone",))
+
+
 def test_a_tensor_and_a_matrix_are_not_the_same():
     ours, theirs = made(0, scale=nn.Linear(1, 1, bias=False)), made(1, scale=nn.Linear(1, 1, bias=False))
     theirs.parts["scale"].weight = nn.Parameter(torch.zeros(()))
