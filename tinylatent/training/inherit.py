@@ -12,8 +12,8 @@ TABLES = ("embedding", "pos_emb")  # tensors that may have grown
 def take_over(model: nn.Module, earlier: nn.Module, prefixes: Sequence[str]) -> list[str]:
     """Copies every tensor of the earlier model whose name begins with a prefix; returns the names.
 
-    A table that has grown (tokens or positions were added) keeps its own rows beyond those it takes over. Parts that the
-    earlier run had not stay as they are, but for the backbone, which must be there.
+    A table that has grown (tokens or positions were added) keeps its own rows beyond those it takes over. What the
+    earlier run had no part for stays as it is, but for the backbone, which must be there.
 
     Raises:
         ValueError: a tensor has another shape, or the backbone lacks one.
