@@ -21,11 +21,10 @@ from torch import Tensor
 from tinylatent.core.seeds import Streams, derive
 from tinylatent.engine.plan import ANSWER
 from tinylatent.engine.trace import NOTHING, Counters, Trace
-from tinylatent.objectives.examples import Examples
+from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.policy_gradient import entropy_of
 from tinylatent.objectives.rewards import Verifier
-from tinylatent.objectives.speakers import Speaker
 
 BATCH = 1024
 

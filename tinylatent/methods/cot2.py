@@ -16,10 +16,9 @@ import torch
 from tinylatent.engine.plan import Plan, Segment
 from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import MIXTURE
-from tinylatent.objectives.examples import Examples
+from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.losses import mixture_loss
 from tinylatent.objectives.method import Loss, Method, Model, TrainState
-from tinylatent.objectives.speakers import Speaker
 
 Rule = Literal["absolute", "nonnegative"]
 Prefix = Literal["teacher", "self", "teacher-then-self"]

@@ -9,7 +9,7 @@ S states that a target holds at most, A answer tokens.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from tasks import Batch
 from tinylatent.engine.thought import Action
 from tinylatent.engine.thoughts import MIXTURE
 from tinylatent.engine.trace import Trace
-
-if TYPE_CHECKING:
-    from tinylatent.objectives.speakers import Speaker
 
 DENSE_BYTES = 2**30
 """Targets of all examples up to this size are kept dense, a share for each token; larger ones sparse."""
@@ -261,6 +258,31 @@ class Examples:
         if self.speaker is None:
             return same_tokens(self, answer_BA)
         return self.speaker.judge(self, answer_BA)
+
+
+@runtime_checkable
+class Speaker(Protocol):
+    """Makes examples and judges answers to them."""
+
+    problems: Any
+    """Its own rows, in the order that examples count them by."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens V."""
+        ...
+
+    def part(self, index: np.ndarray) -> "Speaker":
+        """The same, of some of its rows."""
+        ...
+
+    def examples(self, device: torch.device | str = "cpu", **supervision: Any) -> "Examples":
+        """Examples of all its rows, in order; supervision: how methods want their targets (budget, rule)."""
+        ...
+
+    def judge(self, examples: Examples, answer_BA: Int[Tensor, "B A"]) -> Bool[Tensor, " B"]:
+        """Whether each answer (-1 where nothing was said) is right; there may be several to an example."""
+        ...
 
 
 def same_tokens(examples: Examples, answer_BA: Int[Tensor, "B A"]) -> Bool[Tensor, " B"]:

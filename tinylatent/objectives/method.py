@@ -26,10 +26,9 @@ from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import GREEDY, Token
 from tinylatent.engine.trace import Counters, Trace
 from tinylatent.models.backbone import Edit
-from tinylatent.objectives.examples import Examples
+from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.losses import token_loss
 from tinylatent.objectives.rewards import Verifier, truth
-from tinylatent.objectives.speakers import Speaker
 
 
 class Model(nn.Module):

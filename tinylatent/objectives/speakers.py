@@ -1,14 +1,14 @@
 """Speakers: words between task and model. A speaker turns rows into examples and judges what is answered to them.
 
-Symbols speak a task's own tokens. Text does the same through a tokenizer, and Lines reads JSON lines of question, steps
-and answer: both come with the models of other people; this is their seam, `Speaker`.
+Symbols speak a task's own tokens. Whoever speaks otherwise (text through a tokenizer, JSON lines of question, steps and
+answer) keeps to the protocol `Speaker` beside the examples.
 
 Letters: B rows, N prompt, T tokens of the chain, A answer tokens, V vocabulary.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,31 +19,6 @@ from tasks import Task
 from tinylatent.objectives.examples import DENSE_BYTES, Examples, Targets, same_tokens
 
 CHUNK = 4096  # problems whose frontiers are dense at a time
-
-
-@runtime_checkable
-class Speaker(Protocol):
-    """Makes examples and judges answers to them."""
-
-    problems: Any
-    """Its own rows, in the order that examples count them by."""
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of tokens V."""
-        ...
-
-    def part(self, index: np.ndarray) -> "Speaker":
-        """The same, of some of its rows."""
-        ...
-
-    def examples(self, device: torch.device | str = "cpu", **supervision: Any) -> Examples:
-        """Examples of all its rows, in order; supervision: how methods want their targets (budget, rule)."""
-        ...
-
-    def judge(self, examples: Examples, answer_BA: Int[Tensor, "B A"]) -> Bool[Tensor, " B"]:
-        """Whether each answer (-1 where nothing was said) is right; there may be several to an example."""
-        ...
 
 
 class Symbols:

@@ -14,8 +14,8 @@ from tasks import MNNS, REGISTRY, Arithmetic, MultiHop, Recommendation
 from tinylatent.engine.thought import State
 from tinylatent.engine.thoughts import MIXTURE
 from tinylatent.objectives import speakers
-from tinylatent.objectives.examples import Examples, Targets, same_tokens
-from tinylatent.objectives.speakers import Speaker, Symbols, joined
+from tinylatent.objectives.examples import Examples, Speaker, Targets, same_tokens
+from tinylatent.objectives.speakers import Symbols, joined
 
 RAGGED = MultiHop(nodes=5, hops=3)
 SMALL = {
