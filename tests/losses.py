@@ -53,8 +53,7 @@ def with_targets(examples, target_BTV):
 
 def enter(method, model, stage, examples):
     """Puts a model into a stage, as training does at the stage's first step."""
-    model.stage.fill_(stage)
-    method.begin_stage(model, stage, examples, TrainState(method.stage_starts(100)[stage], 100, 0))
+    method.enter(model, stage, examples, TrainState(method.stage_starts(100)[stage], 100, 0))
 
 
 def examples_of(method, task, rows):

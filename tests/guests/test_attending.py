@@ -42,7 +42,7 @@ class Attending(Thought):
 
     def sample(self, state, streams):
         noise = streams.normal(state.hidden.shape[-1]).to(state.hidden) * NOISE
-        noise = noise * (state.place_B() > 0)[:, None]
+        noise = noise * (state.place_B > 0)[:, None]
         action = {"noise": noise, "vector": (self.mean(state) + noise).detach()}
         return Action(action, log_prob=self.log_prob(state, Action(action)).detach())
 
@@ -73,7 +73,8 @@ class Attention(PolicyGradient):
         return (Segment(Attending(model.parts["query"], self.path), 2),)
 
     def reward(self, model, examples, trace, state):
-        thinking = rollout(model.backbone, trace.plan()[:-1], trace.prompt_BN, trace.prompt_mask_BN)
+        prompt = trace.prompt_BN, trace.prompt_mask_BN
+        thinking = rollout(model.backbone, trace.plan()[:-1], *prompt, offset_B=trace.offset_B)
         return candidate_log_prob(thinking, examples.repeated(trace.group).answer_BA[:, None])[:, 0]
 
 

@@ -8,8 +8,10 @@ from torch import nn
 
 from tasks import MNNS
 from tinylatent.core.seeds import Seeds, Streams
+from tinylatent.engine.controls import controlled
 from tinylatent.engine.force import replay
 from tinylatent.engine.plan import Segment
+from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import Token
 from tinylatent.lab.experiment import Experiment
 from tinylatent.objectives.method import Group
@@ -49,7 +51,6 @@ class Openness(nn.Module):
 @dataclass(frozen=True)
 class Hybrid(PolicyGradient):
     name = "hybrid"
-    reference_thought = Token(1.0)
     inherits = ("backbone", "parts.gate")
 
     def parts(self, backbone, generator):
@@ -59,11 +60,14 @@ class Hybrid(PolicyGradient):
         gate = nn.ModuleDict({"project": project, "open": Openness(width)})
         return nn.ModuleDict({"gate": gate, **super().parts(backbone, generator)})
 
+    def reference_thought(self):
+        return Token(self.temperature)
+
     def groups(self, stage):
         return (Group(("parts.gate.open",), learning_rate=0.1, weight_decay=0.1), Group(("parts.gate",), 0.01))
 
     def thinking(self, model, examples, temperature=0.0):
-        return (Segment(Gated(model.parts["gate"]), examples.num_steps),)
+        return (Segment(Gated(model.parts["gate"], self.temperature), examples.num_steps),)
 
 
 TASK = MNNS(digits=3, high=3)
@@ -74,20 +78,25 @@ def test_a_gated_thought_fits(unchecked):
     model = Experiment(task=TASK, method=method).model()
     examples = Symbols(TASK, TASK.split("train", 0)).examples()
     before = {name: value.clone() for name, value in model.named_parameters()}
-    lines = []
     recipe = Training(steps=8, batch=4, rate=1e-3, warmup=0.0, schedule="constant", log_every=2, weight_decay=0.0)
-    fit(model, method, examples, recipe, Seeds(), on_progress=lambda step, loss: lines.append(loss))
+    fit(model, method, examples, recipe, Seeds())
     moved = {name: float((value - before[name]).detach().abs().max()) for name, value in model.named_parameters()}
-    assert moved["parts.reference.embedding"] == 0
+    assert moved["parts.reference.backbone.embedding"] == 0
     assert 0 < moved["backbone.embedding"] < 0.01 < moved["parts.gate.project.weight"] < 0.1
     assert moved["parts.gate.open.value"] > 0.1  # decay and gradient at the gate's own rate
     few = examples.rows(slice(0, 4))
     trace = method.solve(model, few, Streams(1, torch.arange(16)), temperature=1.0, groups=4).trace
-    seen = replay(model.parts["reference"], trace, thought=method.reference_thought)
-    bare = replay(model.parts["reference"], trace)
+    reference = model.parts["reference"].backbone
+    seen, bare = replay(reference, trace, thought=method.reference_thought()), replay(reference, trace)
     assert seen.at_once
     assert torch.equal(seen.answer(), trace.answer())
     assert not torch.allclose(seen.logits_BTV[:, 1:], bare.logits_BTV[:, 1:])
+    gated = method.plan(model, few)[0].thought
+    closed = controlled((Segment(gated, 2), Segment(Token(), 1)), "zero")  # the latent goes, the token's share stays
+    run = rollout(model.backbone, closed, few.prompt_BN, streams=Streams(0, torch.arange(4)))
+    token_BTD = model.backbone.table.rows(run.spans[1].action["id"])
+    share_BTD = run.inputs_BTD / token_BTD
+    assert ((share_BTD > 0) & (share_BTD < 1)).all()
 
 
 def test_a_closed_gate_is_a_token(unchecked):
@@ -95,9 +104,7 @@ def test_a_closed_gate_is_a_token(unchecked):
     model = Experiment(task=TASK, method=method).model()
     model.parts["gate"]["open"].value.data.fill_(torch.inf)
     examples = Symbols(TASK, TASK.split("train", 0)[:8]).examples()
-    plan = method.plan(model, examples, 1.0)
     trace = method.solve(model, examples, Streams(0, torch.arange(8)), temperature=1.0).trace
     tokens = replay(model.backbone, trace, thought=Token(1.0))
     torch.testing.assert_close(trace.inputs_BTD, tokens.inputs_BTD, rtol=0, atol=0)
     torch.testing.assert_close(trace.log_prob_BT, tokens.log_prob_BT, rtol=0, atol=1e-6)
-    assert plan[0].thought.has_latent

@@ -38,7 +38,7 @@ class Lines:
             answers.append([WORDS.index(word) for word in line["answer"].split()] + [1])
         N, M, A = (max(map(len, each)) for each in (asked, chains, answers))
         prompt_BN = torch.tensor([[0] * (N - len(ids)) + ids for ids in asked])
-        fill = lambda rows, size, pad: torch.tensor([row + [pad] * (size - len(row)) for row in rows])  # noqa: E731
+        fill = lambda rows, size, pad: torch.tensor([row + [pad] * (size - len(row)) for row in rows]).long()  # noqa: E731
         chain_BT = torch.cat([fill(chains, M, 0), fill(answers, A, 0)], 1)
         shares = torch.ones(*chain_BT.shape, 1)
         last_B1 = torch.tensor([[len(line["steps"])] for line in self.problems])
@@ -58,7 +58,8 @@ class Lines:
 
     def judge(self, examples, answer_BA):
         said = [" ".join(WORDS[i] for i in row if i >= 0) for row in answer_BA.tolist()]
-        return torch.tensor([text == line["answer"] for text, line in zip(said, examples.problems(), strict=True)])
+        each = len(said) // len(examples)  # answers to an example stand side by side
+        return torch.tensor([text == examples.problems()[n // each]["answer"] for n, text in enumerate(said)])
 
 
 def lines():
@@ -86,3 +87,18 @@ def test_json_lines_fit(unchecked):
             assert result.right_P.all()
             long = np.array(["twenty" in line["answer"] for line in speaker.problems])
             assert ((result.answer_PA >= 0).sum(1) == np.where(long, 2, 1)).all()  # the stop itself is not said
+
+
+def test_answers_may_all_stop_early(unchecked):
+    """A model that says less than the longest answer is judged all the same, in batches of any size."""
+    speaker = lines()
+    model = Model(Decoder.fresh(len(WORDS), 24, ModelConfig(32, 2, 2)))
+    short = speaker.part([0, 1, 3])  # answers of one word
+    fit(model, DiscreteCoT(), DiscreteCoT().supervise(short), Training(steps=150, batch=3, rate=1e-2), Seeds())
+    alone, together = (evaluate(speaker, DiscreteCoT(), model, batch=size) for size in (1, 9))
+    most = 6  # tokens of thinking; answers may be as long as the longest of their batch
+    for result in (alone, together):
+        assert result.right_P[[0, 1, 3]].all()
+        assert most < len(result.entropy_T) <= most + 3
+    assert np.allclose(alone.entropy_T[:most], together.entropy_T[:most], atol=1e-5)
+    assert np.allclose(alone.kl_T[:most], together.kl_T[:most], atol=1e-4)

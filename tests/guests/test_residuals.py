@@ -46,5 +46,6 @@ def test_contributions_add_up(make, method, unchecked):
     torch.testing.assert_close(total, residuals.stream[-1], rtol=1e-4, atol=1e-5)
     plain = method.solve(model, examples, groups=2)
     assert torch.equal(plain.answer_BA, solution.answer_BA)
-    thinking = solution.trace.inputs_BTD  # what is fed enters the stream, beside positions where a model adds them
-    assert thinking.shape[1] == solution.trace.steps - 1
+    fed = residuals.stream[0][:, examples.prompt_BN.shape[1] :]  # what is fed, beside positions where a model adds them
+    places = getattr(model.backbone, "pos_emb", torch.zeros(slots, 1))[examples.prompt_BN.shape[1] : slots]
+    torch.testing.assert_close(fed - places, solution.trace.inputs_BTD, rtol=1e-4, atol=1e-5)

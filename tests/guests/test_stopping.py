@@ -13,6 +13,7 @@ from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thought import Action
 from tinylatent.engine.thoughts import GREEDY, HIDDEN, Stopping, Token
 from tinylatent.lab.experiment import Experiment
+from tinylatent.objectives.method import TrainState
 from tinylatent.objectives.policy_gradient import PolicyGradient
 from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.config import Training
@@ -36,7 +37,7 @@ class Endings(PolicyGradient):
         return nn.ModuleDict({"stop": head})
 
     def thinking(self, model, examples, temperature=0.0):
-        end_B1 = torch.full((len(examples), 1), len(model.backbone.table) - 1)
+        end_B1 = torch.full((len(examples), 1), self.extra_id(model, "<end>"))
         stopping = Stopping(HIDDEN, model.parts["stop"], temperature=1.0)
         return (
             Segment(stopping, MOST, name="thinking", least=1),
@@ -61,6 +62,19 @@ def test_latents_that_stop_fit(unchecked):
     ends_B = trace.inputs_BTD[:, trace.within(trace.span("delimiter"))]
     assert torch.equal(ends_B[0, 0], model.backbone.embedding[-1])
     assert (trace.answer() >= 0).all()
+
+
+def test_the_reference_keeps_its_own_head(unchecked):
+    """A head that drifts away from where training began shows in the divergence, though the backbone stands still."""
+    task, method = MNNS(digits=3, high=3), Endings(group=4, kl=0.1)
+    model = Experiment(task=task, method=method).model()
+    examples, state = Symbols(task, task.split("train", 0)[:4]).examples(), TrainState(0, 1, 0)
+    method.enter(model, 0, examples, state)
+    still = method.loss(model, method.collect(model, examples, state), state).metrics["reference_kl"]
+    model.parts["stop"].bias.data += 2
+    moved = method.loss(model, method.collect(model, examples, state), state).metrics["reference_kl"]
+    assert still == 0
+    assert moved > 0.05
 
 
 def test_probabilities_of_all_stop_times_sum_to_one(model):

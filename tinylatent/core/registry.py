@@ -35,7 +35,15 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
 
     def __getitem__(self, name: str) -> Kind:
         if name not in self._loaded:
-            self._loaded[name] = self._points[name].load()
+            point = self._points[name]
+            try:
+                self._loaded[name] = point.load()
+            except Exception as error:
+                owner = point.dist.name if point.dist else "an unknown package"
+                raise ValueError(
+                    f"the {self.word} {name!r} of {owner} cannot be loaded from {point.value} ({type(error).__name__}: "
+                    f"{error}): mend or uninstall it"
+                ) from error
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -124,9 +124,23 @@ class Streams:
     def branch(self) -> "Streams":
         """Streams of their own for draws whose number is not known in advance; counts as one draw of every row."""
         child = object.__new__(Streams)
-        child.root_B = self.root_B
-        child.step_B = mix(self.step_B ^ mix(torch.full_like(self.step_B, -1 - self.draw)))
+        child.root_B = child.step_B = mix(self.step_B ^ mix(torch.full_like(self.step_B, -1 - self.draw)))
         child.draw, self.draw = 0, self.draw + 1
+        return child
+
+    def derived(self, *parts: int | str) -> "Streams":
+        """Independent streams for the same rows, such as those of another round: a rollout begins at its first step."""
+        child = object.__new__(Streams)
+        child.root_B = mix(self.root_B ^ _signed(derive(0, *parts)))
+        child.at(0)
+        return child
+
+    def repeated(self, times: int) -> "Streams":
+        """Independent streams for `times` rollouts of every row, side by side."""
+        child = object.__new__(Streams)
+        place_B = torch.arange(times, device=self.root_B.device).repeat(len(self.root_B))
+        child.root_B = mix(self.root_B.repeat_interleave(times) ^ mix(place_B))
+        child.at(0)
         return child
 
     def pick(self, rows_M: Int[Tensor, " M"], draws_M: Int[Tensor, " M"]) -> Float[Tensor, " M"]:

@@ -71,7 +71,13 @@ class Noise(Control):
         return replace(action, values={**action.values, "noise": noise_BD})
 
     def replaced(self, latent: Tensor, state: State, action: Action) -> Float[Tensor, "*rows D"]:
-        """The noise, scaled to the latent's norm."""
+        """The noise, scaled to the latent's norm.
+
+        Raises:
+            ValueError: the action was given without any.
+        """
+        if "noise" not in action.values:
+            raise ValueError("noise is drawn where a step is sampled, and given actions have none: roll the plan out")
         return action["noise"] * (latent.norm(dim=-1, keepdim=True) / action["noise"].norm(dim=-1, keepdim=True))
 
 
@@ -80,7 +86,7 @@ class Shuffled(Control):
 
     Args:
         inner: the thought.
-        source_B: row whose latent each row is fed; one may name itself.
+        source_B: prompt whose latent each prompt is fed, one may name itself; rollouts of a group keep their places.
 
     Raises:
         ValueError: without named rows, when the batch holds a single problem, so there is no other to take from.
@@ -93,7 +99,8 @@ class Shuffled(Control):
     def replaced(self, latent: Tensor, state: State, action: Action) -> Float[Tensor, "*rows D"]:
         """The other row's latent."""
         if self.source_B is not None:
-            return latent[self.source_B]
+            source_B = self.source_B.repeat_interleave(state.group) * state.group
+            return latent[source_B + torch.arange(len(source_B), device=source_B.device) % state.group]
         if state.group == len(latent):
             raise ValueError("shuffled latents need at least two problems in a batch; pass more problems")
         return latent.roll(state.group, 0)
@@ -112,6 +119,8 @@ CONTROLS: dict[str, type[Control]] = {"noise": Noise, "shuffled": Shuffled, "zer
 
 def controlled(plan: Plan, control: str) -> Plan:
     """The plan with the latent part of every thought replaced by a control: "noise", "shuffled" or "zero".
+
+    Thoughts without a latent part stay as they are; a plan of such alone is not changed.
 
     Raises:
         ValueError: unknown control.

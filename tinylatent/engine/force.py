@@ -6,17 +6,31 @@ its actions another way: HRPO's reference sees the tokens of a gated thought onl
 Letters: B rows, N prompt, T steps of the plan, S all slots (N + T), D width.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tinylatent.engine.plan import Plan, Segment
-from tinylatent.engine.rollout import NO_STEPS, Runner, check, shifted_positions, unread
+from tinylatent.engine.rollout import NO_STEPS, Runner, check, check_input, shifted_positions, unread
 from tinylatent.engine.thought import State, Thought
-from tinylatent.engine.trace import Span, Trace, keeps_logits, prompt_span
-from tinylatent.models.backbone import Backbone, Edit, Table, weights_version
+from tinylatent.engine.trace import Span, Trace, keeps_logits, made_with, prompt_span
+from tinylatent.models.backbone import Backbone, Edit, Table
 
-UNSEEN = torch.empty(0)  # state of thoughts that read only their action
+
+class Unseen(State):
+    """The state of a thought that reads only its action, as those that say `parallel` do."""
+
+    def __init__(self, table: Table, group: int):
+        object.__setattr__(self, "table", table)
+        object.__setattr__(self, "group", group)
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(
+            f"a thought that says parallel reads {name} of its state to make its input: set parallel False"
+        )
 
 
 def force(
@@ -42,7 +56,7 @@ def force(
         raise ValueError("force needs every action given; use rollout for plans that choose")
     check(plan, prompt_BN, mask_BN, 1, None)
     read_from = unread(plan, prompt_BN.shape[1] - 1, edit is not None)
-    if not all(segment.thought.parallel for segment in given):
+    if not all(segment.thought.parallel and not segment.thought.reads_history for segment in given):
         run = Runner(backbone, prompt_BN, mask_BN, offset_B, 1, edit, read_from)
         run.group = group
         return run.follow(plan, None)
@@ -97,7 +111,7 @@ def _at_once(
         slot_hidden=None if read_from else (lambda: hidden_BRD),
         prompt_read=1 if read_from else None,
         kept_logits=backbone.readout(hidden_BTD) if kept else None,
-        version=weights_version(backbone),
+        version=made_with(backbone, spans),
     )
 
 
@@ -125,7 +139,7 @@ def _lay_out(given: list[Segment], prompt_BN: Tensor) -> tuple[tuple[Span, ...],
 
 def _embed_all(table: Table, spans: tuple[Span, ...], group: int) -> Tensor:
     """The inputs all actions but the last turn into, (B, T - 1, D)."""
-    unseen = State(UNSEEN, UNSEEN, table, group)
+    unseen = Unseen(table, group)
     parts = []
     for span in spans[1:]:
         last = span is spans[-1]
@@ -133,14 +147,22 @@ def _embed_all(table: Table, spans: tuple[Span, ...], group: int) -> Tensor:
             parts.append(span.thought.embed(unseen, span.action))
         elif span.stop - span.start > 1 or not parts:
             parts.append(span.thought.embed(unseen, span.action.first(span.stop - span.start - 1)))
+    for span, part in zip(spans[1:], parts, strict=False):
+        check_input(span.thought, part, (part.shape[0], part.shape[1], table.width))
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
-def replay(backbone: Backbone, trace: Trace, edit: Edit | None = None, *, thought: Thought | None = None) -> Trace:
+def replay(
+    backbone: Backbone,
+    trace: Trace,
+    edit: Edit | None = None,
+    *,
+    thought: Thought | Mapping[str, Thought] | None = None,
+) -> Trace:
     """A trace's actions again, under the weights of today and with the graph: for ratios of old and new policies.
 
-    thought: reads the actions of every span that carries a latent part, instead of the thought that made them; a Token
-    reads the ids of a gated thought, and lets go of its latents.
+    thought: reads the actions of every span that carries a latent part, instead of the thought that made them (a Token
+    reads the ids of a gated thought, and lets go of its latents); or one for each name of a span.
 
     Raises:
         ValueError: as `force`.

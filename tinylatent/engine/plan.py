@@ -39,6 +39,10 @@ class Segment:
     """Steps before a row may stop."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.steps, int) and not (
+            isinstance(self.steps, Tensor) and self.steps.ndim == 1 and not self.steps.is_floating_point()
+        ):
+            raise ValueError(f"steps {self.steps!r}: expected a whole number, or a tensor of one for each row")
         fewest, most = (self.steps, self.steps) if isinstance(self.steps, int) else map(int, self.steps.aminmax())
         if fewest < 0 or self.least < 0:
             raise ValueError(f"a segment of {fewest} steps, at least {self.least}: expected 0 or more")
@@ -110,6 +114,12 @@ class Repeat:
     until: Callable[[State], Bool[Tensor, " B"]]
     """Looks at the state after a pass and says which rows are done."""
     at_most: int
+    reads_history: bool = False
+    """Whether `until` calls `state.history`."""
+
+    def __post_init__(self) -> None:
+        if self.at_most < 1:
+            raise ValueError(f"at most {self.at_most} passes: expected at least 1")
 
     def forked(self, groups: int) -> "Repeat":
         """The same for `groups` rollouts of every prompt."""

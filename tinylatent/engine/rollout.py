@@ -10,6 +10,7 @@ Letters: B rows, N prompt, T steps of the plan, S all slots (N + T), D width, V 
 """
 
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,9 +19,9 @@ from torch import Tensor
 
 from tinylatent.core.seeds import Streams
 from tinylatent.engine.plan import Plan, Repeat, Segment, distinct, segments
-from tinylatent.engine.thought import Action, History, State
-from tinylatent.engine.trace import Span, Trace, keeps_logits, prompt_span
-from tinylatent.models.backbone import Backbone, Cache, Edit, default_positions, weights_version
+from tinylatent.engine.thought import Action, History, State, Thought
+from tinylatent.engine.trace import Span, Trace, keeps_logits, made_with, prompt_span
+from tinylatent.models.backbone import Backbone, Cache, Edit, default_positions
 
 NO_STEPS = "the plan has no steps: expected at least one"
 WORTH = 16
@@ -94,11 +95,11 @@ def resume(
     """
     if trace.end is None:
         raise ValueError("this trace cannot be resumed: only what rollout or resume returned can, whole")
-    if backbone is None:
+    if backbone is None or backbone is trace.backbone:
         trace.check_weights()
     check(plan, trace.prompt_BN, trace.prompt_mask_BN, 1, streams)
     run: Runner = trace.end.copy(backbone or trace.backbone, edit)
-    if run.read_from and any(segment.thought.reads_history for segment in distinct(plan)):
+    if run.read_from and not unread(plan, WORTH, False):
         raise ValueError("the trace holds no hidden states of its prompt, which the plan reads: pass whole=True before")
     with torch.set_grad_enabled(grad):
         return run.follow(plan, streams)
@@ -106,6 +107,16 @@ def resume(
 
 def check(plan: Plan, prompt_BN: Tensor, mask_BN: Tensor | None, groups: int, streams: Streams | None) -> None:
     """Raises the ValueErrors of `rollout` and `force` that can be told in advance."""
+    if prompt_BN.ndim != 2 or prompt_BN.shape[1] < 1 or prompt_BN.is_floating_point():
+        raise ValueError(
+            f"a prompt of shape {tuple(prompt_BN.shape)} and type {prompt_BN.dtype}: expected token ids (rows, slots), "
+            "at least one slot"
+        )
+    if mask_BN is not None and (mask_BN.shape != prompt_BN.shape or mask_BN.dtype != torch.bool):
+        raise ValueError(
+            f"a mask of shape {tuple(mask_BN.shape)} and type {mask_BN.dtype}: expected booleans like the prompt, "
+            f"{tuple(prompt_BN.shape)}"
+        )
     rows, samples = prompt_BN.shape[0], False
     for segment in distinct(plan):
         segment.check(rows)
@@ -116,18 +127,27 @@ def check(plan: Plan, prompt_BN: Tensor, mask_BN: Tensor | None, groups: int, st
         raise ValueError("a prompt ends in padding: expected left padding, the last column of the mask all True")
     if samples and streams is None:
         raise ValueError("the plan samples: pass streams=Streams(seed, rows), one row identity per rollout")
-    if samples and streams is not None and len(streams.root_B) != rows * groups:
+    if streams is not None and len(streams.root_B) != rows * groups:
         raise ValueError(
             f"streams for {len(streams.root_B)} rows: expected one for each of {rows * groups} rollouts, "
             f"{rows} prompts times {groups}"
         )
 
 
+def check_input(thought: Thought, input: Tensor, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless a thought made inputs of the model's width, one for each row."""
+    if input.shape != shape:
+        raise ValueError(
+            f"{type(thought).__name__} made an input of shape {tuple(input.shape)}: expected {tuple(shape)}, a vector "
+            "of the model's width for each row"
+        )
+
+
 def unread(plan: Plan, slots: int, whole: bool) -> int:
     """How many slots at the prompt's beginning the last layer may leave out."""
-    if whole or slots < WORTH or any(segment.thought.reads_history for segment in distinct(plan)):
-        return 0
-    return slots
+    read = any(segment.thought.reads_history for segment in distinct(plan))
+    read = read or any(isinstance(part, Repeat) and part.reads_history for part in plan)
+    return 0 if whole or read or slots < WORTH else slots
 
 
 def shifted_positions(past: int, new: int, mask_BS: Tensor | None, offset_B: Tensor | None) -> Tensor | None:
@@ -172,6 +192,7 @@ class Runner:
         self.hidden_BD = hidden_BRD[:, -1]
         self.pending: tuple[Tensor, Tensor | None] | None = None
         self.taken: int | Tensor = 0  # actions each row took: one number as long as all took as many
+        self.running: tuple[Segment, int, list[Action]] | None = None
         self.states: list[Tensor] = []
         self.logits: list[Tensor] | None = []
         self.acted: list[Tensor | None] = []
@@ -207,10 +228,13 @@ class Runner:
 
     def _segment(self, segment: Segment, active_B: Tensor | None, streams: Streams | None) -> None:
         """One segment, for the rows that are active (None: all)."""
-        thought, given, actions, start = segment.thought, segment.given, [], self.size
+        thought, given, start = segment.thought, segment.given, self.size
+        actions: list[Action] = []
+        scores: list[Tensor] = []
         rows, device = len(self.prompt_BN), self.prompt_BN.device
         wanted_BT = None if segment.whole else segment.acted_BT(rows, device)
-        going_B = active_B
+        going_B, self.running = active_B, (segment, start, actions)
+        drawn = given is None and thought.needs_streams
         for t in range(segment.longest):
             state = self._state(t >= segment.least)
             if given is not None:
@@ -218,11 +242,18 @@ class Runner:
             else:
                 if streams is not None:
                     streams.at(self.taken)
-                action = thought.sample(state, streams)
+                action = thought.sample(state, streams if thought.needs_streams else None)
+            if thought.reads_history:
+                scores.append(thought.log_prob(state, action))
+            if drawn and action.log_prob is None:
+                with torch.no_grad():
+                    action = replace(action, log_prob=thought.log_prob(state, action))
             acted_B = live_B = _both(going_B, None if wanted_BT is None else wanted_BT[:, t])
             if action.stop is not None and not action.stop_slot:
                 live_B = _both(acted_B, ~action.stop)
-            self._push(thought.embed(state, action), live_B)
+            input_BD = thought.embed(state, action)
+            check_input(thought, input_BD, self.hidden_BD.shape)
+            self._push(input_BD, live_B)
             self._record(state, action, acted_B, live_B)
             actions.append(action)
             if action.stop is not None:
@@ -230,10 +261,10 @@ class Runner:
                 if given is None and going_B is not None and not going_B.any():
                     break
         if actions:
-            drawn = given is None and thought.needs_streams
-            action = Action.stack(actions)
-            span = Span(segment.label, start, self.size, thought, action, segment.least, drawn, segment.longest)
-            self.spans.append(span)
+            scored = torch.stack(scores, 1) if scores else None
+            where, action = (segment.label, start, self.size), Action.stack(actions)
+            self.spans.append(Span(*where, thought, action, segment.least, drawn, segment.longest, scored))
+        self.running = None
 
     def _record(self, state: State, action: Action, acted_B: Tensor | None, live_B: Tensor | None) -> None:
         self.taken = self.taken + (1 if acted_B is None else acted_B.long())
@@ -290,13 +321,20 @@ class Runner:
 
     def _history(self) -> History:
         """Everything read so far, as one record."""
+        if self.read_from:
+            raise ValueError(
+                "the hidden states of the prompt were not all computed: a thought or a Repeat that reads its history "
+                "says so by reads_history, or pass whole=True"
+            )
         inputs_BSD, hidden_BSD = torch.cat(self.inputs, 1), torch.cat(self.hiddens, 1)
         mask_BS = self.mask_BS
         if mask_BS is None:
             mask_BS = torch.ones(inputs_BSD.shape[:2], dtype=torch.bool, device=inputs_BSD.device)
         spans = tuple(self.spans)
-        if spans[-1].stop < inputs_BSD.shape[1]:  # the segment that is running
-            spans = (*spans, Span("", spans[-1].stop, inputs_BSD.shape[1]))
+        if self.running is not None and self.running[2]:
+            segment, start, actions = self.running
+            stop = start + len(actions)
+            spans = (*spans, Span(segment.label, start, stop, segment.thought, Action.stack(actions), segment.least))
         return History(inputs_BSD, hidden_BSD, mask_BS, spans)
 
     def _trace(self) -> Trace:
@@ -318,7 +356,7 @@ class Runner:
             prompt_read=1 if self.read_from else None,
             kept_logits=None if self.logits is None else tuple(self.logits),
             end=self,
-            version=weights_version(self.backbone),
+            version=made_with(self.backbone, tuple(self.spans)),
         )
 
     def _stacked(self, lives: list[Tensor | None]) -> Tensor | None:

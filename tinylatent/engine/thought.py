@@ -34,7 +34,7 @@ class History:
     hidden_BSD: Float[Tensor, "B S D"]
     mask_BS: Bool[Tensor, "B S"]
     spans: tuple[Any, ...]
-    """What wrote the slots, each with name, start and stop; the prompt first."""
+    """What wrote the slots, with names, places and actions so far; the prompt first."""
 
     @property
     def prompt(self) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
@@ -56,7 +56,7 @@ class State:
     group: int = 1
     """Rollouts of one prompt, side by side: rows b*group .. b*group + group - 1 share prompt b."""
     history: Callable[[], History] | None = None
-    """Builds the history when called; for thoughts that say `reads_history`."""
+    """Builds the history up to this state when called; for thoughts that say `reads_history`, step by step."""
     may_stop: Bool[Tensor, " T"] | bool = True
     """Whether a stop is allowed by now (for a whole segment: at each of its steps)."""
 
@@ -65,6 +65,7 @@ class State:
         """The readout of the hidden state."""
         return self.read if isinstance(self.read, Tensor) else self.read()
 
+    @property
     def place_B(self) -> Int[Tensor, " B"]:
         """The place of each row within its group."""
         return torch.arange(len(self.hidden), device=self.hidden.device) % self.group
@@ -82,6 +83,8 @@ class Action:
     """Of a sampled action, its log-probability when it was drawn, stop included; without a graph."""
 
     def __getitem__(self, name: str) -> Tensor:
+        if name not in self.values:
+            raise KeyError(f"the action holds {', '.join(self.values) or 'nothing'}, not {name!r}")
         return self.values[name]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Action":

@@ -11,7 +11,7 @@ Both are of the weights that the trace was made with: once these have moved, ask
 Letters: B rows, N prompt, T steps, S slots (N + T), D width, V vocabulary, A answer tokens, G rollouts of a group.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, reduce
 from operator import add
@@ -55,12 +55,19 @@ class Span:
     """Whether the actions were drawn at random in this trace, rather than given or decided."""
     room: int = 0
     """Steps it might have taken; it took fewer where every row stopped before."""
+    scored: Tensor | None = None
+    """Log-probabilities (B, steps), with their graph, of a thought that reads its history: each step's own."""
 
 
 @lru_cache
 def prompt_span(slots: int) -> Span:
     """The span of a prompt."""
     return Span(PROMPT, 0, slots)
+
+
+def made_with(backbone: Backbone, spans: tuple[Span, ...]) -> int:
+    """The count of the weights that a trace depends on: the model's and those of its thoughts."""
+    return weights_version(backbone) + sum(weights_version(span.thought) for span in spans[1:])
 
 
 @dataclass(frozen=True)
@@ -189,12 +196,13 @@ class Trace:
         """The last span of a name.
 
         Raises:
-            KeyError: there is none.
+            ValueError: there is none, or it took no step.
         """
         for span in reversed(self.thought_spans):
             if span.name == name:
                 return span
-        raise KeyError(f"no span {name!r}: there are {', '.join(span.name for span in self.spans)}")
+        there = ", ".join(span.name for span in self.spans)
+        raise ValueError(f"no span {name!r} of at least one step: there are {there}; name a segment of the plan so")
 
     def action(self, name: str) -> Tensor:
         """One field of the last span that has it, over (B, steps, ...).
@@ -211,23 +219,29 @@ class Trace:
         """The tokens of the answer up to its stop token, which is left out; NOTHING (-1) where a row said no more.
 
         Raises:
-            KeyError: the plan had no segment named "answer".
+            ValueError: the plan had no segment named "answer", or one that says no tokens.
         """
         span = self.span(ANSWER)
         ids_BA = span.thought.token(span.action)
         if ids_BA is None:
-            raise KeyError(f"the answer was given by {type(span.thought).__name__}, which says no tokens")
+            raise ValueError(f"the answer was given by {type(span.thought).__name__}, which says no tokens")
         if self.live_BT is not None:
             ids_BA = ids_BA.masked_fill(~self.live_BT[:, self.within(span)], NOTHING)
         return ids_BA if span.action.stop is None else ids_BA.masked_fill(span.action.stop, NOTHING)
 
-    def plan(self, thought: Thought | None = None) -> Plan:
-        """The plan that forces exactly these actions; with a thought, that reads those which carry a latent part."""
+    def plan(self, thought: Thought | Mapping[str, Thought] | None = None) -> Plan:
+        """The plan that forces exactly these actions.
+
+        thought: reads the actions of every span that carries a latent part; or one for each name of a span.
+        """
         segments: list[Segment] = []
         for span in self.thought_spans:
             here = self.within(span)
             steps = here.stop - here.start if self.acted_BT is None else self.acted_BT[:, here].sum(1)
-            reader = thought if thought is not None and span.thought.has_latent else span.thought
+            if isinstance(thought, Mapping):
+                reader = thought.get(span.name, span.thought)
+            else:
+                reader = thought if thought is not None and span.thought.has_latent else span.thought
             segments.append(Segment(reader, steps, span.action, span.name, span.least))
         return tuple(segments)
 
@@ -249,7 +263,7 @@ class Trace:
 
     def check_weights(self) -> None:
         """Raises ValueError once the weights that made this trace have moved."""
-        if self.version != weights_version(self.backbone):
+        if self.version != made_with(self.backbone, self.spans):
             raise ValueError(
                 "the weights have moved since this trace was made, so its logits cannot be had any more: replay it "
                 "under the weights of today, or use sampled_log_prob_BT, which was stored"
@@ -277,7 +291,8 @@ class Trace:
     def over_logits(self, function: Callable[[Tensor, slice], Tensor], steps: slice = ALL) -> list[Tensor]:
         """function(logits_btV, rows) of some steps for chunks of rows that cover all: one call where logits are kept.
 
-        Chunks are computed again in the backward, so that never more than one is held.
+        Chunks are computed again in the backward, so that never more than one is held. Logits come in float32 or
+        better: in half precision alone a token's probability is off by about 0.03 nats.
 
         Raises:
             ValueError: the weights have moved.
@@ -285,16 +300,16 @@ class Trace:
         self.check_weights()
         if self.kept_logits is not None:
             logits_BTV = self._logits_BTV
-            return [function(logits_BTV if steps == ALL else logits_BTV[:, steps], slice(0, self.rows))]
+            return [function(_wide(logits_BTV if steps == ALL else logits_BTV[:, steps]), slice(0, self.rows))]
         hidden_BtD = self.hidden_BTD if steps == ALL else self.hidden_BTD[:, steps]
         each = hidden_BtD.shape[1] * len(self.backbone.table) * self.hidden_BTD.element_size()
-        size, out = max(1, KEPT_BYTES // max(1, each)), []
+        size, out = self.group * max(1, KEPT_BYTES // max(1, each) // self.group), []  # whole groups
         for start in range(0, self.rows, size):
             rows = slice(start, min(start + size, self.rows))
             hidden_btD = hidden_BtD[rows]
 
             def chunk(hidden: Tensor, rows: slice = rows) -> Tensor:
-                return function(self.backbone.readout(hidden), rows)
+                return function(_wide(self.backbone.readout(hidden)), rows)
 
             if torch.is_grad_enabled() and hidden_btD.requires_grad:
                 out.append(checkpoint(chunk, hidden_btD, use_reentrant=False, preserve_rng_state=False))
@@ -323,6 +338,9 @@ class Trace:
         parts = []
         for span in self.thought_spans:
             if span.stop > span.start:
+                if span.scored is not None:
+                    parts.append(span.scored[rows])
+                    continue
                 action = span.action if len(logits_bTV) == self.rows else _cut(span.action, rows)
                 parts.append(span.thought.log_prob(self._state(span, logits_bTV, rows), action))
         return torch.cat(parts, 1)
@@ -332,9 +350,8 @@ class Trace:
         may_stop: Any = True
         if span.least:
             may_stop = torch.arange(here.stop - here.start, device=logits_bTV.device) >= span.least
-        history = None if self.slot_hidden is None else lambda: _rows_of(self.history(), rows)
         hidden_bTD, logits_btV = self.hidden_BTD[rows][:, here], logits_bTV[:, here]
-        return State(hidden_bTD, logits_btV, self.backbone.table, self.group, history, may_stop)
+        return State(hidden_bTD, logits_btV, self.backbone.table, self.group, may_stop=may_stop)
 
     @cached_property
     def sampled_log_prob_BT(self) -> Float[Tensor, "B T"]:
@@ -364,7 +381,9 @@ class Trace:
 
     def part(self, rows: slice) -> "Trace":
         """Some of the rows: whole groups of them. It cannot be resumed."""
-        spans = tuple(replace(span, action=_cut(span.action, rows)) for span in self.spans)
+        spans = tuple(
+            replace(span, action=_cut(span.action, rows), scored=_some(span.scored, rows)) for span in self.spans
+        )
         logits = self.kept_logits
         whole = self.slot_hidden
         return replace(
@@ -391,11 +410,12 @@ class Trace:
         tokens = latents = embedding = 0
         V, D = len(self.backbone.table), self.backbone.table.width
         for span in self.thought_spans:
-            acted_Bt = acted_BT[:, self.within(span)]
-            tokens += int(acted_Bt.sum()) if span.thought.token(span.action.first(0)) is not None else 0
-            if span.thought.has_latent:
-                latents += int(acted_Bt.sum())
-            embedding += 2 * V * D * int(acted_Bt.sum()) if span.thought.mixes_table else 0
+            here = self.within(span)
+            if span.thought.token(span.action.first(0)) is not None:
+                tokens += int(acted_BT[:, here].sum())
+            written = int((acted_BT if self.live_BT is None else self.live_BT)[:, here].sum())
+            latents += written if span.thought.has_latent else 0
+            embedding += 2 * V * D * written if span.thought.mixes_table else 0
         steps, shared = int(acted_BT.sum()), self.group if self.forked else 1
         slots = int(read_B.sum()) - int(prompt_B.sum()) + int(prompt_B[::shared].sum())
         blocks = 0
@@ -413,13 +433,13 @@ class Trace:
         return count(prompt, 0, None if asked is None else min(asked, prompt)) + shared * count(read - prompt, prompt)
 
 
+def _wide(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
 def _some(x: Tensor | None, rows: slice) -> Tensor | None:
     return None if x is None else x[rows]
 
 
 def _cut(action: Action, rows: slice) -> Action:
     return action.map(lambda x: x[rows])
-
-
-def _rows_of(history: History, rows: slice) -> History:
-    return History(history.inputs_BSD[rows], history.hidden_BSD[rows], history.mask_BS[rows], history.spans)

@@ -24,7 +24,7 @@ from tinylatent.engine.trace import NOTHING, Counters, Trace
 from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.policy_gradient import entropy_of
-from tinylatent.objectives.rewards import Verifier
+from tinylatent.objectives.rewards import Verifier, truth
 
 BATCH = 1024
 
@@ -58,7 +58,7 @@ def evaluate(
     seed: int = 0,
     batch: int = BATCH,
     device: torch.device | str = "cpu",
-    verify: Verifier | None = None,
+    verify: Verifier = truth,
 ) -> Evaluation:
     """Solves every problem of a speaker, the answer greedily.
 
@@ -70,14 +70,14 @@ def evaluate(
         seed: of everything sampled (deterministic methods sample nothing; noise and sampled latents do).
         batch: rows at a time.
         device: where the model is.
-        verify: what methods that search may ask on the way.
+        verify: what methods that search may ask on the way; the truth unless another is given.
 
     Raises:
         ValueError: unknown control, or no problems.
     """
     count = len(speaker.problems)
-    if count == 0:
-        raise ValueError("no problems to evaluate: expected at least one row")
+    if count == 0 or batch < 1:
+        raise ValueError(f"{count} problems in batches of {batch}: no problems to evaluate, or no rows at a time")
     answers, rights, kls, entropies, norms, spent, seconds = [], [], [], [], [], [], 0.0
     unit = model.backbone.table.unit().detach()
     # Neighbours in a listed space share most of their digits, and shuffled latents would be nearly the right ones.
@@ -91,28 +91,39 @@ def evaluate(
         answer_BA = solution.answer_BA.cpu()
         seconds += time.perf_counter() - begin
         answers.append(answer_BA.numpy())
-        rights.append(examples.judge(solution.answer_BA).cpu().numpy())
+        rights.append(_judged(examples, solution.answer_BA))
         trace = solution.trace
         before = trace.within(trace.span(ANSWER)).start
         with torch.no_grad():
             if method.supervised:
-                kls.append(divergence(trace, examples, before))
-            entropies.append(entropy_of(trace))
+                kls.append(_split(divergence(trace, examples, before), before))
+            entropies.append(_split(entropy_of(trace), before))
             norm_BT = trace.inputs_BTD[:, :before].norm(dim=-1) / unit
-        norms.append(norm_BT if trace.live_BT is None else norm_BT.masked_fill(~trace.live_BT[:, :before], torch.nan))
+        norm_BT = norm_BT if trace.live_BT is None else norm_BT.masked_fill(~trace.live_BT[:, :before], torch.nan)
+        norms.append((norm_BT, norm_BT[:, :0]))
         spent.append(solution.counters)
     back_P = np.argsort(order_P)
-    tokens = max(answer_BA.shape[1] for answer_BA in answers)
-    kl_T = _mean(kls, tokens) if method.supervised else []
+    kl_T = _mean(kls) if method.supervised else []
     return Evaluation(
         np.concatenate(rights)[back_P],
         _stacked(answers)[back_P],
         kl_T,
-        _mean(entropies, tokens),
-        _mean(norms, 0),
+        _mean(entropies),
+        _mean(norms),
         reduce(add, spent),
         seconds,
     )
+
+
+def _judged(examples: Examples, answer_BA: Tensor) -> np.ndarray:
+    """The speaker's verdicts, held to what a speaker promises."""
+    right_B = examples.judge(answer_BA)
+    if right_B.shape != (len(answer_BA),) or right_B.dtype != torch.bool:
+        raise ValueError(
+            f"the speaker judged {len(answer_BA)} answers by {tuple(right_B.shape)} values of {right_B.dtype}: "
+            "expected a boolean for each"
+        )
+    return right_B.cpu().numpy()
 
 
 def divergence(trace: Trace, examples: Examples, before: int) -> Float[Tensor, "B T"]:
@@ -125,24 +136,29 @@ def divergence(trace: Trace, examples: Examples, before: int) -> Float[Tensor, "
 
     def kl(logits_bTV: Tensor, rows: slice) -> Tensor:
         log_p_bTV, target_bTV = F.log_softmax(logits_bTV, -1), examples.frontier.rows(rows).dense(logits_bTV.shape[-1])
-        if before < examples.most_steps:  # rows of fewer steps than the task's most may be alone in a batch
-            target_bTV = torch.cat([target_bTV[:, :before], target_bTV[:, -examples.answer_tokens :]], 1)
+        if trace.steps < target_bTV.shape[1]:  # rows of few steps may be alone in a batch, and answers may end early
+            answer = slice(examples.most_steps, examples.most_steps + trace.steps - before)
+            target_bTV = torch.cat([target_bTV[:, :before], target_bTV[:, answer]], 1)
         return (torch.special.xlogy(target_bTV, target_bTV) - target_bTV * log_p_bTV).sum(-1)
 
     kl_BT = torch.cat(trace.over_logits(kl))
     return kl_BT if trace.acted_BT is None else kl_BT.masked_fill(~trace.acted_BT, torch.nan)
 
 
-def _mean(parts: list[Tensor], last: int) -> list[float]:
-    """Mean over rows of (B, T) parts, waiting rows left out; parts of fewer steps lack those before the `last`."""
+def _split(values_BT: Tensor, before: int) -> tuple[Tensor, Tensor]:
+    """Values of the steps before the answer, and of the answer's."""
+    return values_BT[:, :before], values_BT[:, before:]
+
+
+def _mean(parts: list[tuple[Tensor, Tensor]]) -> list[float]:
+    """Mean over rows, waiting rows left out; batches of fewer steps, or of shorter answers, lack the last of either."""
+    columns = [torch.cat(_widened([part[place] for part in parts])) for place in (0, 1)]
+    return [round(value, 6) for value in torch.cat(columns, 1).double().nanmean(0).tolist()]
+
+
+def _widened(parts: list[Tensor]) -> list[Tensor]:
     most = max(part.shape[1] for part in parts)
-
-    def widened(part_BT: Tensor) -> Tensor:
-        place = part_BT.shape[1] - last
-        absent = part_BT.new_full((len(part_BT), most - part_BT.shape[1]), torch.nan)
-        return torch.cat([part_BT[:, :place], absent, part_BT[:, place:]], 1)
-
-    return [round(value, 6) for value in torch.cat([widened(part) for part in parts]).double().nanmean(0).tolist()]
+    return [F.pad(part, (0, most - part.shape[1]), value=torch.nan) for part in parts]
 
 
 def _stacked(answers: list[np.ndarray]) -> np.ndarray:
@@ -179,7 +195,7 @@ def sample_answers(
         examples = speaker.part(np.arange(start, min(start + size, count))).examples(device)
         rows = len(examples)
         streams = Streams(seed, torch.arange(start * samples, (start + rows) * samples, device=device))
-        solution = method.solve(model, examples, streams, temperature=temperature, groups=samples)
+        solution = method.solve(model, examples, streams, temperature=temperature, groups=samples, verify=truth)
         answers.append(solution.answer_BA.view(rows, samples, -1).cpu().numpy())
     return _stacked(answers)
 
@@ -187,5 +203,5 @@ def sample_answers(
 def cost(method: Method, model: Model, examples: Examples) -> dict[str, Any]:
     """What the first problem costs at inference: steps decoded, slots read, floating-point operations."""
     streams = Streams(0, torch.zeros(1, dtype=torch.int64, device=examples.prompt_BN.device))
-    spent = method.solve(model, examples.rows(slice(0, 1)), streams).counters
+    spent = method.solve(model, examples.rows(slice(0, 1)), streams, verify=truth).counters
     return {"steps": spent.steps, "slots": spent.slots, "flops": spent.flops}

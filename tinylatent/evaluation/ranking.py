@@ -33,6 +33,6 @@ def candidate_log_prob(
 
 
 def rank_of(score_BC: Float[Tensor, "B C"], right_B: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """Place of the right candidate, 1 for the best; candidates of equal score stand before it."""
+    """Place of the right candidate, 1 for the best; candidates of equal score, or of none, stand before it."""
     right_B1 = score_BC.gather(1, right_B[:, None])
-    return (score_BC >= right_B1).sum(1)
+    return (~(score_BC < right_B1)).sum(1)

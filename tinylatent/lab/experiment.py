@@ -39,6 +39,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if self.start is None:
+            if self.training.steps == 0:
+                raise ValueError("training.steps is 0: expected at least 1, or a run to start from")
             return
         for name, ours, theirs in (
             ("task", self.task, self.start.task),
@@ -73,7 +75,12 @@ class Experiment:
         """
         try:
             method = dict(values["method"])
-            kind, version = METHODS[method.pop("name")], method.pop("version")
+            named = method.pop("name")
+            if named not in METHODS:
+                raise ValueError(
+                    f"method {named!r} is not installed: there are {', '.join(METHODS)}; install the package of it"
+                )
+            kind, version = METHODS[named], method.pop("version")
             if version != kind.version:
                 raise ValueError(
                     f"written by version {version} of method {kind.name}, this is {kind.version}: train it again"
@@ -128,7 +135,7 @@ class Experiment:
         generator = self.seeds.generator("init")
         vocabulary = len(self.task.vocabulary) + len(self.method.extra_tokens)
         backbone = Decoder.fresh(vocabulary, self.positions, self.shape, generator)
-        return Model(backbone, self.method.parts(backbone, generator)).to(device)
+        return self.method.model(backbone, generator).to(device)
 
     def speaker(self, part: Literal["train", "validation"]) -> Symbols:
         """The problems of a part, in the task's own symbols."""

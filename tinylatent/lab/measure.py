@@ -128,10 +128,10 @@ def _learning(
     if experiment.start is None:
         return {}
     before = begun(experiment, folder, device, say=lambda text: None, start=start)
-    before.stage.fill_(experiment.method.stage_at(saved.step - 1, experiment.training.steps))
+    before.stage.fill_(experiment.method.stage_at(max(0, saved.step - 1), experiment.training.steps))
     return {
         "before": _judged(experiment, before, rows, device),
-        "metrics": read_lines(folder / METRICS),
+        "metrics": read_lines(folder / METRICS) if (folder / METRICS).exists() else [],
     }
 
 

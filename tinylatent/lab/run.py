@@ -128,7 +128,7 @@ def _training_part(experiment: Experiment) -> Symbols:
     """The training problems, checked against the stages and the batch."""
     speaker, recipe = experiment.speaker("train"), experiment.training
     starts = (*experiment.method.stage_starts(recipe.steps), recipe.steps)
-    if any(start >= after for start, after in pairwise(starts)):
+    if recipe.steps and any(start >= after for start, after in pairwise(starts)):
         raise ValueError(
             f"{recipe.steps} steps leave a stage of {experiment.method.name} without any (stages start at "
             f"{', '.join(map(str, starts[:-1]))}): raise training.steps or change the shares of its stages"

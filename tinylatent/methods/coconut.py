@@ -77,11 +77,6 @@ class Coconut(Method):
         if not 0 <= self.mixing <= 1:
             raise ValueError(f"mixing {self.mixing}: expected a probability; try 0.1")
 
-    @property
-    def latent(self) -> bool:
-        """Its steps are hidden states."""
-        return True
-
     def stage_starts(self, steps: int) -> tuple[int, ...]:
         """First step of every stage."""
         return tuple(round(stage * self.share * steps) for stage in range(self.stages + 1))

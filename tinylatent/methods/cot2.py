@@ -14,7 +14,6 @@ from typing import Any, Literal, get_args
 import torch
 
 from tinylatent.engine.plan import Plan, Segment
-from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import MIXTURE
 from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.losses import mixture_loss
@@ -48,11 +47,6 @@ class CoT2(Method):
         if not 0 <= self.switch <= 1:
             raise ValueError(f"switch {self.switch}: expected a share of training between 0 and 1; try 0.5")
 
-    @property
-    def latent(self) -> bool:
-        """Its steps are mixtures."""
-        return True
-
     def supervise(self, speaker: Speaker, device: torch.device | str = "cpu") -> Examples:
         """The frontier of the budget's best traces."""
         choice: dict[str, Any] = {} if self.rule is None else {"rule": self.rule}
@@ -69,9 +63,5 @@ class CoT2(Method):
     def loss(self, model: Model, batch: Examples, state: TrainState) -> Loss:
         """CSFT's loss under the prefix in force at this moment."""
         own = self.prefix == "self" or (self.prefix == "teacher-then-self" and state.progress >= self.switch)
-        if own:
-            plan, mask_BN = self.plan(model, batch), batch.prompt_mask_BN
-            trace = rollout(model.backbone, plan, batch.prompt_BN, mask_BN, offset_B=batch.offset_B, grad=True)
-        else:
-            trace = self.forced(model, batch)
+        trace = self.forced(model, batch, self.thinking(model, batch) if own else None)
         return Loss(mixture_loss(trace, batch.frontier, state.rows, batch.said_BT(trace)))

@@ -80,11 +80,6 @@ class GRPO(PolicyGradient):
                 )
 
     @property
-    def latent(self) -> bool:
-        """Whether a step carries more than one token, at evaluation."""
-        return self.gamma is not None or self.samples > 1
-
-    @property
     def decoders(self) -> Mapping[str, Method]:
         """The same weights thinking in the likeliest token, and in mixtures."""
         return {"greedy": DiscreteCoT(), "mixture": CoT2()}

@@ -46,18 +46,30 @@ class Model(nn.Module):
         return call(self)
 
 
+def under(name: str, beginnings: tuple[str, ...]) -> bool:
+    """Whether a name is one of these or stands under one: "parts.gate.weight" under "parts.gate", not "parts.gates"."""
+    return any(not each or name == each or name.startswith(each + ".") for each in beginnings)
+
+
 @dataclass(frozen=True)
 class Group:
     """Named parts of a model that are trained in their own way; what no group names is trained as the recipe says."""
 
     parts: tuple[str, ...]
-    """Prefixes of parameter names, such as "parts.gate" or "backbone"; the first group that fits a name has it."""
+    """Beginnings of parameter names, up to a dot: "parts.gate" or "backbone"; the first group that fits has it."""
     learning_rate: float | None = None
     """Peak rate; the recipe's if None."""
     weight_decay: float | None = None
     """Decay; the recipe's if None."""
     frozen: bool = False
     """Whether they stay as they are."""
+
+    def __post_init__(self) -> None:
+        if (self.learning_rate is not None and self.learning_rate <= 0) or (self.weight_decay or 0.0) < 0:
+            raise ValueError(
+                f"a group with learning rate {self.learning_rate} and decay {self.weight_decay}: expected a positive "
+                "rate and no negative decay; frozen=True keeps parts as they are"
+            )
 
 
 @dataclass(frozen=True)
@@ -130,14 +142,9 @@ class Method:
     temperatures: ClassVar[tuple[float, ...]] = ()
     """Temperatures at which several answers to a problem are sampled; none where that makes no sense."""
     inherits: ClassVar[tuple[str, ...]] = ("backbone",)
-    """Prefixes of named parts that are taken over from a run it starts from: backbone, heads and gates alike."""
+    """Beginnings of names, up to a dot, that are taken over from a run it starts from: backbone, heads, gates alike."""
     drops_out: ClassVar[bool] = True
     """Whether dropout applies to its loss; not where old and new policy must be the same function."""
-
-    @property
-    def latent(self) -> bool:
-        """Whether the steps before the answer are latent: then the controls apply."""
-        return False
 
     @property
     def decoders(self) -> "Mapping[str, Method]":
@@ -150,6 +157,10 @@ class Method:
     def parts(self, backbone: Any, generator: torch.Generator) -> nn.ModuleDict:
         """What is kept beside the backbone, by name: thoughts with parameters of their own, buffers, frozen copies."""
         return nn.ModuleDict()
+
+    def model(self, backbone: Any, generator: torch.Generator) -> Model:
+        """A model of this backbone and the method's parts, drawn from the generator."""
+        return Model(backbone, self.parts(backbone, generator))
 
     def supervise(self, speaker: Speaker, device: torch.device | str = "cpu") -> Examples:
         """The examples this method learns from."""
@@ -173,10 +184,19 @@ class Method:
         A run that is resumed at that very step does it again, from the same weights: it must come out the same.
         """
 
+    def enter(self, model: Model, stage: int, examples: Examples, state: TrainState) -> None:
+        """Marks the stage in the model and prepares it: what training calls."""
+        model.stage.fill_(stage)
+        self.begin_stage(model, stage, examples, state)
+
     @property
     def extra_tokens(self) -> tuple[str, ...]:
         """Tokens it needs beside the task's; their ids follow the task's in this order."""
         return ()
+
+    def extra_id(self, model: Model, token: str) -> int:
+        """The id of one of the extra tokens, in a model that was made with them behind all others."""
+        return len(model.backbone.table) - len(self.extra_tokens) + self.extra_tokens.index(token)
 
     @property
     def extra_steps(self) -> int:
@@ -195,9 +215,9 @@ class Method:
         """The segments before the answer."""
         return ()
 
-    def taught(self, model: Model, examples: Examples) -> Plan:
-        """The segments before the answer, with the actions that training gives."""
-        return ()
+    def taught(self, model: Model, examples: Examples) -> Plan | None:
+        """The segments before the answer with the actions that training gives; None if the model thinks by itself."""
+        return None
 
     def plan(self, model: Model, examples: Examples, temperature: float = 0.0) -> Plan:
         """How the method solves problems: think, then say the answer (sampled if the temperature is positive)."""
@@ -250,13 +270,18 @@ class Method:
         return 1
 
     def forced(self, model: Model, examples: Examples, before: Plan | None = None) -> Trace:
-        """The supervised trace under teacher forcing, in one forward where the thoughts allow it.
+        """The supervised trace, its answer given: in one forward where all is given and the thoughts allow it.
 
-        before: the given segments before the answer; those of `self.taught` by default.
+        before: the segments before the answer; by default those of `taught` or, where there are none, what the model
+        thinks by itself, with the gradient through it.
         """
         answer = Segment(GREEDY, examples.answer_tokens, GREEDY.given(examples.answer_BA), ANSWER)
-        plan = (*(self.taught(model, examples) if before is None else before), answer)
-        return force(model.backbone, plan, examples.prompt_BN, examples.prompt_mask_BN, offset_B=examples.offset_B)
+        before = self.taught(model, examples) if before is None else before
+        prompt_BN, mask_BN, offset_B = examples.prompt_BN, examples.prompt_mask_BN, examples.offset_B
+        plan = (*(self.thinking(model, examples) if before is None else before), answer)
+        if all(isinstance(part, Segment) and part.given is not None for part in plan):
+            return force(model.backbone, plan, prompt_BN, mask_BN, offset_B=offset_B)
+        return rollout(model.backbone, plan, prompt_BN, mask_BN, offset_B=offset_B, grad=True)
 
     def collect(self, model: Model, examples: Examples, state: TrainState) -> Any:
         """What the losses of a step are computed from: the examples, or rollouts of them.

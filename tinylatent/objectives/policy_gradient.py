@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from tinylatent.engine.force import replay
-from tinylatent.engine.plan import ANSWER
+from tinylatent.engine.plan import ANSWER, distinct
 from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thought import Thought
 from tinylatent.engine.trace import Trace
@@ -39,6 +39,7 @@ MOST = 1000
 """Most rollouts a group, updates a batch: more fit no memory, or no patience."""
 SILENT = 0.999
 """Share of groups that teach nothing from which on a stretch of the log counts as silent."""
+REFERENCE = "parts.reference."
 MOST_LOG_RATIO = 30.0  # beyond, a ratio is no longer a number worth having, and infinity times zero is none at all
 
 
@@ -196,8 +197,6 @@ class PolicyGradient(Method):
     """Base of methods that roll out groups, score their answers and follow the clipped surrogate of their actions."""
 
     drops_out: ClassVar[bool] = False
-    reference_thought: ClassVar[Thought | None] = None
-    """What reads the actions for the reference model; the thoughts themselves if None."""
 
     group: int = 8
     """Rollouts per prompt."""
@@ -233,19 +232,31 @@ class PolicyGradient(Method):
         if not 0.01 <= self.temperature <= 100:
             raise ValueError(f"temperature {self.temperature}: expected 0.01 to 100; try 1.0")
 
-    def parts(self, backbone: Any, generator: torch.Generator) -> nn.ModuleDict:
-        """A frozen copy of the weights at the start, where they are compared with."""
-        return nn.ModuleDict({"reference": deepcopy(backbone).requires_grad_(False)} if self.kl else {})
+    def model(self, backbone: Any, generator: torch.Generator) -> Model:
+        """The model and, where its policy is held to the one at the start, a frozen copy of all of it."""
+        model = super().model(backbone, generator)
+        if self.kl:
+            model.parts["reference"] = deepcopy(model).requires_grad_(False)
+        return model
 
-    def begin_stage(self, model: Model, stage: int, examples: Examples, state: TrainState) -> None:
-        """At the beginning keeps the weights as the reference."""
-        if self.kl and stage == 0:
-            model.parts["reference"].load_state_dict(model.backbone.state_dict())
+    def enter(self, model: Model, stage: int, examples: Examples, state: TrainState) -> None:
+        """Enters a stage as any method does; at the beginning the weights of then become the reference."""
+        super().enter(model, stage, examples, state)
+        if self.kl:
+            reference: Any = model.parts["reference"]
+            if stage == 0:
+                own = {name: value for name, value in model.state_dict().items() if not name.startswith(REFERENCE)}
+                reference.load_state_dict(own)
+            reference.stage.fill_(stage)
 
     @property
     def forwards(self) -> int:
         """A rollout for each of the group, and forward and backward for each update; the reference reads them once."""
         return self.group * (1 + 3 * self.updates + (1 if self.kl else 0))
+
+    def reference_thought(self) -> Thought | None:
+        """What reads actions with a latent part for the reference; the reference's own thoughts if None."""
+        return None
 
     def counted(self, trace: Trace) -> Float[Tensor, "B T"]:
         """Log-probability of every step as the ratio counts it; 0 where a row took none."""
@@ -279,7 +290,7 @@ class PolicyGradient(Method):
             weight = state.gather(torch.as_tensor(weight, device=advantage_B.device)[None]).sum()
         else:
             weight = len(state.gather(advantage_B))
-        return Rollouts(examples, trace, advantage_B, weight, metrics)
+        return Rollouts(examples, replace(trace, end=None), advantage_B, weight, metrics)  # its cache is done with
 
     def reward(self, model: Model, examples: Examples, trace: Trace, state: TrainState) -> Float[Tensor, " B"]:
         """What each rollout is worth: what the verifier says of its answer."""
@@ -296,9 +307,7 @@ class PolicyGradient(Method):
             batch.old_BT, batch.sampled_BT = now_BT.detach(), now.log_prob_BT.detach()
             metrics = {**batch.metrics, "entropy": entropies(now, batch.trace, batch.examples)}
             if self.kl:
-                with torch.no_grad():
-                    reference: Any = model.parts["reference"]
-                    batch.reference_BT = replay(reference, batch.trace, thought=self.reference_thought).log_prob_BT
+                batch.reference_BT = self.referred(model, batch)
         assert batch.old_BT is not None, "the first update comes first"
         objective_BT, held_BT = clipped(now_BT - batch.old_BT, batch.advantage_B, self.clip)
         value = -averaged(objective_BT, mask_BT, self.average, batch.weight)
@@ -308,6 +317,17 @@ class PolicyGradient(Method):
             value = value + self.kl * averaged(gap_BT, mask_BT, self.average, batch.weight)
             metrics["reference_kl"] = averaged(gap_BT.detach(), mask_BT, self.average)
         return Loss(value, metrics)
+
+    @torch.no_grad()
+    def referred(self, model: Model, batch: Rollouts) -> Float[Tensor, "B T"]:
+        """Log-probability of every action under the reference: its own backbone, heads and gates."""
+        reference: Any = model.parts["reference"]
+        thought = self.reference_thought()
+        if thought is not None:
+            return replay(reference.backbone, batch.trace, thought=thought).log_prob_BT
+        plan = self.plan(reference, batch.examples, self.temperature)
+        readers = {segment.label: segment.thought for segment in distinct(plan)}
+        return replay(reference.backbone, batch.trace, thought=readers).log_prob_BT
 
     @torch.no_grad()
     def after(self, model: Model, batch: Rollouts, state: TrainState) -> Mapping[str, Tensor]:

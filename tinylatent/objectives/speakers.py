@@ -18,7 +18,7 @@ from torch import Tensor
 from tasks import Task
 from tinylatent.objectives.examples import DENSE_BYTES, Examples, Targets, same_tokens
 
-CHUNK = 4096  # problems whose frontiers are dense at a time
+CHUNK = 4096  # problems whose frontiers are dense at a time, at most
 
 
 class Symbols:
@@ -56,8 +56,9 @@ class Symbols:
         if dense:
             examples = Examples.upload(self.task.batch(self.problems, **supervision), device, self)
         else:
-            starts = range(0, len(self.problems), CHUNK)
-            batches = (self.task.batch(self.problems[start : start + CHUNK], **supervision) for start in starts)
+            size = max(1, min(CHUNK, DENSE_BYTES // one.frontier_BTV.nbytes))
+            starts = range(0, len(self.problems), size)
+            batches = (self.task.batch(self.problems[start : start + size], **supervision) for start in starts)
             examples = joined([Examples.upload(batch, device, self, dense=False) for batch in batches])
         return _with_steps(examples, self.task)
 

@@ -12,7 +12,7 @@ class Training:
     """How long and how fast to train: AdamW, linear warm-up, then cosine decay to zero or a constant rate."""
 
     steps: int = 9000
-    """Optimizer steps."""
+    """Optimizer steps; 0 for methods that only search, in a model that another run has trained."""
     batch: int = 64
     """Problems per step."""
     rate: float = 5e-3
@@ -37,7 +37,9 @@ class Training:
     """Largest norm of the gradient, beyond which it is scaled down; no bound by default."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "log_every", "save_every", "micro_batch"):
+        if self.steps < 0:
+            raise ValueError(f"training.steps is {self.steps}: expected at least 1, or 0 with a run to start from")
+        for name in ("batch", "log_every", "save_every", "micro_batch"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"training.{name} is {getattr(self, name)}: expected at least 1")
         if self.problems is not None and self.problems < 4:

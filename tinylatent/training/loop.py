@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import reduce
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,34 @@ def fit(
         ValueError: training diverged.
         DamagedError: a stored file is damaged.
     """
+    starts = method.stage_starts(recipe.steps)
+    if not starts or starts[0] != 0 or any(b <= a for a, b in pairwise(starts)):
+        raise ValueError(f"stages of {method.name} that start at {starts}: expected steps that grow, from 0 on")
+    names = trainable(model)
+    try:
+        return _fit(model, method, examples, recipe, seeds, names, spare, folder, on_progress, say, verify)
+    finally:
+        for name, parameter in model.named_parameters():  # what a stage froze is no mark of the model
+            parameter.requires_grad_(name in names)
+
+
+def _fit(
+    model: Model,
+    method: Method,
+    examples: Examples,
+    recipe: Training,
+    seeds: Seeds,
+    names: list[str],
+    spare: int,
+    folder: Path | None,
+    on_progress: Callable[[int, float], None] | None,
+    say: Callable[[str], None],
+    verify: Verifier,
+) -> Model:
+    """`fit`, of the parameters that are named."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    began, names = time.perf_counter(), trainable(model)
+    began = time.perf_counter()
     saved = None if folder is None else find_checkpoint(folder)
     stage = 0 if saved is None else method.stage_at(max(0, saved.step - 1), recipe.steps)
     groups = method.groups(stage)
@@ -114,7 +139,7 @@ def fit(
                     seconds = spent + time.perf_counter() - began
                     save_checkpoint(folder, step + 1, model, optimizer, seconds, stopped=reason)
                 return model
-    if folder is not None and first < recipe.steps:
+    if folder is not None and (saved is None or first < recipe.steps):
         save_checkpoint(folder, recipe.steps, model, optimizer, spent + time.perf_counter() - began)
     return model
 
@@ -211,8 +236,7 @@ def _enter(
         if folder is not None:
             save_checkpoint(folder / STAGES / str(stage - 1), state.step, model, None)
         optimizer.state.clear()
-    model.stage.fill_(stage)
-    method.begin_stage(model, stage, examples, state)
+    method.enter(model, stage, examples, state)
     if (now := method.groups(stage)) != groups:
         optimizer, groups = make_optimizer(model, recipe, now, names), now
     return optimizer, groups
@@ -317,6 +341,8 @@ def batches(examples: Examples, batch: int, first: int, seeds: Seeds) -> Iterato
 def batch_indices(count: int, batch: int, first: int, seeds: Seeds) -> Iterator[Int[Tensor, " b"]]:
     """Row indices of batch `first`, `first` + 1, ...: each epoch a permutation of its own, the ragged end left out."""
     per_epoch = count // batch
+    if per_epoch == 0:
+        raise ValueError(f"a batch of {batch} from {count} examples: lower training.batch, or give more examples")
     epoch, place = divmod(first, per_epoch)
     while True:
         order = torch.randperm(count, generator=seeds.generator("order", epoch))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tinylatent.models.backbone import weights_moved
-from tinylatent.objectives.method import Group, Model
+from tinylatent.objectives.method import Group, Model, under
 from tinylatent.training.config import Training
 
 
@@ -32,14 +32,12 @@ def make_optimizer(
     """
     names, own = trainable(model) if names is None else names, Group(("",))
     parameters = dict(model.named_parameters())
-    for group in groups:
-        if not any(name.startswith(group.parts) for name in names):
-            raise ValueError(
-                f"no parameter of the model begins with {' or '.join(group.parts)}: mend the method's groups"
-            )
+    for part in (part for group in groups for part in group.parts):
+        if not any(under(name, (part,)) for name in names):
+            raise ValueError(f"no parameter of the model begins with {part}: mend the groups of its method")
     sorted_out: dict[tuple[int, torch.dtype], list[nn.Parameter]] = {}
     for name in names:
-        place = next((place for place, group in enumerate(groups, 1) if name.startswith(group.parts)), 0)
+        place = next((place for place, group in enumerate(groups, 1) if under(name, group.parts)), 0)
         parameter, frozen = parameters[name], place > 0 and groups[place - 1].frozen
         parameter.requires_grad_(not frozen)
         if not frozen:

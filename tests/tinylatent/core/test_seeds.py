@@ -212,3 +212,25 @@ def test_generator_is_fresh_and_follows_its_purpose():
 def test_unknown_purposes_are_rejected():
     with pytest.raises(ValueError, match=r"unknown purpose 'dropout'.*split, init, order, sampling"):
         Seeds().derive("dropout")
+
+
+def test_derived_and_repeated_streams_are_independent_and_their_own():
+    """Another round, another rollout of the same row: other numbers, which are the row's own in any batch."""
+    rows = torch.arange(5)
+    whole = Streams(3, rows)
+    for make in (lambda s: s.derived("round", 1), lambda s: s.derived("round", 2), lambda s: s.repeated(2)):
+        fresh = make(Streams(3, rows))
+        own = fresh.uniform(4)
+        assert not torch.isin(own, whole.uniform(4)).any()
+        fresh.at(0)
+        assert torch.equal(fresh.uniform(4), own)
+    assert not torch.equal(whole.derived(1).uniform(), whole.derived(2).uniform())
+    twice, few = whole.repeated(2), Streams(3, rows[3:4]).repeated(2)
+    assert torch.equal(twice.uniform()[6:8], few.uniform())
+    assert len(twice.step_B.unique()) == 10
+    whole.at(0)
+    child = whole.branch()
+    before = child.uniform(2)
+    child.at(7)
+    assert not torch.equal(child.uniform(2), whole.uniform(2))
+    assert before.shape == (5, 2)

@@ -556,7 +556,7 @@ def test_history_names_what_wrote_each_slot(model):
     rollout(model, plan, torch.tensor([[1, 2], [3, 4]]))
     spans = (("prompt", 0, 2), ("Mixture", 2, 4), ("Token", 4, 5))
     assert seen[0] == (spans, [[True] * 5, [True, True, True, False, True]], (2, 5, D))
-    assert seen[1][0] == (*spans, ("", 5, 6))  # the segment that runs
+    assert seen[1][0] == (*spans, ("Spy", 5, 6))  # the segment that runs, so far
 
 
 def test_edits_reach_every_forward_of_every_way_to_run(model):

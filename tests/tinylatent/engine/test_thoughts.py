@@ -408,10 +408,17 @@ def test_shuffled_needs_two_problems(rows, groups):
         thought.embed(at, thought.sample(at, None))
 
 
-def test_shuffled_takes_from_the_rows_it_is_told():
+def test_shuffled_takes_from_the_prompts_it_is_told():
     at, source_B = state(4), torch.tensor([2, 1, 0, 0])
     thought = Shuffled(Hidden(), source_B)
     assert torch.equal(thought.embed(at, thought.sample(at, None)), at.hidden[source_B])
+    pairs, thought = state(4, groups=2), Shuffled(Hidden(), torch.tensor([1, 0]))
+    assert torch.equal(thought.embed(pairs, thought.sample(pairs, None)), pairs.hidden[[2, 3, 0, 1]])
+
+
+def test_given_actions_have_no_noise():
+    with pytest.raises(ValueError, match="noise is drawn where a step is sampled, and given actions have none"):
+        Noise(Hidden()).embed(state(2), Action({"hidden": state(2).hidden}))
 
 
 class Gated(Token):

@@ -12,7 +12,7 @@ import tinylatent.engine.trace
 from tinylatent.core.seeds import Streams
 from tinylatent.engine.controls import CONTROLS, controlled
 from tinylatent.engine.force import force, replay
-from tinylatent.engine.plan import ANSWER, Segment
+from tinylatent.engine.plan import ANSWER, Repeat, Segment
 from tinylatent.engine.rollout import resume, rollout
 from tinylatent.engine.thought import Action
 from tinylatent.engine.thoughts import GREEDY, HIDDEN, MIXTURE, MultiToken, Pause, Stopping, Token
@@ -61,7 +61,7 @@ def test_wide_runs_say_the_same(model, gradients, request):
     assert [run.kept_logits is None for run in runs] == [False, False, True, True]
     calls = []
     runs[2].over_logits(lambda logits, rows: calls.append((tuple(logits.shape), rows)) or logits)
-    assert calls == [((1, 6, V), slice(i, i + 1)) for i in range(4)]
+    assert calls == [((2, 6, V), slice(i, i + 2)) for i in (0, 2)]  # whole groups
     for run in runs[1:]:
         torch.testing.assert_close(run.log_prob_BT, runs[0].log_prob_BT, **CLOSE)
         grads = [gradients(each.log_prob_BT.sum(), model.parameters()) for each in (run, runs[0])]
@@ -148,9 +148,9 @@ def test_an_answer_ends_at_its_stop_token(model):
     assert trace.length_B.tolist() == [1 + 2 + 1, 1 + 3 + 1, 1 + 1 + 1]
     again = replay(model, trace)
     assert torch.equal(again.answer(), trace.answer())
-    with pytest.raises(KeyError, match="no span 'answer': there are prompt, Token"):
+    with pytest.raises(ValueError, match="no span 'answer' of at least one step: there are prompt, Token"):
         rollout(model, (Segment(GREEDY, 1),), PROMPT).answer()
-    with pytest.raises(KeyError, match="Mixture, which says no tokens"):
+    with pytest.raises(ValueError, match="Mixture, which says no tokens"):
         rollout(model, (Segment(MIXTURE, 1, name=ANSWER),), PROMPT).answer()
 
 
@@ -378,3 +378,105 @@ def test_a_model_needs_no_module(model):
     assert trace.answer().tolist() == [[1], [3]]
     assert trace.hidden_BTD[0, 0].tolist() == [0, 2, 0, 0]
     assert trace.counters.flops == 2 * 4 * 4 * 6
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# History
+
+
+class Averaging(Token):
+    """Draws a token from logits moved by the mean of all it has read, and looks at what it did so far."""
+
+    parallel, reads_history = True, True
+
+    def __init__(self, temperature):
+        super().__init__(temperature)
+        self.seen = []
+
+    def _logits(self, state):
+        history = state.history()
+        self.seen.append([span.action["id"].tolist() for span in history.spans if span.name == "Averaging"])
+        mask_BS1 = history.mask_BS[..., None]
+        mean_BD = (history.hidden_BSD * mask_BS1).sum(1) / mask_BS1.sum(1)
+        return state.logits + 3 * F.linear(mean_BD, state.table.weight)
+
+
+def test_a_history_ends_where_the_step_stands(model, gradients):
+    """What was drawn and its scores, in the trace and in a replay, are of the same history: no step sees later ones."""
+    thought = Averaging(1.0)
+    plan = (Segment(thought, torch.tensor([3, 2])), Segment(Token(1.0), 1))
+    trace = rollout(model, plan, PROMPT, streams=streams(2), grad=True)
+    first, second = thought.seen[0], thought.seen[2]
+    assert first == []
+    assert torch.tensor(second[0]).shape == (2, 1)  # the step before, of both rows
+    torch.testing.assert_close(trace.sampled_log_prob_BT, trace.log_prob_BT.detach(), check_dtype=False, **CLOSE)
+    again = replay(model, trace)
+    torch.testing.assert_close(again.log_prob_BT, trace.log_prob_BT, **CLOSE)
+    grads = [gradients(each.log_prob_BT.sum(), model.parameters()) for each in (again, trace)]
+    torch.testing.assert_close(*grads, **CLOSE)
+
+
+def test_a_history_is_whole_or_refused(model, monkeypatch):
+    """A thought, or the end of a repeat, that reads it without saying so does not get half of it."""
+    monkeypatch.setattr(tinylatent.engine.rollout, "WORTH", 1)
+    silent = Averaging(1.0)
+    silent.reads_history = False
+    with pytest.raises(ValueError, match="says so by reads_history, or pass whole=True"):
+        rollout(model, (Segment(silent, 2),), PROMPT, streams=streams(2))
+    until = lambda state: state.history().prompt[0][:, 0, 0] > 9  # noqa: E731
+    ends = Repeat((Segment(GREEDY, 1),), until, 2)
+    with pytest.raises(ValueError, match="says so by reads_history"):
+        rollout(model, (ends,), PROMPT)
+    assert rollout(model, (Repeat(ends.segments, until, 2, reads_history=True),), PROMPT).steps == 2
+
+
+def test_a_thought_that_only_says_parallel_is_found_out(model):
+    """It reads its state to make an input, which one forward for all cannot give it."""
+
+    class Wrong(Gated):
+        def __init__(self):
+            super().__init__(1.0)
+            self.parallel = True
+
+    trace = rollout(model, (Segment(Wrong(), 2), Segment(GREEDY, 1)), PROMPT, streams=streams(2))
+    with pytest.raises(ValueError, match="says parallel reads read of its state"):
+        replay(model, trace)
+
+
+def test_inputs_of_another_width_are_refused(model):
+    for pause in (Pause(1), Pause(5)):
+        with pytest.raises(ValueError, match=r"Pause made an input of shape \(2, [15]\): expected \(2, 8\)"):
+            rollout(model, (Segment(pause.double(), 1), Segment(GREEDY, 1)), PROMPT)
+    flat = (
+        Segment(HIDDEN, 2, Action({"hidden": torch.ones(2, 2, 1).double()})),
+        Segment(GREEDY, 1, GREEDY.given(PROMPT)),
+    )
+    with pytest.raises(ValueError, match=r"Hidden made an input of shape \(2, 2, 1\): expected \(2, 2, 8\)"):
+        force(model, flat, PROMPT)
+
+
+def test_weights_of_thoughts_are_watched_too(model):
+    thought = Stopping(HIDDEN, Always(0))
+    trace = rollout(model, (Segment(thought, 2), Segment(GREEDY, 1)), PROMPT, streams=streams(2))
+    with torch.no_grad():
+        thought.head.logit.add_(1)
+    with pytest.raises(ValueError, match="the weights have moved"):
+        trace.check_weights()
+
+
+def test_places_and_logits_do_not_depend_on_chunks(model, monkeypatch):
+    """Places within groups, and float32 for models of half precision."""
+    places = []
+
+    class Placed(MultiToken):
+        def log_prob(self, state, action):
+            places.append(state.place_B.tolist())
+            return super().log_prob(state, action)
+
+    monkeypatch.setattr(tinylatent.engine.trace, "KEPT_BYTES", 4 * 2 * V * 8)
+    trace = rollout(model, (Segment(Placed(2), 1), Segment(GREEDY, 1)), PROMPT, streams=streams(6), groups=3)
+    places.clear()
+    assert trace.log_prob_BT.shape == (6, 2)
+    assert places == [[0, 1, 2], [0, 1, 2]]
+    half = copy.deepcopy(model).bfloat16()
+    assert rollout(half, PLAN, PROMPT, streams=streams(2)).log_prob_BT.dtype == torch.float32

@@ -9,6 +9,7 @@ from tasks import MNNS
 from tinylatent.core.files import DamagedError, read_json, write_json
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.measure import measure
 from tinylatent.lab.run import load, train
 from tinylatent.methods import CoT2, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
@@ -99,3 +100,16 @@ def test_load_refuses_damage_and_other_versions(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(DamagedError, match=r"weights\.safetensors"):
         load(tmp_path)
+
+
+def test_no_steps_are_a_model_as_its_start_left_it(tmp_path, unchecked):
+    """For methods that only search; without a start it is refused."""
+    start = Experiment(task=MNNS(3, 1, 3), training=Training(steps=3, batch=4))
+    whole = replace(start, training=replace(start.training, steps=0), start=start)
+    record = measure(whole, tmp_path / "run")
+    trained, begun = load(tmp_path / "run")[1], load(tmp_path / "run" / "start")[1]
+    for got, expected in zip(trained.parameters(), begun.parameters(), strict=True):
+        assert torch.equal(got, expected)
+    assert record["evaluations"]["itself"]["right"] == record["before"]["evaluations"]["itself"]["right"]
+    with pytest.raises(ValueError, match="steps is 0: expected at least 1, or a run to start from"):
+        replace(whole, start=None)

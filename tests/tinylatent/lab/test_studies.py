@@ -44,6 +44,11 @@ from tinylatent.training.config import Training
 JITTER = {"cot2": 1, "cot2-4": 2, "coconut": 3}
 
 
+def latent(method):
+    """Whether the controls apply to a method."""
+    return method.name in ("coconut", "cot2") or (method.name == "grpo" and (method.gamma or method.samples > 1))
+
+
 def record(experiment, percent, controls=()):
     """What `measure` returns, with this percentage right over ten keys; controls have percentages of their own.
 
@@ -156,7 +161,7 @@ def records_of(study, profile):
     if made is not None:
         return [made(case) for case in more]
     while more:
-        records += [record(each, percent, CONTROLS if each.method.latent else ()) for each in more]
+        records += [record(each, percent, CONTROLS if latent(each.method) else ()) for each in more]
         known = {each["id"] for each in records}
         more = {each for each in study.after(profile, records) if each.identity not in known}
         percent = 85
@@ -243,7 +248,7 @@ def test_differences_demand_the_same_splits():
 def test_the_comparison_reports_means_and_differences():
     percents = {"direct": 45, "pause": 40, "discrete": 80, "coconut": 90, "cot2": 94}
     records = [
-        record(each, percents[each.method.name], CONTROLS if each.method.latent else ()) for each in mnns.grid("full")
+        record(each, percents[each.method.name], CONTROLS if latent(each.method) else ()) for each in mnns.grid("full")
     ]
     table, stages = mnns.tables(records)
     rows = {row["method"]: row for row in table.rows}
@@ -265,7 +270,7 @@ def test_the_comparison_reports_means_and_differences():
 def test_tasks_are_compared_each_on_its_own_and_beyond_training():
     percents = {"direct": 50, "pause": 50, "discrete": 60, "coconut": 80, "cot2": 90}
     records = [
-        record(each, percents[each.method.name], CONTROLS if each.method.latent else ()) for each in tasks.grid("full")
+        record(each, percents[each.method.name], CONTROLS if latent(each.method) else ()) for each in tasks.grid("full")
     ]
     overview, *compared, ladder, published = tasks.tables(records)
     assert [row["accuracy"] for row in overview.rows] == pytest.approx([*percents.values()] * 4)
@@ -396,9 +401,9 @@ def budget_records(percents):
     """Records of the full grid with a percentage for every (width, budget)."""
     runs = []
     for each in mnns_budget.grid("full"):
-        blank = record(each, 50, CONTROLS if each.method.latent else ())
+        blank = record(each, 50, CONTROLS if latent(each.method) else ())
         value = percents[mnns_budget.cell(blank)]
-        runs.append(record(each, value, CONTROLS if each.method.latent else ()))
+        runs.append(record(each, value, CONTROLS if latent(each.method) else ()))
     return runs
 
 
@@ -445,7 +450,7 @@ def passk_records(single, shares):
     """CoT2 right on `single` percent; discrete chains with a share for each (figure, temperature, k)."""
     runs = []
     for each in mnns_passk.grid("full"):
-        run = record(each, single, CONTROLS if each.method.latent else ())
+        run = record(each, single, CONTROLS if latent(each.method) else ())
         if run["sampling"]:
             for temperature, figures in run["sampling"]["temperatures"].items():
                 for name, ks in figures.items():
@@ -619,7 +624,7 @@ def test_deviations_are_those_of_the_runs():
     runs = []
     for each in mnns_variance.grid("full"):
         value = 50 + 5 * each.seeds.split + each.seeds.order
-        runs.append(record(each, value, CONTROLS if each.method.latent else ()))
+        runs.append(record(each, value, CONTROLS if latent(each.method) else ()))
     (table,) = mnns_variance.tables(runs)
     rows = {row["varied"]: row for row in table.rows if row["method"] == "CoT2"}
     assert rows["split"]["sd"] == pytest.approx(stdev(range(0, 30, 5)))

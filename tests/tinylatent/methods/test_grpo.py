@@ -197,7 +197,6 @@ def test_dirichlet_latents():
     latent, _ = (segment.thought for segment in method.plan(model, examples))
     assert isinstance(latent, Dirichlet)
     assert latent.gamma == 2.5
-    assert method.latent
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -245,12 +244,12 @@ def test_the_reference_is_where_training_began():
     moved(model)
     first = first_loss(method, model, examples)
     again = rolled(method, model, examples)
-    gap_BT = method.counted(replay(model.parts["reference"], again)) - method.counted(again)
+    gap_BT = method.counted(replay(model.parts["reference"].backbone, again)) - method.counted(again)
     divergence = (gap_BT.exp() - 1 - gap_BT).mean().item()
     assert divergence > 1e-6
     assert first.metrics["reference_kl"].item() == pytest.approx(divergence)
     assert first.value.item() == pytest.approx(0.5 * divergence, abs=1e-9)  # the surrogate itself is 0 at ratio 1
-    unmoved = replay(model.parts["reference"], run)
+    unmoved = replay(model.parts["reference"].backbone, run)
     torch.testing.assert_close(method.counted(unmoved), there_BT, rtol=1e-9, atol=1e-9)
     assert not any(parameter.requires_grad for parameter in model.parts["reference"].parameters())
 
@@ -408,7 +407,7 @@ def test_a_run_begins_with_the_weights_it_starts_from(tmp_path, unchecked):
     assert (tmp_path / "a" / "start" / "config.json").exists()
     _, model = load(tmp_path / "b")
     _, start = load(tmp_path / "start")
-    reference = model.parts["reference"].state_dict()
+    reference = model.parts["reference"].backbone.state_dict()
     assert all(torch.equal(reference[name], value) for name, value in start.backbone.state_dict().items())
     assert set(record["before"]["evaluations"]) == {"itself", "noise", "shuffled", "zero", "greedy", "mixture"}
     assert record["before"]["evaluations"]["greedy"]["right"] != record["before"]["evaluations"]["zero"]["right"]

@@ -174,13 +174,6 @@ def test_plan_is_as_long_as_the_chain(name):
     assert (sum(before), answer) == (0 if name == "direct" else TASK.digits - 1, 1)
 
 
-@EVERY
-def test_plan_says_whether_it_thinks_in_latents(method):
-    """The controls replace what is latent, so the flag of the method must be that of its plan."""
-    model, examples = model_of(method), examples_of(method)
-    assert method.latent == any(segment.thought.has_latent for segment in method.plan(model, examples))
-
-
 @FIXED
 def test_one_digit_needs_no_thought(method):
     """With nothing to think all methods are the direct answer."""

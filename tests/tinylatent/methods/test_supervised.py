@@ -14,7 +14,7 @@ from losses import assert_same, loss_and_gradients, loss_of, with_targets
 from tasks import MNNS
 from tinylatent.engine.plan import Segment
 from tinylatent.engine.rollout import rollout
-from tinylatent.engine.thoughts import Mixture, Pause
+from tinylatent.engine.thoughts import GREEDY, HIDDEN, Mixture, Pause
 from tinylatent.evaluation.evaluate import evaluate
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.run import train
@@ -22,7 +22,7 @@ from tinylatent.methods import METHODS, CoT2, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.examples import Targets
 from tinylatent.objectives.losses import mixture_loss
-from tinylatent.objectives.method import TrainState
+from tinylatent.objectives.method import Method, TrainState
 from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.config import Training
 
@@ -188,3 +188,26 @@ def test_targets_fit_a_table_with_tokens_of_the_methods_own(unchecked):
     assert own.isfinite()
     result = evaluate(Symbols(task, task.split("validation", 0)), method, model)
     assert all(math.isfinite(value) for value in result.kl_T)
+
+
+@dataclass(frozen=True)
+class Untaught(DiscreteCoT):
+    """Says how it thinks, and not what is taught: the model's own latents, and the answer's loss alone."""
+
+    name = "untaught"
+
+    def thinking(self, model, examples, temperature=0.0):
+        return (Segment(HIDDEN, examples.num_steps),)
+
+    taught, loss = Method.taught, Method.loss
+
+
+def test_what_is_not_taught_the_model_thinks_itself():
+    """The answer's cross-entropy after its own hidden states, with the gradient through them."""
+    model, examples = model_of(Untaught()), examples_of(Untaught())
+    plan = (Segment(HIDDEN, examples.num_steps), Segment(GREEDY, 1, GREEDY.given(examples.answer_BA)))
+    run = rollout(model.backbone, plan, examples.prompt_BN, grad=True)
+    expected = F.cross_entropy(run.logits_BTV[:, -1], examples.answer_BA[:, 0])
+    got = loss_of(Untaught(), model, examples, EARLY)
+    assert_same(loss_and_gradients(model, got), loss_and_gradients(model, expected))
+    assert got.item() != pytest.approx(loss_of(METHODS["direct"](), model, examples, EARLY).item())

@@ -58,7 +58,7 @@ def test_steps_belong_to_stages():
 def test_a_method_that_declares_nothing_changes_nothing():
     method = Direct()
     assert (method.groups(0), method.extra_tokens, method.extra_steps, dict(method.decoders)) == ((), (), 0, {})
-    assert (method.updates, method.forwards, method.latent) == (1, 3, False)
+    assert (method.updates, method.forwards) == (1, 3)
     assert method.early_stop([{"step": 1, "loss": 0.0}], True) is None
     model, state = model_of(method, TASK), TrainState(0, 1, 0)
     assert method.collect(model, EXAMPLES, state) is EXAMPLES

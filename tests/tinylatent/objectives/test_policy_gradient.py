@@ -329,7 +329,9 @@ class Readers(GRPO):
     """Its reference sees the first token of each thought alone."""
 
     name = "readers"
-    reference_thought = First(2)
+
+    def reference_thought(self):
+        return First(2)
 
 
 def test_the_reference_may_read_actions_another_way():
@@ -337,7 +339,7 @@ def test_the_reference_may_read_actions_another_way():
     model = model_of(method, TASK)
     batch = method.collect(model, EXAMPLES, STATE)
     loss = method.loss(model, batch, STATE)
-    again = replay(model.parts["reference"], batch.trace, thought=First(2))
+    again = replay(model.parts["reference"].backbone, batch.trace, thought=First(2))
     assert torch.equal(batch.reference_BT, again.log_prob_BT)
     own_BT = replay(model.backbone, batch.trace).log_prob_BT
     assert loss.metrics["reference_kl"].item() == pytest.approx(k3(again.log_prob_BT, own_BT).mean().item())

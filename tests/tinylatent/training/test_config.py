@@ -10,7 +10,7 @@ from tinylatent.training.config import Training
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        ({"steps": 0}, r"training\.steps is 0: expected at least 1"),
+        ({"steps": -1}, r"training\.steps is -1: expected at least 1, or 0 with a run to start from"),
         ({"batch": 0}, r"training\.batch is 0: expected at least 1"),
         ({"micro_batch": 0}, r"training\.micro_batch is 0: expected at least 1"),
         ({"log_every": 0}, r"training\.log_every is 0"),

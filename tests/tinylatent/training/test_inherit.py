@@ -115,3 +115,11 @@ def test_what_is_frozen_is_taken_over_and_keeps_no_graph():
     assert torch.equal(ours.backbone.embedding, theirs.backbone.embedding)
     assert not ours.backbone.embedding.requires_grad
     assert ours.backbone.embedding.is_leaf
+
+
+def test_what_fits_nothing_is_named():
+    """A misspelt beginning; and one that is the beginning of a word but not the whole of it."""
+    for beginning in ("backbon", "parts.scales"):
+        ours = made(0, scale=nn.Linear(1, 1, bias=False))
+        with pytest.raises(ValueError, match=f"no part of the model begins with {beginning}: mend what its method"):
+            take_over(ours, made(1), ("backbone", beginning))

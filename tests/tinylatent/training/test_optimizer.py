@@ -83,7 +83,7 @@ class Grouped(PauseTokens):
     def groups(self, stage):
         return (
             Group(("parts.pause",), learning_rate=0.03, weight_decay=0.0),
-            Group(("backbone.blocks.1.mlp.up", "backbone.embedding"), learning_rate=0.002),
+            Group(("backbone.blocks.1.mlp.up_proj", "backbone.embedding"), learning_rate=0.002),
             Group(("backbone.blocks.1", "backbone.norm"), frozen=True),
             Group(("backbone.pos_emb",), weight_decay=0.9),
         )
@@ -128,7 +128,7 @@ def test_every_group_follows_its_own_rate_and_decay():
     def told(name):
         if name.startswith("parts.pause"):
             return 0.03, 0.0
-        if name.startswith(("backbone.blocks.1.mlp.up", "backbone.embedding")):
+        if name.startswith(("backbone.blocks.1.mlp.up_proj", "backbone.embedding")):
             return 0.002, 0.3
         if name.startswith(("backbone.blocks.1", "backbone.norm")):
             return None
@@ -141,7 +141,7 @@ def test_every_group_follows_its_own_rate_and_decay():
         torch.testing.assert_close(tensor.detach(), wanted[name], atol=1e-6, rtol=1e-5)
         if torch.equal(tensor, fresh[name]):
             frozen.append(name)
-        assert tensor.requires_grad == (told(name) is not None)
+        assert tensor.requires_grad  # frozen is what a stage does, no mark of the model
     assert frozen == [name for name, _ in trained.named_parameters() if told(name) is None]
     assert len(frozen) == 6
 
@@ -149,7 +149,7 @@ def test_every_group_follows_its_own_rate_and_decay():
 def test_a_group_of_no_parameters_is_refused():
     model = experiment(PauseTokens()).model()
     groups = [Group(("backbone",)), Group(("parts.gate", "parts.pauses"))]
-    with pytest.raises(ValueError, match=r"no parameter of the model begins with parts\.gate or parts\.pauses: mend"):
+    with pytest.raises(ValueError, match=r"no parameter of the model begins with parts\.gate: mend"):
         make_optimizer(model, Training(), groups)
 
 
