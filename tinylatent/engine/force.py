@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tinylatent.engine.plan import Plan, Segment
+from tinylatent.engine.plan import Plan, Segment, all_given
 from tinylatent.engine.rollout import NO_STEPS, Runner, check, check_input, shifted_positions, unread
 from tinylatent.engine.thought import State, Thought
 from tinylatent.engine.trace import Span, Trace, keeps_logits, made_with, prompt_span
@@ -51,9 +51,9 @@ def force(
     Raises:
         ValueError: an action is not given; the plan has no steps or does not fit the batch; right padding.
     """
-    given = [part for part in plan if isinstance(part, Segment) and part.given is not None]
-    if len(given) < len(plan):
+    if not all_given(plan):
         raise ValueError("force needs every action given; use rollout for plans that choose")
+    given = [part for part in plan if isinstance(part, Segment)]
     check(plan, prompt_BN, mask_BN, 1, None)
     read_from = unread(plan, prompt_BN.shape[1] - 1, edit is not None)
     if not all(segment.thought.parallel and not segment.thought.reads_history for segment in given):
@@ -75,8 +75,8 @@ def _at_once(
     group: int,
     read_from: int,
 ) -> Trace:
-    spans, acted_BT, live_BT = _lay_out(given, prompt_BN)
-    inputs_BTD = _embed_all(backbone.table, spans, group)
+    (spans, acted_BT, live_BT), table = _lay_out(given, prompt_BN), backbone.table
+    inputs_BTD = _embed_all(table, spans, group)
     N, T = prompt_BN.shape[1], inputs_BTD.shape[1] + 1
     mask_BS = None
     if mask_BN is not None or live_BT is not None:
@@ -84,7 +84,7 @@ def _at_once(
         before_BN = whole_BS[:, :N] if mask_BN is None else mask_BN
         after_BT = whole_BS[:, N:] if live_BT is None else live_BT
         mask_BS = torch.cat([before_BN, after_BT[:, :-1]], 1)
-    sequence_BSD = torch.cat([backbone.table.rows(prompt_BN), inputs_BTD], 1)
+    sequence_BSD = torch.cat([table.rows(prompt_BN), inputs_BTD], 1)
     positions_BS = shifted_positions(0, N + T - 1, mask_BS, offset_B)
     hidden_BRD, _ = backbone.forward(
         sequence_BSD, mask_BS=mask_BS, positions_BT=positions_BS, edit=edit, read_from=read_from
@@ -95,7 +95,7 @@ def _at_once(
         last_BT = torch.where(live_BT, slot_T + 1, 0).cummax(1).values
         source_BT = torch.cat([torch.zeros_like(last_BT[:, :1]), last_BT[:, :-1]], 1)
         hidden_BTD = hidden_BTD.gather(1, source_BT[..., None].expand_as(hidden_BTD))
-    kept = keeps_logits(prompt_BN.shape[0], T, len(backbone.table), hidden_BTD)
+    kept = keeps_logits(prompt_BN.shape[0], T, len(table), hidden_BTD)
     return Trace(
         backbone=backbone,
         prompt_BN=prompt_BN,
@@ -148,7 +148,8 @@ def _embed_all(table: Table, spans: tuple[Span, ...], group: int) -> Tensor:
         elif span.stop - span.start > 1 or not parts:
             parts.append(span.thought.embed(unseen, span.action.first(span.stop - span.start - 1)))
     for span, part in zip(spans[1:], parts, strict=False):
-        check_input(span.thought, part, (part.shape[0], part.shape[1], table.width))
+        if part.shape[-1] != table.width:
+            check_input(span.thought, part, (*part.shape[:-1], table.width))
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 

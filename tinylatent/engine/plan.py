@@ -139,6 +139,11 @@ def segments(plan: Plan) -> Iterator[Segment]:
             yield part
 
 
+def all_given(plan: Plan) -> bool:
+    """Whether every action is given, so that the plan can be forced."""
+    return all(isinstance(part, Segment) and part.given is not None for part in plan)
+
+
 def distinct(plan: Plan) -> Iterator[Segment]:
     """Every segment once."""
     for part in plan:

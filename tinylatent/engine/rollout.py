@@ -107,7 +107,7 @@ def resume(
 
 def check(plan: Plan, prompt_BN: Tensor, mask_BN: Tensor | None, groups: int, streams: Streams | None) -> None:
     """Raises the ValueErrors of `rollout` and `force` that can be told in advance."""
-    if prompt_BN.ndim != 2 or prompt_BN.shape[1] < 1 or prompt_BN.is_floating_point():
+    if prompt_BN.ndim != 2 or not prompt_BN.shape[1] or prompt_BN.is_floating_point():
         raise ValueError(
             f"a prompt of shape {tuple(prompt_BN.shape)} and type {prompt_BN.dtype}: expected token ids (rows, slots), "
             "at least one slot"
@@ -145,9 +145,9 @@ def check_input(thought: Thought, input: Tensor, shape: tuple[int, ...]) -> None
 
 def unread(plan: Plan, slots: int, whole: bool) -> int:
     """How many slots at the prompt's beginning the last layer may leave out."""
-    read = any(segment.thought.reads_history for segment in distinct(plan))
-    read = read or any(isinstance(part, Repeat) and part.reads_history for part in plan)
-    return 0 if whole or read or slots < WORTH else slots
+    if whole or slots < WORTH or any(segment.thought.reads_history for segment in distinct(plan)):
+        return 0
+    return 0 if any(isinstance(part, Repeat) and part.reads_history for part in plan) else slots
 
 
 def shifted_positions(past: int, new: int, mask_BS: Tensor | None, offset_B: Tensor | None) -> Tensor | None:

@@ -67,7 +67,11 @@ def prompt_span(slots: int) -> Span:
 
 def made_with(backbone: Backbone, spans: tuple[Span, ...]) -> int:
     """The count of the weights that a trace depends on: the model's and those of its thoughts."""
-    return weights_version(backbone) + sum(weights_version(span.thought) for span in spans[1:])
+    version = weights_version(backbone)
+    for span in spans[1:]:
+        if span.thought._parameters or span.thought._modules:
+            version += weights_version(span.thought)
+    return version
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tinylatent.core.seeds import Streams, derive
 from tinylatent.engine.controls import controlled
 from tinylatent.engine.force import force
-from tinylatent.engine.plan import ANSWER, Plan, Segment
+from tinylatent.engine.plan import ANSWER, Plan, Segment, all_given
 from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import GREEDY, Token
 from tinylatent.engine.trace import Counters, Trace
@@ -279,7 +279,7 @@ class Method:
         before = self.taught(model, examples) if before is None else before
         prompt_BN, mask_BN, offset_B = examples.prompt_BN, examples.prompt_mask_BN, examples.offset_B
         plan = (*(self.thinking(model, examples) if before is None else before), answer)
-        if all(isinstance(part, Segment) and part.given is not None for part in plan):
+        if all_given(plan):
             return force(model.backbone, plan, prompt_BN, mask_BN, offset_B=offset_B)
         return rollout(model.backbone, plan, prompt_BN, mask_BN, offset_B=offset_B, grad=True)
 

@@ -51,7 +51,8 @@ def make_optimizer(
         decay = recipe.weight_decay if group.weight_decay is None else group.weight_decay
         flats.append({"params": [flatten(members)], "lr": rate, "peak": rate, "weight_decay": decay})
     optimizer = torch.optim.AdamW(flats, fused=True)
-    optimizer.register_step_post_hook(lambda *_: weights_moved(model.backbone))
+    backbone = model.backbone
+    optimizer.register_step_post_hook(lambda *_: weights_moved(backbone))
     return optimizer
 
 
