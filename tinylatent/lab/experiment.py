@@ -77,8 +77,10 @@ class Experiment:
             method = dict(values["method"])
             named = method.pop("name")
             if named not in METHODS:
+                known = ", ".join(METHODS)
                 raise ValueError(
-                    f"method {named!r} is not installed: there are {', '.join(METHODS)}; install the package of it"
+                    f"not an experiment this version can read: method {named!r} is not installed, there are {known}; "
+                    "install the package that brings it"
                 )
             kind, version = METHODS[named], method.pop("version")
             if version != kind.version:
