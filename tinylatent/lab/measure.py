@@ -89,7 +89,7 @@ def measure(
 
 
 def _judged(experiment: Experiment, model: Model, rows: np.ndarray, device: torch.device | str) -> dict[str, Any]:
-    """What a model can do: under its method, under each control, under other readings, and sampled several times."""
+    """What a model can do: under its method, under each control, under other decoders, and sampled several times."""
     task, method = experiment.task, experiment.method
     seed = experiment.seeds.derive("sampling", "evaluation")
     evaluations: dict[str, Any] = {}
