@@ -356,12 +356,17 @@ def attention_bias(past: int, T: int, mask_BS: Bool[Tensor, "B S"] | None, like:
     """
     if mask_BS is None and (past == 0 or T == 1):
         return None
-    allowed = torch.ones(T, past + T, dtype=torch.bool, device=like.device).tril(past)
+    allowed, itself = _causal(past, T, like.device)
     if mask_BS is not None:
-        itself = torch.eye(T, dtype=torch.bool, device=like.device)
-        allowed = (allowed & mask_BS[:, None]) | F.pad(itself, (past, 0))
-        allowed = allowed[:, None]
+        allowed = ((allowed & mask_BS[:, None]) | itself)[:, None]
     return torch.zeros(allowed.shape, dtype=like.dtype, device=like.device).masked_fill(~allowed, -math.inf)
+
+
+@lru_cache(maxsize=256)
+def _causal(past: int, T: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which slots a query may see, (T, past + T), and which of them is itself: the same few at every forward."""
+    itself = torch.eye(T, dtype=torch.bool, device=device)
+    return torch.ones(T, past + T, dtype=torch.bool, device=device).tril(past), F.pad(itself, (past, 0))
 
 
 def _of_read(bias: Tensor | None, read_from: int, T: int, keys: Tensor) -> Tensor | None:
