@@ -75,7 +75,8 @@ def fit(
         verify: rewards the answers of methods that learn from rewards.
 
     Raises:
-        ValueError: training diverged.
+        ValueError: stages that do not grow from 0 on, fewer examples than a batch, groups that fit no parameter, or
+            training diverged.
         DamagedError: a stored file is damaged.
     """
     starts = method.stage_starts(recipe.steps)

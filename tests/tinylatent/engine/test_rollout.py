@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 import torch.nn.functional as F
+from fakes import Gated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,18 +45,6 @@ class Recall(Token):
         mask_BS1 = history.mask_BS[..., None]
         means = [(x * mask_BS1).sum(1) / mask_BS1.sum(1) for x in (history.inputs_BSD, history.hidden_BSD)]
         return super().embed(state, action) + state.hidden / 2 + means[0] - means[1]
-
-
-class Gated(Token):
-    """A token beside the mixture of the softmax, in a fixed ratio."""
-
-    has_latent, parallel, mixes_table = True, False, True
-
-    def latent(self, state, action):
-        return state.table.mix(state.logits.softmax(-1))
-
-    def compose(self, state, action, latent):
-        return 0.8 * state.table.rows(action["id"]) + 0.6 * latent
 
 
 def head(seed):
