@@ -12,7 +12,7 @@ from tinylatent.objectives.examples import Targets
 from tinylatent.objectives.method import TrainState
 from tinylatent.objectives.speakers import Symbols
 
-SHAPE = ModelConfig(16, 2, 2)
+MODEL = ModelConfig(16, 2, 2)
 
 
 def loss_and_gradients(model, loss):
@@ -61,9 +61,9 @@ def examples_of(method, task, rows):
     return in_double(method.supervise(Symbols(task, rows)))
 
 
-def model_of(method, task, stage=0, shape=SHAPE, **seeds):
+def model_of(method, task, stage=0, config=MODEL, **seeds):
     """A float64 model in a stage, its weights large enough that every input matters."""
-    model = Experiment(task, method, shape, seeds=Seeds(**seeds)).model().double()
+    model = Experiment(task, method, config, seeds=Seeds(**seeds)).fresh().double()
     enter(method, model, stage, examples_of(method, task, task.problems(8, seed=0)))
     with torch.no_grad():
         for parameter in model.parameters():

@@ -2,15 +2,15 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from tinylatent_theory.claims.study import LEDGER
 
-from theory.claims.study import LEDGER
-from tinylatent.cli.main import main
-from tinylatent.core.files import read_lines
+from tinylatent.cli.main import main, parse
 from tinylatent.lab.studies.compare import accuracy, grouped, method_of
-from tinylatent.lab.study import kept, rebuild, studies, study_of
+from tinylatent.lab.study import STUDIES, kept, read_runs, rebuild, study_of
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,8 +34,8 @@ def test_tables_are_the_stored_ones(name, stored, tables):
 
 def test_cot2_is_as_accurate_as_promised():
     """At least 98.9 % over seeds 0 to 4 with all traces at d = 32, tuned on other splits."""
-    groups = grouped(read_lines(ROOT / "results/mnns/runs.jsonl"), method_of)
-    assert [record["experiment"]["seeds"]["split"] for record in groups["cot2"]] == list(range(5))
+    groups = grouped(read_runs(STUDIES["mnns"], ROOT / "results/mnns"), method_of)
+    assert [record.experiment.seeds.split for record in groups["cot2"]] == list(range(5))
     assert accuracy(groups["cot2"]).value >= 0.989
 
 
@@ -52,6 +52,7 @@ def test_the_log_quotes_the_tables_it_points_to():
     assert checked > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", KEPT, ids=lambda stored: stored.name)
 def test_stored_results_are_rebuilt_byte_for_byte(stored, tmp_path):
     (tmp_path / "runs.jsonl").write_bytes((stored / "runs.jsonl").read_bytes())
@@ -63,13 +64,13 @@ def test_stored_results_are_rebuilt_byte_for_byte(stored, tmp_path):
 
 
 def test_every_study_has_its_full_results():
-    assert {study.name for folder, study in KEPT.items() if folder.name == study.name} == set(studies())
+    assert {study.name for folder, study in KEPT.items() if folder.name == study.name} == {*STUDIES}
 
 
 def test_the_ledger_is_as_long_as_promised_and_its_verdicts_those_on_record():
-    records = read_lines(ROOT / "results/claims/runs.jsonl")
+    records = read_runs(STUDIES["claims"], ROOT / "results/claims")
     assert f"checks {len(LEDGER)} statements" in " ".join(README.split())
-    assert {record["experiment"]["claim"]: record["verdict"] for record in records} == {
+    assert {record.claim.name: record.verdict for record in records} == {
         name: claim.recorded for name, claim in LEDGER.items()
     }
 
@@ -94,7 +95,34 @@ def test_every_file_it_points_to_exists():
             assert (folder / target).exists(), target
 
 
-def test_every_command_it_names_exists():
-    from tinylatent.cli.main import commands
+def test_every_module_it_names_exists():
+    places = [ROOT, ROOT / "tinylatent", *ROOT.glob("theory/*/*"), *ROOT.glob("tinylatent/lab/studies")]
+    names = {*re.findall(r"`([\w/]+\.py)`", README)}
+    assert len(names) > 5
+    assert [name for name in names if not any((place / name).exists() for place in places)] == []
 
-    assert set(re.findall(r"tinylatent ([a-z]+)(?= )", README)) <= {*commands()}
+
+COMMANDS = {re.split(r"  +", line.strip())[0] for line in re.findall(r"^    (tinylatent .*)", README, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_commands_it_shows_are_understood(command, monkeypatch, tmp_path):
+    """Each is read with all its flags, and not run; folders they name are those of a run that is not there."""
+    monkeypatch.chdir(tmp_path)
+    name, *words = shlex.split(command)[1:]
+    if "--start" in words:
+        with pytest.raises(ValueError, match="runs/a holds no run"):
+            parse([name, *words])
+        at = words.index("--start")
+        del words[at : at + 2]
+    assert parse([name, *words])
+
+
+def test_flags_it_names_exist(capsys):
+    for recipe in ("mnns/cot2", "mnns/grpo"):
+        with pytest.raises(SystemExit):
+            parse(["run", recipe, "--help"])
+    known = {*re.findall(r"--[\w.-]+", capsys.readouterr().out)}
+    named = {*re.findall(r"--(?:task|method|model|training)\.[\w-]+", README)}
+    assert len(named) > 5
+    assert named <= known

@@ -1,8 +1,7 @@
 """What tests of claims share: the verdict of a claim, whether it has changed, and numbers in float64."""
 
 import torch
-
-from theory.claims.ledger import LEDGER, Trial
+from tinylatent_theory.claims.ledger import LEDGER, Trial
 
 
 def verdict(name):

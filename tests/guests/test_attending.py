@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from tinylatent_tasks import MNNS
 from torch import nn
 
-from tasks import MNNS
 from tinylatent.core.seeds import Seeds, Streams
 from tinylatent.engine.force import replay
 from tinylatent.engine.plan import Segment
@@ -15,7 +15,7 @@ from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thought import Action, Thought
 from tinylatent.evaluation.ranking import candidate_log_prob, rank_of
 from tinylatent.lab.experiment import Experiment
-from tinylatent.objectives.method import Group
+from tinylatent.objectives.method import ParameterGroup
 from tinylatent.objectives.policy_gradient import PolicyGradient
 from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.config import Training
@@ -42,7 +42,7 @@ class Attending(Thought):
 
     def sample(self, state, streams):
         noise = streams.normal(state.hidden.shape[-1]).to(state.hidden) * NOISE
-        noise = noise * (state.place_B > 0)[:, None]
+        noise = noise * (state.index_in_group_B > 0)[:, None]
         action = {"noise": noise, "vector": (self.mean(state) + noise).detach()}
         return Action(action, log_prob=self.log_prob(state, Action(action)).detach())
 
@@ -66,8 +66,8 @@ class Attention(PolicyGradient):
         nn.init.normal_(query.weight, generator=generator)
         return nn.ModuleDict({"query": query})
 
-    def groups(self, stage):
-        return (Group(("backbone",), frozen=True),)
+    def parameter_groups(self, stage):
+        return (ParameterGroup(("backbone",), frozen=True),)
 
     def thinking(self, model, examples, temperature=0.0):
         return (Segment(Attending(model.parts["query"], self.path), 2),)
@@ -83,18 +83,18 @@ TASK = MNNS(digits=3, high=3)
 
 def begun(**options):
     method = Attention(group=4, **options)
-    model = Experiment(task=TASK, method=method).model()
+    model = Experiment(task=TASK, method=method).fresh()
     return method, model, Symbols(TASK, TASK.split("train", 0)).examples()
 
 
 def test_an_attending_thought_fits(unchecked):
     method, model, examples = begun()
     frozen, query = model.backbone.embedding.clone(), model.parts["query"].weight.clone()
-    fit(model, method, examples, Training(steps=6, batch=4, rate=1e-2, log_every=3), Seeds())
+    fit(model, method, examples, Training(steps=6, batch_size=4, learning_rate=1e-2, log_every=3), Seeds())
     assert torch.equal(model.backbone.embedding, frozen)
     assert not torch.equal(model.parts["query"].weight, query)
     few = examples.rows(slice(0, 3))
-    trace = method.solve(model, few, Streams(0, torch.arange(12)), groups=4).trace
+    trace = method.solve(model, few, Streams(0, torch.arange(12)), group=4).trace
     quiet_B = trace.action("noise").abs().sum((1, 2)) == 0
     assert quiet_B.tolist() == [True, False, False, False] * 3
     thinking = rollout(model.backbone, trace.plan()[:-1], trace.prompt_BN)
@@ -110,7 +110,7 @@ def test_an_attending_thought_fits(unchecked):
 def test_a_gradient_reaches_it_by_score_and_by_path(path, unchecked):
     method, model, examples = begun(path=path)
     few, query = examples.rows(slice(0, 3)), model.parts["query"].weight
-    trace = method.solve(model, few, Streams(0, torch.arange(12)), groups=4).trace
+    trace = method.solve(model, few, Streams(0, torch.arange(12)), group=4).trace
     now = replay(model.backbone, trace)
     torch.testing.assert_close(now.log_prob_BT[:, :2], trace.sampled_log_prob_BT[:, :2], rtol=1e-5, atol=1e-4)
     by_score = torch.autograd.grad(now.log_prob_BT[:, :2].sum(), query, retain_graph=True)[0]

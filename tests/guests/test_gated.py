@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from tinylatent_tasks import MNNS
 from torch import nn
 
-from tasks import MNNS
 from tinylatent.core.seeds import Seeds, Streams
 from tinylatent.engine.controls import controlled
 from tinylatent.engine.force import replay
@@ -14,7 +14,7 @@ from tinylatent.engine.plan import Segment
 from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import Token
 from tinylatent.lab.experiment import Experiment
-from tinylatent.objectives.method import Group
+from tinylatent.objectives.method import ParameterGroup
 from tinylatent.objectives.policy_gradient import PolicyGradient
 from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.config import Training
@@ -63,8 +63,11 @@ class Hybrid(PolicyGradient):
     def reference_thought(self):
         return Token(self.temperature)
 
-    def groups(self, stage):
-        return (Group(("parts.gate.open",), learning_rate=0.1, weight_decay=0.1), Group(("parts.gate",), 0.01))
+    def parameter_groups(self, stage):
+        return (
+            ParameterGroup(("parts.gate.open",), learning_rate=0.1, weight_decay=0.1),
+            ParameterGroup(("parts.gate",), 0.01),
+        )
 
     def thinking(self, model, examples, temperature=0.0):
         return (Segment(Gated(model.parts["gate"], self.temperature), examples.num_steps),)
@@ -75,17 +78,19 @@ TASK = MNNS(digits=3, high=3)
 
 def test_a_gated_thought_fits(unchecked):
     method = Hybrid(group=4, kl=0.05)
-    model = Experiment(task=TASK, method=method).model()
+    model = Experiment(task=TASK, method=method).fresh()
     examples = Symbols(TASK, TASK.split("train", 0)).examples()
     before = {name: value.clone() for name, value in model.named_parameters()}
-    recipe = Training(steps=8, batch=4, rate=1e-3, warmup=0.0, schedule="constant", log_every=2, weight_decay=0.0)
+    recipe = Training(
+        steps=8, batch_size=4, learning_rate=1e-3, warmup=0.0, schedule="constant", log_every=2, weight_decay=0.0
+    )
     fit(model, method, examples, recipe, Seeds())
     moved = {name: float((value - before[name]).detach().abs().max()) for name, value in model.named_parameters()}
     assert moved["parts.reference.backbone.embedding"] == 0
     assert 0 < moved["backbone.embedding"] < 0.01 < moved["parts.gate.project.weight"] < 0.1
     assert moved["parts.gate.open.value"] > 0.1  # decay and gradient at the gate's own rate
     few = examples.rows(slice(0, 4))
-    trace = method.solve(model, few, Streams(1, torch.arange(16)), temperature=1.0, groups=4).trace
+    trace = method.solve(model, few, Streams(1, torch.arange(16)), temperature=1.0, group=4).trace
     reference = model.parts["reference"].backbone
     seen, bare = replay(reference, trace, thought=method.reference_thought()), replay(reference, trace)
     assert seen.at_once
@@ -101,7 +106,7 @@ def test_a_gated_thought_fits(unchecked):
 
 def test_a_closed_gate_is_a_token(unchecked):
     method = Hybrid(group=2)
-    model = Experiment(task=TASK, method=method).model()
+    model = Experiment(task=TASK, method=method).fresh()
     model.parts["gate"]["open"].value.data.fill_(torch.inf)
     examples = Symbols(TASK, TASK.split("train", 0)[:8]).examples()
     trace = method.solve(model, examples, Streams(0, torch.arange(8)), temperature=1.0).trace

@@ -4,6 +4,7 @@ text."""
 import json
 
 import numpy as np
+import pytest
 import torch
 
 from tinylatent.core.seeds import Seeds
@@ -73,6 +74,7 @@ def lines():
     return Lines([json.loads(line) for line in found])
 
 
+@pytest.mark.slow
 def test_json_lines_fit(unchecked):
     speaker = lines()
     examples = speaker.examples()
@@ -80,7 +82,7 @@ def test_json_lines_fit(unchecked):
     assert examples.steps_BT[3].tolist()[:5] == [0, 0, 0, 1, 1]
     for method, sure in ((DiscreteCoT(), True), (CoT2(), True), (Coconut(stages=1), False)):
         model = Model(Decoder.fresh(len(WORDS), 24, ModelConfig(32, 2, 2)))
-        fit(model, method, method.supervise(speaker), Training(steps=150, batch=9, rate=1e-2), Seeds())
+        fit(model, method, method.supervise(speaker), Training(steps=150, batch_size=9, learning_rate=1e-2), Seeds())
         result = evaluate(speaker, method, model)
         assert result.answer_PA.shape == (9, 3)
         if sure:
@@ -94,7 +96,13 @@ def test_answers_may_all_stop_early(unchecked):
     speaker = lines()
     model = Model(Decoder.fresh(len(WORDS), 24, ModelConfig(32, 2, 2)))
     short = speaker.part([0, 1, 3])  # answers of one word
-    fit(model, DiscreteCoT(), DiscreteCoT().supervise(short), Training(steps=150, batch=3, rate=1e-2), Seeds())
+    fit(
+        model,
+        DiscreteCoT(),
+        DiscreteCoT().supervise(short),
+        Training(steps=150, batch_size=3, learning_rate=1e-2),
+        Seeds(),
+    )
     alone, together = (evaluate(speaker, DiscreteCoT(), model, batch=size) for size in (1, 9))
     most = 6  # tokens of thinking; answers may be as long as the longest of their batch
     for result in (alone, together):

@@ -4,8 +4,8 @@ import os
 
 import pytest
 import torch
+from tinylatent_tasks import MNNS
 
-from tasks import MNNS
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lenses.residuals import record
 from tinylatent.methods import Coconut, CoT2
@@ -17,7 +17,7 @@ TASK = MNNS(digits=3, high=3)
 
 
 def decoder():
-    return Experiment(task=TASK, shape=ModelConfig(layers=3)).model()
+    return Experiment(task=TASK, model=ModelConfig(layers=3)).fresh()
 
 
 def llama():
@@ -30,6 +30,7 @@ def llama():
         num_attention_heads=4, num_key_value_heads=2, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         return Model(HFBackbone(transformers.LlamaForCausalLM(config)))
 
 
@@ -38,13 +39,13 @@ def llama():
 def test_contributions_add_up(make, method, unchecked):
     model, examples = make(), Symbols(TASK, TASK.split("train", 0)[:5]).examples()
     model.stage.fill_(2)
-    solution, residuals = record(lambda edit: method.solve(model, examples, groups=2, edit=edit))
+    solution, residuals = record(lambda edit: method.solve(model, examples, group=2, edit=edit))
     slots = examples.prompt_BN.shape[1] + solution.trace.steps - 1
     assert residuals.stream.shape == (4, 10, slots, model.backbone.table.width)
     assert residuals.gap() < 1e-5
     total = residuals.stream[0] + residuals.attention.sum(0) + residuals.mlp.sum(0)
     torch.testing.assert_close(total, residuals.stream[-1], rtol=1e-4, atol=1e-5)
-    plain = method.solve(model, examples, groups=2)
+    plain = method.solve(model, examples, group=2)
     assert torch.equal(plain.answer_BA, solution.answer_BA)
     fed = residuals.stream[0][:, examples.prompt_BN.shape[1] :]  # what is fed, beside positions where a model adds them
     places = getattr(model.backbone, "pos_emb", torch.zeros(slots, 1))[examples.prompt_BN.shape[1] : slots]

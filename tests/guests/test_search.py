@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import torch
+from tinylatent_tasks import MNNS
 
-from tasks import MNNS
 from tinylatent.core.seeds import Seeds, Streams
 from tinylatent.engine.plan import ANSWER, Segment
 from tinylatent.engine.rollout import rollout
@@ -57,9 +57,9 @@ class Search(Method):
 
 def test_a_search_fits(unchecked):
     task = MNNS(digits=3, high=3)
-    model = Experiment(task=task, method=DiscreteCoT()).model()
+    model = Experiment(task=task, method=DiscreteCoT()).fresh()
     speaker = Symbols(task, task.split("train", 0))
-    fit(model, DiscreteCoT(), speaker.examples(), Training(steps=60, batch=16), Seeds())
+    fit(model, DiscreteCoT(), speaker.examples(), Training(steps=60, batch_size=16), Seeds())
     weights = [parameter.clone() for parameter in model.parameters()]
     asked = []
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import torch
+from tinylatent_tasks import MNNS
 from torch import nn
 
-from tasks import MNNS
 from tinylatent.core.seeds import Seeds, Streams
 from tinylatent.engine.force import force
 from tinylatent.engine.plan import ANSWER, Segment
@@ -40,21 +40,21 @@ class Endings(PolicyGradient):
         end_B1 = torch.full((len(examples), 1), self.extra_id(model, "<end>"))
         stopping = Stopping(HIDDEN, model.parts["stop"], temperature=1.0)
         return (
-            Segment(stopping, MOST, name="thinking", least=1),
+            Segment(stopping, MOST, name="thinking", min_steps=1),
             Segment(GREEDY, 1, GREEDY.given(end_B1), "delimiter"),
         )
 
 
 def test_latents_that_stop_fit(unchecked):
     task, method = MNNS(digits=3, high=3), Endings(group=8)
-    model = Experiment(task=task, method=method).model()
+    model = Experiment(task=task, method=method).fresh()
     assert len(model.backbone.table) == len(task.vocabulary) + 1
     examples = Symbols(task, task.split("train", 0)).examples()
     before = model.parts["stop"].weight.clone()
-    fit(model, method, examples, Training(steps=6, batch=8, rate=1e-2, log_every=3), Seeds())
+    fit(model, method, examples, Training(steps=6, batch_size=8, learning_rate=1e-2, log_every=3), Seeds())
     assert not torch.equal(before, model.parts["stop"].weight)  # the decision to stop was learnt from
     trace = method.solve(
-        model, examples.rows(slice(0, 8)), Streams(0, torch.arange(64)), temperature=1.0, groups=8
+        model, examples.rows(slice(0, 8)), Streams(0, torch.arange(64)), temperature=1.0, group=8
     ).trace
     assert 2 < len(trace.length_B.unique()) <= MOST
     assert trace.length_B.min() >= 1 + 1 + 1
@@ -67,7 +67,7 @@ def test_latents_that_stop_fit(unchecked):
 def test_the_reference_keeps_its_own_head(unchecked):
     """A head that drifts away from where training began shows in the divergence, though the backbone stands still."""
     task, method = MNNS(digits=3, high=3), Endings(group=4, kl=0.1)
-    model = Experiment(task=task, method=method).model()
+    model = Experiment(task=task, method=method).fresh()
     examples, state = Symbols(task, task.split("train", 0)[:4]).examples(), TrainState(0, 1, 0)
     method.enter(model, 0, examples, state)
     still = method.loss(model, method.collect(model, examples, state), state).metrics["reference_kl"]
@@ -88,7 +88,7 @@ def test_probabilities_of_all_stop_times_sum_to_one(model):
         total = 0.0
         for time in range(least, MOST + 1):
             stop = torch.arange(MOST)[None] == time
-            given = Segment(thought, MOST, Action({"hidden": hidden}, stop, stop_slot=False), least=least)
+            given = Segment(thought, MOST, Action({"hidden": hidden}, stop, stop_slot=False), min_steps=least)
             answer = Segment(Token(), 1, GREEDY.given(torch.tensor([[0]])), ANSWER)
             trace = force(model, (given, answer), prompt)
             total += float(trace.log_prob_BT[:, trace.within(trace.spans[1])].detach().sum().exp())

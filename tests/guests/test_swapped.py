@@ -3,9 +3,9 @@ its state is the other problem's up to there, and its own digits after."""
 
 import numpy as np
 import torch
+from tinylatent_tasks import MNNS
+from tinylatent_theory.constructions.choice_sums import mnns_solver
 
-from tasks import MNNS
-from theory.constructions.choice_sums import mnns_solver
 from tinylatent.engine.controls import Shuffled
 from tinylatent.engine.plan import ANSWER, Segment
 from tinylatent.engine.rollout import rollout

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from tasks.arithmetic import Arithmetic
+from tinylatent_tasks.arithmetic import Arithmetic
 
 # By hand, modulo 17: 3 + 5 = 8; 8 * 2 = 16; 16 - 9 = 7; 7 * 4 = 28 = 17 + 11.
 HAND = [3, 0, 5, 2, 2, 1, 9, 2, 4]
@@ -140,15 +139,15 @@ def test_the_order_of_operators_means_nothing():
     assert set(np.unique(Arithmetic(operators="*+").problems(50, 3)[:, 1::2])) == {0, 2}
 
 
-def test_the_ladder_shares_vocabulary_and_positions():
-    assert Arithmetic().ladder() == {}
-    task = Arithmetic(operations=3, room=5)
-    ladder = task.ladder()
-    assert list(ladder) == [3, 4, 5]
-    for operations, rung in ladder.items():
-        assert (rung.vocabulary, rung.positions, rung.operations) == (task.vocabulary, task.positions, operations)
+def test_all_levels_share_vocabulary_and_positions():
+    assert Arithmetic().levels() == {}
+    task = Arithmetic(operations=3, capacity=5)
+    levels = task.levels()
+    assert list(levels) == [3, 4, 5]
+    for operations, level in levels.items():
+        assert (level.vocabulary, level.positions, level.operations) == (task.vocabulary, task.positions, operations)
     assert task.positions == Arithmetic(operations=5).positions
-    assert task.holding(JSON) == ladder[4]
+    assert task.holding(JSON) == levels[4]
 
 
 def test_problems_and_answers_as_json():
@@ -196,8 +195,8 @@ def test_the_fitting_task_has_the_modulus_that_is_named_or_the_default():
         ({"operators": "++"}, "each once"),
         ({"operators": "+/"}, r"operators is '\+/'"),
         ({"operators": ["+"]}, "each once"),
-        ({"room": 3}, "room is 3"),
-        ({"room": 11}, "room is 11"),
+        ({"capacity": 3}, "capacity is 3"),
+        ({"capacity": 11}, "capacity is 11"),
     ],
     ids=str,
 )

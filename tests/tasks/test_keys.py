@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from tasks.keys import derived_seed, hashed_fraction, lowest_fraction, stable_hash, uniform_integers
+from tinylatent_tasks.keys import derived_seed, hashed_fraction, lowest_fraction, stable_hash, uniform_integers
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 SEEDS = st.integers(-5, 2**64)

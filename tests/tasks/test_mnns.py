@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from tasks import MNNS
-from tasks.choice_sums_slowly import mnns_frontier_slowly as frontier_slowly
-from tasks.choice_sums_slowly import solve_mnns_slowly as solve_slowly
-from tasks.mnns import NOT_A_SUM
+from tinylatent_tasks import MNNS
+from tinylatent_tasks.choice_sums_slowly import mnns_frontier_slowly as frontier_slowly
+from tinylatent_tasks.choice_sums_slowly import solve_mnns_slowly as solve_slowly
+from tinylatent_tasks.mnns import NOT_A_SUM
 
 RULES = ("absolute", "nonnegative")
 
@@ -21,10 +20,10 @@ def tasks_with_rows(draw, most_digits=6):
     digits = draw(st.integers(1, most_digits))
     low = draw(st.integers(1, 30))
     high = draw(st.integers(low, 30))
-    room = draw(st.none() | st.integers(digits, digits + 2))
+    capacity = draw(st.none() | st.integers(digits, digits + 2))
     row = st.lists(st.integers(low, high), min_size=digits, max_size=digits)
     rows = draw(st.lists(row, max_size=4))
-    return MNNS(digits, low, high, room), np.array(rows, np.int64).reshape(-1, digits)
+    return MNNS(digits, low, high, capacity), np.array(rows, np.int64).reshape(-1, digits)
 
 
 def as_dictionary(task, share_V):
@@ -182,14 +181,14 @@ def test_twelve_digits_and_large_integers_keep_their_mass_over_several_chunks(bu
         assert [as_dictionary(task, share_V) for share_V in frontier_PTV[index]] == expected_float32
 
 
-def test_room_widens_the_vocabulary_without_changing_the_frontier():
-    small, roomy, long = MNNS(digits=4), MNNS(digits=4, room=6), MNNS(digits=6)
-    assert roomy.vocabulary == long.vocabulary
-    assert roomy.positions == long.positions == 13
+def test_capacity_widens_the_vocabulary_without_changing_the_frontier():
+    small, large, long = MNNS(digits=4), MNNS(digits=4, capacity=6), MNNS(digits=6)
+    assert large.vocabulary == long.vocabulary
+    assert large.positions == long.positions == 13
     rows = small.problems(50, 0)
-    narrow, wide = small.frontier(rows), roomy.frontier(rows)
+    narrow, wide = small.frontier(rows), large.frontier(rows)
     sums = np.arange(-36, 37)
-    assert np.array_equal(wide[..., roomy.sum_ids(sums)], narrow[..., small.sum_ids(sums)])
+    assert np.array_equal(wide[..., large.sum_ids(sums)], narrow[..., small.sum_ids(sums)])
     assert np.array_equal(wide.sum(axis=2), np.ones((50, 4)))
 
 
@@ -203,7 +202,7 @@ def test_permuted_problems_share_key_and_answer(task_rows, random):
 
 
 def test_tokens_and_numbers_invert_each_other():
-    task = MNNS(digits=3, low=2, high=7, room=4)
+    task = MNNS(digits=3, low=2, high=7, capacity=4)
     sums, numbers = np.arange(-28, 29), np.arange(2, 8)
     assert np.array_equal(task.sum_values(task.sum_ids(sums)), sums)
     assert [task.vocabulary.tokens[id_] for id_ in task.sum_ids(sums)] == [f"{total:+d}" for total in sums]

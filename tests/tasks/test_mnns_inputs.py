@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from tasks import MNNS
-from tasks.keys import hashed_fraction
+from tinylatent_tasks import MNNS
+from tinylatent_tasks.keys import hashed_fraction
 
 SEEDS = st.integers(0, 2**32)
 PROBLEM = [3, 5, 2, 8]

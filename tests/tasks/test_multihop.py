@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from tasks import MultiHop
+from tinylatent_tasks import MultiHop
 
 
 def states(task, share_V):
@@ -105,10 +104,11 @@ def tasks(draw):
     branching = draw(st.integers(1, 3))
     hops = draw(st.integers(1, {1: 6, 2: 4, 3: 3}[branching]))
     nodes = branching + 1 + draw(st.integers(0, 5))
-    room = draw(st.none() | st.integers(hops, hops + 2))
-    return MultiHop(hops, draw(st.integers(1, hops)), nodes, branching, draw(st.booleans()), room)
+    capacity = draw(st.none() | st.integers(hops, hops + 2))
+    return MultiHop(hops, draw(st.integers(1, hops)), nodes, branching, draw(st.booleans()), capacity)
 
 
+@pytest.mark.slow
 def test_ten_thousand_random_problems_agree_with_all_walks():
     seen = Counter()
 
@@ -218,37 +218,37 @@ def test_keys_of_ambiguous_lookups_ignore_the_order_of_facts_alone():
 
 
 @pytest.mark.parametrize("nodes", [4, 7, 8, 9])
-def test_rungs_agree_on_what_counts_as_the_same(nodes):
-    """Seven nodes make nearly classes enough, eight do; each rung keys as the task does, so that hold-outs are held."""
-    task = MultiHop(nodes=nodes, room=6)
+def test_levels_agree_on_what_counts_as_the_same(nodes):
+    """Seven nodes make nearly classes enough, eight do; every level has the task's keys: hold-outs stay held out."""
+    task = MultiHop(nodes=nodes, capacity=6)
     rows = task.problems(200, 0)
-    for hops, rung in task.ladder().items():
-        assert rung.quotiented == task.quotiented
+    for hops, level in task.levels().items():
+        assert level.quotiented == task.quotiented
         same = np.column_stack([rows[:, :1], np.full((200, 1), hops), rows[:, 2:]])
-        assert np.array_equal(rung.key(same), task.key(rows))
+        assert np.array_equal(level.key(same), task.key(rows))
 
 
 @pytest.mark.parametrize("branching", [1, 2])
-def test_the_ladder_shares_vocabulary_and_positions(branching):
-    task = MultiHop(hops=3, least=2, nodes=6, branching=branching, room=5)
-    ladder = task.ladder()
-    assert list(ladder) == [2, 3, 4, 5]
-    for hops, rung in ladder.items():
-        assert (rung.vocabulary, rung.positions) == (task.vocabulary, task.positions)
-        batch = rung.batch(rung.problems(30, 0))
+def test_all_levels_share_vocabulary_and_positions(branching):
+    task = MultiHop(hops=3, least=2, nodes=6, branching=branching, capacity=5)
+    levels = task.levels()
+    assert list(levels) == [2, 3, 4, 5]
+    for hops, level in levels.items():
+        assert (level.vocabulary, level.positions) == (task.vocabulary, task.positions)
+        batch = level.batch(level.problems(30, 0))
         assert (batch.steps_B == hops).all()
         assert batch.prompt_mask_BN.all()
         assert batch.prompt_BN.shape[1] + hops <= task.positions
     assert batch.prompt_BN.shape[1] + hops == task.positions
-    assert MultiHop().ladder() == {}
+    assert MultiHop().levels() == {}
 
 
-def test_room_does_not_change_the_problems():
-    narrow, roomy = MultiHop(), MultiHop(room=6)
-    assert roomy.positions == narrow.positions + 6
+def test_capacity_does_not_change_the_problems():
+    narrow, wider = MultiHop(), MultiHop(capacity=6)
+    assert wider.positions == narrow.positions + 6
     rows = narrow.problems(50, 0)
-    assert np.array_equal(roomy.problems(50, 0), rows)
-    assert np.array_equal(roomy.frontier(rows), narrow.frontier(rows))
+    assert np.array_equal(wider.problems(50, 0), rows)
+    assert np.array_equal(wider.frontier(rows), narrow.frontier(rows))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -296,4 +296,4 @@ def test_bad_budgets_are_refused(budget):
 def test_more_walks_than_can_be_listed_are_refused():
     assert MultiHop(hops=12, nodes=3, branching=2).hops == 12
     with pytest.raises(ValueError, match="16,777,216 walks, but at most 4,096"):
-        MultiHop(hops=3, room=12, nodes=8, branching=4)
+        MultiHop(hops=3, capacity=12, nodes=8, branching=4)

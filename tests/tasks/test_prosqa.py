@@ -7,8 +7,7 @@ from pathlib import Path
 import networkx as nx
 import numpy as np
 import pytest
-
-from tasks.prosqa import pose, read_items
+from tinylatent_tasks.prosqa import pose, read_items
 
 SMALL = Path(__file__).parents[1] / "data" / "prosqa_small.json"
 PUBLISHED = Path(__file__).parents[2].parent / "shared/data/prosqa_valid.json"

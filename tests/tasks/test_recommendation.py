@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from tasks.recommendation import Recommendation
-from tasks.recommendation_slowly import posterior_slowly, predictive_slowly, rule_slowly
+from tinylatent_tasks.recommendation import Recommendation
+from tinylatent_tasks.recommendation_slowly import posterior_slowly, predictive_slowly, rule_slowly
 
 # By hand: 8 items (category, brand, number), all equally popular; the two intents look at lags 1 and 3, or 1 and 4.
 # The user begins with 0 = (0,0,0), 3 = (0,1,1), 5 = (1,0,1), 6 = (1,1,0). The rules then foretell, with the category of
@@ -120,6 +119,7 @@ def test_the_default_shop_is_as_documented():
     assert [task.say(ids) for ids in task.answer_ids(np.arange(300))] == titles
 
 
+@pytest.mark.slow
 def test_exact_fractions_agree_on_ten_thousand_problems_of_random_settings():
     compared = 0
 

@@ -10,8 +10,7 @@ from classifier import accuracy_of_logistic_regression
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
-
-from tasks import SubsetSum
+from tinylatent_tasks import SubsetSum
 
 
 def states(task, share_V):
@@ -94,6 +93,7 @@ def tasks(draw):
     return SubsetSum(numbers, draw(st.integers(1, 30)), draw(st.none() | st.integers(numbers, numbers + 2)))
 
 
+@pytest.mark.slow
 def test_ten_thousand_random_problems_agree_with_all_subsets():
     seen = Counter()
 
@@ -128,6 +128,7 @@ def test_ten_thousand_random_problems_agree_with_all_subsets():
     assert min(seen.values()) >= 2000
 
 
+@pytest.mark.slow
 def test_two_hundred_answers_equal_an_integer_programme():
     """Mixed-integer programming knows nothing of sums: the largest sum of at most the target is the target, or not."""
     task = SubsetSum(numbers=10, high=200)
@@ -155,6 +156,7 @@ def test_targets_lie_inside_the_window_and_answers_are_balanced():
         assert abs(task.answer(rows).mean() - 0.5) < 0.025, task
 
 
+@pytest.mark.slow
 def test_targets_of_both_kinds_look_alike():
     """A logistic regression on place, parity and distances, and their squares, is right in 53 % of problems.
 
@@ -255,16 +257,16 @@ def test_problems_that_are_not_permutations_have_keys_of_their_own():
     assert len(np.unique(task.key(rows))) == len(distinct) == 20 * 13
 
 
-def test_the_ladder_shares_vocabulary_and_positions():
-    task = SubsetSum(numbers=4, room=6)
-    ladder = task.ladder()
-    assert list(ladder) == [4, 5, 6]
-    for numbers, rung in ladder.items():
-        assert (rung.vocabulary, rung.positions) == (task.vocabulary, task.positions)
-        batch = rung.batch(rung.problems(20, 0))
+def test_all_levels_share_vocabulary_and_positions():
+    task = SubsetSum(numbers=4, capacity=6)
+    levels = task.levels()
+    assert list(levels) == [4, 5, 6]
+    for numbers, level in levels.items():
+        assert (level.vocabulary, level.positions) == (task.vocabulary, task.positions)
+        batch = level.batch(level.problems(20, 0))
         assert (batch.steps_B == numbers + 1).all()
         assert batch.prompt_BN.shape[1] + numbers + 1 <= task.positions
-    assert SubsetSum().ladder() == {}
+    assert SubsetSum().levels() == {}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

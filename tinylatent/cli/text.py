@@ -12,20 +12,21 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 import tyro
+from tinylatent_tasks import MNNS
+from tinylatent_tasks.checks import short
+from tinylatent_tasks.prosqa import pose, read_items
 
-from tasks import REGISTRY
-from tasks.checks import short
-from tasks.prosqa import pose, read_items
 from tinylatent.cli.choices import AnyTask
 from tinylatent.core.files import write_text
 from tinylatent.evaluation.statistics import accuracy_interval, cluster_counts
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.run import load
+from tinylatent.lab.folders import load
+from tinylatent.lab.tasks import TASKS
 from tinylatent.objectives.method import Model
 from tinylatent.objectives.speakers import Symbols
 
@@ -37,7 +38,7 @@ Line = tuple[str, Any]
 class Export:
     """Problems of a task as JSON lines, each with its question in English, for any language model to answer."""
 
-    task: AnyTask = field(default_factory=REGISTRY["mnns"])
+    task: AnyTask = field(default_factory=MNNS)
     """What to export."""
     count: int = 100
     """How many problems."""
@@ -182,7 +183,7 @@ class Predict:
 
 
 def _held(task: Any, place: str, value: Any) -> tuple[Any, np.ndarray]:
-    """The task of the ladder that holds a problem, and the problem; a line of `export` holds it as "problem"."""
+    """The task that holds a problem, at whatever difficulty, and the problem; in a line of `export` it is "problem"."""
     exported = isinstance(value, dict) and "problem" in value
     item = value["problem"] if exported else value
     if exported and value.get("task", task.name) != task.name:
@@ -280,12 +281,13 @@ def _exported(lines: dict[Any, Line]) -> Iterator[tuple[Any, Any, np.ndarray]]:
 def _task(value: dict[str, Any]) -> Any:
     """The task that an exported line names; ValueError where there is none with these settings."""
     name, settings = value["task"], value["settings"]
-    if not isinstance(name, str) or name not in REGISTRY:
-        raise ValueError(f"the task is {short(name)}; expected one of {', '.join(REGISTRY)}")
-    fields = {field.name for field in dataclasses.fields(cast(Any, REGISTRY[name]))}
+    if not isinstance(name, str) or name not in TASKS:
+        raise ValueError(f"the task is {short(name)}; expected one of {', '.join(TASKS)}")
+    kind: Any = TASKS[name]
+    fields = {field.name for field in dataclasses.fields(kind)}
     if not isinstance(settings, dict) or not settings.keys() <= fields:
         raise ValueError(f"the settings are {short(settings)}; {name} has {', '.join(sorted(fields))}")
-    return REGISTRY[name](**settings)
+    return kind(**settings)
 
 
 def _check_symbols(symbols: Any, problem: dict[str, Any]) -> None:

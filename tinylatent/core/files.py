@@ -1,10 +1,12 @@
-"""Files that are whole or absent: atomic writes, JSON, and folders held by one process."""
+"""Files that are whole or absent: atomic writes, JSON, and locks on folders."""
 
 import contextlib
 import fcntl
 import json
 import os
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ class DamagedError(ValueError):
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and vanishes otherwise."""
+    """Yields a temporary path beside `path`; renames it to `path` if the block succeeds, deletes it if it raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
@@ -85,17 +87,48 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+_ours: set[tuple[str, int]] = set()  # folders that a thread of this process has locked
+PATIENCE_S = 0.2
+"""Seconds to wait for a folder that somebody only looks at."""
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder for one process while the block runs; the lock goes with the process, however that ends.
+    """Locks a folder for this thread while the block runs; the system frees the lock if the process dies.
+
+    A block within a block that locked the same folder changes nothing.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process or thread has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"{folder} is in use by another process: wait for it to end, or stop it") from None
+    own = (str(folder.resolve()), threading.get_ident())
+    if own in _ours:
         yield
+        return
+    with (folder / ".lock").open("w") as handle:
+        for last in (False, True):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if last:
+                    raise ValueError(f"{folder} is in use by another process: wait for it to end, or stop it") from None
+                time.sleep(PATIENCE_S)  # `is_locked` takes it for an instant
+        _ours.add(own)
+        try:
+            yield
+        finally:
+            _ours.discard(own)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether somebody has locked a folder."""
+    try:
+        with (folder / ".lock").open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody ever did
+        return False
+    return False

@@ -5,25 +5,33 @@ import hashlib
 import json
 from typing import Any
 
-LATER = {"later": True}
-"""Metadata of a dataclass field that first records lack: it stands in an identity only where it is not its default, so
-that those records keep theirs."""
-
 
 def identity(values: Any) -> str:
-    """Twelve hexadecimal digits that stand for a JSON value, the same for equal values."""
+    """The hash of a JSON value in twelve hexadecimal digits; equal values have equal hashes."""
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
 def checksum(data: bytes) -> str:
-    """A hexadecimal digest of 128 bits."""
+    """The hash of bytes, 128 bits in hexadecimal."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """A dataclass as a JSON object: tuples as lists, fields marked LATER left out where they are at their default."""
-    fields = [
-        f for f in dataclasses.fields(value) if not ("later" in f.metadata and getattr(value, f.name) == f.default)
-    ]
-    values = {field.name: getattr(value, field.name) for field in fields}
-    return {name: list(each) if isinstance(each, tuple) else each for name, each in values.items()}
+    """A dataclass as a JSON object of the fields that differ from their defaults; tuples become lists.
+
+    So a field that is added later, with a default, does not change the identity of earlier values.
+    """
+    found = {}
+    for field in dataclasses.fields(value):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        given = getattr(value, field.name)
+        if isinstance(default, float) and type(given) is int:
+            given = float(given)  # 1 and 1.0 are the same value
+        if given != default:
+            found[field.name] = _listed(given)
+    return found
+
+
+def _listed(value: Any) -> Any:
+    """The value with lists for tuples, inside one another too."""
+    return [_listed(each) for each in value] if isinstance(value, tuple) else value

@@ -1,6 +1,7 @@
-"""Registries: what is installed under an entry-point group, by name, loaded when it is asked for."""
+"""Registries: the installed entry points of a group by name, loaded on first use."""
 
 import importlib.metadata
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Generic, TypeVar
@@ -8,46 +9,90 @@ from typing import Generic, TypeVar
 Kind = TypeVar("Kind")
 
 
+class PluginWarning(UserWarning):
+    """An installed entry point cannot be loaded and is left out; the message names it and its package."""
+
+
 class Registry(Mapping[str, Kind], Generic[Kind]):
     """The entry points of a group, as a mapping from names to what they load.
 
+    Asking for one name raises ValueError if it cannot be loaded; `loaded` warns and leaves it out.
+
     Args:
-        group: of the entry points, such as "tinylatent.methods".
-        word: what one of them is called in messages.
+        group: name of the entry-point group, such as "tinylatent.methods".
+        word: what messages call one entry, such as "method".
+        named: whether loaded objects have a `name`, which must equal their entry's.
     """
 
-    def __init__(self, group: str, word: str):
-        self.group, self.word = group, word
-        self._loaded: dict[str, Kind] = {}
+    def __init__(self, group: str, word: str, named: bool = False):
+        self.group, self.word, self.is_named = group, word, named
+        self._found: dict[str, Kind] = {}
 
     @cached_property
-    def _points(self) -> dict[str, importlib.metadata.EntryPoint]:
+    def points(self) -> dict[str, importlib.metadata.EntryPoint]:
+        """All entry points of the group by name, not loaded.
+
+        Raises:
+            ValueError: two packages register the same name.
+        """
         found: dict[str, importlib.metadata.EntryPoint] = {}
         for point in importlib.metadata.entry_points(group=self.group):
             other = found.get(point.name)
             if other is not None and other.value != point.value:
-                owners = " and ".join(each.dist.name if each.dist else "unknown" for each in (other, point))
                 raise ValueError(
-                    f"two packages register a {self.word} {point.name!r}: {owners}; uninstall one, or rename its entry"
+                    f"two packages register a {self.word} {point.name!r}: {_owner(other)} and {_owner(point)}; "
+                    "uninstall one, or rename its entry"
                 )
             found[point.name] = point
         return found
 
     def __getitem__(self, name: str) -> Kind:
-        if name not in self._loaded:
-            point = self._points[name]
+        if name not in self._found:
+            point = self.points[name]
             try:
-                self._loaded[name] = point.load()
+                found = point.load()
             except Exception as error:
-                owner = point.dist.name if point.dist else "an unknown package"
                 raise ValueError(
-                    f"the {self.word} {name!r} of {owner} cannot be loaded from {point.value} ({type(error).__name__}: "
-                    f"{error}): mend or uninstall it"
+                    f"the {self.word} {name!r} of {_owner(point)} cannot be loaded from {point.value} "
+                    f"({type(error).__name__}: {error}): repair or uninstall it"
                 ) from error
-        return self._loaded[name]
+            own = getattr(found, "name", None)
+            if self.is_named and own != name:
+                raise ValueError(
+                    f"the {self.word} {name!r} of {_owner(point)} is named {own!r} in {point.value}: give both one name"
+                )
+            self._found[name] = found
+        return self._found[name]
+
+    def loaded(self) -> dict[str, Kind]:
+        """All entries that can be loaded, by name; gives a PluginWarning for every other one."""
+        found = {}
+        for name in self:
+            try:
+                found[name] = self[name]
+            except ValueError as error:
+                warnings.warn(f"left out: {error}", PluginWarning, stacklevel=2)
+        return found
+
+    def named(self, name: str) -> Kind:
+        """The entry of this name.
+
+        Raises:
+            ValueError: there is none, or it cannot be loaded; the message lists the known names.
+        """
+        if name not in self:
+            raise ValueError(f"unknown {self.word} {name!r}: expected one of {', '.join(self)}")
+        return self[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.points
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._points))
+        return iter(sorted(self.points))
 
     def __len__(self) -> int:
-        return len(self._points)
+        return len(self.points)
+
+
+def _owner(point: importlib.metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist else "an unknown package"

@@ -1,8 +1,8 @@
 """Randomness by purpose: every random number is a pure function of a seed, a row and a step.
 
-Two tools. `derive` turns (root seed, purpose) into an independent seed, so that split, init, order and sampling can
-each be varied alone. `Streams` hands every row of a batch its own stream of uniforms, so that a problem draws the same
-numbers in whatever batch it stands. Nothing here, or anywhere else in the package, touches a global generator.
+`derive` turns (root seed, purpose) into an independent seed, so that split, init, order and sampling can be varied one
+at a time. `Streams` gives every row of a batch its own stream of uniforms, so that a problem draws the same numbers
+whatever batch it is in. Nothing in the package uses a global generator.
 
 Letters: B rows.
 """
@@ -21,7 +21,7 @@ PURPOSES = ("split", "init", "order", "sampling")
 
 @dataclass(frozen=True)
 class Seeds:
-    """One root seed per purpose: equal by default, and each may be varied alone."""
+    """One root seed per purpose; vary one to vary that purpose alone."""
 
     split: int = 0
     """Which problems are held out."""
@@ -83,13 +83,13 @@ def mix(x: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
 
 
 def _uniform(state: Tensor) -> Tensor:
-    """A uniform in (0, 1) from each state: exact; with one more bit the largest would round to 1."""
+    """A uniform in (0, 1) from each state, of 52 bits: with one more the largest would round to 1."""
     return (_shift(mix(state), 12).double() + 0.5) * 2.0**-52
 
 
 @lru_cache(maxsize=1024)
 def _mixed(start: int, count: int, device: torch.device) -> Tensor:
-    """mix of start, start + 1, ...: the same few numbers are asked for at every step."""
+    """mix(start), mix(start + 1), ...; cached, since every step asks for the same few numbers."""
     return mix(torch.arange(start, start + count, device=device))
 
 
@@ -122,14 +122,14 @@ class Streams:
         return _uniform(self.step_B[:, None] ^ draws)
 
     def branch(self) -> "Streams":
-        """Streams of their own for draws whose number is not known in advance; counts as one draw of every row."""
+        """Independent streams for an unknown number of draws, as in rejection sampling; counts as one draw of a row."""
         child = object.__new__(Streams)
         child.root_B = child.step_B = mix(self.step_B ^ mix(torch.full_like(self.step_B, -1 - self.draw)))
         child.draw, self.draw = 0, self.draw + 1
         return child
 
     def derived(self, *parts: int | str) -> "Streams":
-        """Independent streams for the same rows, such as those of another round: a rollout begins at its first step."""
+        """Independent streams for the same rows, at step 0; `parts` name their purpose, such as a round of search."""
         child = object.__new__(Streams)
         child.root_B = mix(self.root_B ^ _signed(derive(0, *parts)))
         child.at(0)
@@ -138,13 +138,13 @@ class Streams:
     def repeated(self, times: int) -> "Streams":
         """Independent streams for `times` rollouts of every row, side by side."""
         child = object.__new__(Streams)
-        place_B = torch.arange(times, device=self.root_B.device).repeat(len(self.root_B))
-        child.root_B = mix(self.root_B.repeat_interleave(times) ^ mix(place_B))
+        copy_B = torch.arange(times, device=self.root_B.device).repeat(len(self.root_B))
+        child.root_B = mix(self.root_B.repeat_interleave(times) ^ mix(copy_B))
         child.at(0)
         return child
 
     def pick(self, rows_M: Int[Tensor, " M"], draws_M: Int[Tensor, " M"]) -> Float[Tensor, " M"]:
-        """The uniforms of some rows at some numbers of draw."""
+        """The uniforms that rows have at given draw numbers of this step."""
         return _uniform(self.step_B[rows_M] ^ mix(draws_M))
 
     def normal(self, count: int = 1) -> Float[Tensor, "B count"]:

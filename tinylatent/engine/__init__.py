@@ -1,1 +1,1 @@
-"""Engine: plans of thoughts run over a model, and the one record of what happened."""
+"""Engine: runs plans of thoughts over a model and records them as traces."""

@@ -1,4 +1,4 @@
-"""Controls: wrap any thought and ask whether its latent part matters. The token part stays, choice and probability too.
+"""Controls: replace the latent part of a thought, to test whether it matters. Action, probability and token stay.
 
 Letters: B rows, D width, G rollouts of a group; `*rows` is B, or B T for a whole segment.
 """
@@ -15,44 +15,46 @@ from tinylatent.engine.thought import Action, State, Thought
 
 
 class Control(Thought):
-    """Base of the controls: samples like the thought inside, then feeds another latent part.
+    """Base of all controls: samples as the wrapped thought does, then replaces the latent part of the input.
 
     Raises:
-        ValueError: the thought inside has no latent part, so there is nothing to replace.
+        ValueError: the wrapped thought has no latent part, so there is nothing to replace.
     """
 
     def __init__(self, inner: Thought):
         super().__init__()
         if not inner.has_latent:
-            raise ValueError(f"{type(inner).__name__} has no latent part to replace: controls pass it by")
+            raise ValueError(
+                f"{type(inner).__name__} has no latent part to replace: wrap one that has, or use controlled(plan)"
+            )
         self.inner, self.has_latent = inner, True
         self.parallel, self.needs_streams = inner.parallel, inner.needs_streams
         self.reads_history, self.mixes_table = inner.reads_history, inner.mixes_table
 
     def sample(self, state: State, streams: Streams | None) -> Action:
-        """The action of the thought inside."""
+        """The action of the wrapped thought."""
         return self.inner.sample(state, streams)
 
     def log_prob(self, state: State, action: Action) -> Float[Tensor, "*rows"]:
-        """That of the thought inside: a control changes what is fed, not what was chosen."""
+        """The wrapped thought's: a control changes the input, not the action."""
         return self.inner.log_prob(state, action)
 
     def token(self, action: Action) -> Int[Tensor, "*rows"] | None:
-        """The token of the thought inside."""
+        """The token of the wrapped thought."""
         return self.inner.token(action)
 
     def latent(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
-        """What is fed instead of the latent of the thought inside."""
+        """The latent part that replaces the wrapped thought's."""
         latent = self.inner.latent(state, action)
         assert latent is not None, "a thought that has a latent part gives one"
         return self.replaced(latent, state, action)
 
     def compose(self, state: State, action: Action, latent: Tensor | None) -> Float[Tensor, "*rows D"]:
-        """As the thought inside composes it."""
+        """The next input, composed as by the wrapped thought."""
         return self.inner.compose(state, action, latent)
 
     def replaced(self, latent: Tensor, state: State, action: Action) -> Float[Tensor, "*rows D"]:
-        """The other latent part."""
+        """The replacement of `latent`; TypeError if the subclass defines none."""
         raise TypeError(f"{type(self).__name__} does not define replaced")
 
 
@@ -64,7 +66,7 @@ class Noise(Control):
         self.needs_streams = True
 
     def sample(self, state: State, streams: Streams | None) -> Action:
-        """The action of the thought inside, and a normal vector."""
+        """The action of the wrapped thought, and a normal vector."""
         assert streams is not None, "the engine demands streams for sampling thoughts"
         action = self.inner.sample(state, streams)
         noise_BD = streams.normal(state.hidden.shape[-1]).to(state.hidden)
@@ -74,22 +76,20 @@ class Noise(Control):
         """The noise, scaled to the latent's norm.
 
         Raises:
-            ValueError: the action was given without any.
+            ValueError: the action was given, so it holds no noise.
         """
         if "noise" not in action.values:
-            raise ValueError("noise is drawn where a step is sampled, and given actions have none: roll the plan out")
+            raise ValueError("a given action holds no noise, which is drawn when a step is sampled: use rollout")
         return action["noise"] * (latent.norm(dim=-1, keepdim=True) / action["noise"].norm(dim=-1, keepdim=True))
 
 
 class Shuffled(Control):
-    """The latent of another problem: by default of the problem before, else of the rows that are named.
+    """The latent of another problem: by default of the previous one in the batch.
 
     Args:
-        inner: the thought.
-        source_B: prompt whose latent each prompt is fed, one may name itself; rollouts of a group keep their places.
-
-    Raises:
-        ValueError: without named rows, when the batch holds a single problem, so there is no other to take from.
+        inner: the wrapped thought.
+        source_B: for every prompt the index of the prompt whose latent it gets (its own is allowed); rollout i of its
+            group gets the latent of rollout i of the other's.
     """
 
     def __init__(self, inner: Thought, source_B: Int[Tensor, " B"] | None = None):
@@ -97,7 +97,11 @@ class Shuffled(Control):
         self.source_B = source_B
 
     def replaced(self, latent: Tensor, state: State, action: Action) -> Float[Tensor, "*rows D"]:
-        """The other row's latent."""
+        """The other problem's latent.
+
+        Raises:
+            ValueError: there is a single problem in the batch, and no source_B.
+        """
         if self.source_B is not None:
             source_B = self.source_B.repeat_interleave(state.group) * state.group
             return latent[source_B + torch.arange(len(source_B), device=source_B.device) % state.group]
@@ -107,7 +111,7 @@ class Shuffled(Control):
 
 
 class Zero(Control):
-    """The zero vector."""
+    """The zero vector in place of the latent."""
 
     def replaced(self, latent: Tensor, state: State, action: Action) -> Float[Tensor, "*rows D"]:
         """Zeros."""
@@ -120,7 +124,7 @@ CONTROLS: dict[str, type[Control]] = {"noise": Noise, "shuffled": Shuffled, "zer
 def controlled(plan: Plan, control: str) -> Plan:
     """The plan with the latent part of every thought replaced by a control: "noise", "shuffled" or "zero".
 
-    Thoughts without a latent part stay as they are; a plan of such alone is not changed.
+    Thoughts without a latent part are not wrapped.
 
     Raises:
         ValueError: unknown control.

@@ -1,7 +1,7 @@
-"""Distributions that thoughts draw from, each row from its own stream: categorical, gamma, Dirichlet.
+"""Distributions that thoughts sample from, every row from its own stream: categorical, gamma, Dirichlet.
 
-The Dirichlet lives in log space throughout. Samplers that return the simplex point itself clamp what is too small to
-be told from zero, and its logarithm is then wrong: the mean score of a logit, which is 0, comes out several units off.
+The Dirichlet is sampled and scored in log space. A sampler that returns the simplex point clamps components near zero,
+and their logarithms are then wrong: the mean score of a logit, which should be 0, is off by several units.
 
 Letters: B rows, V vocabulary, K samples, M pairs of a row and a component.
 """
@@ -15,19 +15,19 @@ from torch import Tensor
 
 from tinylatent.core.seeds import Streams
 
-DIVERGED = "there is nothing to sample from: the logits are not finite, training diverged; lower training.rate"
+DIVERGED = "there is nothing to sample from: the logits are not finite, training diverged; lower training.learning_rate"
 FLOOR = 1e-30
-"""Concentrations below this count as this much: the log of a component is then a float32."""
+"""Smaller concentrations are raised to this, so that the log of a component fits float32."""
 
 
 def categorical(
     streams: Streams, logits_BV: Float[Tensor, "B V"], count: int = 1
 ) -> tuple[Int[Tensor, "B count"], Float[Tensor, "B count"]]:
-    """`count` independent draws from softmax(logits), by inverting the cumulative distribution, and their logarithms of
-    probability in float64, without a graph.
+    """`count` independent draws from softmax(logits) by inverting the cumulative distribution, and their
+    log-probabilities in float64, without a graph.
 
     Raises:
-        ValueError: a row of logits is no distribution: the weights have diverged.
+        ValueError: logits are not finite: training diverged.
     """
     p_BV = F.softmax(logits_BV.detach().double(), dim=-1)
     cumulative_BV = p_BV.cumsum(-1)
@@ -43,11 +43,11 @@ def log_gamma(streams: Streams, shape_BV: Float[Tensor, "B V"]) -> Float[Tensor,
     """The logarithm of a gamma variate (scale 1) for every shape > 0, in float64.
 
     Marsaglia and Tsang 2000: rejection for shape + 1, then the boost log gamma(shape) = log gamma(shape + 1) +
-    log(uniform) / shape, which never leaves log space. A row's numbers depend on the row alone: the draws of every
-    attempt have numbers of their own. No gradient flows through a draw.
+    log(uniform) / shape, all in log space. A row's result depends on the row alone: every attempt has draw numbers of
+    its own. No gradient flows through a draw.
 
     Raises:
-        ValueError: a shape is no positive number: the weights have diverged.
+        ValueError: a shape is not positive and finite: training diverged.
     """
     if not ((shape_BV > 0) & shape_BV.isfinite()).all():
         raise ValueError(DIVERGED)
@@ -58,7 +58,7 @@ def log_gamma(streams: Streams, shape_BV: Float[Tensor, "B V"]) -> Float[Tensor,
     attempt = 0
     while len(left_M):
         row_M, draw_M = left_M // width, 4 * (attempt * width + left_M % width)
-        u, v, w, boost = (own.pick(row_M, draw_M + place) for place in range(4))
+        u, v, w, boost = (own.pick(row_M, draw_M + index) for index in range(4))
         normal_M = (-2 * u.log()).sqrt() * (2 * math.pi * v).cos()
         centre_M = shape_M[left_M] + 2 / 3
         cube_M = (1 + normal_M / (9 * centre_M).sqrt()) ** 3
@@ -77,7 +77,7 @@ def log_concentration(logits: Float[Tensor, "*rows V"], gamma: float) -> Float[T
 
 
 def log_dirichlet(streams: Streams, log_concentration_BV: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-    """The logarithm of a draw from the Dirichlet distribution, in the type of the concentrations."""
+    """The logarithm of a draw from the Dirichlet distribution, in the dtype of the concentrations."""
     log_g_BV = log_gamma(streams, log_concentration_BV.double().exp())
     return F.log_softmax(log_g_BV, -1).to(log_concentration_BV)
 
@@ -91,5 +91,5 @@ def dirichlet_log_density(
     without it they would drown where a component's logarithm is -1e30.
     """
     concentration = log_concentration.exp()
-    each = log_concentration - torch.lgamma(concentration + 1) + concentration * log_a
-    return torch.lgamma(concentration.sum(-1)) + each.sum(-1)
+    terms = log_concentration - torch.lgamma(concentration + 1) + concentration * log_a
+    return torch.lgamma(concentration.sum(-1)) + terms.sum(-1)

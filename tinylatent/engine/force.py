@@ -1,7 +1,7 @@
-"""Force: plans whose actions are all given, in one parallel forward where the thoughts allow it.
+"""Force: runs plans whose actions are all given, in one parallel forward where the thoughts allow it.
 
-Teacher forcing is `force`. `replay` forces what an earlier trace did, under the weights of today, and if asked reads
-its actions another way: HRPO's reference sees the tokens of a gated thought only.
+`force` is teacher forcing. `replay` forces the actions of an earlier trace under the current weights; another thought
+may make the inputs, as in HRPO's reference policy, which sees only the tokens of a gated thought.
 
 Letters: B rows, N prompt, T steps of the plan, S all slots (N + T), D width.
 """
@@ -21,7 +21,7 @@ from tinylatent.models.backbone import Backbone, Edit, Table
 
 
 class Unseen(State):
-    """The state of a thought that reads only its action, as those that say `parallel` do."""
+    """The state for thoughts with `parallel`, whose input depends on the action alone; it holds no hidden states."""
 
     def __init__(self, table: Table, group: int):
         object.__setattr__(self, "table", table)
@@ -29,7 +29,7 @@ class Unseen(State):
 
     def __getattr__(self, name: str) -> Any:
         raise ValueError(
-            f"a thought that says parallel reads {name} of its state to make its input: set parallel False"
+            f"a thought with parallel True reads {name} of its state to make its input: set parallel False"
         )
 
 
@@ -45,8 +45,11 @@ def force(
 ) -> Trace:
     """Runs a plan whose actions are all given, keeping the graph: one forward if every thought is parallel.
 
-    Equal to `rollout(..., grad=True)` of the same plan, in values and gradients; only under torch.no_grad() is there no
-    graph. `group` says that each `group` rows are rollouts of one prompt, which stands in every row.
+    Values and gradients equal those of `rollout(..., grad=True)`; there is no graph under torch.no_grad().
+
+    Args:
+        backbone, plan, prompt_BN, mask_BN, offset_B, edit: as for `rollout`.
+        group: every `group` consecutive rows are rollouts of one prompt, which is repeated in each of them.
 
     Raises:
         ValueError: an action is not given; the plan has no steps or does not fit the batch; right padding.
@@ -124,7 +127,9 @@ def _lay_out(given: list[Segment], prompt_BN: Tensor) -> tuple[tuple[Span, ...],
         stop = start + segment.longest
         if segment.longest:
             action = segment.given.first(segment.longest)
-            span = Span(segment.label, start, stop, segment.thought, action, segment.least, room=segment.longest)
+            span = Span(
+                segment.label, start, stop, segment.thought, action, segment.min_steps, max_steps=segment.longest
+            )
             spans.append(span)
             if not whole:
                 acted.append(segment.acted_BT(len(prompt_BN), prompt_BN.device))
@@ -138,7 +143,7 @@ def _lay_out(given: list[Segment], prompt_BN: Tensor) -> tuple[tuple[Span, ...],
 
 
 def _embed_all(table: Table, spans: tuple[Span, ...], group: int) -> Tensor:
-    """The inputs all actions but the last turn into, (B, T - 1, D)."""
+    """The inputs (B, T - 1, D) made from all actions but the last."""
     unseen = Unseen(table, group)
     parts = []
     for span in spans[1:]:
@@ -160,14 +165,18 @@ def replay(
     *,
     thought: Thought | Mapping[str, Thought] | None = None,
 ) -> Trace:
-    """A trace's actions again, under the weights of today and with the graph: for ratios of old and new policies.
+    """Replays a trace's actions under the current weights, with the graph: for ratios of old and new policies.
 
-    thought: reads the actions of every span that carries a latent part, instead of the thought that made them (a Token
-    reads the ids of a gated thought, and lets go of its latents); or one for each name of a span.
+    Args:
+        backbone: the model.
+        trace: whose actions are replayed.
+        edit: as for `rollout`.
+        thought: replaces the thought of every span with a latent part (a Token reads the ids of a gated thought and
+            drops its latents); or a mapping from names of spans to thoughts.
 
     Raises:
         ValueError: as `force`.
-        KeyError: the actions lack what the other thought reads.
+        KeyError: an action lacks a value that the replacing thought reads.
     """
     return force(
         backbone,

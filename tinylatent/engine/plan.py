@@ -1,7 +1,7 @@
-"""Plan: a sequence of segments, each a thought and how long to think it.
+"""Plan: a sequence of segments; a segment is a thought and its number of steps.
 
-CoT2 on MNNS is [Mixture x (m - 1), Token x 1]; Coconut's stage k is [Hidden x k, Token x (m - k)]; a given action
-forces a step instead of choosing it.
+CoT2 on MNNS is [Mixture x (m - 1), Token x 1]; Coconut's stage k is [Hidden x k, Token x (m - k)]. Given actions force
+a segment's steps instead of sampling them.
 
 Letters: B rows, T steps.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from tinylatent.engine.thought import Action, State, Thought
 
 ANSWER = "answer"
-"""The name of the segment that holds the answer."""
+"""Name of the answer's segment."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class Segment:
     """At most `steps` steps of one thought: a number, or one number per row; rows that stop earlier wait.
 
     Raises:
-        ValueError: negative steps, or given actions that do not cover them.
+        ValueError: steps that are negative or not whole numbers, or given actions that do not cover them.
     """
 
     thought: Thought
     steps: int | Tensor
     given: Action | None = None
-    """Actions over (B, steps, ...) that are taken instead of sampled ones. Where rows differ in their steps the segment
-    is as long as these, even if no row goes that far: what is forced keeps the shape it was given in."""
+    """Actions over (B, steps, ...) that are taken instead of sampled ones. With steps per row the segment is as long as
+    these actions, even if no row takes all of them."""
     name: str = ""
-    """What the span is called; the thought's own name by default, "answer" for the answer."""
-    least: int = 0
-    """Steps before a row may stop."""
+    """Name of the span; the thought's class name by default, "answer" for the answer."""
+    min_steps: int = 0
+    """Steps a row takes before it may stop."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.steps, int) and not (
@@ -44,10 +44,12 @@ class Segment:
         ):
             raise ValueError(f"steps {self.steps!r}: expected a whole number, or a tensor of one for each row")
         fewest, most = (self.steps, self.steps) if isinstance(self.steps, int) else map(int, self.steps.aminmax())
-        if fewest < 0 or self.least < 0:
-            raise ValueError(f"a segment of {fewest} steps, at least {self.least}: expected 0 or more")
-        if self.given is not None and self.held < most:
-            raise ValueError(f"given actions cover {self.held} steps of a segment of {most}; pass more or take fewer")
+        if fewest < 0 or self.min_steps < 0:
+            raise ValueError(f"a segment of {fewest} steps, at least {self.min_steps}: expected 0 or more")
+        if self.given is not None and self.given_steps < most:
+            raise ValueError(
+                f"given actions cover {self.given_steps} steps of a segment of {most}; pass more or take fewer"
+            )
 
     @property
     def label(self) -> str:
@@ -55,37 +57,37 @@ class Segment:
         return self.name or type(self.thought).__name__
 
     @property
-    def held(self) -> int:
-        """Steps the given actions cover."""
+    def given_steps(self) -> int:
+        """Number of steps that the given actions cover."""
         assert self.given is not None
         return min((value.shape[1] for value in self.given.values.values()), default=0)
 
     @cached_property
     def longest(self) -> int:
-        """Steps the segment takes, counted over all rows."""
+        """Length of the segment: the most steps of any row."""
         if isinstance(self.steps, int):
             return self.steps
-        return int(self.steps.max()) if self.given is None else self.held
+        return int(self.steps.max()) if self.given is None else self.given_steps
 
     def check(self, rows: int) -> None:
-        """Whether the segment fits a batch.
+        """Checks that the segment fits a batch of `rows` rows.
 
         Raises:
             ValueError: steps or given actions are for another number of rows.
         """
         if not isinstance(self.steps, int) and self.steps.shape != (rows,):
             raise ValueError(f"steps of shape {tuple(self.steps.shape)}: expected one for each of {rows} prompts")
-        held = rows if self.given is None else next((value.shape[0] for value in self.given.values.values()), 0)
-        if held != rows:
-            raise ValueError(f"actions given for {held} rows: expected one for each of {rows} prompts")
+        given = rows if self.given is None else next((value.shape[0] for value in self.given.values.values()), 0)
+        if given != rows:
+            raise ValueError(f"actions given for {given} rows: expected one for each of {rows} prompts")
 
     @property
     def whole(self) -> bool:
-        """Whether every row surely takes every step (as far as given actions say)."""
+        """Whether every row takes every step, as far as steps and given actions tell."""
         return isinstance(self.steps, int) and (self.given is None or self.given.stop is None)
 
     def acted_BT(self, rows: int, device: torch.device) -> Bool[Tensor, "B T"]:
-        """Which rows act at which steps; a row that is given a stop acts at the step that stops and at none after."""
+        """Which rows act at which steps; a row with a given stop acts at the step that stops and at none after."""
         t = torch.arange(self.longest, device=device)[None]
         acted_BT = (t < (self.steps if isinstance(self.steps, int) else self.steps[:, None])).expand(rows, -1)
         if self.given is None or self.given.stop is None:
@@ -94,25 +96,29 @@ class Segment:
         return acted_BT & (stop_BT.cumsum(1) == stop_BT)
 
     def live_BT(self, acted_BT: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-        """Which of the acts take a slot: all, but for a given stop that takes none."""
+        """Which of these actions write a slot: all but given stops without `stop_slot`."""
         if self.given is None or self.given.stop is None or self.given.stop_slot:
             return acted_BT
         return acted_BT & ~self.given.stop[:, : self.longest]
 
-    def forked(self, groups: int) -> "Segment":
-        """The segment for `groups` rollouts of every prompt: per-row steps and given actions repeated."""
-        steps = self.steps if isinstance(self.steps, int) else self.steps.repeat_interleave(groups)
-        given = None if self.given is None else self.given.map(lambda x: x.repeat_interleave(groups, 0))
+    def forked(self, group: int) -> "Segment":
+        """The segment for `group` rollouts of every prompt: per-row steps and given actions repeated."""
+        steps = self.steps if isinstance(self.steps, int) else self.steps.repeat_interleave(group)
+        given = None if self.given is None else self.given.map(lambda x: x.repeat_interleave(group, 0))
         return replace(self, steps=steps, given=given)
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """Segments run again and again, until a row is done or `at_most` times; rows that are done wait."""
+    """Segments that are repeated until a row is done, `at_most` times; rows that are done wait.
+
+    Raises:
+        ValueError: at_most below 1.
+    """
 
     segments: tuple[Segment, ...]
     until: Callable[[State], Bool[Tensor, " B"]]
-    """Looks at the state after a pass and says which rows are done."""
+    """Maps the state after a pass to the rows that are done."""
     at_most: int
     reads_history: bool = False
     """Whether `until` calls `state.history`."""
@@ -121,16 +127,16 @@ class Repeat:
         if self.at_most < 1:
             raise ValueError(f"at most {self.at_most} passes: expected at least 1")
 
-    def forked(self, groups: int) -> "Repeat":
-        """The same for `groups` rollouts of every prompt."""
-        return replace(self, segments=tuple(segment.forked(groups) for segment in self.segments))
+    def forked(self, group: int) -> "Repeat":
+        """The same for `group` rollouts of every prompt."""
+        return replace(self, segments=tuple(segment.forked(group) for segment in self.segments))
 
 
 Plan = tuple[Segment | Repeat, ...]
 
 
 def segments(plan: Plan) -> Iterator[Segment]:
-    """Every segment in the order of running, repeated ones as often as they may run."""
+    """The segments in running order, repeated ones as often as they may run."""
     for part in plan:
         if isinstance(part, Repeat):
             for _ in range(part.at_most):
@@ -145,6 +151,6 @@ def all_given(plan: Plan) -> bool:
 
 
 def distinct(plan: Plan) -> Iterator[Segment]:
-    """Every segment once."""
+    """The segments in running order, repeated ones once."""
     for part in plan:
         yield from part.segments if isinstance(part, Repeat) else (part,)

@@ -1,8 +1,8 @@
-"""Rollout: the one engine that runs every way of thinking, a step at a time over a cache.
+"""Rollout: runs every kind of thought, one step at a time over a cache.
 
-`rollout` runs a plan; `resume` goes on from what a rollout left. Every step picks an action from the last hidden state,
-then decides who stops, then embeds. Rows that stop wait, their slots masked, until their segment ends; positions count
-per row. A model's forward is made only when its result is needed: the last action of a plan is embedded but not read.
+`rollout` runs a plan; `resume` continues a rollout. A step samples an action from the last hidden state, then decides
+which rows stop, then embeds the action. Rows that stop wait, their slots masked, until the segment ends; positions
+count per row. The model runs only when its result is needed: the last action of a plan is embedded but not read.
 
 Plans whose actions are all given run in one forward: see `force`.
 
@@ -24,9 +24,9 @@ from tinylatent.engine.trace import Span, Trace, keeps_logits, made_with, prompt
 from tinylatent.models.backbone import Backbone, Cache, Edit, default_positions
 
 NO_STEPS = "the plan has no steps: expected at least one"
-WORTH = 16
-"""Slots of a prompt that nobody reads, from which on the last layer leaves them out: below, attention over the whole
-short sequence is as fast, and its numbers do not depend on who reads."""
+MIN_UNREAD = 16
+"""The last layer skips unread slots of a prompt from this number on. For shorter prompts that would save no time, and
+their numbers would depend on what is read."""
 
 
 def rollout(
@@ -37,7 +37,7 @@ def rollout(
     *,
     streams: Streams | None = None,
     offset_B: Int[Tensor, " B"] | None = None,
-    groups: int = 1,
+    group: int = 1,
     grad: bool = False,
     edit: Edit | None = None,
     whole: bool = False,
@@ -46,27 +46,27 @@ def rollout(
 
     Args:
         backbone: the model.
-        plan: what to think.
+        plan: the segments to run.
         prompt_BN: left-padded prompt ids.
         mask_BN: False on padding; None if there is none.
-        streams: randomness, one stream for each of the B * groups rows; needed by sampling thoughts.
+        streams: randomness, one stream for each of the B * group rows; needed by sampling thoughts.
         offset_B: position of each row's first token; 0 if None.
-        groups: rollouts per prompt G; they share the prompt's cache. Row b becomes rows b*G .. b*G + G - 1.
+        group: G, rollouts per prompt; they share the prompt's cache. Row b becomes rows b*G .. b*G + G - 1.
         grad: whether to keep the graph.
-        edit: reads or changes activity inside the model; see Backbone.
-        whole: whether the trace is to hold hidden states of every slot of the prompt; thoughts that read their history
-            and edits ask for them by themselves.
+        edit: reads or changes activations inside the model; see `tinylatent.models.backbone.Edit`.
+        whole: whether to compute hidden states for every slot of the prompt; implied by an edit and by thoughts that
+            read their history.
 
     Raises:
         ValueError: a thought samples and there is not one stream per row; the plan has no steps or does not fit the
             batch; a prompt is padded on the right.
     """
-    check(plan, prompt_BN, mask_BN, groups, streams)
+    check(plan, prompt_BN, mask_BN, group, streams)
     with torch.set_grad_enabled(grad):
         read_from = unread(plan, prompt_BN.shape[1] - 1, whole or edit is not None)
-        run = Runner(backbone, prompt_BN, mask_BN, offset_B, groups, edit, read_from)
-        if groups > 1:
-            plan = tuple(part.forked(groups) for part in plan)
+        run = Runner(backbone, prompt_BN, mask_BN, offset_B, group, edit, read_from)
+        if group > 1:
+            plan = tuple(part.forked(group) for part in plan)
         return run.follow(plan, streams)
 
 
@@ -79,34 +79,34 @@ def resume(
     grad: bool = False,
     edit: Edit | None = None,
 ) -> Trace:
-    """Goes on from where a rollout ended; the trace that comes back holds everything since the prompt.
+    """Continues a rollout; the returned trace covers everything from the prompt on.
 
-    The earlier trace stays as it is and can be resumed again.
+    The earlier trace is not changed and can be resumed again.
 
     Args:
         trace: what `rollout` or `resume` returned.
-        plan: what to think next, for every row of the trace.
-        backbone: the model that goes on, over the cache of the other; the trace's own by default.
-        streams, grad, edit: as for `rollout`, for the steps that are new.
+        plan: the segments to run next, for every row of the trace.
+        backbone: the model that continues, from the other model's cache; the trace's own by default.
+        streams, grad, edit: as for `rollout`, for the new steps.
 
     Raises:
-        ValueError: the trace was forced all at once, or its weights have moved since; or as `rollout`; or a thought
-            reads a history that was not kept.
+        ValueError: the trace was forced in one forward, or its weights have changed since; or as `rollout`; or a
+            thought reads a history that was not kept.
     """
     if trace.end is None:
-        raise ValueError("this trace cannot be resumed: only what rollout or resume returned can, whole")
+        raise ValueError("this trace cannot be resumed: only what rollout or resume returned can, with all its rows")
     if backbone is None or backbone is trace.backbone:
         trace.check_weights()
     check(plan, trace.prompt_BN, trace.prompt_mask_BN, 1, streams)
     run: Runner = trace.end.copy(backbone or trace.backbone, edit)
-    if run.read_from and not unread(plan, WORTH, False):
+    if run.read_from and not unread(plan, MIN_UNREAD, False):
         raise ValueError("the trace holds no hidden states of its prompt, which the plan reads: pass whole=True before")
     with torch.set_grad_enabled(grad):
         return run.follow(plan, streams)
 
 
-def check(plan: Plan, prompt_BN: Tensor, mask_BN: Tensor | None, groups: int, streams: Streams | None) -> None:
-    """Raises the ValueErrors of `rollout` and `force` that can be told in advance."""
+def check(plan: Plan, prompt_BN: Tensor, mask_BN: Tensor | None, group: int, streams: Streams | None) -> None:
+    """Raises ValueError unless plan, prompt, mask, group and streams fit together."""
     if prompt_BN.ndim != 2 or not prompt_BN.shape[1] or prompt_BN.is_floating_point():
         raise ValueError(
             f"a prompt of shape {tuple(prompt_BN.shape)} and type {prompt_BN.dtype}: expected token ids (rows, slots), "
@@ -121,16 +121,16 @@ def check(plan: Plan, prompt_BN: Tensor, mask_BN: Tensor | None, groups: int, st
     for segment in distinct(plan):
         segment.check(rows)
         samples = samples or (segment.given is None and segment.thought.needs_streams)
-    if groups < 1:
-        raise ValueError(f"groups {groups}: expected 1 or more rollouts per prompt")
+    if group < 1:
+        raise ValueError(f"group {group}: expected 1 or more rollouts per prompt")
     if mask_BN is not None and not mask_BN[:, -1].all():
         raise ValueError("a prompt ends in padding: expected left padding, the last column of the mask all True")
     if samples and streams is None:
         raise ValueError("the plan samples: pass streams=Streams(seed, rows), one row identity per rollout")
-    if streams is not None and len(streams.root_B) != rows * groups:
+    if streams is not None and len(streams.root_B) != rows * group:
         raise ValueError(
-            f"streams for {len(streams.root_B)} rows: expected one for each of {rows * groups} rollouts, "
-            f"{rows} prompts times {groups}"
+            f"streams for {len(streams.root_B)} rows: expected one for each of {rows * group} rollouts, "
+            f"{rows} prompts times {group}"
         )
 
 
@@ -144,8 +144,8 @@ def check_input(thought: Thought, input: Tensor, shape: tuple[int, ...]) -> None
 
 
 def unread(plan: Plan, slots: int, whole: bool) -> int:
-    """How many slots at the prompt's beginning the last layer may leave out."""
-    if whole or slots < WORTH or any(segment.thought.reads_history for segment in distinct(plan)):
+    """Number of slots at the start of the prompt that the last layer may skip."""
+    if whole or slots < MIN_UNREAD or any(segment.thought.reads_history for segment in distinct(plan)):
         return 0
     return 0 if any(isinstance(part, Repeat) and part.reads_history for part in plan) else slots
 
@@ -158,7 +158,7 @@ def shifted_positions(past: int, new: int, mask_BS: Tensor | None, offset_B: Ten
 
 
 class Runner:
-    """All slots so far: cache, mask, the last state, and what happened; grows one slot at a time, never looks back."""
+    """A rollout in progress: cache, mask, last hidden state, and the record so far. It grows one slot at a time."""
 
     def __init__(
         self,
@@ -166,24 +166,24 @@ class Runner:
         prompt_BN: Tensor,
         mask_BN: Tensor | None,
         offset_B: Tensor | None,
-        groups: int,
+        group: int,
         edit: Edit | None,
         read_from: int,
     ):
-        self.backbone, self.edit, self.group, self.read_from = backbone, edit, groups, read_from
+        self.backbone, self.edit, self.group, self.read_from = backbone, edit, group, read_from
         self.prompt_BN, self.prompt_mask_BN, self.offset_B = prompt_BN, mask_BN, offset_B
         inputs_BND = backbone.table.rows(prompt_BN)
         positions_BN = shifted_positions(0, prompt_BN.shape[1], mask_BN, offset_B)
         hidden_BRD, cache = backbone.forward(
             inputs_BND, mask_BS=mask_BN, positions_BT=positions_BN, edit=edit, read_from=read_from
         )
-        if groups > 1:
-            cache = cache.fork(groups)
+        if group > 1:
+            cache = cache.fork(group)
             inputs_BND, hidden_BRD, self.prompt_BN = (
-                x.repeat_interleave(groups, 0) for x in (inputs_BND, hidden_BRD, prompt_BN)
+                x.repeat_interleave(group, 0) for x in (inputs_BND, hidden_BRD, prompt_BN)
             )
             self.prompt_mask_BN, self.offset_B = (
-                None if x is None else x.repeat_interleave(groups, 0) for x in (mask_BN, offset_B)
+                None if x is None else x.repeat_interleave(group, 0) for x in (mask_BN, offset_B)
             )
         self.cache: Cache = cache
         self.mask_BS = self.prompt_mask_BN
@@ -191,7 +191,7 @@ class Runner:
         self.spans = [prompt_span(prompt_BN.shape[1])]
         self.hidden_BD = hidden_BRD[:, -1]
         self.pending: tuple[Tensor, Tensor | None] | None = None
-        self.taken: int | Tensor = 0  # actions each row took: one number as long as all took as many
+        self.taken: int | Tensor = 0  # actions taken: one number while all rows took as many, else one per row
         self.running: tuple[Segment, int, list[Action]] | None = None
         self.states: list[Tensor] = []
         self.logits: list[Tensor] | None = []
@@ -199,7 +199,7 @@ class Runner:
         self.live: list[Tensor | None] = []
 
     def copy(self, backbone: Backbone, edit: Edit | None) -> "Runner":
-        """A copy that grows on its own; nothing it shares is changed in place."""
+        """A copy that grows independently; nothing it shares is changed in place."""
         twin = copy(self)
         for name, value in vars(self).items():
             if isinstance(value, list):
@@ -211,7 +211,7 @@ class Runner:
     # Running
 
     def follow(self, plan: Plan, streams: Streams | None) -> Trace:
-        """Runs a plan from these slots on, and gives the whole record."""
+        """Runs a plan from here on and returns the trace of everything so far; ValueError if the plan has no steps."""
         before = len(self.states)
         rows, V = len(self.prompt_BN), len(self.backbone.table)
         steps = before + sum(segment.longest for segment in segments(plan))
@@ -227,7 +227,7 @@ class Runner:
         return self._trace()
 
     def _segment(self, segment: Segment, active_B: Tensor | None, streams: Streams | None) -> None:
-        """One segment, for the rows that are active (None: all)."""
+        """Runs one segment for the active rows (None: all)."""
         thought, given, start = segment.thought, segment.given, self.size
         actions: list[Action] = []
         scores: list[Tensor] = []
@@ -236,7 +236,7 @@ class Runner:
         going_B, self.running = active_B, (segment, start, actions)
         drawn = given is None and thought.needs_streams
         for t in range(segment.longest):
-            state = self._state(t >= segment.least)
+            state = self._state(t >= segment.min_steps)
             if given is not None:
                 action = given.step(t)
             else:
@@ -263,7 +263,7 @@ class Runner:
         if actions:
             scored = torch.stack(scores, 1) if scores else None
             where, action = (segment.label, start, self.size), Action.stack(actions)
-            self.spans.append(Span(*where, thought, action, segment.least, drawn, segment.longest, scored))
+            self.spans.append(Span(*where, thought, action, segment.min_steps, drawn, segment.longest, scored))
         self.running = None
 
     def _record(self, state: State, action: Action, acted_B: Tensor | None, live_B: Tensor | None) -> None:
@@ -275,12 +275,12 @@ class Runner:
         self.live.append(live_B)
 
     def _repeat(self, repeat: Repeat, streams: Streams | None) -> None:
-        """Passes over the segments until every row is done."""
+        """Repeats the segments until every row is done."""
         active_B = torch.ones(len(self.prompt_BN), dtype=torch.bool, device=self.prompt_BN.device)
         for left in reversed(range(repeat.at_most)):
             for segment in repeat.segments:
                 self._segment(segment, active_B, streams)
-            if left:  # after the last pass the answer would change nothing, and cost a forward
+            if left:  # after the last pass `until` would change nothing and cost a forward
                 active_B = active_B & ~repeat.until(self._state())
                 if not active_B.any():
                     return
@@ -294,7 +294,7 @@ class Runner:
         return self.spans[0].stop + len(self.states)
 
     def _push(self, input_BD: Tensor, live_B: Tensor | None) -> None:
-        """Appends an input; the forward over it waits until a state is asked for."""
+        """Appends an input; the forward over it runs when the next state is needed."""
         self.pending = (input_BD, live_B)
         if self.mask_BS is None and live_B is not None:
             self.mask_BS = live_B.new_ones(len(live_B), self.size)
@@ -303,7 +303,7 @@ class Runner:
             self.mask_BS = torch.cat([self.mask_BS, column_B1], 1)
 
     def _state(self, may_stop: bool = True) -> State:
-        """The state after all that was pushed. A waiting row keeps the state it had."""
+        """The state after all inputs so far. A waiting row keeps its last state."""
         if self.pending is not None:
             (input_BD, live_B), self.pending = self.pending, None
             positions_B1 = shifted_positions(self.size - 1, 1, self.mask_BS, self.offset_B)
@@ -320,7 +320,7 @@ class Runner:
         return State(hidden_BD, read, self.backbone.table, self.group, self._history, may_stop)
 
     def _history(self) -> History:
-        """Everything read so far, as one record."""
+        """All slots read so far."""
         if self.read_from:
             raise ValueError(
                 "the hidden states of the prompt were not all computed: a thought or a Repeat that reads its history "
@@ -334,7 +334,10 @@ class Runner:
         if self.running is not None and self.running[2]:
             segment, start, actions = self.running
             stop = start + len(actions)
-            spans = (*spans, Span(segment.label, start, stop, segment.thought, Action.stack(actions), segment.least))
+            spans = (
+                *spans,
+                Span(segment.label, start, stop, segment.thought, Action.stack(actions), segment.min_steps),
+            )
         return History(inputs_BSD, hidden_BSD, mask_BS, spans)
 
     def _trace(self) -> Trace:
@@ -360,7 +363,7 @@ class Runner:
         )
 
     def _stacked(self, lives: list[Tensor | None]) -> Tensor | None:
-        """Masks of all steps over (B, T); None where nobody ever waited."""
+        """Masks of all steps as (B, T); None where no row ever waited."""
         if all(live is None for live in lives):
             return None
         every_B = torch.ones(len(self.prompt_BN), dtype=torch.bool, device=self.prompt_BN.device)

@@ -1,12 +1,12 @@
-"""Thought: how the next input of the model is made, and what it may look at.
+"""Thought: how the next input of the model is made, and from what.
 
-A thought is a policy. `sample` looks at the state and picks an action; `log_prob` says how likely that action was, the
-decision to stop or go on included; `token` and `latent` are the two parts of what the action means, and `embed`
-composes them into the next input. Deterministic thoughts return actions too (Mixture its alpha, Hidden its hidden
-state), so that an action can always be *given*: teacher forcing and replay are one path.
+A thought is a policy. `sample` picks an action from the state; `log_prob` is the action's log-probability, the decision
+to stop or go on included; `token` and `latent` are the two parts of the action, and `embed` composes them into the next
+input. Deterministic thoughts return actions too (Mixture its alpha, Hidden its hidden state), so that any action can be
+given instead of sampled: teacher forcing and replay are one code path.
 
-Controls replace the latent part alone: a gated thought keeps its token under them, and a pause, which has neither part,
-is passed by.
+Controls replace the latent part alone: a gated thought keeps its token under them, and a pause has neither part, so
+that they do not apply to it.
 
 Every function accepts any number of leading axes, so that a whole segment is embedded and scored at once.
 
@@ -28,13 +28,13 @@ from tinylatent.models.backbone import Table
 
 @dataclass(frozen=True)
 class History:
-    """Everything a row has read and thought so far: S slots, waiting ones masked out."""
+    """Everything a row has read so far: S slots, waiting ones masked out."""
 
     inputs_BSD: Float[Tensor, "B S D"]
     hidden_BSD: Float[Tensor, "B S D"]
     mask_BS: Bool[Tensor, "B S"]
     spans: tuple[Any, ...]
-    """What wrote the slots, with names, places and actions so far; the prompt first."""
+    """The spans of these slots (engine.trace.Span), with their thoughts and actions; the prompt's first."""
 
     @property
     def prompt(self) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
@@ -50,15 +50,15 @@ class State:
     hidden: Float[Tensor, "*rows D"]
     """Last hidden state, after the final norm."""
     read: Float[Tensor, "*rows V"] | Callable[[], Tensor]
-    """Its readout, or what computes it when a thought asks for `logits`."""
+    """Its logits, or a function that computes them when a thought asks for `logits`."""
     table: Table
     """The model's input embeddings."""
     group: int = 1
-    """Rollouts of one prompt, side by side: rows b*group .. b*group + group - 1 share prompt b."""
+    """Rollouts of one prompt: rows b*group .. b*group + group - 1 share prompt b."""
     history: Callable[[], History] | None = None
-    """Builds the history up to this state when called; for thoughts that say `reads_history`, step by step."""
+    """Builds the history up to this state when called; for thoughts with `reads_history`."""
     may_stop: Bool[Tensor, " T"] | bool = True
-    """Whether a stop is allowed by now (for a whole segment: at each of its steps)."""
+    """Whether a row may stop at this step; for a whole segment, one value per step."""
 
     @cached_property
     def logits(self) -> Float[Tensor, "*rows V"]:
@@ -66,21 +66,21 @@ class State:
         return self.read if isinstance(self.read, Tensor) else self.read()
 
     @property
-    def place_B(self) -> Int[Tensor, " B"]:
-        """The place of each row within its group."""
+    def index_in_group_B(self) -> Int[Tensor, " B"]:
+        """Index of every row within its group."""
         return torch.arange(len(self.hidden), device=self.hidden.device) % self.group
 
 
 @dataclass(frozen=True)
 class Action:
-    """A small record of tensors with the same leading axes, plus whether the row stops here."""
+    """Named tensors with the same leading axes, and whether the row stops."""
 
     values: Mapping[str, Tensor] = field(default_factory=dict)
     stop: Bool[Tensor, "*rows"] | None = None
     stop_slot: bool = True
-    """Whether the step that stops writes its input (a stop token does), or is only a decision and takes no slot."""
+    """Whether a step that stops writes its input, as a stop token does; if not, the stop is a decision without slot."""
     log_prob: Float[Tensor, "*rows"] | None = None
-    """Of a sampled action, its log-probability when it was drawn, stop included; without a graph."""
+    """Log-probability of a sampled action when it was drawn, stop included, without a graph; None if not sampled."""
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.values:
@@ -88,7 +88,7 @@ class Action:
         return self.values[name]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Action":
-        """The same record with every tensor changed."""
+        """The action with `change` applied to every tensor."""
         stop, log_prob = (None if x is None else change(x) for x in (self.stop, self.log_prob))
         return Action({name: change(value) for name, value in self.values.items()}, stop, self.stop_slot, log_prob)
 
@@ -113,13 +113,13 @@ class Action:
 
 
 class Thought(nn.Module):
-    """Base of all thoughts; a subclass gives `sample`, and `token`, `latent` or both.
+    """Base of all thoughts; a subclass defines `sample`, and `token`, `latent` or both.
 
     Attributes:
         has_latent: whether the next input has a latent part, which the controls replace.
-        parallel: whether `embed` reads only the action and parameters, so that a segment can be replayed at once.
-        needs_streams: whether `sample` draws random numbers; its actions carry their log-probability then.
-        reads_history: whether it calls `state.history`; the hidden states of the whole prompt are computed then.
+        parallel: whether `embed` reads only the action and parameters, so that a segment runs in one forward.
+        needs_streams: whether `sample` draws random numbers; the engine then stores log-probabilities.
+        reads_history: whether it calls `state.history`; hidden states of the whole prompt are computed then.
         mixes_table: whether it mixes all rows of the table, which costs as much as a readout.
     """
 
@@ -130,7 +130,7 @@ class Thought(nn.Module):
     mixes_table = False
 
     def sample(self, state: State, streams: Streams | None) -> Action:
-        """Picks the action of one step, from the state and each row's own stream."""
+        """Picks the action of one step from the state and every row's own stream; TypeError if not defined."""
         raise TypeError(f"{type(self).__name__} does not define sample")
 
     def log_prob(self, state: State, action: Action) -> Float[Tensor, "*rows"]:
@@ -138,15 +138,19 @@ class Thought(nn.Module):
         return torch.zeros_like(state.hidden[..., 0])
 
     def token(self, action: Action) -> Int[Tensor, "*rows"] | None:
-        """The token part of the next input; None if it has none."""
+        """The token part of the next input; None if the thought has none."""
         return None
 
     def latent(self, state: State, action: Action) -> Float[Tensor, "*rows D"] | None:
-        """The latent part of the next input; None if it has none."""
+        """The latent part of the next input; None if the thought has none."""
         return None
 
     def compose(self, state: State, action: Action, latent: Tensor | None) -> Float[Tensor, "*rows D"]:
-        """The next input from the token of the action and a latent part: here the one of the two that there is."""
+        """The next input, from the action's token and a latent part: by default the latent if there is one.
+
+        Raises:
+            TypeError: the subclass defines neither token nor latent.
+        """
         if latent is not None:
             return latent
         token = self.token(action)
@@ -155,5 +159,5 @@ class Thought(nn.Module):
         return state.table.rows(token)
 
     def embed(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
-        """The next input."""
+        """The next input, composed of the action's token and latent part."""
         return self.compose(state, action, self.latent(state, action))

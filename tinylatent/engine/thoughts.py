@@ -1,4 +1,4 @@
-"""Thoughts that several methods share; a method's own stand in its file.
+"""Thoughts that several methods share; a thought of one method alone is in that method's file.
 
     thought      action              next input          log-probability     source
     Token        id                  E[id]               log alpha[id]       discrete chain of thought
@@ -6,7 +6,7 @@
     MultiToken   K ids               mean of E[id_k]     sum log alpha[id_k] CoT2-MTS, the same paper
     Dirichlet    log a               E^T a               Dirichlet density   CoT2-Dirichlet, the same paper
     Hidden       hidden state        the same            0                   Coconut, Hao et al. 2024
-    Pause        nothing             a learned constant  0                   control of equal compute
+    Pause        nothing             a learned vector    0                   baseline of equal compute
     Stopping     inner's and a stop  inner's             inner's and stop's  latents that end by themselves
 
 Letters: B rows, T steps, D width, V vocabulary, K samples; `*rows` is B, or B T for a whole segment.
@@ -44,7 +44,7 @@ class Token(Thought):
         self.needs_streams = temperature > 0
 
     def _logits(self, state: State) -> Float[Tensor, "*rows V"]:
-        """The logits that tokens are chosen by: stop tokens excluded where a stop is not allowed."""
+        """The logits, with stop tokens at -inf where a stop is not allowed."""
         if not self.stop_ids or state.may_stop is True:
             return state.logits
         barred_V = torch.zeros(state.logits.shape[-1], dtype=torch.bool, device=state.logits.device)
@@ -62,12 +62,12 @@ class Token(Thought):
         return self.given(id_B1.squeeze(1), log_p_B1.squeeze(1))
 
     def given(self, id: Int[Tensor, "*rows"], log_prob: Tensor | None = None) -> Action:
-        """The action that says these tokens."""
+        """The action that writes these tokens."""
         stop = torch.isin(id, torch.tensor(self.stop_ids, device=id.device)) if self.stop_ids else None
         return Action({"id": id}, stop, self.stop_slot, log_prob)
 
     def log_prob(self, state: State, action: Action) -> Float[Tensor, "*rows"]:
-        """log softmax(logits / temperature)[id]; at temperature 0 that of temperature 1 (greedy is a limit)."""
+        """log softmax(logits / temperature)[id]; with temperature 1 in place of 0 (greedy decoding)."""
         scaled = self._logits(state) / (self.temperature or 1.0)
         return F.log_softmax(scaled, -1).gather(-1, action["id"][..., None]).squeeze(-1)
 
@@ -77,7 +77,7 @@ class Token(Thought):
 
 
 GREEDY = Token()
-"""The greedy token: it has no parameters, so one serves everybody."""
+"""The greedy token: it has no parameters, so one instance is shared."""
 
 
 class Mixture(Thought):
@@ -95,11 +95,11 @@ class Mixture(Thought):
         return self.given(F.softmax(state.logits, dim=-1))
 
     def given(self, alpha: Float[Tensor, "*rows V"]) -> Action:
-        """The action that thinks this distribution."""
+        """The action with this distribution."""
         return Action({"alpha": alpha})
 
     def given_sparse(self, ids: Int[Tensor, "*rows K"], shares: Float[Tensor, "*rows K"]) -> Action:
-        """The action that thinks these tokens in these shares."""
+        """The action with these tokens in these shares."""
         return Action({"ids": ids, "shares": shares})
 
     def latent(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
@@ -110,8 +110,8 @@ class Mixture(Thought):
 
 
 MIXTURE = Mixture()
-"""The mixture: it has no parameters either."""
-MOST_GAMMA = 1e6  # beyond, a draw is the mixture to within rounding
+"""The mixture: it has no parameters, so one instance is shared."""
+MAX_GAMMA = 1e6  # beyond, a draw is the mixture to within rounding
 
 
 class MultiToken(Thought):
@@ -147,7 +147,7 @@ class MultiToken(Thought):
         return self.given(ids_BK, log_p_BK.sum(-1))
 
     def given(self, ids: Int[Tensor, "*rows K"], log_prob: Tensor | None = None) -> Action:
-        """The action that thinks these tokens."""
+        """The action with these tokens."""
         return Action({"ids": ids}, log_prob=log_prob)
 
     def log_prob(self, state: State, action: Action) -> Float[Tensor, "*rows"]:
@@ -155,7 +155,7 @@ class MultiToken(Thought):
         return F.log_softmax(state.logits / self.temperature, -1).gather(-1, action["ids"]).sum(-1)
 
     def token(self, action: Action) -> Int[Tensor, "*rows"] | None:
-        """The one token where K is 1."""
+        """The token if K is 1, else None."""
         return action["ids"][..., 0] if self.samples == 1 else None
 
     def latent(self, state: State, action: Action) -> Float[Tensor, "*rows D"] | None:
@@ -182,9 +182,9 @@ class Dirichlet(Thought):
 
     def __init__(self, gamma: float):
         super().__init__()
-        if not 0 < gamma <= MOST_GAMMA:
+        if not 0 < gamma <= MAX_GAMMA:
             raise ValueError(
-                f"gamma {gamma}: expected a positive number up to {MOST_GAMMA:g}; try 2.0, as varied as three tokens"
+                f"gamma {gamma}: expected a positive number up to {MAX_GAMMA:g}; try 2.0, as varied as three tokens"
             )
         self.gamma = gamma
 
@@ -196,11 +196,11 @@ class Dirichlet(Thought):
         return self.given(log_a_BV, dirichlet_log_density(log_concentration_BV.double(), log_a_BV.double()))
 
     def given(self, log_a: Float[Tensor, "*rows V"], log_prob: Tensor | None = None) -> Action:
-        """The action that thinks this point."""
+        """The action with this point."""
         return Action({"log_a": log_a}, log_prob=log_prob)
 
     def log_prob(self, state: State, action: Action) -> Float[Tensor, "*rows"]:
-        """Log-density, up to a factor of the action alone: see `dirichlet_log_density`."""
+        """Log-density, up to a term that depends on the action alone: see `dirichlet_log_density`."""
         return dirichlet_log_density(log_concentration(state.logits, self.gamma), action["log_a"])
 
     def latent(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
@@ -224,11 +224,11 @@ class Hidden(Thought):
 
 
 HIDDEN = Hidden()
-"""The hidden state as the next input."""
+"""The hidden state as the next input: it has no parameters, so one instance is shared."""
 
 
 class Pause(Thought):
-    """A learned constant: as much computation as a thought, and no content (Goyal et al. 2023, pause tokens)."""
+    """A learned vector: as much computation as a thought, without content (pause tokens, Goyal et al. 2023)."""
 
     parallel = True
 
@@ -238,28 +238,31 @@ class Pause(Thought):
         self.constant_D = nn.Parameter(torch.empty(width).normal_(0.0, 0.02, generator=generator))
 
     def sample(self, state: State, streams: Streams | None) -> Action:
-        """Nothing to choose."""
+        """The only action there is."""
         return self.given(state.hidden.shape[:-1], state.hidden.device)
 
     def given(self, rows: tuple[int, ...] | torch.Size, device: torch.device | None = None) -> Action:
-        """The only action there is, for rows of this shape (its tensor is empty and only carries the shape)."""
+        """The only action there is, for rows of this shape; its tensor is empty and only carries the shape."""
         return Action({"none": torch.empty(*rows, 0, device=device)})
 
     def compose(self, state: State, action: Action, latent: Tensor | None) -> Float[Tensor, "*rows D"]:
-        """The constant: neither a token nor a latent."""
+        """The learned vector, which is neither a token nor a latent."""
         return self.constant_D.expand(*action["none"].shape[:-1], -1)
 
 
 class Stopping(Thought):
-    """Another thought, until a head says stop: the decision takes no slot, and its probability counts.
+    """Another thought with a learned stop: the decision takes no slot, its probability is part of the action's.
 
-    A row stops with probability sigmoid(head(hidden)); at temperature 0 where that exceeds one half. While a stop is
+    A row stops with probability sigmoid(head(hidden)); at temperature 0, where that exceeds one half. While a stop is
     not allowed, it goes on with probability 1.
 
     Args:
-        inner: what is thought until then; it does not stop by itself.
+        inner: the thought until the stop; it must not stop by itself.
         head: maps hidden states (*rows, D) to logits (*rows, 1).
-        temperature: 0 decides, 1 draws.
+        temperature: 0 thresholds the probability, 1 samples.
+
+    Raises:
+        ValueError: another temperature.
     """
 
     def __init__(self, inner: Thought, head: nn.Module, temperature: float = 1.0):
@@ -272,14 +275,14 @@ class Stopping(Thought):
         self.needs_streams = inner.needs_streams or temperature > 0
 
     def _logit(self, state: State) -> Float[Tensor, "*rows"]:
-        """The stop's logit, -inf where a stop is not allowed."""
+        """The logit of a stop, -inf where a stop is not allowed."""
         logit = self.head(state.hidden).squeeze(-1)
         if state.may_stop is True:
             return logit
         return logit.masked_fill(~torch.as_tensor(state.may_stop, device=logit.device), -torch.inf)
 
     def sample(self, state: State, streams: Streams | None) -> Action:
-        """The inner action, and whether the row stops before it is thought."""
+        """The inner action, and whether the row stops instead of taking it."""
         inner, logit_B = self.inner.sample(state, streams), self._logit(state)
         if self.temperature == 0:
             stop_B = logit_B > 0

@@ -1,12 +1,11 @@
-"""Trace: the one record of a sequence. Prompt and steps, what was read and what came of it, and who wrote each slot.
+"""Trace: the record of a rollout: prompt and steps, inputs, hidden states, actions, and the thought of every slot.
 
-Slots count from the prompt's first token: N of the prompt, then one for each of T steps. Step t stands in slot N + t;
-its action was taken in the state that the row's last live slot before it left. The last action has been turned into no
-input yet: nobody has read it.
+Slots count from the prompt's first token: N of the prompt, then one for each of T steps. Step t writes slot N + t; its
+action depends on the hidden state of the row's last live slot before it. The model has not read the last action yet.
 
 What a thought looks at (History, State), what a rollout returns and what replay reads are views of this record. Logits
-of small runs are kept; those of wide or long ones are computed from hidden states again, a chunk of rows at a time.
-Both are of the weights that the trace was made with: once these have moved, asking for them is an error.
+of small traces are kept; those of wide or long ones are recomputed from hidden states, a chunk of rows at a time. Both
+need the weights that made the trace: once these have changed, asking for logits raises ValueError.
 
 Letters: B rows, N prompt, T steps, S slots (N + T), D width, V vocabulary, A answer tokens, G rollouts of a group.
 """
@@ -27,12 +26,12 @@ from tinylatent.engine.thought import Action, History, State, Thought
 from tinylatent.models.backbone import Backbone, weights_version
 
 PROMPT = "prompt"
-NOBODY = Thought()  # wrote the prompt
+NOBODY = Thought()  # the thought of the prompt's span
 KEPT_BYTES = 2**27
-"""Logits of a run are kept up to this size, and computed in chunks of about this size beyond it."""
+"""Logits of a trace are kept up to this size, and computed in chunks of about this size beyond it."""
 ALL = slice(None)
-NOTHING = -1
-"""What stands in an answer where nothing was said."""
+NO_TOKEN = -1
+"""Fills an answer where a row wrote no token."""
 
 
 def keeps_logits(rows: int, steps: int, vocabulary: int, like: Tensor) -> bool:
@@ -42,21 +41,21 @@ def keeps_logits(rows: int, steps: int, vocabulary: int, like: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Span:
-    """Slots start..stop, written by one thought with its actions over (B, stop - start, ...)."""
+    """Slots start..stop, written by one thought, with its actions over (B, stop - start, ...)."""
 
     name: str
     start: int
     stop: int
     thought: Thought = NOBODY
     action: Action = field(default_factory=Action)
-    least: int = 0
-    """Steps before a row might stop."""
+    min_steps: int = 0
+    """Steps a row takes before it may stop."""
     drawn: bool = False
-    """Whether the actions were drawn at random in this trace, rather than given or decided."""
-    room: int = 0
-    """Steps it might have taken; it took fewer where every row stopped before."""
+    """Whether the actions were sampled in this trace, rather than given or deterministic."""
+    max_steps: int = 0
+    """Most steps the segment allows; the span is shorter where every row stopped before."""
     scored: Tensor | None = None
-    """Log-probabilities (B, steps), with their graph, of a thought that reads its history: each step's own."""
+    """Log-probabilities (B, steps) with their graph, computed step by step for a thought that reads its history."""
 
 
 @lru_cache
@@ -66,7 +65,7 @@ def prompt_span(slots: int) -> Span:
 
 
 def made_with(backbone: Backbone, spans: tuple[Span, ...]) -> int:
-    """The count of the weights that a trace depends on: the model's and those of its thoughts."""
+    """Version number of the weights that a trace depends on: the model's and those of its thoughts."""
     version = weights_version(backbone)
     for span in spans[1:]:
         if span.thought._parameters or span.thought._modules:
@@ -76,7 +75,7 @@ def made_with(backbone: Backbone, spans: tuple[Span, ...]) -> int:
 
 @dataclass(frozen=True)
 class Counters:
-    """What a run cost, over all rows, waiting and padding left out."""
+    """What a trace cost, summed over rows, without waiting and padding."""
 
     forwards: int = 0
     """Calls of the model."""
@@ -85,11 +84,11 @@ class Counters:
     steps: int = 0
     """Actions taken."""
     tokens: int = 0
-    """Of these, tokens written or decided on."""
+    """Actions with a token."""
     latents: int = 0
-    """Of these, inputs with a latent part; a gated thought counts here and among the tokens."""
+    """Inputs with a latent part; a gated thought counts here and in `tokens`."""
     flops: int = 0
-    """Floating-point operations: blocks, readouts and mixtures of the whole table."""
+    """Floating-point operations of blocks, readouts and mixtures of the whole table."""
 
     def __add__(self, other: "Counters") -> "Counters":
         return Counters(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
@@ -97,7 +96,7 @@ class Counters:
 
 @dataclass(eq=False)
 class Trace:
-    """What a rollout did. A value: nobody changes it once it is made."""
+    """The record of a rollout; treat it as immutable."""
 
     backbone: Backbone
     prompt_BN: Int[Tensor, "B N"]
@@ -107,35 +106,36 @@ class Trace:
     spans: tuple[Span, ...]
     """The prompt, then a span for every segment that ran."""
     inputs: tuple[Tensor, ...]
-    """Inputs (B, s, D) in order: the prompt's, then the steps'; all but the last step's, which nobody has read."""
+    """Inputs (B, s, D) in order: the prompt's, then the steps'; without the last step's, which was not read."""
     hidden_BTD: Float[Tensor, "B T D"]
-    """State of every step: what its action was taken in."""
+    """The hidden state that every step's action was chosen from."""
     acted_BT: Bool[Tensor, "B T"] | None
-    """False where a row took no action; None if all did."""
+    """False where a row took no action; None if all always did."""
     live_BT: Bool[Tensor, "B T"] | None
-    """False where a row wrote no slot: it waited, or only decided to stop; None if none ever did."""
+    """False where a row wrote no slot: it waited, or stopped without a slot; None if all always wrote one."""
     group: int = 1
-    """G: rollouts of one prompt, side by side."""
+    """G, rollouts per prompt; they are consecutive rows."""
     forked: bool = False
     """Whether a group's prompt was read once for all its rollouts."""
     at_once: bool = False
     """Whether one forward read the whole sequence."""
     forwards: int = 1
+    """Calls of the model."""
     slot_hidden: Callable[[], Tensor] | None = None
-    """Gives hidden states of all slots read (B, S - 1, D); None where the prompt's were not all computed."""
+    """Returns hidden states of all slots read (B, S - 1, D); None where the prompt's were not all computed."""
     prompt_read: int | None = None
-    """How many of the prompt's slots went through the last layer; None for all."""
+    """How many of the prompt's slots the last layer computed; None for all."""
     kept_logits: Tensor | tuple[Tensor, ...] | None = None
-    """Logits over (B, T, V), or one (B, V) a step; None where they are computed when asked for."""
+    """Logits over (B, T, V), or one (B, V) a step; None where they are computed on request."""
     end: Any = None
-    """Where `resume` goes on (the engine's own record); None for what was forced all at once."""
+    """The engine's Runner, from which `resume` continues; None for a trace that was forced in one forward."""
     version: int = -1
-    """The count of the weights this was made with."""
+    """Version number of the weights that made this trace."""
     graph: bool = field(default_factory=torch.is_grad_enabled)
-    """Whether it was made with its graph: what is computed from it later has one then, wherever it is asked for."""
+    """Whether the trace was made with its graph; what is computed from it later then has one too."""
 
     # -----------------------------------------------------------------------------------------------------------------
-    # Sizes and places
+    # Sizes and indices
 
     @property
     def rows(self) -> int:
@@ -149,24 +149,24 @@ class Trace:
 
     @property
     def length_B(self) -> Int[Tensor, " B"]:
-        """Slots each row really wrote after its prompt."""
+        """Number of slots every row wrote after its prompt."""
         if self.live_BT is None:
             return torch.full((self.rows,), self.steps, device=self.hidden_BTD.device)
         return self.live_BT.sum(1)
 
     @property
     def group_B(self) -> Int[Tensor, " B"]:
-        """Which prompt each row belongs to."""
+        """Index of every row's prompt."""
         return torch.arange(self.rows, device=self.hidden_BTD.device) // self.group
 
     @property
-    def place_B(self) -> Int[Tensor, " B"]:
-        """The place of each row within its group."""
+    def index_in_group_B(self) -> Int[Tensor, " B"]:
+        """Index of every row within its group."""
         return torch.arange(self.rows, device=self.hidden_BTD.device) % self.group
 
     @cached_property
     def mask_BS(self) -> Bool[Tensor, "B S"]:
-        """True where a slot holds something."""
+        """True where a slot holds an input."""
         device = self.hidden_BTD.device
         prompt_BN, live_BT = self.prompt_mask_BN, self.live_BT
         if prompt_BN is None:
@@ -181,23 +181,23 @@ class Trace:
         return self.spans[1:]
 
     def within(self, span: Span) -> slice:
-        """The steps of a span."""
+        """A span as a slice of the steps."""
         before = self.spans[0].stop
         return slice(span.start - before, span.stop - before)
 
     # -----------------------------------------------------------------------------------------------------------------
-    # What was done
+    # Inputs and actions
 
     @cached_property
     def inputs_BTD(self) -> Float[Tensor, "B T_minus_1 D"]:
-        """The inputs that the steps' actions were turned into, the last one's left out."""
+        """The inputs made from the steps' actions, without the last one's."""
         with torch.set_grad_enabled(self.graph):
             if len(self.inputs) == 1:
                 return self.inputs[0][:, self.spans[0].stop :]
             return torch.cat(self.inputs[1:], 1)
 
     def span(self, name: str) -> Span:
-        """The last span of a name.
+        """The last span of this name.
 
         Raises:
             ValueError: there is none, or it took no step.
@@ -206,13 +206,13 @@ class Trace:
             if span.name == name:
                 return span
         there = ", ".join(span.name for span in self.spans)
-        raise ValueError(f"no span {name!r} of at least one step: there are {there}; name a segment of the plan so")
+        raise ValueError(f"no span {name!r} of at least one step: there are {there}; give a segment this name")
 
     def action(self, name: str) -> Tensor:
-        """One field of the last span that has it, over (B, steps, ...).
+        """A value of the last span whose actions have one of this name, over (B, steps, ...).
 
         Raises:
-            KeyError: no span has such a field.
+            KeyError: no span has such a value.
         """
         for span in reversed(self.thought_spans):
             if name in span.action.values:
@@ -220,23 +220,23 @@ class Trace:
         raise KeyError(name)
 
     def answer(self) -> Int[Tensor, "B A"]:
-        """The tokens of the answer up to its stop token, which is left out; NOTHING (-1) where a row said no more.
+        """The tokens of the answer before its stop token; NO_TOKEN (-1) from there on.
 
         Raises:
-            ValueError: the plan had no segment named "answer", or one that says no tokens.
+            ValueError: the plan has no segment named "answer", or its thought has no tokens.
         """
         span = self.span(ANSWER)
         ids_BA = span.thought.token(span.action)
         if ids_BA is None:
-            raise ValueError(f"the answer was given by {type(span.thought).__name__}, which says no tokens")
+            raise ValueError(f"the answer's thought is {type(span.thought).__name__}, which has no tokens: use a Token")
         if self.live_BT is not None:
-            ids_BA = ids_BA.masked_fill(~self.live_BT[:, self.within(span)], NOTHING)
-        return ids_BA if span.action.stop is None else ids_BA.masked_fill(span.action.stop, NOTHING)
+            ids_BA = ids_BA.masked_fill(~self.live_BT[:, self.within(span)], NO_TOKEN)
+        return ids_BA if span.action.stop is None else ids_BA.masked_fill(span.action.stop, NO_TOKEN)
 
     def plan(self, thought: Thought | Mapping[str, Thought] | None = None) -> Plan:
         """The plan that forces exactly these actions.
 
-        thought: reads the actions of every span that carries a latent part; or one for each name of a span.
+        thought: replaces the thought of every span with a latent part; or a mapping from names of spans to thoughts.
         """
         segments: list[Segment] = []
         for span in self.thought_spans:
@@ -246,14 +246,14 @@ class Trace:
                 reader = thought.get(span.name, span.thought)
             else:
                 reader = thought if thought is not None and span.thought.has_latent else span.thought
-            segments.append(Segment(reader, steps, span.action, span.name, span.least))
+            segments.append(Segment(reader, steps, span.action, span.name, span.min_steps))
         return tuple(segments)
 
     def history(self) -> History:
-        """Everything read, as one record.
+        """All slots that the model has read.
 
         Raises:
-            ValueError: the prompt's hidden states were not computed.
+            ValueError: the prompt's hidden states were not all computed.
         """
         if self.slot_hidden is None:
             raise ValueError(
@@ -266,11 +266,11 @@ class Trace:
     # Probabilities
 
     def check_weights(self) -> None:
-        """Raises ValueError once the weights that made this trace have moved."""
+        """Raises ValueError if the weights have changed since this trace was made."""
         if self.version != made_with(self.backbone, self.spans):
             raise ValueError(
-                "the weights have moved since this trace was made, so its logits cannot be had any more: replay it "
-                "under the weights of today, or use sampled_log_prob_BT, which was stored"
+                "the weights have changed since this trace was made, so its logits cannot be computed: replay it under "
+                "the current weights, or use sampled_log_prob_BT, which is stored"
             )
 
     @property
@@ -284,30 +284,30 @@ class Trace:
 
     @property
     def logits_BTV(self) -> Float[Tensor, "B T V"]:
-        """Logits of every step, all at once; `over_logits` needs less memory where the vocabulary is large.
+        """Logits of all steps; `over_logits` needs less memory where the vocabulary is large.
 
         Raises:
-            ValueError: the weights have moved.
+            ValueError: the weights have changed.
         """
         self.check_weights()
         return self._logits_BTV
 
     def over_logits(self, function: Callable[[Tensor, slice], Tensor], steps: slice = ALL) -> list[Tensor]:
-        """function(logits_btV, rows) of some steps for chunks of rows that cover all: one call where logits are kept.
+        """Calls function(logits_btV, rows) for chunks of rows and returns the results; one call where logits are kept.
 
-        Chunks are computed again in the backward, so that never more than one is held. Logits come in float32 or
-        better: in half precision alone a token's probability is off by about 0.03 nats.
+        Logits are those of `steps`, in float32 or better: in half precision a token's log-probability is off by about
+        0.03 nats. The backward recomputes a chunk, so that at most one is in memory.
 
         Raises:
-            ValueError: the weights have moved.
+            ValueError: the weights have changed.
         """
         self.check_weights()
         if self.kept_logits is not None:
             logits_BTV = self._logits_BTV
             return [function(_wide(logits_BTV if steps == ALL else logits_BTV[:, steps]), slice(0, self.rows))]
         hidden_BtD = self.hidden_BTD if steps == ALL else self.hidden_BTD[:, steps]
-        each = hidden_BtD.shape[1] * len(self.backbone.table) * self.hidden_BTD.element_size()
-        size, out = self.group * max(1, KEPT_BYTES // max(1, each) // self.group), []  # whole groups
+        row_bytes = hidden_BtD.shape[1] * len(self.backbone.table) * self.hidden_BTD.element_size()
+        size, out = self.group * max(1, KEPT_BYTES // max(1, row_bytes) // self.group), []  # whole groups
         for start in range(0, self.rows, size):
             rows = slice(start, min(start + size, self.rows))
             hidden_btD = hidden_BtD[rows]
@@ -328,10 +328,10 @@ class Trace:
 
     @cached_property
     def log_prob_BT(self) -> Float[Tensor, "B T"]:
-        """Log-probability of each action under the logits of this trace, with its graph; 0 where a row took none.
+        """Log-probability of every action under the logits of this trace, with its graph; 0 where a row took none.
 
         Raises:
-            ValueError: the weights have moved before it was first asked for.
+            ValueError: the weights have changed since, and it was not computed before.
         """
         with torch.set_grad_enabled(self.graph):
             parts = self.over_logits(self._log_prob)
@@ -352,14 +352,14 @@ class Trace:
     def _state(self, span: Span, logits_bTV: Tensor, rows: slice) -> State:
         here = self.within(span)
         may_stop: Any = True
-        if span.least:
-            may_stop = torch.arange(here.stop - here.start, device=logits_bTV.device) >= span.least
+        if span.min_steps:
+            may_stop = torch.arange(here.stop - here.start, device=logits_bTV.device) >= span.min_steps
         hidden_bTD, logits_btV = self.hidden_BTD[rows][:, here], logits_bTV[:, here]
         return State(hidden_bTD, logits_btV, self.backbone.table, self.group, may_stop=may_stop)
 
     @cached_property
     def sampled_log_prob_BT(self) -> Float[Tensor, "B T"]:
-        """Log-probability of each action when it was drawn, stored then, in float32 or better; 0 where nothing was."""
+        """Log-probability of every sampled action, stored when it was drawn, in float32 or better; 0 elsewhere."""
         parts = []
         for span in self.thought_spans:
             here = self.within(span)
@@ -372,7 +372,7 @@ class Trace:
 
     @cached_property
     def drawn_BT(self) -> Bool[Tensor, "B T"] | None:
-        """Where an action was drawn at random; None if all were. What a policy gradient is about."""
+        """True where an action was sampled; None if all were. Policy gradients count these steps only."""
         if all(span.drawn for span in self.thought_spans):
             return self.acted_BT
         drawn_T = torch.zeros(self.steps, dtype=torch.bool, device=self.hidden_BTD.device)
@@ -384,7 +384,7 @@ class Trace:
     # Parts, and costs
 
     def part(self, rows: slice) -> "Trace":
-        """Some of the rows: whole groups of them. It cannot be resumed."""
+        """The trace of some rows, which must be whole groups; it cannot be resumed."""
         spans = tuple(
             replace(span, action=_cut(span.action, rows), scored=_some(span.scored, rows)) for span in self.spans
         )
@@ -407,7 +407,7 @@ class Trace:
 
     @cached_property
     def counters(self) -> Counters:
-        """What making this trace cost, counted from the record of what ran."""
+        """What making this trace cost."""
         N, read_B = self.spans[0].stop, self.mask_BS[:, :-1].sum(1)
         prompt_B = self.mask_BS[:, :N].sum(1)
         acted_BT = self.mask_BS.new_ones(self.rows, self.steps) if self.acted_BT is None else self.acted_BT
@@ -430,7 +430,7 @@ class Trace:
         return Counters(self.forwards, slots, steps, tokens, latents, flops)
 
     def _row_flops(self, prompt: int, read: int, shared: int) -> int:
-        """Operations of one row's blocks, times the rollouts that share its prompt."""
+        """Operations of one row's blocks, times the number of rollouts that share its prompt."""
         count, asked = self.backbone.flops, self.prompt_read
         if self.at_once:
             return count(read, 0, None if asked is None else read - prompt + min(asked, prompt)) * shared

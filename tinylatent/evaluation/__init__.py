@@ -1,1 +1,1 @@
-"""Evaluation: judging answers, statistics over them."""
+"""Evaluation: judges answers, ranks candidates, and estimates intervals."""

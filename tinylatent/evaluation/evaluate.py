@@ -1,7 +1,7 @@
-"""Evaluation: every problem of a part, solved in batches, judged by whoever speaks for it.
+"""Evaluation: solves all problems of a speaker in batches, and has the speaker judge the answers.
 
-Besides the answer it measures how far each step's distribution is from the oracle's frontier (KL) and how spread it is
-(entropy), under the method's own inference or under a control, and what it cost in forwards, operations and seconds.
+It also measures the KL divergence of every step from the oracle's frontier and the entropy of every step, under the
+method's own inference or under a control, and the cost in forwards, operations and seconds.
 
 Letters: P problems, B rows of a batch, S samples, T steps before the answer, A answer tokens.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tinylatent.core.seeds import Streams, derive
 from tinylatent.engine.plan import ANSWER
-from tinylatent.engine.trace import NOTHING, Counters, Trace
+from tinylatent.engine.trace import NO_TOKEN, Counters, Trace
 from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.policy_gradient import entropy_of
@@ -31,18 +31,18 @@ BATCH = 1024
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured over P problems."""
+    """Measurements over P problems."""
 
     right_P: np.ndarray
-    """Whether each answer is right."""
+    """Whether answers are right."""
     answer_PA: np.ndarray
-    """The answers, as token ids; -1 where nothing was said."""
+    """The answers, as token ids; -1 for no token."""
     kl_T: list[float]
-    """Mean KL(oracle frontier || model) of each step in nats; empty if the steps are not supervised."""
+    """Mean KL(oracle frontier || model) of every step in nats; empty if the steps are not supervised."""
     entropy_T: list[float]
-    """Mean entropy of each step's distribution in nats, the answer's included."""
+    """Mean entropy of every step's distribution in nats, the answer's included."""
     norm_T: list[float]
-    """Mean norm of the input each step before the answer makes, in units of the token embeddings' mean norm."""
+    """Mean norm of the input that a step before the answer makes, in units of the token embeddings' mean norm."""
     counters: Counters
     """What solving all problems cost."""
     seconds: float
@@ -60,29 +60,28 @@ def evaluate(
     device: torch.device | str = "cpu",
     verify: Verifier = truth,
 ) -> Evaluation:
-    """Solves every problem of a speaker, the answer greedily.
+    """Solves every problem of a speaker, with greedy answers.
 
     Args:
-        speaker: holds the problems, judges the answers and gives the frontier of all traces.
-        method: solves.
-        model: the trained model.
+        speaker: gives the problems and the frontier of all traces, and judges the answers.
+        method, model: solve them.
         control: "noise", "shuffled" or "zero" to replace the latents; None for the method itself.
-        seed: of everything sampled (deterministic methods sample nothing; noise and sampled latents do).
-        batch: rows at a time.
-        device: where the model is.
-        verify: what methods that search may ask on the way; the truth unless another is given.
+        seed: of everything random: sampled latents, noise, and the order of problems.
+        batch: most problems at a time.
+        device: the model's device.
+        verify: judges answers during a search; the true answers by default.
 
     Raises:
-        ValueError: unknown control, or no problems.
+        ValueError: unknown control, no problems, a batch below 1, or a speaker whose judgements are not booleans.
     """
     count = len(speaker.problems)
     if count == 0 or batch < 1:
-        raise ValueError(f"{count} problems in batches of {batch}: no problems to evaluate, or no rows at a time")
+        raise ValueError(f"{count} problems in batches of {batch}: no problems to evaluate; expected 1 or more of both")
     answers, rights, kls, entropies, norms, spent, seconds = [], [], [], [], [], [], 0.0
     unit = model.backbone.table.unit().detach()
-    # Neighbours in a listed space share most of their digits, and shuffled latents would be nearly the right ones.
+    # Problems that are neighbours in a listed space are alike, and their shuffled latents would be nearly right.
     order_P = np.random.default_rng(derive(seed, "shuffle")).permutation(count)
-    parts = -(-count // batch)  # of even size: a last row alone would have no other to shuffle with
+    parts = -(-count // batch)  # of even size: a last problem alone would have no other to shuffle with
     for index_B in np.array_split(order_P, parts):
         examples = speaker.part(index_B).examples(device)
         streams = Streams(seed, torch.from_numpy(index_B).to(device))
@@ -103,20 +102,13 @@ def evaluate(
         norms.append((norm_BT, norm_BT[:, :0]))
         spent.append(solution.counters)
     back_P = np.argsort(order_P)
+    right_P, answer_PA = np.concatenate(rights)[back_P], _stacked(answers)[back_P]
     kl_T = _mean(kls) if method.supervised else []
-    return Evaluation(
-        np.concatenate(rights)[back_P],
-        _stacked(answers)[back_P],
-        kl_T,
-        _mean(entropies),
-        _mean(norms),
-        reduce(add, spent),
-        seconds,
-    )
+    return Evaluation(right_P, answer_PA, kl_T, _mean(entropies), _mean(norms), reduce(add, spent), seconds)
 
 
 def _judged(examples: Examples, answer_BA: Tensor) -> np.ndarray:
-    """The speaker's verdicts, held to what a speaker promises."""
+    """The speaker's judgements, checked to be one boolean per answer."""
     right_B = examples.judge(answer_BA)
     if right_B.shape != (len(answer_BA),) or right_B.dtype != torch.bool:
         raise ValueError(
@@ -127,17 +119,17 @@ def _judged(examples: Examples, answer_BA: Tensor) -> np.ndarray:
 
 
 def divergence(trace: Trace, examples: Examples, before: int) -> Float[Tensor, "B T"]:
-    """KL(frontier || model) at every step in nats; NaN where a row took none, everywhere if none compare.
+    """KL(frontier || model) of every step in nats; NaN where a row took no step, and everywhere without targets.
 
-    before: steps before the answer.
+    before: steps before the answer; if there are more than the chain has, steps have no targets.
     """
-    if before > examples.most_steps:
+    if before > examples.max_steps:
         return torch.full_like(trace.hidden_BTD[..., 0], torch.nan)
 
     def kl(logits_bTV: Tensor, rows: slice) -> Tensor:
         log_p_bTV, target_bTV = F.log_softmax(logits_bTV, -1), examples.frontier.rows(rows).dense(logits_bTV.shape[-1])
         if trace.steps < target_bTV.shape[1]:  # rows of few steps may be alone in a batch, and answers may end early
-            answer = slice(examples.most_steps, examples.most_steps + trace.steps - before)
+            answer = slice(examples.max_steps, examples.max_steps + trace.steps - before)
             target_bTV = torch.cat([target_bTV[:, :before], target_bTV[:, answer]], 1)
         return (torch.special.xlogy(target_bTV, target_bTV) - target_bTV * log_p_bTV).sum(-1)
 
@@ -151,8 +143,8 @@ def _split(values_BT: Tensor, before: int) -> tuple[Tensor, Tensor]:
 
 
 def _mean(parts: list[tuple[Tensor, Tensor]]) -> list[float]:
-    """Mean over rows, waiting rows left out; batches of fewer steps, or of shorter answers, lack the last of either."""
-    columns = [torch.cat(_widened([part[place] for part in parts])) for place in (0, 1)]
+    """Mean over rows of every step before the answer, then of the answer's; batches may differ in both numbers."""
+    columns = [torch.cat(_widened([part[half] for part in parts])) for half in (0, 1)]
     return [round(value, 6) for value in torch.cat(columns, 1).double().nanmean(0).tolist()]
 
 
@@ -162,11 +154,11 @@ def _widened(parts: list[Tensor]) -> list[Tensor]:
 
 
 def _stacked(answers: list[np.ndarray]) -> np.ndarray:
-    """Answers of several batches, the shorter ones filled up with NOTHING."""
-    most = max(each.shape[-1] for each in answers)
-    room = [(0, 0)] * (answers[0].ndim - 1)
-    filled = (np.pad(each, [*room, (0, most - each.shape[-1])], constant_values=NOTHING) for each in answers)
-    return np.concatenate(list(filled))
+    """Answers of several batches as one array, shorter ones padded with NO_TOKEN."""
+    most = max(answer.shape[-1] for answer in answers)
+    other = [(0, 0)] * (answers[0].ndim - 1)
+    padded = (np.pad(answer, [*other, (0, most - answer.shape[-1])], constant_values=NO_TOKEN) for answer in answers)
+    return np.concatenate(list(padded))
 
 
 def sample_answers(
@@ -180,7 +172,7 @@ def sample_answers(
     batch: int = BATCH,
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
-    """Answers of `samples` independent rollouts of each problem, as token ids (P, S, A); prompts are read once.
+    """Answers of `samples` independent rollouts of every problem, as token ids (P, S, A); prompts are read once.
 
     Raises:
         ValueError: fewer than one sample, or no problems.
@@ -195,13 +187,13 @@ def sample_answers(
         examples = speaker.part(np.arange(start, min(start + size, count))).examples(device)
         rows = len(examples)
         streams = Streams(seed, torch.arange(start * samples, (start + rows) * samples, device=device))
-        solution = method.solve(model, examples, streams, temperature=temperature, groups=samples, verify=truth)
+        solution = method.solve(model, examples, streams, temperature=temperature, group=samples, verify=truth)
         answers.append(solution.answer_BA.view(rows, samples, -1).cpu().numpy())
     return _stacked(answers)
 
 
 def cost(method: Method, model: Model, examples: Examples) -> dict[str, Any]:
-    """What the first problem costs at inference: steps decoded, slots read, floating-point operations."""
+    """Costs of solving the first problem: "steps" taken, "slots" read, and "flops"."""
     streams = Streams(0, torch.zeros(1, dtype=torch.int64, device=examples.prompt_BN.device))
     spent = method.solve(model, examples.rows(slice(0, 1)), streams, verify=truth).counters
     return {"steps": spent.steps, "slots": spent.slots, "flops": spent.flops}

@@ -1,4 +1,4 @@
-"""Ranking: how likely each of several answers is after the same thinking, and where the right one comes.
+"""Ranking: log-probabilities of candidate answers after the same thinking, and the rank of the right one.
 
 Letters: B rows, C candidates, A answer tokens.
 """
@@ -16,10 +16,10 @@ from tinylatent.engine.trace import Trace
 def candidate_log_prob(
     thinking: Trace, candidates_BCA: Int[Tensor, "B C A"], mask_BCA: Bool[Tensor, "B C A"] | None = None
 ) -> Float[Tensor, "B C"]:
-    """Log-probability of every candidate answer: the sum over its tokens, each read after those before it.
+    """Log-probability of every candidate answer, the sum over its tokens.
 
     Args:
-        thinking: a rollout of the plan without its answer; every candidate goes on from its cache.
+        thinking: a rollout of the plan without its answer; every candidate continues from its cache.
         candidates_BCA: token ids.
         mask_BCA: False beyond the end of a shorter candidate.
     """
@@ -33,6 +33,6 @@ def candidate_log_prob(
 
 
 def rank_of(score_BC: Float[Tensor, "B C"], right_B: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """Place of the right candidate, 1 for the best; candidates of equal score, or of none, stand before it."""
+    """Rank of the right candidate, 1 for the best; candidates with an equal score or NaN rank before it."""
     right_B1 = score_BC.gather(1, right_B[:, None])
     return (~(score_BC < right_B1)).sum(1)

@@ -34,15 +34,16 @@ Counts = list[NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its confidence interval.
-
-    `value`, `low` and `high` are shares (or differences of shares); `kind` says in one phrase how they were computed.
-    """
+    """An estimate with its confidence interval: shares, or differences of shares."""
 
     value: float
+    """The estimate."""
     low: float
+    """Lower end of the interval."""
     high: float
+    """Upper end."""
     kind: str
+    """How they were computed, in one phrase."""
 
 
 def accuracy_interval(
@@ -191,7 +192,7 @@ def cluster_counts(
 
 
 _MEMO: dict[bytes, Interval] = {}
-"""Intervals by a digest of what they are of: tables, figures and sentences ask for the same ones."""
+"""Intervals by a digest of their inputs: tables, figures and sentences ask for the same ones."""
 
 
 def _remembered(gains: Counts, totals: Counts, lowest: float, level: float, draws: int, seed: int) -> Interval:

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks import REGISTRY
 from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.tasks import TASKS
 from tinylatent.methods import GRPO, CoT2
 from tinylatent.models.blocks import attend
 from tinylatent.models.decoder import ModelConfig
@@ -36,7 +36,7 @@ SIDE = 768  # of the square matrices whose product is the yardstick
 EVALUATED = 1024
 EXPERIMENT = Experiment(method=CoT2())
 REWARDED = Experiment(
-    method=GRPO(samples=3), shape=ModelConfig(layers=1), training=Training(rate=1e-3, weight_decay=0.0)
+    method=GRPO(samples=3), model=ModelConfig(layers=1), training=Training(learning_rate=1e-3, weight_decay=0.0)
 )
 PROMPTS = 64
 WARM = 450  # the step whose learning rate is the peak
@@ -112,11 +112,11 @@ def generation() -> dict[str, float]:
     return figures
 
 
-GENERATED = {"frontiers": ("mnns", "digits=6, high=30"), **{name: (name, "") for name in REGISTRY}}
+GENERATED = {"frontiers": ("mnns", "digits=6, high=30"), **{name: (name, "") for name in TASKS.loaded()}}
 GENERATION = """
 import resource, time
-from tasks import REGISTRY
-task = REGISTRY["{}"]({})
+from tinylatent.lab.tasks import TASKS
+task = TASKS["{}"]({})
 begin = time.perf_counter()
 batch = task.batch(task.problems(100_000, seed=0))
 assert len(batch.frontier_BTV) == 100_000
@@ -130,16 +130,16 @@ def _median_ratio(a: list[float], b: list[float]) -> float:
 
 def _training_flops(examples: Examples) -> int:
     """Three forwards and readouts of every token of the chain; embedding mixtures is not counted."""
-    backbone, tokens = EXPERIMENT.model().backbone, examples.chain_BT.shape[1]
+    backbone, tokens = EXPERIMENT.fresh().backbone, examples.chain_BT.shape[1]
     table = backbone.table
     return 3 * (backbone.flops(examples.slots) + 2 * len(table) * table.width * tokens)
 
 
 def ours(examples: Examples, batch: int, experiment: Experiment = EXPERIMENT) -> Turn:
     """One step of the laboratory's own training loop."""
-    experiment = replace(experiment, training=replace(experiment.training, batch=batch))
+    experiment = replace(experiment, training=replace(experiment.training, batch_size=batch))
     device = examples.prompt_BN.device
-    model, recipe = experiment.model(device), experiment.training
+    model, recipe = experiment.fresh(device), experiment.training
     optimizer = make_optimizer(model, recipe)
     served = batches(examples, batch, 0, experiment.seeds)
     state = TrainState(WARM, recipe.steps, 0)
@@ -152,7 +152,7 @@ def ours(examples: Examples, batch: int, experiment: Experiment = EXPERIMENT) ->
 
 def evaluation(examples: Examples) -> Turn:
     """Self-fed, cached inference and judging of EVALUATED problems."""
-    model, some = EXPERIMENT.model(), examples.rows(slice(0, EVALUATED))
+    model, some = EXPERIMENT.fresh(), examples.rows(slice(0, EVALUATED))
 
     def turn() -> None:
         some.judge(EXPERIMENT.method.solve(model, some).answer_BA).sum().item()
@@ -188,12 +188,12 @@ def grouped_rollouts(groups: tuple[int, ...], rounds: int, device: torch.device)
 def rolling(examples: Examples, experiment: Experiment = REWARDED) -> Turn:
     """Rollouts of PROMPTS problems in groups, latents sampled, with their rewards: no training."""
     device = examples.prompt_BN.device
-    method, model, some = experiment.method, experiment.model(device), examples.rows(slice(0, PROMPTS))
+    method, model, some = experiment.method, experiment.fresh(device), examples.rows(slice(0, PROMPTS))
     assert isinstance(method, GRPO)
     streams = TrainState(0, 1, 0).streams(PROMPTS * method.group, device)
 
     def turn() -> None:
-        solution = method.solve(model, some, streams, temperature=method.temperature, groups=method.group)
+        solution = method.solve(model, some, streams, temperature=method.temperature, group=method.group)
         truth(some, solution.answer_BA).mean().item()
 
     return turn
@@ -228,12 +228,12 @@ class Bare:
 
 def bare_model(experiment: Experiment) -> Bare:
     """The initial weights of an experiment, without the module they come from."""
-    weights: dict[str, Any] = dict(experiment.model().backbone.named_parameters())
+    weights: dict[str, Any] = dict(experiment.fresh().backbone.named_parameters())
     names = ("attn_norm.weight", "attention.qkv_proj", "attention.out_proj", "mlp_norm.weight", "mlp.up_proj")
     layers = [
-        [weights[f"blocks.{n}.{name}"] for name in (*names, "mlp.down_proj")] for n in range(experiment.shape.layers)
+        [weights[f"blocks.{n}.{name}"] for name in (*names, "mlp.down_proj")] for n in range(experiment.model.layers)
     ]
-    return Bare(weights["embedding"], weights["pos_emb"], layers, weights["norm.weight"], experiment.shape.heads)
+    return Bare(weights["embedding"], weights["pos_emb"], layers, weights["norm.weight"], experiment.model.heads)
 
 
 def bare(examples: Examples, batch: int) -> Turn:

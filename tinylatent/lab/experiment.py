@@ -1,37 +1,51 @@
-"""Experiment: everything that determines one run, as one frozen value that goes to JSON and back.
+"""Experiment: everything that determines one trained run, as one frozen value that goes to JSON and back.
 
-Two experiments with equal values are the same run; `identity` is the hash of the value and its method's version.
+Two experiments with equal values are the same run; `identity` is the hash of what differs from the defaults. Forms of
+its JSON: 1 is the first edition's (shape, rate, batch, problems, room), which is lifted when read; 2 is today's.
 """
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int
+from tinylatent_tasks import MNNS, Task
 from torch import Tensor
 
-from tasks import MNNS, REGISTRY, Task
-from tinylatent.core.identity import identity, plain
+from tinylatent.core.identity import plain
+from tinylatent.core.registry import Registry
 from tinylatent.core.seeds import Seeds, Streams
+from tinylatent.lab.records import ExperimentRecord, lift_record
+from tinylatent.lab.run import Progress, Run
+from tinylatent.lab.tasks import TASKS
 from tinylatent.methods import METHODS, CoT2
 from tinylatent.models.decoder import Decoder, ModelConfig
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.config import Training
 
-MOST_VALIDATED = 1000
-"""Problems to validate on, where training.problems is given."""
+MAX_VALIDATED = 1000
+"""Problems to validate on, where training.num_train is given."""
+RENAMED = {
+    "task": {"room": "capacity"},
+    "training": {"batch": "batch_size", "rate": "learning_rate", "problems": "num_train"},
+}
+"""Fields of form 1 by the names they have now."""
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Run):
     """One method on one task, with a model size, a training recipe and seeds."""
+
+    version: ClassVar[int] = 2
+    record = ExperimentRecord
 
     task: Any = field(default_factory=MNNS)
     method: Method = field(default_factory=CoT2)
-    shape: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
     training: Training = field(default_factory=Training)
     seeds: Seeds = field(default_factory=Seeds)
     start: "Experiment | None" = None
@@ -44,9 +58,9 @@ class Experiment:
             return
         for name, ours, theirs in (
             ("task", self.task, self.start.task),
-            ("shape", self.shape, self.start.shape),
+            ("model", self.model, self.start.model),
             ("split seed", self.seeds.split, self.start.seeds.split),
-            ("training.problems", self.training.problems, self.start.training.problems),
+            ("training.num_train", self.training.num_train, self.start.training.num_train),
         ):
             if ours != theirs:
                 raise ValueError(
@@ -59,63 +73,96 @@ class Experiment:
                 "take as many steps as the one it starts from, or more"
             )
 
+    # -----------------------------------------------------------------------------------------------------------------
+    # To JSON and back
+
     def to_json(self) -> dict[str, Any]:
-        """The experiment as plain values; task and method carry their registered names, a start is one in turn."""
-        values = {part: plain(getattr(self, part)) for part in ("task", "method", "shape", "training", "seeds")}
-        values["task"] = {"name": self.task.name, **values["task"]}
-        values["method"] = {"name": self.method.name, "version": self.method.version, **values["method"]}
+        """The experiment as plain values: names of task and method, and every setting that is not the default."""
+        values = {
+            "version": self.version,
+            "task": {"name": self.task.name, **plain(self.task)},
+            "method": {"name": self.method.name, "version": self.method.version, **plain(self.method)},
+            "model": plain(self.model),
+            "training": plain(self.training),
+            "seeds": {name: getattr(self.seeds, name) for name in ("split", "init", "order", "sampling")},
+        }
         return values if self.start is None else {**values, "start": self.start.to_json()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Experiment":
-        """The experiment that wrote these values.
+        """The experiment that wrote these values, in any form.
 
         Raises:
             ValueError: a part is missing, unknown, or was written by another version of the method.
         """
         try:
-            method = dict(values["method"])
-            named = method.pop("name")
-            if named not in METHODS:
-                known = ", ".join(METHODS)
-                raise ValueError(
-                    f"not an experiment this version can read: method {named!r} is not installed, there are {known}; "
-                    "install the package that brings it"
-                )
-            kind, version = METHODS[named], method.pop("version")
+            values = lifted(values)
+            if values["version"] != cls.version:
+                raise ValueError(f"an experiment of form {values['version']}: this program reads 1 to {cls.version}")
+            task, method = dict(values["task"]), dict(values["method"])
+            kind, version = _installed(METHODS, method.pop("name"), "method"), method.pop("version")
             if version != kind.version:
                 raise ValueError(
                     f"written by version {version} of method {kind.name}, this is {kind.version}: train it again"
                 )
-            task = dict(values["task"])
-            lists = {name: tuple(value) for name, value in method.items() if isinstance(value, list)}
             return cls(
-                REGISTRY[task.pop("name")](**task),
-                kind(**{**method, **lists}),
-                ModelConfig(**values["shape"]),
+                _installed(TASKS, task.pop("name"), "task")(**{name: _tupled(value) for name, value in task.items()}),
+                kind(**{name: _tupled(value) for name, value in method.items()}),
+                ModelConfig(**values["model"]),
                 Training(**values["training"]),
                 Seeds(**values["seeds"]),
                 cls.from_json(values["start"]) if "start" in values else None,
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
+            what = f"it has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(
-                f"not an experiment this version can read: {error}; expected what config.json holds"
+                f"not an experiment this version can read: {what}; expected what config.json holds"
             ) from error
+
+    @classmethod
+    def lift(cls, written: dict[str, Any]) -> dict[str, Any]:
+        """A record in today's form."""
+        if "version" in written:
+            return written
+        record = lift_record(super().lift(written))
+        return {**record, "run": lifted(record["run"])}
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # What it is made of
+
+    def fresh(self, device: torch.device | str = "cpu") -> Model:
+        """A model with this experiment's initial weights."""
+        generator = self.seeds.generator("init")
+        vocabulary = len(self.task.vocabulary) + len(self.method.extra_tokens)
+        backbone = Decoder.fresh(vocabulary, self.positions, self.model, generator)
+        return self.method.model(backbone, generator).to(device)
+
+    @property
+    def positions(self) -> int:
+        """Positions its model has: those of the task and of steps beyond its chain."""
+        return self.task.positions + self.method.extra_steps
 
     def rows(self, part: Literal["train", "validation"]) -> np.ndarray:
         """The problems of a part under this experiment's split.
 
         Raises:
-            ValueError: the task's space is too large to list and training.problems is not set.
+            ValueError: the task's space is too large to list and training.num_train is not set.
         """
-        count = self.training.problems
+        count = self.training.num_train
         if count is not None and part == "validation":
-            count = max(1, min(count // 4, MOST_VALIDATED))
+            count = max(1, min(count // 4, MAX_VALIDATED))
         return _rows(self.task, part, self.seeds.derive("split"), count)
+
+    def speaker(self, part: Literal["train", "validation"]) -> Symbols:
+        """The problems of a part, in the task's own symbols."""
+        return Symbols(self.task, self.rows(part))
 
     def streams(self, rows_B: Int[Tensor, " B"]) -> Streams:
         """What these rows sample when the trained model answers problems of its user."""
         return Streams(self.seeds.derive("sampling", "answer"), rows_B)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # As a run
 
     @property
     def work(self) -> int:
@@ -123,25 +170,54 @@ class Experiment:
         return self.training.steps
 
     @property
-    def identity(self) -> str:
-        """Twelve hexadecimal digits that stand for the whole value."""
-        return identity(self.to_json())
+    def label(self) -> str:
+        """Task, method and seed."""
+        return f"{self.task.name}/{self.method.name} seed {self.seeds.split}"
 
     @property
-    def positions(self) -> int:
-        """Positions its model has: those of the task and of steps beyond its chain."""
-        return self.task.positions + self.method.extra_steps
+    def starts_from(self) -> "Experiment | None":
+        """The run whose weights this one begins with."""
+        return self.start
 
-    def model(self, device: torch.device | str = "cpu") -> Model:
-        """A fresh model with this experiment's initial weights."""
-        generator = self.seeds.generator("init")
-        vocabulary = len(self.task.vocabulary) + len(self.method.extra_tokens)
-        backbone = Decoder.fresh(vocabulary, self.positions, self.shape, generator)
-        return self.method.model(backbone, generator).to(device)
+    def measure(
+        self,
+        folder: Path,
+        device: torch.device | str = "cpu",
+        on_progress: Progress | None = None,
+        start: Path | None = None,
+    ) -> ExperimentRecord:
+        """Trains it and puts it through every evaluation: see `measure.measure`."""
+        from tinylatent.lab.measure import measure  # which is about experiments, and so imports them
 
-    def speaker(self, part: Literal["train", "validation"]) -> Symbols:
-        """The problems of a part, in the task's own symbols."""
-        return Symbols(self.task, self.rows(part))
+        return measure(self, folder, device, on_progress, start)
+
+
+def lifted(values: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of an experiment in today's form, from any form that was ever written."""
+    if "version" in values:
+        return values
+    found: dict[str, Any] = {"version": 2, **{name: value for name, value in values.items() if name != "shape"}}
+    found["model"] = values["shape"]
+    for part, names in RENAMED.items():
+        found[part] = {names.get(name, name): value for name, value in values[part].items()}
+    if "start" in values:
+        found["start"] = lifted(values["start"])
+    return found
+
+
+def _tupled(value: Any) -> Any:
+    """The value with tuples for the lists of JSON, inside one another too."""
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
+
+
+def _installed(registry: Registry[Any], name: str, word: str) -> Any:
+    """What a stored run names, or a clear word that it is not there."""
+    if name not in registry:
+        raise ValueError(
+            f"not an experiment this version can read: {word} {name!r} is not installed, there are "
+            f"{', '.join(registry)}; install the package that brings it"
+        )
+    return registry[name]
 
 
 @lru_cache(maxsize=2)

@@ -12,31 +12,6 @@ from matplotlib.figure import Figure
 
 from tinylatent.evaluation.statistics import Interval
 
-
-class Colours(dict[str, str]):
-    """Colours by name; a method that is added has the spare one."""
-
-    def __missing__(self, name: str) -> str:
-        return "#7b5ea7"
-
-
-COLOURS = Colours(
-    {
-        "direct": "#8c8c8c",
-        "pause": "#c08a3e",
-        "discrete": "#3b6fb6",
-        "coconut": "#4f8f5b",
-        "cot2": "#b5403a",
-        "K = 1": "#3b6fb6",
-        "K = 3": "#c98a83",
-        "K = 6": "#b5403a",
-        "K = 1, 3, 6": "#6b2b52",
-        "K = 3, paper": "#d6a13d",
-        "K = 3, official": "#8a6b1f",
-        "Dirichlet 2": "#7fae7a",
-        "Dirichlet 5": "#3c7a4c",
-    }
-)
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -79,7 +54,7 @@ def published_mark(axes: Axes, x: Any = (), y: Any = (), label: str | None = Non
     axes.plot(x, y, "D", color="black", markerfacecolor="none", markersize=6, label=label)
 
 
-def shade(name: str, place: int, of: int) -> Any:
-    """A method's colour, from pale (place 0) to full (the last place)."""
+def shade(colour: str, place: int, of: int) -> Any:
+    """A colour from pale (place 0) to full (the last place)."""
     weight = (place + 1) / of
-    return tuple(1 - weight * (1 - part) for part in to_rgb(COLOURS[name]))
+    return tuple(1 - weight * (1 - part) for part in to_rgb(colour))

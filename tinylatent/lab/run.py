@@ -1,162 +1,200 @@
-"""Runs in folders: an experiment is trained, resumed, started from another run, and loaded again.
+"""What every run is: a frozen value that goes to JSON and back, has an identity, and measures itself.
 
-A folder holds config.json, metrics.jsonl, checkpoints, and the run it started from under start/ unless that has a
-folder of its own.
+Studies are grids of runs. Most runs are experiments (a method trained on a task); others enumerate, or check a claim.
+A record remembers the run it is of as the JSON that was written then, and its id is the hash of that JSON: it is
+checked first, and only then lifted to the form of today.
 """
 
-import sys
-from collections.abc import Callable
-from itertools import pairwise
+import copy
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
+import msgspec
 import torch
 
-from tinylatent.core.files import locked, read_json, write_json
-from tinylatent.lab.experiment import Experiment
-from tinylatent.objectives.method import Model
-from tinylatent.objectives.speakers import Symbols
-from tinylatent.training.checkpoints import CONFIG, find_checkpoint, load_weights
-from tinylatent.training.inherit import take_over
-from tinylatent.training.loop import ended, fit
+from tinylatent.core.environment import environment
+from tinylatent.core.identity import identity
+from tinylatent.training.checkpoints import METRICS
 
-START = "start"  # folder of the run that another starts from
+Progress = Callable[[int, float], None]
+"""on_progress(units done, loss): NaN where there is no loss."""
+VERSION = 2
+"""Form of records: 1 is the first edition's, which had no such field."""
 
 
-def train(
-    experiment: Experiment,
-    folder: Path | None = None,
-    device: torch.device | str = "cpu",
-    on_progress: Callable[[int, float], None] | None = None,
-    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
-    start: Path | None = None,
-) -> Model:
-    """Trains to the end, from the newest checkpoint under `folder` if there is one.
+class Environments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a run's numbers come from: code, versions, machine."""
+
+    training: list[dict[str, str]] = msgspec.field(default_factory=list)
+    """What trained it, one for every sitting on another machine or commit; empty where nothing was trained."""
+    measuring: dict[str, str]
+    """What measured it."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
+    """What a finished run left: a line of runs.jsonl. Every kind of run has a subclass of its own."""
+
+    version: int
+    """Form of the record."""
+    id: str
+    """Hash of `run` as it was written."""
+    run: dict[str, Any]
+    """The run as JSON, fields at their default left out."""
+    environments: Environments
+    """What trained it and what measured it."""
+    study: str = ""
+    """The study it was measured for; empty for a run on its own."""
+    profile: str = ""
+    """Profile of that study: quick or full."""
+
+    @property
+    def seeds(self) -> Mapping[str, int]:
+        """The seeds of its random numbers, by purpose."""
+        return dict(self.run.get("seeds", {}))
+
+    def summary(self) -> str:
+        """One line about it."""
+        return self.id
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain values."""
+        return dict(msgspec.to_builtins(self))
+
+
+class Run(ABC):
+    """One run. Subclasses are frozen dataclasses; their `record` names the class of their records."""
+
+    version: ClassVar[int] = 1
+    """Raised when results or defaults change, so that stored runs are not taken for new ones."""
+    record: ClassVar[type[Record]] = Record
+    """The class of its records."""
+    always: ClassVar[bool] = False
+    """Whether finished runs are measured again: where what is asked about is the code, not its settings."""
+
+    @property
+    @abstractmethod
+    def work(self) -> int:
+        """Units of progress it takes."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What it is, in a few words."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """The run as plain values."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, values: dict[str, Any]) -> "Run":
+        """The run that these values of today's form describe; ValueError if there is none."""
+
+    @abstractmethod
+    def measure(
+        self,
+        folder: Path,
+        device: torch.device | str = "cpu",
+        on_progress: Progress | None = None,
+        start: Path | None = None,
+    ) -> Record:
+        """Does the run and returns its record.
+
+        Args:
+            folder: its own; what it keeps goes there, and lines of metrics.jsonl tell how far it is.
+            device: where to compute.
+            on_progress: told as it goes on.
+            start: folder of the run it starts from, where it starts from one that was done before.
+        """
+
+    @classmethod
+    def lift(cls, written: dict[str, Any]) -> dict[str, Any]:
+        """A record in today's form, from any form that was ever written. It may change `written`, a copy."""
+        if "version" not in written:
+            written["run"] = written.pop("experiment")
+            written["environments"] = {"measuring": written.pop("environment")}
+            written["version"] = 2
+        return written
+
+    @classmethod
+    def written_identity(cls, run: dict[str, Any]) -> str:
+        """The id of a run from the JSON that was written for it, in whatever form."""
+        return identity(run)
+
+    @property
+    def starts_from(self) -> "Run | None":
+        """The run whose weights this one begins with."""
+        return None
+
+    @property
+    def identity(self) -> str:
+        """Twelve hexadecimal digits that stand for the whole value."""
+        return identity(self.to_json())
+
+    def done(self, folder: Path) -> int:
+        """Units of progress so far, by the last whole line of its metrics.jsonl."""
+        return int(last_line(folder / METRICS).get("step", 0))
+
+
+def read_record(kind: type[Run], values: Any) -> Any:
+    """A record of a kind of run from JSON of any form: its id is checked as written, then it is lifted.
+
+    Raises:
+        ValueError: the run was changed after it was recorded, or this is no record of this kind.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"a record is a JSON object, this is {type(values).__name__}")
+    form = values.get("version", 1)
+    if not isinstance(form, int) or not 1 <= form <= VERSION:
+        raise ValueError(f"a record of form {form!r}: this program reads 1 to {VERSION}; use a newer one")
+    name = "run" if "version" in values else "experiment"
+    run = values.get(name)
+    if not isinstance(run, dict):
+        raise ValueError(f"a record of form {form} has its run under {name!r}: this has none")
+    if values.get("id") != kind.written_identity(run):
+        raise ValueError("its id is not that of its run: one of the two was changed")
+    try:
+        return msgspec.convert(kind.lift(copy.deepcopy(values)), kind.record)
+    except (msgspec.ValidationError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no record of the kind {kind.__name__} ({type(error).__name__}: {error})") from error
+
+
+def new_record(run: Run, training: list[dict[str, str]] | None = None, **values: Any) -> Any:
+    """A record of a run that was measured here and now.
 
     Args:
-        experiment: what to train.
-        folder: where config.json, metrics.jsonl and checkpoints go; None keeps nothing.
-        device: where to train.
-        on_progress: told (steps done, loss) at the start and whenever metrics are logged; progress bars hang here.
-        say: receives one-line remarks, such as where a run was resumed.
-        start: folder of the run to start from, if there is one; by default it is trained first, under folder/start.
-
-    Raises:
-        ValueError: the folder holds another experiment or is in use, a stage has no steps, a batch exceeds the training
-            part, the start is another or unfinished, or training diverged.
-        DamagedError: a stored file is damaged.
+        run: what was measured.
+        training: the environments it was trained in.
+        values: the other fields of its class of records.
     """
-    speaker = _training_part(experiment)
-    if start is not None:
-        _check_start(experiment, start)
-    if folder is None:
-        return _train(experiment, speaker, None, device, on_progress, say, start)
-    _check_folder(experiment, folder)
-    with locked(folder):
-        if not (folder / CONFIG).exists():
-            write_json(folder / CONFIG, experiment.to_json())
-        try:
-            return _train(experiment, speaker, folder, device, on_progress, say, start)
-        except ValueError:
-            if not any(path.name != CONFIG and not path.name.startswith(".") for path in folder.iterdir()):
-                (folder / CONFIG).unlink()  # nothing was learnt: other settings may have the folder
-            raise
+    where = Environments(training=training or [], measuring=environment())
+    return run.record(version=VERSION, id=run.identity, run=run.to_json(), environments=where, **values)
 
 
-def begun(
-    experiment: Experiment,
-    folder: Path | None,
-    device: torch.device | str,
-    say: Callable[[str], None],
-    start: Path | None = None,
-) -> Model:
-    """The model as training finds it: fresh, or with what it takes over from its start, trained if need be."""
-    model = experiment.model(device)
-    if experiment.start is None:
-        return model
-    if start is None:
-        earlier = train(experiment.start, None if folder is None else folder / START, device, say=say)
-    else:
-        _, earlier = load(start, device)
-    take_over(model, earlier, experiment.method.inherits)
-    return model
+def note_progress(folder: Path, step: int, on_progress: Progress | None) -> None:
+    """Tells how far a run without training is: a line of its metrics.jsonl, and whoever listens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step}) + "\n")
+    if on_progress is not None:
+        on_progress(step, math.nan)
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Experiment, Model]:
-    """The experiment and model of a finished or interrupted run.
-
-    Raises:
-        ValueError: the folder holds no run, or no checkpoint yet.
-        DamagedError: a stored file is damaged.
-    """
-    if not (folder / CONFIG).exists():
-        raise ValueError(f"{folder} holds no run: expected a folder with {CONFIG}, as `tinylatent run --out` writes")
-    experiment = Experiment.from_json(read_json(folder / CONFIG))
-    saved = find_checkpoint(folder)
-    if saved is None:
-        raise ValueError(f"{folder} has no checkpoint yet: let its training reach the first one")
-    model = experiment.model(device)
-    load_weights(saved, model)
-    return experiment, model
+TAIL = 16_384
+"""Bytes of a metrics file that hold at least one whole line."""
 
 
-def _train(
-    experiment: Experiment,
-    speaker: Symbols,
-    folder: Path | None,
-    device: torch.device | str,
-    on_progress: Callable[[int, float], None] | None,
-    say: Callable[[str], None],
-    start: Path | None,
-) -> Model:
-    """`train`, in a folder that is ours."""
-    model = begun(experiment, folder, device, say, start)
-    examples = experiment.method.supervise(speaker, device)
-    return fit(
-        model,
-        experiment.method,
-        examples,
-        experiment.training,
-        experiment.seeds,
-        spare=experiment.task.positions - examples.slots - 1,  # positions count the answer too, which is never read
-        folder=folder,
-        on_progress=on_progress,
-        say=say,
-    )
-
-
-def _training_part(experiment: Experiment) -> Symbols:
-    """The training problems, checked against the stages and the batch."""
-    speaker, recipe = experiment.speaker("train"), experiment.training
-    starts = (*experiment.method.stage_starts(recipe.steps), recipe.steps)
-    if recipe.steps and any(start >= after for start, after in pairwise(starts)):
-        raise ValueError(
-            f"{recipe.steps} steps leave a stage of {experiment.method.name} without any (stages start at "
-            f"{', '.join(map(str, starts[:-1]))}): raise training.steps or change the shares of its stages"
-        )
-    if len(speaker.problems) < recipe.batch:
-        raise ValueError(
-            f"a batch of {recipe.batch} from {len(speaker.problems)} training problems: lower training.batch"
-        )
-    return speaker
-
-
-def _check_start(experiment: Experiment, start: Path) -> None:
-    """Raises ValueError unless the folder holds the very run that an experiment starts from, trained to its end."""
-    found, _ = load(start)
-    if found != experiment.start:
-        raise ValueError(f"{start} holds another run than this experiment starts from: choose its own")
-    saved = find_checkpoint(start)
-    if saved is None or not ended(saved, found.training):
-        raise ValueError(f"{start} is not trained to its end: let it finish before starting from it")
-
-
-def _check_folder(experiment: Experiment, folder: Path) -> None:
-    """Refuses a folder that is not this experiment's, before anything in it is touched."""
-    config = folder / CONFIG
-    if config.exists():
-        if read_json(config) != experiment.to_json():
-            raise ValueError(
-                f"{folder} holds another experiment (see {config}): choose another folder or delete this one"
-            )
-    elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):  # a kill leaves .config
-        raise ValueError(f"{folder} is not empty and holds no {CONFIG}: choose a new or empty folder")
+def last_line(path: Path) -> dict[str, Any]:
+    """The last whole line of a metrics file; empty where there is none, or it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL))
+            lines = file.read().split(b"\n")[:-1]
+        line = json.loads(lines[-1]) if lines else {}
+        return line if isinstance(line.get("step", 0), int) else {}
+    except (OSError, ValueError, AttributeError):
+        return {}

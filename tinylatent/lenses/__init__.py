@@ -1,1 +1,1 @@
-"""Lenses: what a model does inside; they return data and draw nothing."""
+"""Lenses: record what a model computes inside; they return data and draw nothing."""

@@ -1,7 +1,7 @@
-"""Residuals: every addition to the residual stream of a whole run, as one object.
+"""Residuals: records all additions to the residual stream of a run.
 
     trace, residuals = record(lambda edit: rollout(model, plan, prompt, edit=edit))
-    residuals.stream[2]         # what layer 2 found, for every row and slot
+    residuals.stream[2]         # the input of layer 2, for every row and slot
     residuals.attention[2]      # what its attention added
     residuals.gap()             # 0 up to rounding: the stream is the sum of its additions
 
@@ -24,10 +24,10 @@ Returned = TypeVar("Returned")
 
 @dataclass(frozen=True)
 class Residuals:
-    """The residual stream of a run and all that was added to it; a looped stack counts its layers on."""
+    """The residual stream of a run and all additions to it; a looped stack numbers its layers consecutively."""
 
     stream: Float[Tensor, "L1 B S D"]
-    """L + 1 of them: before each layer and after the last."""
+    """L + 1 states: before every layer and after the last."""
     attention: Float[Tensor, "L B S D"]
     mlp: Float[Tensor, "L B S D"]
     """Zeros for a layer without MLP."""
@@ -43,22 +43,22 @@ class Residuals:
         return torch.stack([self.attention, self.mlp], 1).flatten(0, 1)
 
     def gap(self) -> float:
-        """How far the stream is from the sum of its additions at most, relative to its largest number.
+        """Largest difference between the stream and the sum of its additions, relative to the stream's largest entry.
 
-        0 up to rounding for blocks with norms before their parts, or none. A block with norms after its parts makes
-        something else of the sum, as does an edit that replaces the stream: the gap is then no error.
+        0 up to rounding for blocks with pre-norm or no norm. A post-norm block normalises the sum, and an edit may
+        replace the stream: there the gap is not an error.
         """
         sums = self.stream[:1] + (self.attention + self.mlp).cumsum(0)
         return ((sums - self.stream[1:]).abs().max() / self.stream.abs().max()).item()
 
 
 def record(run: Callable[[Edit], Returned], change: Edit | None = None) -> tuple[Returned, Residuals]:
-    """What `run` returns, and the residuals of all its forwards, their slots end to end.
+    """Calls `run` and returns its result and the residuals of all its forwards, slots concatenated.
 
     Where rows fork between two forwards (row b becomes rows b G .. b G + G - 1), earlier slots are repeated.
 
     Args:
-        run: makes forwards with the edit it is given, such as a rollout; that edit only reads.
+        run: makes forwards with the edit it is given, such as a rollout; the edit only reads.
         change: an edit applied first; what it returns is recorded.
 
     Raises:
@@ -84,14 +84,14 @@ def record(run: Callable[[Edit], Returned], change: Edit | None = None) -> tuple
         if before.stop != after.start or more % few:
             raise ValueError(
                 f"{more} rows from slot {after.start} on came after {few} rows up to slot {before.stop - 1}: expected "
-                "forwards that go on where the last one ended; record every run by itself"
+                "forwards that continue where the last one ended; record every run by itself"
             )
     parts = [[x.repeat_interleave(rows[-1] // x.shape[1], 1) for x in _stacked(seen)] for _, seen in forwards]
     return returned, Residuals(*(torch.cat(part, 2) for part in zip(*parts, strict=True)))
 
 
 def _stacked(seen: dict[tuple[int, Site], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Stream, attention and MLP of one forward, each with layers first."""
+    """Stream, attention and MLP of one forward; the first axis is the layer."""
     stream = [x for (_, site), x in seen.items() if site == "resid_in"]
     last = len(stream) - 1
     attention = [seen[layer, "attn_add"] for layer in range(len(stream))]

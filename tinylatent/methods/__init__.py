@@ -1,4 +1,4 @@
-"""Every way of thinking, one file each, registered under the entry-point group "tinylatent.methods"."""
+"""Methods, one file each, registered under the entry-point group "tinylatent.methods"."""
 
 from tinylatent.core.registry import Registry
 from tinylatent.methods.coconut import Coconut
@@ -9,7 +9,7 @@ from tinylatent.methods.grpo import GRPO
 from tinylatent.methods.pause import PauseTokens
 from tinylatent.objectives.method import Method
 
-METHODS: Registry[type[Method]] = Registry("tinylatent.methods", "method")
-"""Methods by name, this package's and any other's: reading it finds what is installed."""
+METHODS: Registry[type[Method]] = Registry("tinylatent.methods", "method", named=True)
+"""All installed methods by name, of this package and of others."""
 
 __all__ = ["GRPO", "METHODS", "CoT2", "Coconut", "Direct", "DiscreteCoT", "PauseTokens"]

@@ -1,15 +1,15 @@
-"""Coconut: chain of continuous thought. The last hidden state is the next input, and the chain is unlearnt in stages.
+"""Coconut: chain of continuous thought. The last hidden state is the next input; stages replace the chain by latents.
 
 Hao, Sukhbaatar, Su, Li, Hu, Weston, Tian 2024, arXiv 2412.06769, section 3. Stage k replaces the first k steps of the
-chain by c k latent steps; the loss is the cross-entropy of the words after them, and its gradient flows back through
-every latent step. Stage 0 is discrete chain of thought, the last stage thinks in latents alone. At a stage the
-optimizer's state and the rate's schedule start anew; with a small probability an example is drawn from a stage chosen
-uniformly, so that earlier ones are not forgotten.
+chain by c k latent steps; the loss is the cross-entropy of the tokens after them, and its gradient flows back through
+every latent step. Stage 0 is discrete chain of thought; the last stage has latent steps alone. A stage resets the
+optimizer's state and the schedule of the learning rate; with a small probability an example comes from a stage drawn
+uniformly, so that earlier stages are not forgotten.
 
 Where it differs from the published code: no <bot> and <eot> tokens (the prompt's last token and the number of latent
-steps say the same), and a stage is a share of the training steps instead of a number of epochs.
+steps carry the same information), and a stage is a share of the training steps instead of a number of epochs.
 
-Letters: B rows, T steps before the answer, W words of the chain before the answer, D width.
+Letters: B rows, T steps before the answer, W tokens of the chain before the answer, D width.
 """
 
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from tinylatent.objectives.method import Loss, Method, Model, TrainState
 
 
 class Partial(Thought):
-    """A chain whose beginning is latent: the hidden state where the action says so, elsewhere the action's token."""
+    """A chain whose first steps are latent: the input is the hidden state where the action says so, else its token."""
 
     has_latent = True
 
     def token(self, action: Action) -> Int[Tensor, "*rows"]:
-        """The id, also where the hidden state takes its place."""
+        """The id, also where the hidden state replaces it."""
         return action["id"]
 
     def latent(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
@@ -41,7 +41,7 @@ class Partial(Thought):
 
     def compose(self, state: State, action: Action, latent: Tensor | None) -> Float[Tensor, "*rows D"]:
         """The hidden state, or E[id]."""
-        assert latent is not None, "it has a latent part"
+        assert latent is not None, "this thought has a latent part"
         return torch.where(action["latent"][..., None], latent, state.table.rows(action["id"]))
 
 
@@ -50,17 +50,19 @@ PARTIAL = Partial()
 
 @dataclass(frozen=True)
 class Coconut(Method):
-    """Thinks in hidden states, learnt from the chain stage by stage."""
+    """Thinks in hidden states, which replace the chain stage by stage.
+
+    Raises ValueError for settings out of range.
+    """
 
     name = "coconut"
 
     stages: int = 3
-    """Steps of the chain that are latent in the last stage: stages 0 to this, one step more in each. A shorter chain is
-    all latent earlier."""
+    """Number of the last stage: stage k makes k steps of the chain latent, or all of a shorter chain."""
     per_step: int = 1
-    """Latent steps for each step of the chain that they replace (the paper's c)."""
+    """Latent steps per replaced step of the chain (the paper's c)."""
     share: float = 0.2
-    """Share of training spent in each stage but the last, which takes what is left."""
+    """Share of training in every stage but the last, which takes the rest."""
     mixing: float = 0.1
     """Probability that an example comes from a stage drawn uniformly instead of the current one."""
 
@@ -71,8 +73,8 @@ class Coconut(Method):
             raise ValueError(f"per_step {self.per_step}: expected 1 to 64 latent steps for a step of the chain; try 1")
         if not 0 < self.share * self.stages < 1:
             raise ValueError(
-                f"share {self.share}: the first {self.stages} stages take it each; expected more than 0 and less than "
-                f"1 / {self.stages}, so that each and the last have some of training; try {0.6 / self.stages:.2g}"
+                f"share {self.share} for {self.stages} stages and the last: expected more than 0 and less than "
+                f"1 / {self.stages}, so that every stage has steps; try {0.6 / self.stages:.2g}"
             )
         if not 0 <= self.mixing <= 1:
             raise ValueError(f"mixing {self.mixing}: expected a probability; try 0.1")
@@ -83,23 +85,23 @@ class Coconut(Method):
 
     @property
     def extra_steps(self) -> int:
-        """Latent steps of the last stage beyond the steps they replace."""
+        """How many more latent steps the last stage has than steps of the chain it replaces."""
         return (self.per_step - 1) * self.stages
 
     def thinking(self, model: Model, examples: Examples, temperature: float = 0.0) -> Plan:
-        """c latent steps for each step that is latent by now, then the rest of the chain in tokens."""
+        """c latent steps per step of the chain that the stage replaces, then the rest of the chain in tokens."""
         steps, stage = examples.num_steps, int(model.stage)
         latent = min(steps, stage) if isinstance(steps, int) else steps.clamp(max=stage)
         token = Token(temperature) if temperature else GREEDY
         return Segment(HIDDEN, latent * self.per_step), Segment(token, steps - latent)
 
     def taught(self, model: Model, examples: Examples) -> Plan:
-        """The chain of the stage that is reached by now."""
+        """The chain of the model's current stage."""
         return (self.chain(examples, model.stage.expand(len(examples))),)
 
     def chain(self, examples: Examples, stage_B: Int[Tensor, " B"]) -> Segment:
-        """The chain of every row with its first `stage_B` steps latent, or as many as it has."""
-        tokens_BW, whole = examples.chain_BT[:, : examples.most_steps], examples.num_steps
+        """The chain of every row with its first `stage_B` steps latent, or all if it has fewer."""
+        tokens_BW, whole = examples.chain_BT[:, : examples.max_steps], examples.num_steps
         steps_B = torch.full_like(stage_B, whole) if isinstance(whole, int) else whole
         latent_B = torch.minimum(stage_B, steps_B)
         before_B, longer_B = latent_B * self.per_step, steps_B + latent_B * (self.per_step - 1)
@@ -115,12 +117,12 @@ class Coconut(Method):
         assert chain.given is not None
         trace = self.forced(model, batch, (chain,))
         ids_BT = torch.cat([chain.given["id"], batch.answer_BA], 1)
-        said_BT = torch.cat([~chain.given["latent"], torch.ones_like(batch.answer_BA, dtype=torch.bool)], 1)
-        own_BT = batch.said_BT(trace)
-        return Loss(token_loss(trace, ids_BT, state.rows, said_BT if own_BT is None else said_BT & own_BT))
+        token_BT = torch.cat([~chain.given["latent"], torch.ones_like(batch.answer_BA, dtype=torch.bool)], 1)
+        mask_BT = batch.loss_mask(trace)
+        return Loss(token_loss(trace, ids_BT, state.rows, token_BT if mask_BT is None else token_BT & mask_BT))
 
     def drawn(self, state: TrainState, examples: Examples) -> Int[Tensor, " B"]:
-        """The stage of every row: the current one, or with probability `mixing` any."""
+        """The stage of every row: the current one, or with probability `mixing` a random one."""
         uniform_B2 = state.streams(len(examples), examples.prompt_BN.device).uniform(2)
         any_B = (uniform_B2[:, 1] * (self.stages + 1)).long()
         return torch.where(uniform_B2[:, 0] < self.mixing, any_B, self.stage_at(state.step, state.total))

@@ -2,8 +2,8 @@
 
 Gozeten, Ildiz, Zhang, Harutyunyan, Rawat, Oymak 2025, arXiv 2505.23648, sections 2 and 3. Step t < m emits
 alpha_t = softmax(logits_t) and is fed back as z_t = E^T alpha_t; the loss is the sum over t of KL(alpha*_t || alpha_t),
-with alpha*_t the share of teacher traces in each state and alpha*_m one-hot on the answer. Budget B keeps only the B
-best traces: all of them by default, the discrete trace at B = 1.
+with alpha*_t the shares of the teacher's traces over states and alpha*_m one-hot on the answer. A budget B keeps the B
+best traces: all by default, the discrete trace at B = 1.
 
 Where it differs from the paper's code: no dropout; teacher forcing needs one parallel forward instead of m.
 """
@@ -25,19 +25,22 @@ Prefix = Literal["teacher", "self", "teacher-then-self"]
 
 @dataclass(frozen=True)
 class CoT2(Method):
-    """Thinks in superpositions of tokens, then answers."""
+    """Thinks in superpositions of tokens, then answers.
+
+    Raises ValueError for settings out of range.
+    """
 
     name = "cot2"
     supervised = True
 
     budget: int | None = None
-    """Traces in the supervision: the B best, or all of them."""
+    """Traces in the targets: the B best, or all if None."""
     rule: Rule | None = None
-    """How a budget picks its traces, where the task has a choice (MNNS: smallest |final sum|, or final sum >= 0)."""
+    """How a budget chooses traces, if the task has several rules (MNNS: smallest |final sum|, or final sum >= 0)."""
     prefix: Prefix = "teacher"
-    """What the model reads while it trains: the target's latents, its own, or first one and then the other."""
+    """The latents that the model reads in training: the targets, its own, or first the targets and then its own."""
     switch: float = 0.5
-    """Share of training after which teacher-then-self turns to its own latents."""
+    """Share of training after which teacher-then-self switches to the model's own latents."""
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.budget < 1:
@@ -48,20 +51,20 @@ class CoT2(Method):
             raise ValueError(f"switch {self.switch}: expected a share of training between 0 and 1; try 0.5")
 
     def supervise(self, speaker: Speaker, device: torch.device | str = "cpu") -> Examples:
-        """The frontier of the budget's best traces."""
+        """Examples with the frontier of the budget's traces."""
         choice: dict[str, Any] = {} if self.rule is None else {"rule": self.rule}
         return speaker.examples(device, budget=self.budget, **choice)
 
     def thinking(self, model: Model, examples: Examples, temperature: float = 0.0) -> Plan:
-        """One mixture for each step before the answer. Base CoT2 is deterministic: the temperature is the answer's."""
+        """One mixture per step before the answer. Base CoT2 is deterministic: the temperature is the answer's."""
         return (Segment(MIXTURE, examples.num_steps),)
 
     def taught(self, model: Model, examples: Examples) -> Plan:
-        """The frontier's mixtures."""
-        return (Segment(MIXTURE, examples.num_steps, examples.frontier.given(examples.most_steps)),)
+        """The same with the frontier's mixtures given."""
+        return (Segment(MIXTURE, examples.num_steps, examples.frontier.given(examples.max_steps)),)
 
     def loss(self, model: Model, batch: Examples, state: TrainState) -> Loss:
-        """CSFT's loss under the prefix in force at this moment."""
+        """CSFT's loss, under the prefix of this point of training."""
         own = self.prefix == "self" or (self.prefix == "teacher-then-self" and state.progress >= self.switch)
         trace = self.forced(model, batch, self.thinking(model, batch) if own else None)
-        return Loss(mixture_loss(trace, batch.frontier, state.rows, batch.said_BT(trace)))
+        return Loss(mixture_loss(trace, batch.frontier, state.rows, batch.loss_mask(trace)))

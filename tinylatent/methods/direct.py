@@ -1,4 +1,4 @@
-"""Direct answer: no thinking at all, the answer is read off the prompt's last position. The floor of every table."""
+"""Direct answer: no thinking; the model answers right after the prompt. The lowest baseline of every table."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
 """Discrete chain of thought: the optimal trace, token by token, under teacher forcing; greedy or sampled at inference.
 
-The same as CoT2 with budget 1, written with tokens: a test holds the two losses equal.
+It is CoT2 with budget 1, written with tokens; a test shows that the two losses are equal.
 """
 
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from tinylatent.objectives.method import Loss, Method, Model, TrainState
 
 @dataclass(frozen=True)
 class DiscreteCoT(Method):
-    """Says every step of one trace, then the answer."""
+    """Writes every step of one trace as tokens, then the answer."""
 
     name = "discrete"
     supervised = True
     temperatures = (0.5, 0.7, 1.0, 1.4)
 
     def thinking(self, model: Model, examples: Examples, temperature: float = 0.0) -> Plan:
-        """One token for each step of the chain before the answer."""
+        """One token per step of the chain before the answer."""
         return (Segment(Token(temperature) if temperature else GREEDY, examples.num_steps),)
 
     def taught(self, model: Model, examples: Examples) -> Plan:
-        """The chain's tokens."""
-        given = GREEDY.given(examples.chain_BT[:, : examples.most_steps])
+        """The same with the chain's tokens given."""
+        given = GREEDY.given(examples.chain_BT[:, : examples.max_steps])
         return (Segment(GREEDY, examples.num_steps, given),)
 
     def loss(self, model: Model, batch: Examples, state: TrainState) -> Loss:
         """Cross-entropy of every token of the trace, the answer included."""
         trace = self.forced(model, batch)
-        return Loss(token_loss(trace, batch.chain_BT, state.rows, batch.said_BT(trace)))
+        return Loss(token_loss(trace, batch.chain_BT, state.rows, batch.loss_mask(trace)))

@@ -2,18 +2,18 @@
 
 CoT2's second half (Gozeten et al. 2025, arXiv 2505.23648, section 5), with group advantages after Shao et al. 2024
 (arXiv 2402.03300). A group of rollouts of one prompt thinks in sampled latents (MultiToken with K tokens a step, or
-Dirichlet) and says an answer; the reward is 1 where it is right. The policy's probability of a latent step is that of
-its action, and the ratio of new and old comes in three modes:
+Dirichlet) and answers; the reward is 1 for a right answer. The probability of a latent step is that of its action, and
+the ratio of new to old has three modes:
 
     exact      the probability of the K tokens: their product. With steps summed and advantages that are unbiased (none
                or leave-one-out) the loss has the policy gradient
     paper      their geometric mean, product^(1/K): latent steps count 1/K against the answer, so it is biased
-    official   as the paper's code: the product, of logits divided by K in the latent sampler too, evaluation included.
-               Another policy than the paper's, judged by its own objective
+    official   as in the paper's code: the product, with logits divided by K, also in the sampler and at evaluation.
+               It is another policy than the paper's, with its own objective
 
-With K = 1 the three are one: discrete chain of thought. Old and new policy are always the same function of the weights
-(no dropout, the same mode and temperature), so that equal weights give a log-ratio of exactly 0. With one update a
-batch the ratio is 1 when it is used, and clipping cannot act. Divergences are of the actions' probabilities in every
+With K = 1 the three agree: discrete chain of thought. Old and new policy are always the same function of the weights
+(no dropout, the same mode and temperature), so that equal weights give a log-ratio of exactly 0. With one update per
+batch the ratio is 1 when it is used, and clipping has no effect. KL divergences use the actions' probabilities in every
 mode.
 
 Letters: B rows = prompts * G, G rollouts of a group, T steps, A answer tokens, K samples.
@@ -36,32 +36,36 @@ from tinylatent.methods.cot2 import CoT2
 from tinylatent.methods.discrete import DiscreteCoT
 from tinylatent.objectives.examples import Examples
 from tinylatent.objectives.method import Method, Model
-from tinylatent.objectives.policy_gradient import MOST, PolicyGradient
+from tinylatent.objectives.policy_gradient import MAX_COUNT, PolicyGradient
 
 Ratio = Literal["exact", "paper", "official"]
 
 
 @dataclass(frozen=True)
 class GRPO(PolicyGradient):
-    """Learns from rewards, by groups of rollouts with sampled latents; starts from a trained run."""
+    """Learns from rewards, with groups of rollouts that sample latents; starts from a trained run.
+
+    Raises ValueError for settings out of range, and for gamma with settings of sampled tokens.
+    """
 
     name = "grpo"
+    needs_start = True
     temperatures = (1.0,)
-    recipe = MappingProxyType({"steps": 1000, "rate": 3e-4, "weight_decay": 0.0, "save_every": 100})
+    recipe = MappingProxyType({"steps": 1000, "learning_rate": 3e-4, "weight_decay": 0.0, "save_every": 100})
 
     samples: int = 3
-    """Tokens K sampled in a latent step; 1 is discrete chain of thought."""
+    """K, tokens sampled in a latent step; 1 is discrete chain of thought."""
     curriculum: tuple[int, ...] = ()
-    """K of earlier stages of training, all of equal length; the last stage takes `samples`."""
+    """K in earlier stages of training, all of equal length; the last stage has K = `samples`."""
     gamma: float | None = None
-    """Dirichlet latents of this concentration instead of tokens; gamma + 1 tokens vary as much."""
+    """Concentration of Dirichlet latents, instead of sampled tokens; gamma + 1 tokens have the same variance."""
     ratio: Ratio = "exact"
-    """What stands for a latent step's probability ratio: exact, paper or official."""
+    """Mode of a latent step's probability ratio: exact, paper or official."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.samples <= MOST:
-            raise ValueError(f"samples {self.samples}: expected 1 to {MOST}")
+        if not 1 <= self.samples <= MAX_COUNT:
+            raise ValueError(f"samples {self.samples}: expected 1 to {MAX_COUNT}")
         grown = (0, *self.curriculum, self.samples)
         if self.curriculum and any(later <= earlier for earlier, later in pairwise(grown)):
             raise ValueError(
@@ -71,37 +75,37 @@ class GRPO(PolicyGradient):
         if self.ratio not in get_args(Ratio):
             raise ValueError(f"ratio {self.ratio!r}: expected one of {', '.join(get_args(Ratio))}")
         if self.gamma is not None:
-            Dirichlet(self.gamma)  # raises where it has no such
+            Dirichlet(self.gamma)  # raises for a gamma out of range
             usual = type(self).samples
             if self.samples != usual or self.curriculum or self.ratio != "exact" or self.temperature != 1:
                 raise ValueError(
-                    "gamma goes without samples, curriculum, ratio and temperature, which are of sampled tokens: leave "
+                    "gamma excludes samples, curriculum, ratio and temperature, which are of sampled tokens: leave "
                     "them out"
                 )
 
     @property
     def decoders(self) -> Mapping[str, Method]:
-        """The same weights thinking in the likeliest token, and in mixtures."""
+        """The same weights, decoded with the likeliest token per step, and with mixtures."""
         return {"greedy": DiscreteCoT(), "mixture": CoT2()}
 
     def stage_starts(self, steps: int) -> tuple[int, ...]:
-        """First step of every stage: one for each K, equally long."""
+        """First step of every stage: one per K, equally long."""
         stages = len(self.curriculum) + 1
         return tuple(round(stage * steps / stages) for stage in range(stages))
 
     def thought(self, model: Model) -> Thought:
-        """How a latent step is sampled by now."""
+        """The thought of a latent step in the model's current stage."""
         if self.gamma is not None:
             return Dirichlet(self.gamma)
         samples = (*self.curriculum, self.samples)[int(model.stage)] if self.curriculum else self.samples
         return MultiToken(samples, self.temperature * (samples if self.ratio == "official" else 1))
 
     def thinking(self, model: Model, examples: Examples, temperature: float = 0.0) -> Plan:
-        """One sampled latent for each step before the answer, whatever the answer's temperature."""
+        """One sampled latent per step before the answer, whatever the answer's temperature."""
         return (Segment(self.thought(model), examples.num_steps),)
 
-    def counted(self, trace: Trace) -> Float[Tensor, "B T"]:
-        """Log-probability of every step as the ratio's mode counts it; 0 where a row took none."""
+    def ratio_log_prob(self, trace: Trace) -> Float[Tensor, "B T"]:
+        """Log-probability of every step in the ratio's mode; 0 where a row took none."""
         if self.ratio != "paper":
             return trace.log_prob_BT
         spans = trace.thought_spans

@@ -1,7 +1,7 @@
-"""Pause tokens: as many steps as the chain has, all fed the same learned constant; only the answer is supervised.
+"""Pause tokens: as many steps as the chain has, whose input is one learned vector; only the answer is supervised.
 
-The control of equal compute: whatever a latent method gains over this one, it gains by what its latents carry
-(Goyal et al. 2023, "Think before you speak"; Pfau et al. 2024 for filler tokens).
+The baseline of equal compute: what a latent method gains over this one comes from the content of its latents (Goyal et
+al. 2023, "Think before you speak"; Pfau et al. 2024 for filler tokens).
 """
 
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ class PauseTokens(Method):
     name = "pause"
 
     def parts(self, backbone: Any, generator: torch.Generator) -> nn.ModuleDict:
-        """The learned constant."""
+        """The learned vector."""
         return nn.ModuleDict({"pause": Pause(backbone.table.width, generator)})
 
     def thinking(self, model: Model, examples: Examples, temperature: float = 0.0) -> Plan:
-        """One pause for each step of the chain before the answer."""
+        """One pause per step of the chain before the answer."""
         return (Segment(_pause(model), examples.num_steps),)
 
     def taught(self, model: Model, examples: Examples) -> Plan:
-        """The same, in one forward."""
+        """The same with the pauses given, so that one forward runs them."""
         pause = _pause(model)
-        given = pause.given((len(examples), examples.most_steps), examples.prompt_BN.device)
+        given = pause.given((len(examples), examples.max_steps), examples.prompt_BN.device)
         return (Segment(pause, examples.num_steps, given),)
 
 

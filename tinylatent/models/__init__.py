@@ -1,1 +1,1 @@
-"""Models: what the engine may ask of one, our decoder with its blocks, and the wrapper round Hugging Face models."""
+"""Models: the protocol the engine relies on, our decoder and its blocks, and a wrapper for Hugging Face models."""

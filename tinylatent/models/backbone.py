@@ -1,7 +1,7 @@
-"""Backbone: what a method may ask of a model, and all it may ask.
+"""Backbone: the protocol through which engine and methods use a model.
 
-A model is an embedding table, blocks, and a readout. Our Decoder implements the protocol, and so does the wrapper round
-any Hugging Face causal language model. Methods never know which one they hold.
+A model is an embedding table, blocks, and a readout. Our Decoder implements the protocol, and so does the wrapper for
+Hugging Face causal language models. Methods work with either.
 
 Letters: B rows, T new slots, R slots whose result is read, S all slots so far (cache and new ones), D width, V
 vocabulary, K tokens of a mixture.
@@ -23,8 +23,8 @@ SITES: tuple[Site, ...] = ("resid_in", "attn_add", "mlp_add", "resid_out")
 Edit = Callable[[int, Site, Tensor, range], Tensor]
 """edit(layer, site, tensor_BTD, slots) -> tensor_BTD: reads (returns it unchanged) or changes the activity at a site.
 
-`slots` are the places of the T slots within the whole sequence, range(past, past + T). A looped stack counts its layers
-on: loop l of L blocks has layers l L .. l L + L - 1.
+`slots` are the indices of the T slots in the whole sequence, range(past, past + T). A looped stack numbers its layers
+consecutively: loop l of L blocks has layers l L .. l L + L - 1.
 """
 
 
@@ -34,7 +34,7 @@ class Table:
 
     weight: Float[Tensor, "V D"]
     scale: float | None = None
-    """None for 1: nothing is multiplied then. Scaling comes after the lookup, never over the whole table."""
+    """Factor on every embedding; None for 1. It is applied after the lookup, never to the whole table."""
 
     def __len__(self) -> int:
         """V, the number of rows."""
@@ -53,38 +53,38 @@ class Table:
         return self._scaled(F.embedding(ids, self.weight))
 
     def mix(self, shares: Float[Tensor, "*shape U"]) -> Float[Tensor, "*shape D"]:
-        """sum_v shares_v E[v]: a mixture of the first U rows, usually of all (tokens may have been added behind)."""
+        """sum_v shares_v E[v]: a mixture of the first U rows; of all, unless tokens were added after them."""
         known = shares.shape[-1]
         return self._scaled(shares @ (self.weight if known == len(self) else self.weight[:known]))
 
     def mix_rows(
         self, ids: Int[Tensor, "*shape K"], shares: Float[Tensor, "*shape K"] | None = None
     ) -> Float[Tensor, "*shape D"]:
-        """sum_k shares_k E[id_k]: a mixture of few rows; their mean where no shares are given."""
+        """sum_k shares_k E[id_k]: a mixture of K rows; their mean where no shares are given."""
         rows = F.embedding(ids, self.weight)
         return self._scaled(rows.mean(-2) if shares is None else (rows * shares[..., None]).sum(-2))
 
     def unit(self) -> Float[Tensor, ""]:
-        """Mean norm of an embedding: the unit that lengths of latents are given in."""
+        """Mean norm of an embedding, the unit in which norms of latents are reported."""
         return self._scaled(self.weight.norm(dim=-1).mean())
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Keys and values of the past. A value, never changed in place: keeping one and going on twice from it is safe."""
+    """Keys and values of past slots. Immutable, so two continuations may start from the same cache."""
 
     size: int
-    """Slots it holds."""
+    """Number of cached slots."""
     layers: tuple[Any, ...]
-    """Tensors of the model's own, in nested tuples; rows are the first axis of each."""
+    """The model's own tensors in nested tuples; the first axis of every tensor is the row."""
 
     def fork(self, times: int) -> "Cache":
-        """Every row repeated `times` times in place: row b becomes rows b*times .. b*times + times - 1."""
-        return Cache(self.size, _each(self.layers, lambda x: x.repeat_interleave(times, 0)))
+        """A cache with every row repeated: row b becomes rows b*times .. b*times + times - 1."""
+        return Cache(self.size, _map_tree(self.layers, lambda x: x.repeat_interleave(times, 0)))
 
 
-def _each(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    return change(tree) if isinstance(tree, Tensor) else tuple(_each(branch, change) for branch in tree)
+def _map_tree(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    return change(tree) if isinstance(tree, Tensor) else tuple(_map_tree(branch, change) for branch in tree)
 
 
 @runtime_checkable
@@ -105,7 +105,7 @@ class Backbone(Protocol):
         edit: Edit | None = None,
         read_from: int = 0,
     ) -> tuple[Float[Tensor, "B R D"], Cache]:
-        """Hidden states after the last norm of the new slots from `read_from` on, and the cache that includes all.
+        """Hidden states (after the last norm) of the new slots from `read_from` on, and the cache with all new slots.
 
         Args:
             embeddings_BTD: inputs of the new slots.
@@ -113,7 +113,7 @@ class Backbone(Protocol):
             mask_BS: True where a slot may be attended to, over cache and new slots together; None if all may.
             positions_BT: position of each new slot; by default the number of unmasked slots before it.
             edit: called at every site of every layer, with all new slots.
-            read_from: first new slot whose hidden state is wanted; earlier ones may be left out of the last layer.
+            read_from: first new slot whose hidden state is returned; the last layer may skip earlier ones.
         """
         ...
 
@@ -137,17 +137,17 @@ def default_positions(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Weights that move
+# Version number of weights
 
 
 VERSION = attrgetter("_version")
 
 
 def weights_version(backbone: Any) -> int:
-    """A number that grows whenever weights change: by `weights_moved`, or in place by anybody.
+    """A number that grows whenever the weights change in place, or `weights_moved` is called.
 
-    The parameters are those that the model had when it was first asked. Others that are put in their place go unseen,
-    as do changes through `.data`: tell them by `weights_moved`.
+    It watches the parameters that the model had at the first call. Call `weights_moved` after replacing a parameter or
+    writing through `.data`: torch does not count those changes.
     """
     if not isinstance(backbone, nn.Module):
         return 0
@@ -158,6 +158,6 @@ def weights_version(backbone: Any) -> int:
 
 
 def weights_moved(backbone: Any) -> None:
-    """Counts one change of weights; parameters that are views of one flat tensor do not show theirs by themselves."""
+    """Records a change of weights that torch does not count, as in parameters that are views of one flat tensor."""
     if isinstance(backbone, nn.Module):
         backbone.__dict__["_moves"] = backbone.__dict__.get("_moves", 0) + 1

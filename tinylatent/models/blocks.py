@@ -1,9 +1,9 @@
-"""Blocks: the parts a decoder is put together from, trained or made by hand.
+"""Blocks: the layers of a decoder, trained or constructed by hand.
 
-A block adds what its attention and its MLP compute to the residual stream. Where the norms stand is its placement:
-"pre" before each of the two (GPT-2), "post" after each addition (the first Transformer), "none" nowhere. Attention is
-one product for queries, keys and values (`Attention`), or a list of heads of any width (`Heads`); MLPs are plain
-(`MLP`) or a mixture of experts (`Experts`).
+A block adds the outputs of its attention and its MLP to the residual stream. Norms are placed "pre", before attention
+and MLP (GPT-2), "post", after both additions (the first Transformer), or nowhere ("none"). Attention is one product for
+queries, keys and values (`Attention`), or a list of heads of any width (`Heads`); MLPs are plain (`MLP`) or a mixture
+of experts (`Experts`).
 
 Letters: B rows, T new slots, R slots whose result is read, S all slots (cache and new), D width, H heads, K width of a
 head, F hidden units, X experts.
@@ -28,10 +28,10 @@ VECTOR = 16  # floats in a vector register: softmax over shorter rows falls back
 
 
 class Dropout:
-    """What a decoder drops while it trains: nothing unless a generator is set, so that nothing global is ever drawn.
+    """Dropout that is active only while a generator is set, so that it never uses the global one.
 
-    A mask is a function of the generator and of the number of masks drawn before: the same rows in other micro-batches
-    get other ones.
+    A mask depends on the generator and on how many masks it drew before: the same rows get other masks in other
+    micro-batches.
     """
 
     def __init__(self, share: float = 0.0):
@@ -40,7 +40,7 @@ class Dropout:
     generator: torch.Generator | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x with a share of its numbers at zero and the others scaled up to make up for it."""
+        """x with a random share of its entries set to zero and the others divided by 1 - share."""
         if self.generator is None or self.share == 0:
             return x
         kept = torch.rand(x.shape, generator=self.generator, device=x.device, dtype=x.dtype) >= self.share
@@ -48,14 +48,14 @@ class Dropout:
 
 
 class Block(nn.Module):
-    """One layer: x + attention, then x + MLP, with norms placed before, after or nowhere.
+    """One layer: x + attention, then x + MLP, with norms before, after or nowhere.
 
     Args:
         attention: an Attention or Heads, or any module with their members.
         mlp: maps (B, T, D) to (B, T, D); None for a layer of attention alone.
-        width: D, the size of the two norms; left out where there are none.
-        placement: where the norms stand.
-        dropout: what falls out of both additions.
+        width: D, the size of the two norms; not needed without norms.
+        placement: of the norms.
+        dropout: applied to both additions; none by default.
 
     Raises:
         ValueError: an unknown placement, or norms without a width.
@@ -95,15 +95,17 @@ class Block(nn.Module):
         Args:
             x_BTD: the residual stream of the new slots.
             cache: this layer's keys and values of the past; None at the start.
-            bias: what is added to attention's scores; None for plain causal attention.
-            edit, number, slots: called at the four sites with the layer's number and the places of the new slots.
-            read_from: first new slot that anybody reads.
+            bias: added to the attention scores; None for plain causal attention.
+            edit: called at the four sites as edit(number, site, x, slots).
+            number: of the layer.
+            slots: indices of the new slots in the whole sequence.
+            read_from: first new slot whose result is used.
         """
         pre, attn_norm, mlp, mlp_norm = self.pre, self.attn_norm, self.mlp, self.mlp_norm
         changed = edit is not None or self.drop.generator is not None
         if edit is not None:
             x_BTD = edit(number, "resid_in", x_BTD, slots)
-        # Parts are called by forward: edits look inside a block, and hooks of torch would cost as much as the products.
+        # Parts are called by `forward`, past torch's hooks, which would cost as much time as the matrix products.
         added_BRD, cache = self.attention.forward(attn_norm.forward(x_BTD) if pre else x_BTD, cache, bias, read_from)
         if changed:
             added_BRD = self._changed(added_BRD, edit, number, "attn_add", slots)
@@ -120,14 +122,14 @@ class Block(nn.Module):
         return (x_BRD if edit is None else edit(number, "resid_out", x_BRD, slots)), cache
 
     def _changed(self, added: Tensor, edit: Edit | None, number: int, site: Site, slots: range) -> Tensor:
-        """What is added at a site, after dropout and edit."""
+        """An addition to the residual stream after dropout and edit."""
         if self.drop.generator is not None:
             added = self.drop(added)
         return added if edit is None else edit(number, site, added, slots)
 
 
 class Norm(nn.Module):
-    """Layer normalisation of the last axis with a gain and no offset."""
+    """Layer normalisation over the last axis, with weight and without bias."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -140,7 +142,7 @@ class Norm(nn.Module):
 
 
 class Unit(nn.Module):
-    """Scales vectors to length one: a norm without gain, up to sqrt(D)."""
+    """Scales vectors to length one: RMSNorm without weight, divided by sqrt(D)."""
 
     def forward(self, x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
         """The scaled vectors."""
@@ -188,7 +190,7 @@ class Experts(nn.Module):
         up_XFD, up_bias_XF: into the hidden units.
         down_XDF, down_bias_XD: back into the residual stream.
         weighted: whether an expert's output is multiplied by its softmax score, so that the router can be trained
-            (Fedus et al. 2021, arXiv 2101.03961); constructions by hand leave it alone.
+            (Fedus et al. 2021, arXiv 2101.03961); constructions by hand leave it off.
     """
 
     def __init__(
@@ -209,7 +211,7 @@ class Experts(nn.Module):
 
     @classmethod
     def fresh(cls, width: int, experts: int) -> "Experts":
-        """Experts to be trained, each half as wide as a plain MLP; their weights are set by whoever initialises."""
+        """Experts to be trained, half as wide as a plain MLP; matrices are empty until `Decoder.initialise`."""
         hidden = 2 * width
         return cls(
             torch.empty(experts, width),
@@ -241,7 +243,7 @@ class Experts(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal attention of H heads of equal width; one product gives queries, keys and values."""
+    """Causal attention of H heads of equal width; one product computes queries, keys and values."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -284,7 +286,7 @@ class Head(nn.Module):
     Args:
         query_KD: Q.
         key_KD: K.
-        value_DD: V, which writes into the residual stream without another matrix.
+        value_DD: V, whose result is added to the residual stream without an output projection.
         query_bias_K: b; zero if None.
         key_bias_K: c; zero if None.
     """
@@ -319,7 +321,7 @@ class Head(nn.Module):
 
 
 class Heads(nn.Module):
-    """Heads side by side, whose additions sum up."""
+    """Several heads in parallel; their outputs are added."""
 
     def __init__(self, heads: Sequence[Head]):
         super().__init__()
@@ -340,19 +342,19 @@ class Heads(nn.Module):
     def forward(
         self, x_BTD: Float[Tensor, "B T D"], cache: Any = None, bias: Tensor | None = None, read_from: int = 0
     ) -> tuple[Float[Tensor, "B R D"], Any]:
-        """The sum of the heads' additions, and a pair of keys and values for each."""
+        """The sum of the heads' additions, and the keys and values of every head."""
         added_BRD, kept = torch.zeros_like(x_BTD[:, read_from:]), []
-        for place, head in enumerate(self.heads):
-            mixed_BRD, grown = head(x_BTD, None if cache is None else cache[place], bias, read_from)
+        for index, head in enumerate(self.heads):
+            mixed_BRD, grown = head(x_BTD, None if cache is None else cache[index], bias, read_from)
             added_BRD = added_BRD + mixed_BRD
             kept.append(grown)
         return added_BRD, tuple(kept)
 
 
 def attention_bias(past: int, T: int, mask_BS: Bool[Tensor, "B S"] | None, like: Tensor) -> Tensor | None:
-    """What is added to the scores: 0 where a query may look, -inf elsewhere; None for plain causal attention.
+    """The bias on attention scores: 0 where a query may attend, -inf elsewhere; None for plain causal attention.
 
-    A masked slot still sees itself: its output is never used, but a softmax over nothing would be NaN.
+    A masked slot still attends to itself: its output is never used, but a softmax over nothing would be NaN.
     """
     if mask_BS is None and (past == 0 or T == 1):
         return None
@@ -364,19 +366,19 @@ def attention_bias(past: int, T: int, mask_BS: Bool[Tensor, "B S"] | None, like:
 
 @lru_cache(maxsize=256)
 def _causal(past: int, T: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which slots a query may see, (T, past + T), and which of them is itself: the same few at every forward."""
+    """Masks (T, past + T) of the slots a query may attend to and of its own slot; cached, since few shapes occur."""
     itself = torch.eye(T, dtype=torch.bool, device=device)
     return torch.ones(T, past + T, dtype=torch.bool, device=device).tril(past), F.pad(itself, (past, 0))
 
 
 def _of_read(bias: Tensor | None, read_from: int, T: int, keys: Tensor) -> Tensor | None:
-    """The bias of the queries that are left where only slots from `read_from` on are read."""
+    """The rows of the bias that belong to queries from slot `read_from` on."""
     if read_from == 0:
         return bias
     if bias is not None:
         return bias[..., read_from:, :]
     if read_from == T - 1:
-        return None  # the last slot sees all
+        return None  # the last slot attends to all
     return torch.full((T - read_from, T), -math.inf, dtype=keys.dtype, device=keys.device).triu(read_from + 1)
 
 
@@ -405,7 +407,7 @@ def attend_packed(q: Tensor, k: Tensor, v: Tensor, pack: int) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _packed_bias(T: int, pack: int, dtype: torch.dtype) -> Tensor:
-    """0 where a slot may look, -inf elsewhere, for `pack` causal sequences of T slots end to end."""
+    """0 where a slot may attend, -inf elsewhere, for `pack` causal sequences of T slots end to end."""
     causal = torch.ones(T, T, dtype=torch.bool).tril()
     apart = torch.block_diag(*[causal] * pack)
     return torch.zeros(apart.shape, dtype=dtype).masked_fill(~apart, -math.inf)

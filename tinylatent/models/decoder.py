@@ -1,10 +1,10 @@
 """A decoder-only transformer, written to be read in one sitting.
 
-A table, learned positions, blocks, a last norm, and the table again as the readout. By default its blocks are pre-norm
-with a GELU MLP and no biases: GPT-2's function with its biases at zero, which a test proves by copying the weights
-over. Other blocks are a matter of configuration (`ModelConfig`) or of passing them (constructions made by hand). It
-speaks the Backbone protocol: embeddings in, hidden states after the last norm out, with an immutable cache, masks,
-explicit positions and edits.
+An embedding table, learned position embeddings, blocks, a last norm, and the table again as the readout. By default
+blocks are pre-norm with a GELU MLP and no biases: GPT-2's function with its biases at zero, which a test proves by
+copying the weights. `ModelConfig` chooses other blocks; constructions by hand pass their own. It implements the
+Backbone protocol: embeddings in, hidden states after the last norm out, with an immutable cache, masks, explicit
+positions and edits.
 
 Letters: B rows, T new slots, R slots whose result is read, S all slots (cache and new), D width, V vocabulary, P
 positions, L layers.
@@ -13,7 +13,7 @@ positions, L layers.
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tinylatent.core.identity import LATER
 from tinylatent.models.backbone import Cache, Edit, Table, default_positions
 from tinylatent.models.blocks import (
     ACTIVATIONS,
@@ -37,12 +36,15 @@ from tinylatent.models.blocks import (
     attention_bias,
 )
 
-MOST_WIDTH, MOST_LAYERS, MOST_LOOPS, MOST_EXPERTS = 8192, 256, 64, 64
+MAX_WIDTH, MAX_LAYERS, MAX_LOOPS, MAX_EXPERTS = 8192, 256, 64, 64
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size and blocks of a decoder; vocabulary and positions come from the task."""
+    """Size and blocks of a decoder; vocabulary and positions come from the task.
+
+    Raises ValueError for sizes out of range and unknown or incompatible kinds of blocks.
+    """
 
     width: int = 32
     """Width D of the residual stream (a multiple of heads)."""
@@ -50,16 +52,16 @@ class ModelConfig:
     """Number of layers."""
     heads: int = 2
     """Attention heads per layer."""
-    norm: Placement = field(default="pre", metadata=LATER)
-    """Where norms stand: before attention and MLP, after each addition, or nowhere."""
-    mlp: Activation = field(default="gelu", metadata=LATER)
+    norm: Placement = "pre"
+    """Placement of norms: before attention and MLP, after both additions, or nowhere."""
+    mlp: Activation = "gelu"
     """Kind of MLP; experts are always ReLU."""
-    experts: int = field(default=1, metadata=LATER)
-    """MLPs among which a router sends each slot to one; 1 is a plain MLP."""
-    loops: int = field(default=1, metadata=LATER)
-    """How often the stack of layers is gone through, with the same weights; layers 1 is one tied layer."""
-    dropout: float = field(default=0.0, metadata=LATER)
-    """Share of every addition to the residual stream that is dropped while supervised training computes its loss."""
+    experts: int = 1
+    """Number of MLPs, of which a router chooses one for every slot; 1 is a plain MLP."""
+    loops: int = 1
+    """Passes through the stack of layers, with the same weights; with layers 1 it is one tied layer."""
+    dropout: float = 0.0
+    """Dropout on every addition to the residual stream, while supervised training computes its loss."""
 
     def __post_init__(self) -> None:
         if min(self.width, self.layers, self.heads) < 1 or self.width % self.heads:
@@ -67,17 +69,17 @@ class ModelConfig:
                 f"width {self.width}, layers {self.layers}, heads {self.heads}: expected positive sizes with width a "
                 f"multiple of heads; try width {max(1, self.heads) * 16}"
             )
-        if self.width > MOST_WIDTH or self.layers > MOST_LAYERS:
+        if self.width > MAX_WIDTH or self.layers > MAX_LAYERS:
             raise ValueError(
-                f"width {self.width}, layers {self.layers}: expected at most {MOST_WIDTH} and {MOST_LAYERS}; "
+                f"width {self.width}, layers {self.layers}: expected at most {MAX_WIDTH} and {MAX_LAYERS}; "
                 "for larger models wrap a Hugging Face one (tinylatent.models.huggingface)"
             )
         for name, options in (("norm", PLACEMENTS), ("mlp", ACTIVATIONS)):
             if getattr(self, name) not in options:
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(options)}")
-        if not 1 <= self.loops <= MOST_LOOPS or not 1 <= self.experts <= MOST_EXPERTS:
+        if not 1 <= self.loops <= MAX_LOOPS or not 1 <= self.experts <= MAX_EXPERTS:
             raise ValueError(
-                f"loops {self.loops}, experts {self.experts}: expected 1 to {MOST_LOOPS} and 1 to {MOST_EXPERTS}"
+                f"loops {self.loops}, experts {self.experts}: expected 1 to {MAX_LOOPS} and 1 to {MAX_EXPERTS}"
             )
         if self.experts > 1 and self.mlp not in ("gelu", "relu"):
             raise ValueError(f"mlp {self.mlp!r} with experts {self.experts}: experts are ReLU MLPs; leave mlp out")
@@ -86,15 +88,15 @@ class ModelConfig:
 
 
 class Decoder(nn.Module):
-    """A table, positions, blocks and a last norm.
+    """An embedding table, position embeddings, blocks and a last norm.
 
     Args:
         embedding_VD: the table, tied to the readout.
-        pos_emb_PD: what each position adds.
-        blocks: the layers, from the input up.
-        norm: what hidden states pass at the end; None for nothing.
-        loops: how often the blocks are gone through.
-        dropout: what the blocks share to drop by.
+        pos_emb_PD: added to the input at every position.
+        blocks: the layers, first to last.
+        norm: applied after the last block; None for no norm.
+        loops: passes through the blocks.
+        dropout: the object that the blocks share, switched on by `dropping`.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class Decoder(nn.Module):
     def fresh(
         cls, vocabulary: int, positions: int, config: ModelConfig, generator: torch.Generator | None = None
     ) -> "Decoder":
-        """A decoder to be trained; its weights are drawn from `generator` alone, so a seed fixes them.
+        """A decoder to be trained; its weights depend on `generator` alone (seed 0 by default).
 
         GPT-2's initialisation: normal(0, 0.02), projections into the residual stream divided by sqrt(2 layers).
         """
@@ -137,7 +139,7 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Draws every matrix anew; gains and biases stay as they are."""
+        """Draws every matrix anew; norm weights and biases stay as they are."""
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1 and not name.endswith("bias"):
                 into_residual = name.endswith(("out_proj", "down_proj"))
@@ -156,7 +158,7 @@ class Decoder(nn.Module):
 
     @property
     def positions(self) -> int:
-        """P, the longest sequence it can place."""
+        """P, the longest sequence there are positions for."""
         return self.pos_emb.shape[0]
 
     def readout(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
@@ -172,16 +174,16 @@ class Decoder(nn.Module):
         edit: Edit | None = None,
         read_from: int = 0,
     ) -> tuple[Float[Tensor, "B R D"], Cache]:
-        """Hidden states after the last norm from slot `read_from` on, and the grown cache; see Backbone.forward.
+        """Hidden states after the last norm from slot `read_from` on, and the extended cache; see Backbone.forward.
 
-        The last layer computes queries, attention and MLP only where they are read, unless an edit wants to see all.
+        The last layer computes queries, attention and MLP only for slots that are read, or for all under an edit.
 
         Raises:
             ValueError: the sequence is longer than the model has positions.
         """
         T, past = embeddings_BTD.shape[1], 0 if cache is None else cache.size
         bias = attention_bias(past, T, mask_BS, embeddings_BTD)
-        x_BTD = embeddings_BTD + self._placed(past, T, mask_BS, positions_BT)
+        x_BTD = embeddings_BTD + self._position_embeddings(past, T, mask_BS, positions_BT)
         grown, slots, stack = [], range(past, past + T), [*self.blocks] * self.loops
         for number, block in enumerate(stack):
             before = None if cache is None else cache.layers[number]
@@ -193,28 +195,28 @@ class Decoder(nn.Module):
         norm = self.norm
         return (x_BTD if norm is None else norm.forward(x_BTD)), Cache(past + T, tuple(grown))
 
-    def _placed(self, past: int, T: int, mask_BS: Tensor | None, positions_BT: Tensor | None) -> Tensor:
-        """What the positions of the new slots add, (T, D) or (rows, T, D)."""
+    def _position_embeddings(self, past: int, T: int, mask_BS: Tensor | None, positions_BT: Tensor | None) -> Tensor:
+        """Position embeddings of the new slots, (T, D) or (rows, T, D)."""
         pos_emb_PD = self.pos_emb
         P = pos_emb_PD.shape[0]
         if positions_BT is None and mask_BS is None:
             if past + T > P:
-                raise ValueError(f"{past + T} slots: the model has {P} positions; give its task more room")
-            return pos_emb_PD[past : past + T]  # what the general case gives, at half the price
+                raise ValueError(f"{past + T} slots, but the model has {P} positions: give its task a larger capacity")
+            return pos_emb_PD[past : past + T]  # equals the general case, in half the time
         explicit = positions_BT is not None
         if positions_BT is None:
             positions_BT = default_positions(past, T, mask_BS, pos_emb_PD.device)
         if explicit or past + T > P:
             most = int(positions_BT.max()) + 1 if positions_BT.numel() else 0
             if most > P:
-                raise ValueError(f"{most} positions: the model has {P}; give its task more room")
+                raise ValueError(f"{most} positions, but the model has {P}: give its task a larger capacity")
         return F.embedding(positions_BT, pos_emb_PD)
 
     def flops(self, new: int, past: int = 0, read: int | None = None) -> int:
-        """Operations of a forward: matrices, and every pair of slots that may attend; see Backbone.flops.
+        """Operations of a forward: matrix products, and every pair of slots that may attend; see Backbone.flops.
 
-        Every matrix of attention and MLP costs 2 operations a weight and slot, attention 4 D for each pair. In the last
-        layer slots that nobody reads give keys and values alone.
+        Every matrix of attention and MLP costs 2 operations a weight and slot, attention 4 D a pair. In the last layer
+        slots that are not read cost their keys and values alone.
         """
         read, total = new if read is None else read, 0
         for number in range(len(self.blocks) * self.loops):
@@ -227,12 +229,12 @@ class Decoder(nn.Module):
 
     @property
     def dropout(self) -> float:
-        """Share of every addition that is dropped within `dropping`."""
+        """The dropout rate within `dropping`."""
         return 0.0 if self._drop is None else self._drop.share
 
     @contextlib.contextmanager
     def dropping(self, generator: torch.Generator) -> Iterator[None]:
-        """While the block runs, additions are dropped out by this generator; outside of it nothing ever is."""
+        """Switches dropout on while the block runs, with masks from this generator; it is off otherwise."""
         if self._drop is None or self._drop.share == 0:
             yield
             return
@@ -244,6 +246,6 @@ class Decoder(nn.Module):
 
 
 def _weights(block: nn.Module) -> int:
-    """Weights of a block that a slot is multiplied by: all matrices, of experts the one that is chosen."""
+    """Number of weights that a slot is multiplied by: all matrices of a block, counting one expert."""
     sizes = [p.shape for name, p in block.named_parameters() if p.ndim > 1 and not name.endswith("bias")]
     return sum(math.prod(size[-2:]) for size in sizes)

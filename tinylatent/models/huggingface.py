@@ -8,13 +8,13 @@ forward gets a new one that shares the old tensors. Positions are always passed,
 model stays in eval mode (gradients flow all the same), because dropout would draw from a global generator and gradient
 checkpointing would drop the cache. Edits are hooks on the decoder's blocks, there only while an edited forward runs.
 
-Two things around the blocks are taken over where a model has them: embeddings that are scaled as they are looked up
-(Gemma, BioGPT), and logits that are divided, multiplied or softly capped after the head (Granite, Cohere, Gemma 2).
+Two computations outside the blocks are reproduced where a model has them: a scale on looked-up embeddings (Gemma,
+BioGPT), and logits that are divided, multiplied or softly capped after the head (Granite, Cohere, Gemma 2).
 
-What is wrapped is tried on two tokens, and refused if its own logits come out different. This leaves out whatever else
-a model does between ids and logits, and eager attention in float64, where padding becomes NaN; left out too are models
-without explicit positions (BLOOM) or without keys and values in every layer (Mamba, Qwen3-Next). A sliding window
-counts slots, masked ones included.
+The constructor compares logits after two tokens with the model's own and refuses a model where they differ: one that
+does anything else between ids and logits, or eager attention in float64, where padding becomes NaN. It also refuses
+models without explicit positions (BLOOM) or without keys and values in every layer (Mamba, Qwen3-Next). A sliding
+window counts slots, masked ones included.
 
 Letters: B rows, T new slots, R slots whose result is read, S all slots (cache and new), D width, V vocabulary.
 """
@@ -43,11 +43,11 @@ class HFBackbone(nn.Module):
     """A Hugging Face causal language model behind the Backbone protocol.
 
     Args:
-        model: the model with its head, such as a GPT2LMHeadModel; held, not copied, so training the backbone trains it.
+        model: the model with its head, such as a GPT2LMHeadModel; not copied, so training the backbone trains it.
 
     Raises:
-        ValueError: it cannot be driven by embeddings, positions and a cache, or its logits then come out different; or,
-            once an edit is asked for, its blocks have unknown names or do more than add attention and MLP.
+        ValueError: it cannot be driven by embeddings, positions and a cache, or gives other logits then; or, at the
+            first edit, its blocks have unknown names or do more than add attention and MLP.
     """
 
     def __init__(self, model: nn.Module):
@@ -55,9 +55,9 @@ class HFBackbone(nn.Module):
         self.model: Any = model.eval()
         self._name = type(model).__name__
         self._editable = False
-        held: Any = self.model
-        self._scale = _embedding_scale(held.get_input_embeddings())
-        self._config: Any = held.config.get_text_config()
+        inner: Any = self.model
+        self._scale = _embedding_scale(inner.get_input_embeddings())
+        self._config: Any = inner.config.get_text_config()
         self._check_logits()
 
     def train(self, mode: bool = True) -> "HFBackbone":
@@ -91,9 +91,9 @@ class HFBackbone(nn.Module):
         edit: Edit | None = None,
         read_from: int = 0,
     ) -> tuple[Float[Tensor, "B R D"], Cache]:
-        """Hidden states after the last norm from slot `read_from` on, and the grown cache; see Backbone.forward.
+        """Hidden states after the last norm from slot `read_from` on, and the extended cache; see Backbone.forward.
 
-        The model itself computes all slots, whatever is read.
+        The model computes all slots, whatever is read.
         """
         B, T, _ = embeddings_BTD.shape
         past = 0 if cache is None else cache.size
@@ -116,10 +116,10 @@ class HFBackbone(nn.Module):
     def flops(self, new: int, past: int = 0, read: int | None = None) -> int:
         """Operations of a forward: matrices of the base model, and every pair of slots that may attend.
 
-        No slot is left out because nobody reads it, and no pair because it lies outside a sliding window. All experts
-        of a mixture are counted.
+        The count includes slots that are not read, pairs outside a sliding window, and all experts of a mixture.
         """
-        tables = {id(each.weight) for each in self.model.base_model.modules() if isinstance(each, nn.Embedding)}
+        modules = self.model.base_model.modules()
+        tables = {id(module.weight) for module in modules if isinstance(module, nn.Embedding)}
         matrices = [p.numel() for p in self.model.base_model.parameters() if p.ndim > 1 and id(p) not in tables]
         pairs = new * past + new * (new + 1) // 2
         heads, width = self._config.num_attention_heads, self.table.width
@@ -127,7 +127,7 @@ class HFBackbone(nn.Module):
         return 2 * sum(matrices) * new + 4 * heads * head_width * pairs * self._config.num_hidden_layers
 
     def _edited(self, edit: Edit, slots: range) -> ExitStack:
-        """While this context lasts, the edit is called at the four sites of every block."""
+        """A context in which the edit is called at the four sites of every block."""
 
         def call(layer: int, site: Site, module: nn.Module, inputs: tuple, output: Any = None) -> Any:
             x = inputs if output is None else output  # hooks that run before a module get no output
@@ -142,7 +142,7 @@ class HFBackbone(nn.Module):
         return hooks
 
     def _check_logits(self) -> None:
-        """Refuses a model whose own logits of two tokens are not those found here, over a cache and with padding."""
+        """Raises ValueError unless the wrapper's logits after two tokens, with cache and padding, are the model's."""
         if self.model.get_output_embeddings() is None:
             raise ValueError(f"{self._name} has no output embeddings: expected a causal language model with its head")
         if "position_ids" not in inspect.signature(self.model.base_model.forward).parameters:
@@ -176,7 +176,7 @@ class HFBackbone(nn.Module):
 
     @torch.no_grad()
     def _check_sites(self) -> None:
-        """Refuses edits of a model whose blocks do anything but add their attention and MLP to the residual stream."""
+        """Raises ValueError unless blocks only add their attention and MLP to the residual stream, as edits assume."""
         seen: dict[tuple[int, Site], Tensor] = {}
         with self._edited(lambda layer, site, x, slots: seen.setdefault((layer, site), x), range(2)):
             self.forward(self.table.rows(torch.tensor([[0, 1]], device=self.table.weight.device)))
@@ -213,7 +213,7 @@ def _thaw(cache: Cache | None) -> DynamicCache:
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    """Whether two ways through one model agree, as far as its precision tells."""
+    """Whether two results agree up to the rounding of their precision."""
     return bool((a - b).abs().max() <= torch.finfo(a.dtype).eps ** 0.5 * b.abs().max())
 
 

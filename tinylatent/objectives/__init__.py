@@ -1,1 +1,1 @@
-"""Objectives: what methods share: examples and their speakers, losses, policy gradients, rewards."""
+"""Objectives: what methods share: their base class, examples and speakers, losses, rewards, policy gradient."""

@@ -1,10 +1,10 @@
 """Examples: problems with their targets as tensors on the model's device, uploaded once and indexed from then on.
 
-They speak the words of a task's Batch all the way to the loss: prompt, chain, frontier, answer, key. One difference: a
-Batch's last step stands for the answer, examples have the answer's tokens in its place, be they one or many.
+Names are those of a task's Batch: prompt, chain, frontier, answer. One difference: the last step of a Batch stands for
+the answer; in examples the answer's tokens, one or many, take its place.
 
 Letters: B rows, N prompt, T tokens of the chain (its steps before the answer, then the answer's tokens), V vocabulary,
-S states that a target holds at most, A answer tokens.
+S most states of a target, A answer tokens.
 """
 
 from dataclasses import dataclass, replace
@@ -15,26 +15,26 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from tinylatent_tasks import Batch
 from torch import Tensor
 
-from tasks import Batch
 from tinylatent.engine.thought import Action
 from tinylatent.engine.thoughts import MIXTURE
 from tinylatent.engine.trace import Trace
 
 DENSE_BYTES = 2**30
-"""Targets of all examples up to this size are kept dense, a share for each token; larger ones sparse."""
+"""Targets are dense (a share for every token) up to this size in all, else sparse (ids with shares)."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What each token of the chain is taught: a distribution, sparse (ids with shares) or dense (a share a token)."""
+    """The target distribution of every token of the chain: sparse (ids with shares) or dense (a share a token)."""
 
     vocabulary: int
     """V."""
     ids_BTS: Int[Tensor, "B T S"] | None = None
     shares_BTS: Float[Tensor, "B T S"] | None = None
-    """Shares of the ids; 0 where a target holds fewer than S. They sum to 1, or to 0 beyond a row's chain."""
+    """Shares of the ids; 0 where a target has fewer than S states. They sum to 1, or to 0 beyond a row's chain."""
     dense_BTV: Float[Tensor, "B T V"] | None = None
 
     @classmethod
@@ -46,20 +46,20 @@ class Targets:
         return cls(dense.shape[-1], ids, shares)
 
     def rows(self, index: Int[Tensor, " b"] | slice) -> "Targets":
-        """Those of some rows."""
+        """The targets of some rows."""
         if self.dense_BTV is not None:
             return Targets(self.vocabulary, dense_BTV=_cut(self.dense_BTV, index))
         return Targets(self.vocabulary, *(_cut(x, index) for x in self.sparse()))
 
     def parts(self, size: int) -> "list[Targets]":
-        """Those of `size` rows each."""
+        """The targets in parts of `size` rows."""
         if self.dense_BTV is not None:
             return [Targets(self.vocabulary, dense_BTV=part) for part in self.dense_BTV.split(size)]
         pairs = zip(*(x.split(size) for x in self.sparse()), strict=True)
         return [Targets(self.vocabulary, ids, shares) for ids, shares in pairs]
 
     def sparse(self) -> tuple[Int[Tensor, "B T S"], Float[Tensor, "B T S"]]:
-        """Ids and shares; those of dense targets are sought out."""
+        """Ids and shares, extracted from dense targets where needed."""
         if self.dense_BTV is not None:
             return Targets.from_dense(self.dense_BTV).sparse()
         assert self.ids_BTS is not None, "targets are dense or sparse"
@@ -67,7 +67,7 @@ class Targets:
         return self.ids_BTS, self.shares_BTS
 
     def dense(self, size: int | None = None) -> Float[Tensor, "B T V"]:
-        """A share for each token; for as many as a model has, where that has more than the task."""
+        """A share for every token; `size` is the model's vocabulary, if that is larger than the task's."""
         size = size or self.vocabulary
         if self.dense_BTV is not None:
             missing = size - self.dense_BTV.shape[-1]
@@ -77,7 +77,7 @@ class Targets:
         return shares_BTS.new_zeros(B, T, size).scatter_add_(-1, ids_BTS, shares_BTS)
 
     def given(self, steps: int) -> Action:
-        """The mixtures of the first `steps` tokens, as actions of a Mixture."""
+        """The targets of the first `steps` tokens as given actions of a Mixture."""
         if self.dense_BTV is not None:
             return MIXTURE.given(self.dense_BTV[:, :steps])
         return MIXTURE.given_sparse(*(x[:, :steps] for x in self.sparse()))
@@ -85,30 +85,30 @@ class Targets:
 
 @dataclass(frozen=True)
 class Examples:
-    """What methods read. Masks are None where nothing is masked, so that the common case costs nothing."""
+    """What methods train on and solve. A mask is None where nothing is masked, so that the common case is free."""
 
     prompt_BN: Int[Tensor, "B N"]
     prompt_mask_BN: Bool[Tensor, "B N"] | None
     num_steps: int | Int[Tensor, " B"]
-    """Steps of the chain before the answer: one number for all rows, or one for each."""
+    """Steps of the chain before the answer: one number for all rows, or one per row."""
     chain_BT: Int[Tensor, "B T"]
-    """The best trace, token by token: its steps before the answer, then the answer's tokens."""
+    """Token ids of the best trace: its steps before the answer, then the answer's tokens."""
     frontier: Targets
-    """What CSFT supervises: the frontier before the answer, then one-hot on the answer's tokens."""
+    """CSFT's targets: the frontier before the answer, then one-hot on the answer's tokens."""
     answer_tokens: int
     """A, the number of tokens of an answer; of the longest, where answers differ (`answer_mask_BA`)."""
     speaker: "Speaker | None" = None
-    """Who made the examples and judges answers to them; None for bare tensors, whose answers must be the same ids."""
+    """Made the examples and judges answers to them; None for bare tensors, whose answers must have equal ids."""
     row_B: Int[Tensor, " B"] | None = None
-    """Which of the speaker's rows each example is; None for the first, the second, and so on."""
+    """Index of every example among the speaker's rows; None for 0, 1, 2 and so on."""
     answer_mask_BA: Bool[Tensor, "B A"] | None = None
     """False beyond the end of a shorter answer; None if all have A tokens."""
     step_BT: Int[Tensor, "B T"] | None = None
-    """Which step of reasoning each token of the chain belongs to; None if each token is a step of its own."""
+    """Index of the step of reasoning that a token of the chain belongs to; None if every token is a step."""
     stop_ids: tuple[int, ...] = ()
-    """Tokens that end an answer; the chain holds one where answers differ in length, and judging leaves it out."""
+    """Tokens that end an answer; the chain includes one where answers differ in length, and judging ignores it."""
     offset_B: Int[Tensor, " B"] | None = None
-    """Position of each row's first token (training with room to spare draws it at random); 0 if None."""
+    """Position of every row's first token (training draws it at random if there are spare positions); 0 if None."""
 
     @classmethod
     def upload(
@@ -126,9 +126,9 @@ class Examples:
             frontier = Targets(V, dense_BTV=torch.cat([frontier_BTV[:, :-1], answers_BAV], 1))
         else:
             ids_BTS, shares_BTS = (x.to(device) for x in Targets.from_dense(batch.frontier_BTV[:, :-1]).sparse())
-            room = (0, ids_BTS.shape[2] - 1)
-            ids_BTS = torch.cat([ids_BTS, F.pad(answer_BA[..., None], room)], 1)
-            ones_BAS = F.pad(torch.ones_like(answer_BA, dtype=torch.float32)[..., None], room)
+            padding = (0, ids_BTS.shape[2] - 1)
+            ids_BTS = torch.cat([ids_BTS, F.pad(answer_BA[..., None], padding)], 1)
+            ones_BAS = F.pad(torch.ones_like(answer_BA, dtype=torch.float32)[..., None], padding)
             frontier = Targets(V, ids_BTS, torch.cat([shares_BTS, ones_BAS], 1))
         uniform = bool((batch.steps_B == batch.steps_B[0]).all())
         return cls(
@@ -171,11 +171,11 @@ class Examples:
         )
 
     def repeated(self, times: int) -> "Examples":
-        """Every example `times` times in place, as rollouts of a group stand."""
+        """Every example `times` times in a row, as the rollouts of a group are ordered."""
         return self.rows(torch.arange(len(self), device=self.prompt_BN.device).repeat_interleave(times))
 
     def parts(self, size: int | None) -> "list[Examples]":
-        """The examples in parts of at most `size`; themselves where that is None."""
+        """The examples in parts of at most `size`; in one part if that is None."""
         if size is None or size >= len(self):
             return [self]
         starts = range(0, len(self), size)
@@ -202,12 +202,12 @@ class Examples:
         return [Examples(*part) for part in zip(*columns, strict=True)]
 
     def with_offsets(self, offset_B: Int[Tensor, " B"]) -> "Examples":
-        """The same, their first tokens at these positions."""
+        """The examples with their first tokens at these positions."""
         return replace(self, offset_B=offset_B)
 
     @property
     def slots(self) -> int:
-        """Slots a model reads: the prompt and all of the chain but its last token."""
+        """Number of slots a model reads: the prompt, and the chain without its last token."""
         return self.prompt_BN.shape[1] + self.chain_BT.shape[1] - 1
 
     @property
@@ -216,30 +216,30 @@ class Examples:
         return self.chain_BT[:, -self.answer_tokens :]
 
     @property
-    def most_steps(self) -> int:
-        """Steps before the answer of the longest row."""
+    def max_steps(self) -> int:
+        """Most steps before the answer of any row."""
         return self.chain_BT.shape[1] - self.answer_tokens
 
     @cached_property
     def steps_BT(self) -> Int[Tensor, "B T"]:
-        """Which step of reasoning each token of the chain belongs to."""
+        """Index of the step of reasoning that a token of the chain belongs to."""
         if self.step_BT is not None:
             return self.step_BT
         return torch.arange(self.chain_BT.shape[1], device=self.chain_BT.device).expand(len(self), -1)
 
-    def said_BT(self, trace: Trace) -> Bool[Tensor, "B T"] | None:
-        """Which steps of a trace of the whole chain are taught: those that a row took, within its answer; None: all."""
+    def loss_mask(self, trace: Trace) -> Bool[Tensor, "B T"] | None:
+        """True for steps of a trace of the whole chain that have a target: taken, within the answer; None if all."""
         if self.answer_mask_BA is None:
             return trace.acted_BT
         before = torch.ones_like(self.chain_BT[:, : trace.steps - self.answer_tokens], dtype=torch.bool)
-        said_BT = torch.cat([before, self.answer_mask_BA], 1)
-        return said_BT if trace.acted_BT is None else said_BT & trace.acted_BT
+        mask_BT = torch.cat([before, self.answer_mask_BA], 1)
+        return mask_BT if trace.acted_BT is None else mask_BT & trace.acted_BT
 
     def problems(self) -> Any:
         """The speaker's own rows of these examples.
 
         Raises:
-            ValueError: they are bare tensors.
+            ValueError: the examples have no speaker.
         """
         if self.speaker is None:
             raise ValueError("these examples have no speaker: make them by Symbols(task).examples(rows)")
@@ -251,9 +251,9 @@ class Examples:
         )
 
     def judge(self, answer_BA: Int[Tensor, "B A"]) -> Bool[Tensor, " B"]:
-        """Whether each answer is right; the speaker judges.
+        """Whether answers are right; the speaker judges.
 
-        answer_BA: token ids, -1 where nothing was said; one for each example, or as many for each, side by side.
+        answer_BA: token ids, -1 for no token; one answer per example, or equally many consecutive ones.
         """
         if self.speaker is None:
             return same_tokens(self, answer_BA)
@@ -265,7 +265,7 @@ class Speaker(Protocol):
     """Makes examples and judges answers to them."""
 
     problems: Any
-    """Its own rows, in the order that examples count them by."""
+    """Its own rows, in the order of `Examples.row_B`."""
 
     @property
     def vocabulary(self) -> int:
@@ -273,20 +273,20 @@ class Speaker(Protocol):
         ...
 
     def part(self, index: np.ndarray) -> "Speaker":
-        """The same, of some of its rows."""
+        """The speaker of some of its rows."""
         ...
 
     def examples(self, device: torch.device | str = "cpu", **supervision: Any) -> "Examples":
-        """Examples of all its rows, in order; supervision: how methods want their targets (budget, rule)."""
+        """Examples of all its rows, in order; `supervision` chooses the targets (budget, rule)."""
         ...
 
     def judge(self, examples: Examples, answer_BA: Int[Tensor, "B A"]) -> Bool[Tensor, " B"]:
-        """Whether each answer (-1 where nothing was said) is right; there may be several to an example."""
+        """Whether answers (-1 for no token) are right; there may be several to an example."""
         ...
 
 
 def same_tokens(examples: Examples, answer_BA: Int[Tensor, "B A"]) -> Bool[Tensor, " B"]:
-    """Whether each answer has exactly the tokens of the truth; several answers to an example stand side by side."""
+    """Whether answers have exactly the tokens of the true answer; several answers to an example are consecutive."""
     truth_BA = examples.answer_BA
     if examples.answer_mask_BA is not None:
         truth_BA = truth_BA.masked_fill(~examples.answer_mask_BA, -1)

@@ -1,7 +1,7 @@
 """Losses of supervised steps: cross-entropies, summed over the steps of a row and divided by the number of rows.
 
-The divisor is the number of rows of the whole batch, whatever part of it a trace holds: gradients of parts add up to
-that of the whole, however rows are cut into micro-batches or processes.
+The denominator is the number of rows of the whole batch, even if the trace is a part of it: gradients of parts add up
+to the gradient of the whole, however rows are split into micro-batches or processes.
 
 Letters: B rows, T steps, V vocabulary.
 """
@@ -27,10 +27,10 @@ def token_loss(
 
     Args:
         trace: gives the logits.
-        ids_BT: what each step should say.
-        rows: what the sum is divided by; the trace's rows by default.
-        mask_BT: False where a step is not taught.
-        steps: the steps of the trace that ids and mask are of; all by default.
+        ids_BT: target tokens.
+        rows: the denominator; the trace's number of rows by default.
+        mask_BT: False where a step has no target; None if all have one.
+        steps: the steps of the trace that ids_BT and mask_BT cover; all by default.
     """
     if mask_BT is not None:
         ids_BT = ids_BT.masked_fill(~mask_BT, SKIP)
@@ -47,7 +47,13 @@ def mixture_loss(
 ) -> Float[Tensor, ""]:
     """Cross-entropy to distributions, summed over the steps of a row and divided by rows, in nats.
 
-    CSFT's sum of KL(target || model) plus the target's entropy, a constant (Gozeten et al. 2025, section 3).
+    It is CSFT's sum of KL(target || model) plus the targets' entropy, a constant (Gozeten et al. 2025, section 3).
+
+    Args:
+        trace: gives the logits, of the whole chain.
+        frontier: target distributions.
+        rows: the denominator; the trace's number of rows by default.
+        mask_BT: False where a step has no target; None if all have one.
     """
 
     def summed(logits_bTV: Tensor, chosen: slice) -> Tensor:

@@ -1,9 +1,9 @@
-"""What a method is: a frozen config, the parts it trains beside a backbone, its loss, and how it solves problems.
+"""Method: a frozen config with the parts trained beside a backbone, the loss, and the way problems are solved.
 
 A method's file reads like its paper: its thought, its parts, `thinking` (the plan before the answer), `loss`, and
-`solve` where one rollout is not all. What it learns is declared: which named parts at which rate in which stage
-(`groups`), what is fitted from data when a stage begins (`begin_stage`), what is taken over from an earlier run
-(`inherits`), which tokens it adds (`extra_tokens`).
+`solve` if that is more than one rollout. A method declares what it learns: named parts with their learning rates in a
+stage (`parameter_groups`), what it fits to data when a stage begins (`begin_stage`), what it inherits from an earlier
+run (`inherits`), and which tokens it adds (`extra_tokens`).
 
 Letters: B rows, T tokens of the chain (steps before the answer, then answer tokens), A answer tokens.
 """
@@ -32,7 +32,7 @@ from tinylatent.objectives.rewards import Verifier, truth
 
 
 class Model(nn.Module):
-    """A backbone, the parts trained with it, and the stage of training that was reached: what a checkpoint holds."""
+    """What a checkpoint stores: a backbone, the parts trained with it, and the current stage of training."""
 
     stage: Tensor
 
@@ -42,27 +42,30 @@ class Model(nn.Module):
         self.register_buffer("stage", torch.zeros((), dtype=torch.int64))
 
     def forward(self, call: Callable[["Model"], Any]) -> Any:
-        """call(model): everything that needs the weights runs inside, so that wrappers which gather them can do so."""
+        """Returns call(model). Whatever needs weights runs inside, so that distributed wrappers can gather them."""
         return call(self)
 
 
-def under(name: str, beginnings: tuple[str, ...]) -> bool:
-    """Whether a name is one of these or stands under one: "parts.gate.weight" under "parts.gate", not "parts.gates"."""
-    return any(not each or name == each or name.startswith(each + ".") for each in beginnings)
+def has_prefix(name: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a dotted name has one of the prefixes: "parts.gate.weight" has "parts.gate", "parts.gates" has not."""
+    return any(not prefix or name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
 
 
 @dataclass(frozen=True)
-class Group:
-    """Named parts of a model that are trained in their own way; what no group names is trained as the recipe says."""
+class ParameterGroup:
+    """Parameters with a learning rate and decay of their own, or frozen; all others follow the recipe.
+
+    Raises ValueError for a rate that is not positive or a negative decay.
+    """
 
     parts: tuple[str, ...]
-    """Beginnings of parameter names, up to a dot: "parts.gate" or "backbone"; the first group that fits has it."""
+    """Prefixes of parameter names, up to a dot: "parts.gate" or "backbone". The first group that fits counts."""
     learning_rate: float | None = None
-    """Peak rate; the recipe's if None."""
+    """Peak learning rate; the recipe's if None."""
     weight_decay: float | None = None
-    """Decay; the recipe's if None."""
+    """Weight decay; the recipe's if None."""
     frozen: bool = False
-    """Whether they stay as they are."""
+    """Whether these parameters are not trained."""
 
     def __post_init__(self) -> None:
         if (self.learning_rate is not None and self.learning_rate <= 0) or (self.weight_decay or 0.0) < 0:
@@ -74,153 +77,162 @@ class Group:
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where training stands, for losses that change along the way or sample."""
+    """The progress of training, for losses that sample or change over time."""
 
     step: int
+    """Batches done so far."""
     total: int
+    """Batches of the whole training."""
     seed: int
+    """Root of everything that a loss samples."""
     rows: int | None = None
-    """Rows of the whole batch, of which a loss may see a part; the part itself if None."""
+    """Rows of the whole batch, if a loss sees a part of it; None if it sees all."""
     first: int = 0
-    """Place of the part's first row in the whole batch."""
+    """Index of the part's first row in the whole batch."""
     update: int = 0
-    """Which optimizer step on the same batch this is."""
+    """Index of the optimizer step on this batch."""
     verify: Verifier = truth
-    """What rewards rollouts."""
+    """Rewards the answers of rollouts."""
     gather: Callable[[Tensor], Tensor] = lambda x: x
-    """Rows of all processes from those of this one: statistics of a batch are of the whole."""
+    """Maps rows of this process to those of all processes, for statistics of the whole batch."""
 
     @property
     def progress(self) -> float:
-        """Share of the steps already made, in [0, 1)."""
+        """Share of the steps already done, in [0, 1)."""
         return self.step / self.total
 
-    def streams(self, rows: int, device: torch.device | str = "cpu", each: int = 1) -> Streams:
-        """Fresh streams for the rows of this step, `each` for every example; they know their places in the batch."""
-        first = self.first * each
+    def streams(self, rows: int, device: torch.device | str = "cpu", per_example: int = 1) -> Streams:
+        """Streams for the rows of this step, keyed by their index in the whole batch.
+
+        rows: number of streams, `per_example` for every example of the part.
+        """
+        first = self.first * per_example
         return Streams(derive(self.seed, self.step), torch.arange(first, first + rows, device=device))
 
 
 class Loss(NamedTuple):
-    """What an optimizer step descends, and what is logged beside it."""
+    """The loss of an optimizer step, and metrics to log."""
 
     value: Float[Tensor, ""]
     metrics: Mapping[str, Tensor] = MappingProxyType({})
-    """Numbers, or one for each step of a rollout; the log holds their mean since its last line or checkpoint."""
+    """Numbers, or one number per step of a rollout; logged as the mean since the last line or checkpoint."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """What solving came to: answers, the record of the rollout that gave them, and what all of it cost."""
+    """The result of solving: answers, the trace of the rollout that gave them, and what solving cost."""
 
     answer_BA: Int[Tensor, "B A"]
-    """Token ids, -1 where nothing was said; the rollouts of a group side by side."""
+    """Token ids, -1 for no token; the rollouts of a group are consecutive."""
     trace: Trace
+    """The rollout that gave the answers."""
     spent: Counters | None = None
-    """What was spent where that is more than the trace."""
+    """Costs of solving, where it took more than the trace; None if the trace is all."""
 
     @property
     def counters(self) -> Counters:
-        """Forwards, slots, steps, tokens, latents and operations."""
+        """What solving cost: forwards, slots, steps, tokens, latents and operations."""
         return self.trace.counters if self.spent is None else self.spent
 
 
 @dataclass(frozen=True)
 class Method:
-    """Base of all methods: a supervised chain that answers with greedy tokens.
+    """Base of all methods: trains the answer and decodes it greedily.
 
-    Subclasses say which segments come before the answer; their fields are the method's hyperparameters.
+    Subclasses define the segments before the answer; their fields are the method's hyperparameters.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
-    """Raised whenever results would change, so that stored runs are not taken for new ones."""
+    """Raised whenever results would change, so that stored runs are not mistaken for new ones."""
     supervised: ClassVar[bool] = False
-    """Whether the steps before the answer are trained to a target, so that comparing them to the oracle makes sense."""
+    """Whether the steps before the answer are trained to a target, so that they can be compared with the oracle."""
     recipe: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    """Settings of training that suit it better than the usual ones."""
+    """Fields of Training for which the method has defaults of its own."""
     temperatures: ClassVar[tuple[float, ...]] = ()
-    """Temperatures at which several answers to a problem are sampled; none where that makes no sense."""
+    """Temperatures at which evaluation samples several answers to a problem; empty if it samples none."""
     inherits: ClassVar[tuple[str, ...]] = ("backbone",)
-    """Beginnings of names, up to a dot, that are taken over from a run it starts from: backbone, heads, gates alike."""
+    """Prefixes of the parameters and buffers that are copied from the run it starts from, up to a dot."""
+    needs_start: ClassVar[bool] = False
+    """Whether it must start from a trained run."""
     drops_out: ClassVar[bool] = True
-    """Whether dropout applies to its loss; not where old and new policy must be the same function."""
+    """Whether dropout applies to its loss; False where old and new policy must be the same function."""
 
     @property
     def decoders(self) -> "Mapping[str, Method]":
-        """Other methods whose inference the same weights are put through, by name."""
+        """Other methods, by name, whose inference is evaluated with the same weights."""
         return {}
 
     # -----------------------------------------------------------------------------------------------------------------
     # What it learns
 
     def parts(self, backbone: Any, generator: torch.Generator) -> nn.ModuleDict:
-        """What is kept beside the backbone, by name: thoughts with parameters of their own, buffers, frozen copies."""
+        """The modules beside the backbone, by name: thoughts with parameters, buffers, frozen copies."""
         return nn.ModuleDict()
 
     def model(self, backbone: Any, generator: torch.Generator) -> Model:
-        """A model of this backbone and the method's parts, drawn from the generator."""
+        """A model of this backbone and the method's parts, initialised from the generator."""
         return Model(backbone, self.parts(backbone, generator))
 
     def supervise(self, speaker: Speaker, device: torch.device | str = "cpu") -> Examples:
-        """The examples this method learns from."""
+        """The examples with the targets that this method trains on."""
         return speaker.examples(device)
 
     def stage_starts(self, steps: int) -> tuple[int, ...]:
-        """First step of every stage of a training of `steps` steps, 0 first; the optimizer starts anew with each."""
+        """First step of every stage in a training of `steps` steps, 0 first; every stage resets the optimizer."""
         return (0,)
 
     def stage_at(self, step: int, steps: int) -> int:
-        """The stage that a step of a training belongs to."""
+        """The stage of a step in a training of `steps` steps."""
         return bisect_right(self.stage_starts(steps), step) - 1
 
-    def groups(self, stage: int) -> tuple[Group, ...]:
-        """Parts that are trained in their own way in a stage."""
+    def parameter_groups(self, stage: int) -> tuple[ParameterGroup, ...]:
+        """Parameters that a stage trains with rates of their own, or freezes."""
         return ()
 
     def begin_stage(self, model: Model, stage: int, examples: Examples, state: TrainState) -> None:
-        """Prepares a model at a stage's first step, from all training examples where something is fitted to data.
+        """Hook at a stage's first step, with all training examples: fits what the stage fits to data.
 
-        A run that is resumed at that very step does it again, from the same weights: it must come out the same.
+        It must be deterministic: a run that is resumed at this step calls it again with the same weights.
         """
 
     def enter(self, model: Model, stage: int, examples: Examples, state: TrainState) -> None:
-        """Marks the stage in the model and prepares it: what training calls."""
+        """Sets the model's stage and calls `begin_stage`; the training loop calls this."""
         model.stage.fill_(stage)
         self.begin_stage(model, stage, examples, state)
 
     @property
     def extra_tokens(self) -> tuple[str, ...]:
-        """Tokens it needs beside the task's; their ids follow the task's in this order."""
+        """Tokens added to the task's vocabulary; their ids follow the task's, in this order."""
         return ()
 
     def extra_id(self, model: Model, token: str) -> int:
-        """The id of one of the extra tokens, in a model that was made with them behind all others."""
+        """The id of an extra token, in a model whose last rows of the table are the extra tokens."""
         return len(model.backbone.table) - len(self.extra_tokens) + self.extra_tokens.index(token)
 
     @property
     def extra_steps(self) -> int:
-        """Steps it may take beyond those of the chain: the model gets positions for them."""
+        """Steps that inference may take beyond those of the chain; the model gets positions for them."""
         return 0
 
     @property
     def forwards(self) -> int:
-        """Forwards that training on a problem once costs; a backward is worth two."""
+        """Cost of one training step on a problem, in forwards; a backward counts as two."""
         return 3
 
     # -----------------------------------------------------------------------------------------------------------------
-    # How it thinks
+    # Inference
 
     def thinking(self, model: Model, examples: Examples, temperature: float = 0.0) -> Plan:
         """The segments before the answer."""
         return ()
 
     def taught(self, model: Model, examples: Examples) -> Plan | None:
-        """The segments before the answer with the actions that training gives; None if the model thinks by itself."""
+        """The segments before the answer under teacher forcing, actions given; None to train on the model's own."""
         return None
 
     def plan(self, model: Model, examples: Examples, temperature: float = 0.0) -> Plan:
-        """How the method solves problems: think, then say the answer (sampled if the temperature is positive)."""
+        """The plan of inference: `thinking`, then the answer (sampled if the temperature is positive)."""
         answer = Segment(Token(temperature, examples.stop_ids), examples.answer_tokens, name=ANSWER)
         return (*self.thinking(model, examples, temperature), answer)
 
@@ -231,22 +243,25 @@ class Method:
         streams: Streams | None = None,
         *,
         temperature: float = 0.0,
-        groups: int = 1,
+        group: int = 1,
         control: str | None = None,
         verify: Verifier | None = None,
         edit: Edit | None = None,
     ) -> Solution:
-        """Solves every problem: one rollout of the plan, unless a method does more.
+        """Solves every problem; by default with one rollout of the plan.
 
         Args:
             model: the trained model.
-            examples: what is asked; targets are not looked at.
-            streams: randomness, one stream for each rollout; needed where something is sampled.
-            temperature: of the answer, and of thoughts that say tokens; 0 is greedy.
-            groups: rollouts of each problem.
+            examples: the problems; inference does not use their targets.
+            streams: randomness, one stream per rollout; needed where something is sampled.
+            temperature: of the answer and of tokens before it; 0 is greedy.
+            group: rollouts per problem.
             control: "noise", "shuffled" or "zero" to replace the latents; None for the method itself.
-            verify: judges answers on the way, for methods that search; never told to those that do not.
-            edit: reads or changes activity inside the model.
+            verify: judges answers during a search; other methods do not use it.
+            edit: reads or changes activations inside the model; see `tinylatent.models.backbone.Edit`.
+
+        Raises:
+            ValueError: an unknown control; streams are missing or not one per rollout.
         """
         plan = self.plan(model, examples, temperature)
         trace = rollout(
@@ -256,24 +271,24 @@ class Method:
             examples.prompt_mask_BN,
             streams=streams,
             offset_B=examples.offset_B,
-            groups=groups,
+            group=group,
             edit=edit,
         )
         return Solution(trace.answer(), trace)
 
     # -----------------------------------------------------------------------------------------------------------------
-    # How it learns
+    # Losses
 
     @property
     def updates(self) -> int:
-        """Optimizer steps on one batch."""
+        """Optimizer steps per batch."""
         return 1
 
     def forced(self, model: Model, examples: Examples, before: Plan | None = None) -> Trace:
-        """The supervised trace, its answer given: in one forward where all is given and the thoughts allow it.
+        """The trace of a supervised loss, its answer given; one forward if everything is given and parallel.
 
-        before: the segments before the answer; by default those of `taught` or, where there are none, what the model
-        thinks by itself, with the gradient through it.
+        before: the segments before the answer; by default those of `taught`, or `thinking` if that returns None, with
+        the gradient through the model's own actions.
         """
         answer = Segment(GREEDY, examples.answer_tokens, GREEDY.given(examples.answer_BA), ANSWER)
         before = self.taught(model, examples) if before is None else before
@@ -284,29 +299,31 @@ class Method:
         return rollout(model.backbone, plan, prompt_BN, mask_BN, offset_B=offset_B, grad=True)
 
     def collect(self, model: Model, examples: Examples, state: TrainState) -> Any:
-        """What the losses of a step are computed from: the examples, or rollouts of them.
+        """The batch that losses are computed from: the examples, or rollouts of them.
 
-        Whatever it is has `parts(size)`, the same in parts of at most `size` examples. Where weights are needed it goes
-        through `model(call)`.
+        The result has `parts(size)`, which splits it into parts of at most `size` examples. Whatever needs weights runs
+        inside `model(call)`.
         """
         return examples
 
     def loss(self, model: Model, batch: Any, state: TrainState) -> Loss:
-        """What one optimizer step descends: a sum over rows, divided by the rows of the whole batch.
+        """The loss of one optimizer step: a sum over rows, divided by the rows of the whole batch.
 
-        Here the cross-entropy of the answer's tokens.
+        By default the cross-entropy of the answer's tokens.
         """
         trace, tokens = self.forced(model, batch), batch.answer_tokens
         answer = slice(trace.steps - tokens, None)
         return Loss(token_loss(trace, batch.answer_BA, state.rows, batch.answer_mask_BA, answer))
 
     def after(self, model: Model, batch: Any, state: TrainState) -> Mapping[str, Tensor]:
-        """Metrics of a part of a batch after the last optimizer step on it; weights as in `collect`."""
+        """Metrics of a part of a batch after the last optimizer step on it; uses weights as `collect` does."""
         return {}
 
     def early_stop(self, lines: Sequence[Mapping[str, Any]], ends: bool) -> str | None:
-        """Why training should stop, judged by the lines of metrics so far, and what to try; None to go on.
+        """The reason to stop training, and what to try; None to continue.
 
-        ends: whether training ends here anyway; then the reason is a remark about the run.
+        Args:
+            lines: the logged metrics so far.
+            ends: True at the last step, where a reason is only recorded with the run.
         """
         return None

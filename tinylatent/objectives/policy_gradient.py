@@ -1,8 +1,8 @@
 """Policy gradient: what methods that learn from rewards share. `collect` rolls out, `loss` replays.
 
-A group is the G rollouts of one prompt; rows stand group by group. All quantities are per row and step, and the choices
-that papers make silently (how advantages are scaled, how steps are averaged) have names. Steps that were given, not
-drawn, are no part of the policy and count nowhere.
+A group is the G rollouts of one prompt, in consecutive rows. Choices that papers make silently (how advantages are
+scaled, how steps are averaged) have names. Steps that were given, not sampled, are no part of the policy and do not
+count.
 
 Letters: B rows = groups * G, G rollouts of a group, T steps.
 """
@@ -31,16 +31,17 @@ Advantage = Literal["std", "mean", "leave-one-out", "batch-std", "none"]
 GRPO, Liu et al. 2025), "leave-one-out" r - mean of the others (RLOO, Ahmadian et al. 2024), "batch-std" r - mean of the
 group over the std of all rewards of the batch, "none" r itself (REINFORCE, Williams 1992)."""
 Average = Literal["sequence", "token", "sum"]
-"""How steps are averaged: "sequence" over the steps of a row, then over rows (GRPO); "token" over all live steps of the
-batch (DAPO, Yu et al. 2025); "sum" over the steps of a row, then mean over rows (the policy gradient itself)."""
+"""How steps are averaged: "sequence" over the steps of a row, then over rows (GRPO); "token" over all sampled steps of
+the batch (DAPO, Yu et al. 2025); "sum" the sum over the steps of a row, then the mean over rows (the policy gradient
+itself)."""
 
 
-MOST = 1000
-"""Most rollouts a group, updates a batch: more fit no memory, or no patience."""
+MAX_COUNT = 1000
+"""Upper limit of the settings group, updates, patience and samples."""
 SILENT = 0.999
-"""Share of groups that teach nothing from which on a stretch of the log counts as silent."""
+"""Early stopping counts log lines where at least this share of groups has rewards without variance."""
 REFERENCE = "parts.reference."
-MOST_LOG_RATIO = 30.0  # beyond, a ratio is no longer a number worth having, and infinity times zero is none at all
+MAX_LOG_RATIO = 30.0  # keeps ratios finite: infinity times an advantage of zero would be NaN
 
 
 def advantages(
@@ -53,14 +54,14 @@ def advantages(
     """The advantage of every rollout.
 
     Args:
-        reward_B: rewards, the G rollouts of a prompt side by side.
+        reward_B: rewards, the G rollouts of a prompt in consecutive rows.
         group: G.
         kind: see `Advantage`.
         epsilon: added to a standard deviation (unbiased) before dividing; a group of equal rewards has advantage 0.
-        gather: gives the rewards of all processes from these; a batch's deviation is of the whole batch.
+        gather: maps rewards of this process to those of all, for the standard deviation of the whole batch.
 
     Raises:
-        ValueError: unknown kind, rows that are no whole groups, or groups of one where others are needed.
+        ValueError: unknown kind, rows that are not whole groups, or groups of one unless kind is "none".
     """
     if kind not in get_args(Advantage):
         raise ValueError(f"advantage {kind!r}: expected one of {', '.join(get_args(Advantage))}")
@@ -82,8 +83,8 @@ def advantages(
     return centred_PG.flatten()
 
 
-def silent_groups(advantage_B: Float[Tensor, " B"], group: int) -> Float[Tensor, ""]:
-    """Share of groups whose advantages are all zero, as those of equal rewards are: they teach nothing."""
+def frac_reward_zero_std(advantage_B: Float[Tensor, " B"], group: int) -> Float[Tensor, ""]:
+    """Share of groups whose advantages are all zero because their rewards are equal: they give no gradient."""
     return (advantage_B.view(-1, group) == 0).all(1).to(advantage_B).mean()
 
 
@@ -93,18 +94,18 @@ def clipped(
     low: float,
     high: float | None = None,
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """min(ratio A, clip(ratio, 1 - low, 1 + high) A) of every step, and where the clipped side was taken (PPO, eq. 7).
+    """min(ratio A, clip(ratio, 1 - low, 1 + high) A) of every step, and where the clipped side is smaller (PPO, eq. 7).
 
     Args:
         log_ratio_BT: log-probability under the current policy minus that under the one that sampled.
         advantage_B: one per row.
-        low: how far below 1 the ratio counts.
-        high: how far above; `low` by default. Infinite bounds do not clip.
+        low: clips the ratio below 1 - low.
+        high: clips it above 1 + high; `low` by default. Infinite bounds do not clip.
     """
-    ratio_BT, advantage_B1 = log_ratio_BT.clamp(max=MOST_LOG_RATIO).exp(), advantage_B[:, None]
+    ratio_BT, advantage_B1 = log_ratio_BT.clamp(max=MAX_LOG_RATIO).exp(), advantage_B[:, None]
     plain_BT = ratio_BT * advantage_B1
-    held_BT = ratio_BT.clamp(1 - low, 1 + (low if high is None else high)) * advantage_B1
-    return torch.minimum(plain_BT, held_BT), held_BT < plain_BT
+    clipped_BT = ratio_BT.clamp(1 - low, 1 + (low if high is None else high)) * advantage_B1
+    return torch.minimum(plain_BT, clipped_BT), clipped_BT < plain_BT
 
 
 def k3(reference_BT: Float[Tensor, "B T"], current_BT: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
@@ -121,29 +122,33 @@ def averaged(
     values_BT: Float[Tensor, "B T"],
     mask_BT: Bool[Tensor, "B T"] | None = None,
     over: Average = "sequence",
-    weight: int | Tensor | None = None,
+    denominator: int | Tensor | None = None,
 ) -> Float[Tensor, ""]:
-    """One number from values of every step, those that are masked left out; see `Average`.
+    """The average of all values that are not masked; see `Average`.
 
-    weight: what sums are divided by where these rows are part of a batch; see `weight_of`.
+    Args:
+        values_BT: a value of every step.
+        mask_BT: False where a step does not count.
+        over: how to average.
+        denominator: that of the whole batch, if these rows are a part of it; see `denominator_of`.
 
     Raises:
-        ValueError: unknown way to average.
+        ValueError: unknown `over`.
     """
     if over not in get_args(Average):
         raise ValueError(f"average {over!r}: expected one of {', '.join(get_args(Average))}")
-    if weight is None:
-        weight = weight_of(values_BT, mask_BT, over)
+    if denominator is None:
+        denominator = denominator_of(values_BT, mask_BT, over)
     if mask_BT is not None:
         values_BT = values_BT.masked_fill(~mask_BT, 0.0)
     sum_B = values_BT.sum(1)
     if over == "sequence":
         sum_B = sum_B / (values_BT.shape[1] if mask_BT is None else mask_BT.sum(1).clamp(min=1))
-    return sum_B.sum() / weight
+    return sum_B.sum() / denominator
 
 
-def weight_of(values_BT: Tensor, mask_BT: Bool[Tensor, "B T"] | None, over: Average) -> int | Tensor:
-    """What `averaged` divides by for a whole batch: its rows, or its live steps."""
+def denominator_of(values_BT: Tensor, mask_BT: Bool[Tensor, "B T"] | None, over: Average) -> int | Tensor:
+    """The denominator of `averaged` for a whole batch: its number of rows, or of steps that are not masked."""
     if over != "token":
         return len(values_BT)
     return values_BT.numel() if mask_BT is None else mask_BT.sum()
@@ -155,26 +160,27 @@ def weight_of(values_BT: Tensor, mask_BT: Bool[Tensor, "B T"] | None, over: Aver
 
 @dataclass
 class Rollouts:
-    """A batch of rollouts with what they are worth; after the first loss, with what the policy then said of them."""
+    """A batch of rollouts with their advantages; the first loss adds log-probabilities under the old policy."""
 
     examples: Examples
     trace: Trace
     advantage_B: Float[Tensor, " B"]
-    weight: int | Tensor
-    """What sums over rows or steps are divided by: of the whole batch, also in a part of it."""
+    denominator: int | Tensor
+    """That of the whole batch, also in a part of it; see `denominator_of`."""
     metrics: Mapping[str, Tensor]
     old_BT: Float[Tensor, "B T"] | None = None
-    """Log-probabilities, as the ratio counts them, under the policy that sampled."""
+    """`ratio_log_prob` under the policy that sampled."""
     sampled_BT: Float[Tensor, "B T"] | None = None
-    """Log-probabilities of the actions under that policy."""
+    """Log-probabilities of the actions under the policy that sampled."""
     reference_BT: Float[Tensor, "B T"] | None = None
+    """Log-probabilities of the actions under the reference policy."""
 
     def __len__(self) -> int:
-        """Prompts."""
+        """Number of prompts."""
         return len(self.examples)
 
     def parts(self, size: int | None) -> "list[Rollouts]":
-        """The rollouts of at most `size` prompts each; themselves where that is None."""
+        """The rollouts in parts of at most `size` prompts; in one part if that is None."""
         if size is None or size >= len(self):
             return [self]
         G, found = self.trace.group, []
@@ -194,7 +200,10 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class PolicyGradient(Method):
-    """Base of methods that roll out groups, score their answers and follow the clipped surrogate of their actions."""
+    """Base of methods that sample groups of rollouts, reward their answers and train on the clipped surrogate.
+
+    Raises ValueError for settings out of range.
+    """
 
     drops_out: ClassVar[bool] = False
 
@@ -203,23 +212,23 @@ class PolicyGradient(Method):
     updates: int = 1
     """Optimizer steps per batch of rollouts."""
     clip: float = 0.1
-    """How far a ratio may leave 1 before it stops to count."""
+    """Clips the probability ratio to 1 - clip .. 1 + clip."""
     kl: float = 0.0
-    """Weight of the divergence from the weights it started with: k3 of every step's action. Of densities it is
-    unbounded: with gamma keep weight and rate small."""
+    """Weight of the KL divergence from the initial policy, estimated by k3. For densities (gamma) the estimate is
+    unbounded: keep the weight and the learning rate small."""
     advantage: Advantage = "std"
     """How rewards of a group become advantages."""
     average: Average = "sequence"
     """How the steps of rollouts are averaged."""
     temperature: float = 1.0
-    """Of everything sampled in training's rollouts; the latents' at evaluation too."""
+    """Sampling temperature of rollouts in training; that of latents at evaluation too."""
     patience: int = 100
-    """Batches of rollouts in a row without two different rewards in any group, after which training stops."""
+    """Training stops after this many batches in a row in which no group has two different rewards."""
 
     def __post_init__(self) -> None:
         for name in ("group", "updates", "patience"):
-            if not 1 <= getattr(self, name) <= MOST:
-                raise ValueError(f"{name} {getattr(self, name)}: expected 1 to {MOST}")
+            if not 1 <= getattr(self, name) <= MAX_COUNT:
+                raise ValueError(f"{name} {getattr(self, name)}: expected 1 to {MAX_COUNT}")
         for name, options in (("advantage", Advantage), ("average", Average)):
             if getattr(self, name) not in get_args(options):
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(get_args(options))}")
@@ -233,14 +242,14 @@ class PolicyGradient(Method):
             raise ValueError(f"temperature {self.temperature}: expected 0.01 to 100; try 1.0")
 
     def model(self, backbone: Any, generator: torch.Generator) -> Model:
-        """The model and, where its policy is held to the one at the start, a frozen copy of all of it."""
+        """The model; with a KL term, also a frozen copy of it as the reference."""
         model = super().model(backbone, generator)
         if self.kl:
             model.parts["reference"] = deepcopy(model).requires_grad_(False)
         return model
 
     def enter(self, model: Model, stage: int, examples: Examples, state: TrainState) -> None:
-        """Enters a stage as any method does; at the beginning the weights of then become the reference."""
+        """Enters a stage as any method does; at stage 0 the reference gets the current weights."""
         super().enter(model, stage, examples, state)
         if self.kl:
             reference: Any = model.parts["reference"]
@@ -251,22 +260,22 @@ class PolicyGradient(Method):
 
     @property
     def forwards(self) -> int:
-        """A rollout for each of the group, and forward and backward for each update; the reference reads them once."""
+        """Cost of training on a prompt, in forwards: rollouts, a forward and backward per update, the reference."""
         return self.group * (1 + 3 * self.updates + (1 if self.kl else 0))
 
     def reference_thought(self) -> Thought | None:
-        """What reads actions with a latent part for the reference; the reference's own thoughts if None."""
+        """The thought with which the reference replays spans that have a latent part; its own thoughts if None."""
         return None
 
-    def counted(self, trace: Trace) -> Float[Tensor, "B T"]:
-        """Log-probability of every step as the ratio counts it; 0 where a row took none."""
+    def ratio_log_prob(self, trace: Trace) -> Float[Tensor, "B T"]:
+        """Log-probability of every step as it enters the probability ratio; 0 where a row took none."""
         return trace.log_prob_BT
 
     def collect(self, model: Model, examples: Examples, state: TrainState) -> Rollouts:
-        """Rolls out a group for each example, without a graph, and scores the answers.
+        """Samples a group of rollouts for every example, without a graph, and rewards the answers.
 
         Raises:
-            ValueError: the plan draws nothing, so there is no policy to learn.
+            ValueError: the plan samples nothing, so there is no policy to train.
         """
         return model(lambda inside: self._collect(inside, examples, state))
 
@@ -276,51 +285,53 @@ class PolicyGradient(Method):
             self.plan(model, examples, self.temperature),
             examples.prompt_BN,
             examples.prompt_mask_BN,
-            streams=state.streams(len(examples) * self.group, examples.prompt_BN.device, each=self.group),
+            streams=state.streams(len(examples) * self.group, examples.prompt_BN.device, per_example=self.group),
             offset_B=examples.offset_B,
-            groups=self.group,
+            group=self.group,
         )
         if not any(span.drawn for span in trace.thought_spans):
-            raise ValueError(f"the plan of {self.name} draws nothing: a policy gradient needs actions that are sampled")
+            raise ValueError(
+                f"the plan of {self.name} samples nothing: a policy gradient needs sampled actions; try a temperature"
+            )
         reward_B = self.reward(model, examples, trace, state)
         advantage_B = advantages(reward_B, self.group, self.advantage, gather=state.gather)
-        metrics = {"reward": reward_B.mean(), "silent_groups": silent_groups(advantage_B, self.group)}
-        weight = weight_of(trace.hidden_BTD[..., 0], trace.drawn_BT, self.average)
+        metrics = {"reward": reward_B.mean(), "frac_reward_zero_std": frac_reward_zero_std(advantage_B, self.group)}
+        denominator = denominator_of(trace.hidden_BTD[..., 0], trace.drawn_BT, self.average)
         if self.average == "token":
-            weight = state.gather(torch.as_tensor(weight, device=advantage_B.device)[None]).sum()
+            denominator = state.gather(torch.as_tensor(denominator, device=advantage_B.device)[None]).sum()
         else:
-            weight = len(state.gather(advantage_B))
-        return Rollouts(examples, replace(trace, end=None), advantage_B, weight, metrics)  # its cache is done with
+            denominator = len(state.gather(advantage_B))
+        return Rollouts(examples, replace(trace, end=None), advantage_B, denominator, metrics)  # frees the cache
 
     def reward(self, model: Model, examples: Examples, trace: Trace, state: TrainState) -> Float[Tensor, " B"]:
-        """What each rollout is worth: what the verifier says of its answer."""
+        """The reward of every rollout: the verifier's value of its answer."""
         return state.verify(examples, trace.answer()).to(trace.hidden_BTD)
 
     def loss(self, model: Model, batch: Rollouts, state: TrainState) -> Loss:
-        """The clipped surrogate of the weights of now, with its weighted divergence from the reference.
+        """The clipped surrogate under the current weights, plus the weighted KL divergence from the reference.
 
-        At the first update old and new policy are the same numbers, so that their log-ratio is exactly 0.
+        At the first update old and new log-probabilities are the same tensor, so that their log-ratio is exactly 0.
         """
         now, mask_BT, metrics = replay(model.backbone, batch.trace), batch.trace.drawn_BT, {}
-        now_BT = self.counted(now)
+        now_BT = self.ratio_log_prob(now)
         if state.update == 0:
             batch.old_BT, batch.sampled_BT = now_BT.detach(), now.log_prob_BT.detach()
             metrics = {**batch.metrics, "entropy": entropies(now, batch.trace, batch.examples)}
             if self.kl:
-                batch.reference_BT = self.referred(model, batch)
+                batch.reference_BT = self.reference_log_prob(model, batch)
         assert batch.old_BT is not None, "the first update comes first"
-        objective_BT, held_BT = clipped(now_BT - batch.old_BT, batch.advantage_B, self.clip)
-        value = -averaged(objective_BT, mask_BT, self.average, batch.weight)
-        metrics["clip_fraction"] = averaged(held_BT.to(now_BT), mask_BT, "token")
+        objective_BT, clipped_BT = clipped(now_BT - batch.old_BT, batch.advantage_B, self.clip)
+        value = -averaged(objective_BT, mask_BT, self.average, batch.denominator)
+        metrics["clip_fraction"] = averaged(clipped_BT.to(now_BT), mask_BT, "token")
         if batch.reference_BT is not None:
             gap_BT = k3(batch.reference_BT, now.log_prob_BT)
-            value = value + self.kl * averaged(gap_BT, mask_BT, self.average, batch.weight)
+            value = value + self.kl * averaged(gap_BT, mask_BT, self.average, batch.denominator)
             metrics["reference_kl"] = averaged(gap_BT.detach(), mask_BT, self.average)
         return Loss(value, metrics)
 
     @torch.no_grad()
-    def referred(self, model: Model, batch: Rollouts) -> Float[Tensor, "B T"]:
-        """Log-probability of every action under the reference: its own backbone, heads and gates."""
+    def reference_log_prob(self, model: Model, batch: Rollouts) -> Float[Tensor, "B T"]:
+        """Log-probability of every action under the reference, with its own backbone, heads and gates."""
         reference: Any = model.parts["reference"]
         thought = self.reference_thought()
         if thought is not None:
@@ -331,14 +342,14 @@ class PolicyGradient(Method):
 
     @torch.no_grad()
     def after(self, model: Model, batch: Rollouts, state: TrainState) -> Mapping[str, Tensor]:
-        """The divergence of the policy that sampled from the one the last update made."""
-        assert batch.sampled_BT is not None, "measured after the losses"
+        """The approximate KL divergence between the policy that sampled and the one after the last update."""
+        assert batch.sampled_BT is not None, "the losses come first"
         now_BT = model(lambda inside: replay(inside.backbone, batch.trace).log_prob_BT)
         return {"approximate_kl": averaged(k3(now_BT, batch.sampled_BT), batch.trace.drawn_BT, "token")}
 
     def early_stop(self, lines: Sequence[Mapping[str, Any]], ends: bool) -> str | None:
-        """No group to speak of has taught anything for `patience` batches of rollouts, or in a whole shorter run."""
-        taught = next((line["step"] for line in reversed(lines) if line["silent_groups"] < SILENT), 0)
+        """Stops after `patience` batches with reward variance in hardly any group, or after a whole shorter run."""
+        taught = next((line["step"] for line in reversed(lines) if line["frac_reward_zero_std"] < SILENT), 0)
         if not lines or lines[-1]["step"] - taught < (1 if ends and taught == 0 else self.patience):
             return None
         since = f"groups had no two different rewards in the last {lines[-1]['step'] - taught} batches of rollouts"
@@ -355,16 +366,18 @@ class PolicyGradient(Method):
 
 @torch.no_grad()
 def entropies(trace: Trace, rolled: Trace, examples: Examples) -> Float[Tensor, " T"]:
-    """Mean entropy of every step's softmax in nats, over the rows that act then; NaN for steps no row takes.
+    """Mean entropy of every step's softmax in nats, over the rows that act; NaN for steps no row takes.
 
-    Batches differ in how far their rows go: the list has a place for every step that `rolled`, of which the trace is a
-    replay, might have taken.
+    Args:
+        trace: gives the logits; a replay of `rolled`.
+        rolled: the rollout; the result has an entry for every step it might have taken, so that batches align.
+        examples: their longest chain sets the number of entries before the answer.
     """
     entropy_T, spans = entropy_of(trace).nanmean(0), rolled.thought_spans
-    padded = [F.pad(entropy_T[trace.within(s)], (0, s.room - (s.stop - s.start)), value=torch.nan) for s in spans]
+    padded = [F.pad(entropy_T[trace.within(s)], (0, s.max_steps - (s.stop - s.start)), value=torch.nan) for s in spans]
     before = torch.cat([entropy_T[:0], *(part for part, s in zip(padded, spans, strict=True) if s.name != ANSWER)])
     answer = [part for part, s in zip(padded, spans, strict=True) if s.name == ANSWER]
-    return torch.cat([F.pad(before, (0, max(0, examples.most_steps - len(before))), value=torch.nan), *answer])
+    return torch.cat([F.pad(before, (0, max(0, examples.max_steps - len(before))), value=torch.nan), *answer])
 
 
 def entropy_of(trace: Trace) -> Float[Tensor, "B T"]:

@@ -1,4 +1,4 @@
-"""Rewards: what a rollout's answer is worth. A verifier sees the examples, so the task's own rows, and the answers.
+"""Rewards: a verifier maps examples (and so the task's own rows) and answers to rewards.
 
 Letters: B rows, A answer tokens.
 """
@@ -11,8 +11,8 @@ from torch import Tensor
 from tinylatent.objectives.examples import Examples
 
 Verifier = Callable[[Examples, Int[Tensor, "B A"]], Float[Tensor, " B"]]
-"""verify(examples, answer_BA) -> a number for each answer. Answers are token ids, -1 where nothing was said; there may
-be several to an example, side by side."""
+"""verify(examples, answer_BA) -> reward_B. Answers are token ids, -1 for no token; several answers to an example are
+consecutive."""
 
 
 def truth(examples: Examples, answer_BA: Int[Tensor, "B A"]) -> Float[Tensor, " B"]:

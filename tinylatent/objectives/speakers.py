@@ -1,7 +1,7 @@
-"""Speakers: words between task and model. A speaker turns rows into examples and judges what is answered to them.
+"""Speakers: a speaker encodes a task's rows as examples and judges the model's answers to them.
 
-Symbols speak a task's own tokens. Whoever speaks otherwise (text through a tokenizer, JSON lines of question, steps and
-answer) keeps to the protocol `Speaker` beside the examples.
+Symbols encodes problems in the task's own tokens. Other speakers (text through a tokenizer, JSON lines of question,
+steps and answer) implement the protocol `tinylatent.objectives.examples.Speaker`.
 
 Letters: B rows, N prompt, T tokens of the chain, A answer tokens, V vocabulary.
 """
@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
+from tinylatent_tasks import Task
 from torch import Tensor
 
-from tasks import Task
 from tinylatent.objectives.examples import DENSE_BYTES, Examples, Targets, same_tokens
 
-CHUNK = 4096  # problems whose frontiers are dense at a time, at most
+CHUNK = 4096  # most problems with dense frontiers in memory at a time
 
 
 class Symbols:
-    """A task in its own symbols.
+    """Problems of a task in the task's own tokens.
 
     Args:
-        task: what is asked.
-        problems: rows of the task, as it gives them.
+        task: gives prompts, targets and answers.
+        problems: rows of the task (P, M).
     """
 
     def __init__(self, task: Task, problems: np.ndarray):
@@ -34,20 +34,20 @@ class Symbols:
 
     @property
     def vocabulary(self) -> int:
-        """The task's tokens."""
+        """Number of the task's tokens."""
         return len(self.task.vocabulary)
 
     def part(self, index: np.ndarray) -> "Symbols":
-        """The same task with some of its problems."""
+        """The speaker of some of the problems."""
         return Symbols(self.task, self.problems[index])
 
     def examples(self, device: torch.device | str = "cpu", **supervision: Any) -> Examples:
         """Examples of all problems, in order.
 
-        supervision: what `Task.batch` takes beside them: budget, rule.
+        supervision: further arguments of `Task.batch`: budget, rule.
 
         Raises:
-            ValueError: no problems, or a budget or rule that the task has not.
+            ValueError: no problems, or a budget or rule that the task does not know.
         """
         if len(self.problems) == 0:
             raise ValueError("no problems: expected at least one row")
@@ -63,23 +63,23 @@ class Symbols:
         return _with_steps(examples, self.task)
 
     def judge(self, examples: Examples, answer_BA: Int[Tensor, "B A"]) -> Bool[Tensor, " B"]:
-        """Symbolic answers are right where their tokens are the truth's."""
+        """Whether answers have exactly the tokens of the true answers."""
         return same_tokens(examples, answer_BA)
 
 
 def _with_steps(examples: Examples, task: Task) -> Examples:
-    """The examples, knowing which step of reasoning each token belongs to where that is not one a token."""
-    each = task.tokens_a_step
-    if each == 1:
+    """The examples with the step of reasoning of every token, for tasks with several tokens a step."""
+    per_step = task.tokens_a_step
+    if per_step == 1:
         return examples
-    T, before = examples.chain_BT.shape[1], examples.most_steps
+    T, before = examples.chain_BT.shape[1], examples.max_steps
     token_T = torch.arange(T, device=examples.chain_BT.device)
-    step_T = torch.where(token_T < before, token_T // each, -(-before // each))
+    step_T = torch.where(token_T < before, token_T // per_step, -(-before // per_step))
     return replace(examples, step_BT=step_T.expand(len(examples), -1))
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
-    """Symbolic examples of one task, one after the other; sparse targets are widened to the same number of states."""
+    """The concatenation of symbolic examples of one task; sparse targets are padded to the same number of states."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -105,7 +105,7 @@ def joined(parts: Sequence[Examples]) -> Examples:
         return torch.nn.functional.pad(x, (0, most - x.shape[2]))
 
     frontier = Targets(
-        first.frontier.vocabulary, *(torch.cat([widened(x) for x in each]) for each in zip(*sparse, strict=True))
+        first.frontier.vocabulary, *(torch.cat([widened(x) for x in xs]) for xs in zip(*sparse, strict=True))
     )
     return Examples(
         column("prompt_BN"),

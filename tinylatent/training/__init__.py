@@ -1,1 +1,1 @@
-"""Training: the loop, its recipe, optimizer groups, checkpoints."""
+"""Training: the loop, its settings, the optimizer, checkpoints."""

@@ -1,14 +1,15 @@
-"""Checkpoints with checksums, and metrics that can be cut back to a step.
+"""Checkpoints with checksums, and metrics that are cut back to a checkpoint's step.
 
-A checkpoint is a folder `step-NNNNNNNN` that holds weights.safetensors, optimizer.pt and manifest.json. It is written
-under another name and renamed when complete, so a run killed at any moment leaves the previous one in place. The
-manifest carries the checksum of every file and of the metrics so far: anything damaged is reported, never used.
+A checkpoint is a folder `step-NNNNNNNN` with weights.safetensors, optimizer.pt and manifest.json. It is written under
+another name and renamed when complete, so a run that is killed keeps its previous checkpoint. The manifest has the
+checksum of every file and of the metrics so far: anything damaged raises DamagedError and is not used.
 """
 
 import io
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A verified checkpoint: its step, its folder, and what the manifest says."""
+class Checkpoint:
+    """A verified checkpoint: its step, its folder, and its manifest."""
 
     step: int
     folder: Path
@@ -40,10 +41,18 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer | None,
     seconds: float = 0.0,
     stopped: str | None = None,
+    environments: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Writes checkpoint `step` under `folder` atomically, then removes older ones.
 
-    seconds: the time it took; stopped: why training ends here, where it ends early.
+    Args:
+        folder: of the run.
+        step: steps of training so far.
+        model: its weights are saved.
+        optimizer: its state is saved; None to save none.
+        seconds: the time training took so far.
+        stopped: why training stopped early; None if it did not.
+        environments: code, versions and machines that trained it so far.
     """
     target = folder / f"step-{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,6 +71,7 @@ def save_checkpoint(
             "step": step,
             "seconds": seconds,
             "stopped": stopped,
+            "environments": [dict(environment) for environment in environments],
             "config": _config_checksum(folder),
             "files": files,
             "metrics_bytes": len(written),
@@ -83,7 +93,7 @@ def save_checkpoint(
 
 
 def _sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with a checksum of its own, so that a changed manifest is noticed as well."""
+    """The record with a checksum of itself, so that a changed manifest is detected."""
     plain = {name: value for name, value in record.items() if name != "seal"}
     return {**plain, "seal": checksum(json.dumps(plain).encode())}
 
@@ -93,18 +103,18 @@ def _steps(folder: Path) -> list[Path]:
 
 
 def _config_checksum(folder: Path) -> str:
-    """What a checkpoint belongs to: the configuration beside it, or nothing."""
+    """The checksum of the folder's config.json, or of nothing if there is none."""
     config = folder / CONFIG
     return checksum(config.read_bytes() if config.exists() else b"")
 
 
-def find_checkpoint(folder: Path, run: Path | None = None) -> Saved | None:
+def find_checkpoint(folder: Path, run: Path | None = None) -> Checkpoint | None:
     """The newest checkpoint under a folder, verified; None if there is none.
 
-    run: the folder to delete should it be damaged, where that is not the same one.
+    run: the folder that messages say to delete, if that is not `folder`.
 
     Raises:
-        DamagedError: a file of it is missing, cut or changed.
+        DamagedError: a file of the checkpoint is missing, cut or changed.
     """
     steps, whole = _steps(folder), run or folder
     if not steps:
@@ -121,11 +131,11 @@ def find_checkpoint(folder: Path, run: Path | None = None) -> Saved | None:
             raise DamagedError(
                 f"{path} is damaged (its checksum differs from the manifest's): delete {whole} to start over"
             )
-    return Saved(int(manifest["step"]), newest, manifest)
+    return Checkpoint(int(manifest["step"]), newest, manifest)
 
 
-def load_weights(saved: Saved, model: nn.Module) -> None:
-    """Puts a checkpoint's weights into the model.
+def load_weights(saved: Checkpoint, model: nn.Module) -> None:
+    """Loads a checkpoint's weights into the model.
 
     Raises:
         DamagedError: the weights do not fit the model.
@@ -136,8 +146,8 @@ def load_weights(saved: Saved, model: nn.Module) -> None:
         raise DamagedError(f"{saved.folder / WEIGHTS} does not fit the model of config.json: {error}") from error
 
 
-def load_optimizer(saved: Saved, optimizer: torch.optim.Optimizer) -> None:
-    """Puts a checkpoint's optimizer state into the optimizer."""
+def load_optimizer(saved: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+    """Loads a checkpoint's optimizer state into the optimizer."""
     optimizer.load_state_dict(torch.load(saved.folder / OPTIMIZER, weights_only=True))
 
 
@@ -145,25 +155,25 @@ def load_optimizer(saved: Saved, optimizer: torch.optim.Optimizer) -> None:
 # Metrics
 
 
-def cut_metrics(folder: Path, saved: Saved | None) -> int:
-    """Cuts metrics.jsonl back to what the checkpoint vouches for, so that a resumed run writes every line once.
+def cut_metrics(folder: Path, saved: Checkpoint | None) -> int:
+    """Removes lines from metrics.jsonl that are newer than the checkpoint, so that a resumed run writes them once.
 
     Returns:
-        the number of bytes dropped: lines written after the checkpoint, a half-written one included.
+        the number of bytes removed, half-written lines included.
 
     Raises:
-        DamagedError: what the checkpoint vouches for is not there.
+        DamagedError: the lines before differ from those that the checkpoint recorded.
     """
     path = folder / METRICS
-    held = path.read_bytes() if path.exists() else b""
+    written = path.read_bytes() if path.exists() else b""
     size, expected = (
         (0, checksum(b"")) if saved is None else (saved.manifest["metrics_bytes"], saved.manifest["metrics"])
     )
-    if checksum(held[:size]) != expected:
+    if checksum(written[:size]) != expected:
         raise DamagedError(
             f"{path} is damaged (it differs from what the checkpoint recorded): delete {folder} to start over"
         )
-    if len(held) > size:
+    if len(written) > size:
         with atomic(path) as temporary:
-            temporary.write_bytes(held[:size])
-    return len(held) - size
+            temporary.write_bytes(written[:size])
+    return len(written) - size

@@ -1,31 +1,31 @@
-"""Inherit: what a model takes over from an earlier one, by name."""
+"""Inherit: copies weights from an earlier model, by name."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from tinylatent.objectives.method import under
+from tinylatent.objectives.method import has_prefix
 
-TABLES = ("backbone.embedding", "backbone.pos_emb")  # tensors that may have grown
+TABLES = ("backbone.embedding", "backbone.pos_emb")  # tensors that may have more rows than the earlier model's
 
 
 @torch.no_grad()
-def take_over(model: nn.Module, earlier: nn.Module, beginnings: Sequence[str]) -> list[str]:
-    """Copies every tensor of the earlier model whose name stands under one of the beginnings; returns the names.
+def inherit_weights(model: nn.Module, earlier: nn.Module, prefixes: Sequence[str]) -> list[str]:
+    """Copies every tensor of the earlier model whose name has one of the prefixes; returns the names.
 
-    A table that has grown (tokens or positions were added) keeps its own rows beyond those it takes over. What the
-    earlier run had no part for stays as it is, but for the backbone, which must be there.
+    A table with more rows than the earlier one (added tokens or positions) keeps its own rows beyond those copied.
+    Tensors that the earlier model lacks keep their initial values, except in the backbone, where none may be missing.
 
     Raises:
-        ValueError: a tensor has another shape, the backbone lacks one, or a beginning fits nothing here.
+        ValueError: a tensor has another shape, the earlier backbone lacks one, or a prefix fits no tensor here.
     """
     ours, theirs, taken = model.state_dict(), earlier.state_dict(), []
-    for beginning in beginnings:
-        if not any(under(name, (beginning,)) for name in ours):
-            raise ValueError(f"no part of the model begins with {beginning}: mend what its method inherits")
+    for prefix in prefixes:
+        if not any(has_prefix(name, (prefix,)) for name in ours):
+            raise ValueError(f"no part of the model begins with {prefix}: correct `inherits` of its method")
     for name, own in ours.items():
-        if not under(name, tuple(beginnings)):
+        if not has_prefix(name, tuple(prefixes)):
             continue
         if name not in theirs:
             if name.startswith("backbone"):

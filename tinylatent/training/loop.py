@@ -1,7 +1,7 @@
-"""The training loop: examples stay on the device, every step is one call of the method's loss, any run can be resumed.
+"""The training loop: examples stay on the device, a step calls the method's loss, and any run can be resumed.
 
-Order, initial weights and sampling are pure functions of the seeds and the step number, so that a checkpoint needs no
-generator state: resuming after a kill gives the same weights, bit for bit, on the same machine and thread count.
+Order and sampling are pure functions of the seeds and the step number, so that a checkpoint needs no generator state:
+a resumed run gives the same weights, bit for bit, on the same machine and thread count.
 """
 
 import json
@@ -19,14 +19,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tinylatent.core.environment import environment
 from tinylatent.core.files import DamagedError, read_lines
 from tinylatent.core.seeds import Seeds, derive
 from tinylatent.objectives.examples import Examples
-from tinylatent.objectives.method import Group, Loss, Method, Model, TrainState
+from tinylatent.objectives.method import Loss, Method, Model, ParameterGroup, TrainState
 from tinylatent.objectives.rewards import Verifier, truth
 from tinylatent.training.checkpoints import (
     METRICS,
-    Saved,
+    Checkpoint,
     cut_metrics,
     find_checkpoint,
     load_optimizer,
@@ -38,13 +39,13 @@ from tinylatent.training.optimizer import (
     clip_gradient,
     gradient_norm,
     make_optimizer,
-    set_rate,
+    set_learning_rate,
     trainable,
     zero_gradients,
 )
 
-GATHERED = 16  # batches that are gathered from the examples at a time
-STAGES = "stages"  # folder of what each stage but the last had learnt
+GATHERED = 16  # batches that are indexed from the examples at a time
+STAGES = "stages"  # folder of checkpoints at the end of every stage but the last
 
 
 def fit(
@@ -66,27 +67,30 @@ def fit(
         model: with its initial weights; trained in place.
         method: gives the losses, and declares what is trained.
         examples: all training examples, on the model's device.
-        recipe: steps, batch, rates.
-        seeds: order and sampling are functions of them.
-        spare: positions that examples are shifted by at random, so that all are trained.
-        folder: where metrics.jsonl and checkpoints go; None keeps nothing.
-        on_progress: told (steps done, loss) at the start and whenever metrics are logged; progress bars hang here.
-        say: receives one-line remarks, such as where a run was resumed.
+        recipe: steps, batch size, learning rate.
+        seeds: of order and sampling.
+        spare: largest random shift of an example's positions, so that all positions are trained.
+        folder: for metrics.jsonl and checkpoints; None stores nothing.
+        on_progress: called with (steps done, loss) at the start and whenever metrics are logged.
+        say: called with one-line messages, such as the step at which a run is resumed.
         verify: rewards the answers of methods that learn from rewards.
 
+    Returns:
+        the model.
+
     Raises:
-        ValueError: stages that do not grow from 0 on, fewer examples than a batch, groups that fit no parameter, or
-            training diverged.
+        ValueError: stages do not start at 0 and increase, a batch needs more examples than there are, a parameter
+            group fits no parameter, or training diverged.
         DamagedError: a stored file is damaged.
     """
     starts = method.stage_starts(recipe.steps)
     if not starts or starts[0] != 0 or any(b <= a for a, b in pairwise(starts)):
-        raise ValueError(f"stages of {method.name} that start at {starts}: expected steps that grow, from 0 on")
+        raise ValueError(f"stages of {method.name} start at {starts}: expected increasing steps, the first 0")
     names = trainable(model)
     try:
         return _fit(model, method, examples, recipe, seeds, names, spare, folder, on_progress, say, verify)
     finally:
-        for name, parameter in model.named_parameters():  # what a stage froze is no mark of the model
+        for name, parameter in model.named_parameters():  # frozen for a stage, not for good
             parameter.requires_grad_(name in names)
 
 
@@ -103,28 +107,30 @@ def _fit(
     say: Callable[[str], None],
     verify: Verifier,
 ) -> Model:
-    """`fit`, of the parameters that are named."""
+    """`fit` for the named parameters."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     saved = None if folder is None else find_checkpoint(folder)
     stage = 0 if saved is None else method.stage_at(max(0, saved.step - 1), recipe.steps)
-    groups = method.groups(stage)
+    groups = method.parameter_groups(stage)
     optimizer = make_optimizer(model, recipe, groups, names)
     if folder is not None:
         _restore(folder, saved, method, recipe, model, optimizer, say)
     first, spent = (0, 0.0) if saved is None else (saved.step, saved.manifest["seconds"])
-    log = _Log(folder, first, recipe.batch, on_progress or (lambda step, loss: None))
+    where = environments(saved) if folder is not None else []
+    log = _Log(folder, first, recipe.batch_size, on_progress or (lambda step, loss: None))
     if saved is not None and saved.manifest.get("stopped") is not None:
         return model
-    served = batches(examples, recipe.batch, first, seeds)
+    served = batches(examples, recipe.batch_size, first, seeds)
     state = TrainState(first, recipe.steps, seeds.derive("sampling", "train"), verify=verify)
     starts, device = method.stage_starts(recipe.steps), examples.prompt_BN.device
     for step in range(first, recipe.steps):
         state = replace(state, step=step)
         if folder is not None and step > first and step % recipe.save_every == 0:
-            save_checkpoint(folder, step, model, optimizer, spent + time.perf_counter() - began)
-            log.metrics = {}  # a resumed run starts from none: so must one that goes on
+            seconds = spent + time.perf_counter() - began
+            save_checkpoint(folder, step, model, optimizer, seconds, environments=where)
+            log.metrics = {}  # as in a resumed run, which starts without them
         if step in starts:
             optimizer, groups = _enter(method, model, examples, recipe, optimizer, groups, names, state, folder)
         batch = next(served)
@@ -138,10 +144,10 @@ def _fit(
                 say(f"stopped at step {step + 1}: {reason}")
                 if folder is not None:
                     seconds = spent + time.perf_counter() - began
-                    save_checkpoint(folder, step + 1, model, optimizer, seconds, stopped=reason)
+                    save_checkpoint(folder, step + 1, model, optimizer, seconds, reason, where)
                 return model
     if folder is not None and (saved is None or first < recipe.steps):
-        save_checkpoint(folder, recipe.steps, model, optimizer, spent + time.perf_counter() - began)
+        save_checkpoint(folder, recipe.steps, model, optimizer, spent + time.perf_counter() - began, environments=where)
     return model
 
 
@@ -153,11 +159,11 @@ def train_step(
     examples: Examples,
     state: TrainState,
 ) -> list[Loss]:
-    """All optimizer steps on one batch, one for most methods; returns their losses.
+    """Makes all optimizer steps on one batch (one for most methods) and returns their losses.
 
-    Where a method has metrics to log, the norm of the gradient is among them.
+    If a method returns metrics, the norm of the gradient is added to them.
     """
-    set_rate(optimizer, recipe, *within(method, state))
+    set_learning_rate(optimizer, recipe, *within(method, state))
     batch = method.collect(model, examples, state)
     parts, losses = batch.parts(recipe.micro_batch), []
     sizes, states = [len(part) for part in parts], [state]
@@ -167,7 +173,7 @@ def train_step(
     for update in range(method.updates):
         values, metrics = [], []
         if update:
-            states = [replace(each, update=update) for each in states]
+            states = [replace(now, update=update) for now in states]
         for part, now in zip(parts, states, strict=True):
             loss = _loss(model, method, part, now)
             loss.value.backward()
@@ -187,12 +193,12 @@ def train_step(
 
 
 def _mean(metrics: list[Mapping[str, Tensor]], sizes: list[int]) -> dict[str, Tensor]:
-    """The mean of every metric over the parts that have it, each counting as many times as it has examples."""
+    """The mean of every metric over the parts that have it, weighted by their numbers of examples."""
     if len(metrics) == 1:
         return dict(metrics[0])
     found = {}
-    for name in dict.fromkeys(name for each in metrics for name in each):
-        having = [(each[name], size) for each, size in zip(metrics, sizes, strict=True) if name in each]
+    for name in dict.fromkeys(name for part in metrics for name in part):
+        having = [(part[name], size) for part, size in zip(metrics, sizes, strict=True) if name in part]
         values = torch.stack([value for value, _ in having])
         weights = values.new_tensor([size for _, size in having]).view(-1, *[1] * (values.ndim - 1))
         weights = weights.expand_as(values).masked_fill(values.isnan(), 0.0)  # steps that no row of a part takes
@@ -201,7 +207,7 @@ def _mean(metrics: list[Mapping[str, Tensor]], sizes: list[int]) -> dict[str, Te
 
 
 def _loss(model: Model, method: Method, part: Any, state: TrainState) -> Loss:
-    """The loss of a part, inside the model; with the dropout of this part of this step, where there is any."""
+    """The loss of a part, computed inside the model; with dropout masks of this part and step, if there is dropout."""
     if not method.drops_out or not getattr(model.backbone, "dropout", 0.0):
         return model(lambda inside: method.loss(inside, part, state))
     seed = derive(state.seed, "dropout", state.step, state.update, state.first)
@@ -211,7 +217,7 @@ def _loss(model: Model, method: Method, part: Any, state: TrainState) -> Loss:
 
 
 def within(method: Method, state: TrainState) -> tuple[int, int]:
-    """How many steps its stage has made, and how many it takes."""
+    """The number of steps done in the current stage, and the number of all its steps."""
     starts = (*method.stage_starts(state.total), state.total)
     stage = method.stage_at(state.step, state.total)
     return state.step - starts[stage], starts[stage + 1] - starts[stage]
@@ -223,14 +229,14 @@ def _enter(
     examples: Examples,
     recipe: Training,
     optimizer: torch.optim.AdamW,
-    groups: tuple[Group, ...],
+    groups: tuple[ParameterGroup, ...],
     names: list[str],
     state: TrainState,
     folder: Path | None,
-) -> tuple[torch.optim.AdamW, tuple[Group, ...]]:
-    """The first step of a stage: what the last one learnt is kept, and the optimizer forgets its moments.
+) -> tuple[torch.optim.AdamW, tuple[ParameterGroup, ...]]:
+    """Begins a stage: saves the end of the last one, resets the optimizer, and calls the method's hook.
 
-    A stage starts at the same step of a resumed run, and from the same weights.
+    A resumed run begins a stage at the same step and with the same weights.
     """
     stage = method.stage_at(state.step, state.total)
     if stage > 0:
@@ -238,21 +244,21 @@ def _enter(
             save_checkpoint(folder / STAGES / str(stage - 1), state.step, model, None)
         optimizer.state.clear()
     method.enter(model, stage, examples, state)
-    if (now := method.groups(stage)) != groups:
+    if (now := method.parameter_groups(stage)) != groups:
         optimizer, groups = make_optimizer(model, recipe, now, names), now
     return optimizer, groups
 
 
 def _restore(
     folder: Path,
-    saved: Saved | None,
+    saved: Checkpoint | None,
     method: Method,
     recipe: Training,
     model: Model,
     optimizer: torch.optim.Optimizer,
     say: Callable[[str], None],
 ) -> None:
-    """Puts the newest checkpoint, if there is one, into model and optimizer, and cuts metrics back to it."""
+    """Loads the checkpoint, if there is one, into model and optimizer, and cuts metrics back to it."""
     dropped = cut_metrics(folder, saved)
     if saved is None:
         if dropped:
@@ -268,16 +274,23 @@ def _restore(
         say(f"{folder}: resumed at step {saved.step}{remark}")
 
 
-def ended(saved: Saved, recipe: Training) -> bool:
-    """Whether a checkpoint is a run's last."""
+def environments(saved: Checkpoint | None) -> list[dict[str, str]]:
+    """The environments that trained a run up to its checkpoint, and this one."""
+    before: list[dict[str, str]] = [] if saved is None else saved.manifest.get("environments", [])
+    now = environment()
+    return before if now in before else [*before, now]
+
+
+def ended(saved: Checkpoint, recipe: Training) -> bool:
+    """Whether a checkpoint is the last of its run."""
     return saved.step >= recipe.steps or saved.manifest.get("stopped") is not None
 
 
-def stage_end(folder: Path, stage: int) -> Saved:
-    """What a run's stage had learnt when it ended.
+def stage_end(folder: Path, stage: int) -> Checkpoint:
+    """The checkpoint at the end of a stage.
 
     Raises:
-        DamagedError: its checkpoint is damaged or missing.
+        DamagedError: the checkpoint is damaged or missing.
     """
     saved = find_checkpoint(folder / STAGES / str(stage), folder)
     if saved is None:
@@ -286,7 +299,7 @@ def stage_end(folder: Path, stage: int) -> Saved:
 
 
 class _Log:
-    """Appends lines to metrics.jsonl and passes them on."""
+    """Collects metrics, appends lines to metrics.jsonl and reports progress."""
 
     def __init__(self, folder: Path | None, first: int, batch: int, on_progress: Callable[[int, float], None]):
         self.path = None if folder is None else folder / METRICS
@@ -296,23 +309,27 @@ class _Log:
         on_progress(first, math.nan)
 
     def add(self, losses: list[Loss]) -> None:
-        """Keeps what the next line is made of: the last loss, and every metric."""
+        """Adds the last loss and all metrics to the next line."""
         self.loss = losses[-1].value
         for loss in losses:
             for name, value in loss.metrics.items():
                 self.metrics.setdefault(name, []).append(value)
 
     def write(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Records the loss of one step, and the mean of every metric since the last line or checkpoint."""
+        """Writes a line: the loss of this step, and the mean of every metric since the last line or checkpoint.
+
+        Raises:
+            ValueError: the loss is not finite.
+        """
         value, now = self.loss.item(), time.perf_counter()
         if not math.isfinite(value):
-            raise ValueError(f"the loss is {value} at step {step}: training diverged; lower training.rate")
+            raise ValueError(f"the loss is {value} at step {step}: training diverged; lower training.learning_rate")
         pace = (step - self.step) * self.batch / (now - self.since)
         self.step, self.since = step, now
         record = {
             "step": step,
             "loss": value,
-            "rate": optimizer.param_groups[0]["lr"],
+            "learning_rate": optimizer.param_groups[0]["lr"],
             "problems_per_s": round(pace, 1),
             **{name: _plain(torch.stack(values).nanmean(0)) for name, values in self.metrics.items()},
         }
@@ -325,14 +342,14 @@ class _Log:
 
 
 def _plain(value: Tensor) -> Any:
-    """A number, or a list of numbers, to six digits; null where there is none."""
+    """A number, or a list of numbers, rounded to six digits; None where it is not finite."""
     if value.ndim:
-        return [_plain(each) for each in value]
+        return [_plain(entry) for entry in value]
     return float(f"{value.item():.6g}") if value.isfinite() else None
 
 
 def batches(examples: Examples, batch: int, first: int, seeds: Seeds) -> Iterator[Examples]:
-    """Batch `first`, `first` + 1, ... of training; several are gathered at a time and then cut."""
+    """Yields batches `first`, `first` + 1, ... of training; several are indexed at a time and then split."""
     order = batch_indices(len(examples), batch, first, seeds)
     while True:
         index = torch.cat([next(order) for _ in range(GATHERED)]).to(examples.prompt_BN.device)
@@ -340,18 +357,22 @@ def batches(examples: Examples, batch: int, first: int, seeds: Seeds) -> Iterato
 
 
 def batch_indices(count: int, batch: int, first: int, seeds: Seeds) -> Iterator[Int[Tensor, " b"]]:
-    """Row indices of batch `first`, `first` + 1, ...: each epoch a permutation of its own, the ragged end left out."""
+    """Yields row indices of batches `first`, `first` + 1, ...: an epoch is a permutation without an incomplete batch.
+
+    Raises:
+        ValueError: fewer rows than a batch.
+    """
     per_epoch = count // batch
     if per_epoch == 0:
-        raise ValueError(f"a batch of {batch} from {count} examples: lower training.batch, or give more examples")
-    epoch, place = divmod(first, per_epoch)
+        raise ValueError(f"a batch of {batch} from {count} examples: lower training.batch_size, or give more examples")
+    epoch, index = divmod(first, per_epoch)
     while True:
         order = torch.randperm(count, generator=seeds.generator("order", epoch))
-        for start in range(place * batch, per_epoch * batch, batch):
+        for start in range(index * batch, per_epoch * batch, batch):
             yield order[start : start + batch]
-        epoch, place = epoch + 1, 0
+        epoch, index = epoch + 1, 0
 
 
 def offsets(count: int, spare: int, seeds: Seeds, step: int) -> Int[Tensor, " b"]:
-    """Random position of each row's first token, 0..spare, so that every position a task has room for is trained."""
+    """Random positions of the rows' first tokens, 0..spare, so that all positions of the model are trained."""
     return torch.randint(spare + 1, (count,), generator=seeds.generator("order", "offset", step))

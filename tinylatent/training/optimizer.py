@@ -1,7 +1,7 @@
-"""Optimizer: AdamW over named groups of parameters, each its own flat tensor.
+"""Optimizer: AdamW over named parameter groups, every group in one flat tensor.
 
-One tensor a group is a private fast path: for a small model it saves half a millisecond a step over one by one. What is
-trained how is declared by the method (`Method.groups`).
+Flat tensors are a private fast path: in a small model they save half a millisecond a step. The method declares its
+groups (`Method.parameter_groups`).
 """
 
 import math
@@ -11,43 +11,44 @@ import torch
 from torch import Tensor, nn
 
 from tinylatent.models.backbone import weights_moved
-from tinylatent.objectives.method import Group, Model, under
+from tinylatent.objectives.method import Model, ParameterGroup, has_prefix
 from tinylatent.training.config import Training
 
 
 def trainable(model: nn.Module) -> list[str]:
-    """Names of the parameters that may be trained: all but copies that were frozen when the model was made."""
+    """Names of the parameters that may be trained: all but those frozen when the model was made."""
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def make_optimizer(
-    model: Model, recipe: Training, groups: Sequence[Group] = (), names: Sequence[str] | None = None
+    model: Model, recipe: Training, groups: Sequence[ParameterGroup] = (), names: Sequence[str] | None = None
 ) -> torch.optim.AdamW:
-    """AdamW over the named parameters (all trainable ones by default), in the groups that a stage declares.
+    """AdamW over the named parameters (all trainable ones by default), in the groups of a stage.
 
-    The recipe's own group comes first. Frozen parameters are marked as such and left out.
+    The first group of the optimizer has the parameters that no group names, with the recipe's settings. Frozen
+    parameters get requires_grad False and are left out.
 
     Raises:
-        ValueError: a group names nothing, or nothing is left to train.
+        ValueError: a group fits no parameter, or all parameters are frozen.
     """
-    names, own = trainable(model) if names is None else names, Group(("",))
+    names, own = trainable(model) if names is None else names, ParameterGroup(("",))
     parameters = dict(model.named_parameters())
     for part in (part for group in groups for part in group.parts):
-        if not any(under(name, (part,)) for name in names):
-            raise ValueError(f"no parameter of the model begins with {part}: mend the groups of its method")
+        if not any(has_prefix(name, (part,)) for name in names):
+            raise ValueError(f"no parameter of the model begins with {part}: correct parameter_groups of its method")
     sorted_out: dict[tuple[int, torch.dtype], list[nn.Parameter]] = {}
     for name in names:
-        place = next((place for place, group in enumerate(groups, 1) if under(name, group.parts)), 0)
-        parameter, frozen = parameters[name], place > 0 and groups[place - 1].frozen
+        index = next((index for index, group in enumerate(groups, 1) if has_prefix(name, group.parts)), 0)
+        parameter, frozen = parameters[name], index > 0 and groups[index - 1].frozen
         parameter.requires_grad_(not frozen)
         if not frozen:
-            sorted_out.setdefault((place, parameter.dtype), []).append(parameter)
+            sorted_out.setdefault((index, parameter.dtype), []).append(parameter)
     if not sorted_out:
         raise ValueError("every part of the model is frozen: leave one for the optimizer")
     flats = []
-    for (place, _), members in sorted(sorted_out.items(), key=lambda item: item[0][0]):
-        group = groups[place - 1] if place else own
-        rate = recipe.rate if group.learning_rate is None else group.learning_rate
+    for (index, _), members in sorted(sorted_out.items(), key=lambda item: item[0][0]):
+        group = groups[index - 1] if index else own
+        rate = recipe.learning_rate if group.learning_rate is None else group.learning_rate
         decay = recipe.weight_decay if group.weight_decay is None else group.weight_decay
         flats.append({"params": [flatten(members)], "lr": rate, "peak": rate, "weight_decay": decay})
     optimizer = torch.optim.AdamW(flats, fused=True)
@@ -57,10 +58,10 @@ def make_optimizer(
 
 
 def flatten(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
-    """One parameter that holds all of these end to end, with its gradient.
+    """One flat parameter that concatenates these, with its gradient.
 
-    They and their gradients become views of it: a step of an optimizer over the flat parameter is a step over all.
-    Gradients must be zeroed in place, never set to None.
+    The parameters and their gradients become views of it, so that an optimizer step on the flat parameter updates them
+    all. Gradients must be zeroed in place, never set to None.
     """
     flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
     flat.grad = torch.zeros_like(flat)
@@ -70,8 +71,8 @@ def flatten(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
     return flat
 
 
-def set_rate(optimizer: torch.optim.Optimizer, recipe: Training, step: int, steps: int) -> None:
-    """Learning rate of step `step` of `steps`: linear warm-up, then half a cosine down to zero, or the peak kept."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Training, step: int, steps: int) -> None:
+    """Sets the learning rate of step `step` of `steps`: linear warm-up, then half a cosine to zero, or constant."""
     warm = max(1, round(recipe.warmup * steps))
     if step < warm:
         share = (step + 1) / warm

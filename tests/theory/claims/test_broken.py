@@ -7,12 +7,12 @@ import math
 
 import pytest
 import torch
+from tinylatent_theory.claims import cot2, sampling, superposition
+from tinylatent_theory.constructions import bfs, choice_sums, commit
+from tinylatent_theory.predictions import capacity, markov
 from verdicts import broken
 
 import tinylatent.engine.thoughts
-from theory.claims import cot2, sampling, superposition
-from theory.constructions import bfs, choice_sums, commit
-from theory.predictions import capacity, markov
 from tinylatent.engine.thoughts import Mixture, MultiToken
 
 
@@ -25,10 +25,6 @@ def small(monkeypatch):
 
 def hinges_without_the_last(M, floor, original=choice_sums.log_hinges):
     return original(M, floor)[:-1]
-
-
-def shift_one_way(states, zero, choices, original=choice_sums.one_hot):
-    return original(states, zero, (choices[0], 0))
 
 
 def shorter_period(task, original=choice_sums.modulus):
@@ -82,7 +78,6 @@ def one_thought_more(task, machine, problems, steps):
 
 BROKEN = {
     "hinges": ("cot2_one_layer_solves_mnns", choice_sums, "log_hinges", hinges_without_the_last),
-    "shift": ("cot2_one_layer_solves_mnns", choice_sums, "one_hot", shift_one_way),
     "leakage": ("cot2_one_layer_solves_mnns", choice_sums, "MARGIN", 1.0),
     "subset": ("cot2_one_layer_solves_subset_sum", choice_sums, "log_hinges", hinges_without_the_last),
     "period": ("cot2_fourier_basis_solves_mnns", choice_sums, "modulus", shorter_period),
@@ -100,12 +95,15 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", sorted({name for name, *_ in BROKEN.values()}))
-def test_unbroken_the_verdict_is_the_one_on_record(name):
+SLOW = {"threshold", "wendel", "search"}
+
+
+@pytest.mark.parametrize("name", sorted({name for name, *_ in BROKEN.values() if name.startswith("cot2")}))
+def test_unbroken_the_verdict_is_the_one_on_record_at_these_sizes_too(name):
     assert not broken(name)
 
 
-@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("how", [pytest.param(how, marks=pytest.mark.slow) if how in SLOW else how for how in BROKEN])
 def test_broken_it_changes(how, monkeypatch):
     name, place, what, worse = BROKEN[how]
     monkeypatch.setattr(place, what, worse)

@@ -6,11 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tinylatent_theory.claims import colar
+from tinylatent_theory.claims.ledger import z_test
 from torch.distributions import Normal
 from verdicts import broken
-
-from theory.claims import colar
-from theory.claims.ledger import z_test
 
 positive = st.floats(0.05, 20)
 
@@ -45,7 +44,7 @@ def test_another_power_of_c_flips_the_verdict(monkeypatch, power):
 
 
 def test_order_by_hand():
-    """Of 00, 01, 10, 11 the middle two look alike; y <- 2 y + token makes 0, 1, 2, 3 of them."""
+    """The middle two of 00, 01, 10, 11 look alike; y <- 2 y + token makes 0, 1, 2, 3 of them."""
     chains = torch.cartesian_prod(torch.arange(2), torch.arange(2))
     found = colar.latents(chains, torch.tensor([[1.0], [3.0]], dtype=torch.float64), 2)
     torch.testing.assert_close(found[:, 0, 0] * 2**0.5, torch.tensor([2.0, 4.0, 4.0, 6.0], dtype=torch.float64))

@@ -7,13 +7,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tinylatent_theory.claims import ctrls, ctrls_states
+from tinylatent_theory.claims.ledger import LEDGER, Trial, z_test
 from torch.distributions import Dirichlet, kl_divergence
 from verdicts import broken, number
 
-from theory.claims import ctrls, ctrls_states
-from theory.claims.ledger import HOLDS, LEDGER, Trial, z_test
 from tinylatent.core.seeds import Streams
 from tinylatent.engine.distributions import log_dirichlet
+from tinylatent.lab.findings import HOLDS
 
 concentrations = st.lists(st.floats(0.05, 20), min_size=2, max_size=5)
 unit = st.floats(0.02, 0.98)
@@ -60,7 +61,7 @@ def test_a_wrong_total_flips_the_verdict(monkeypatch):
 
 
 def test_entropies_by_hand():
-    """Of the uniform law on a simplex of volume 1 / Gamma(K); variances 1/12 each for a uniform a_1."""
+    """The uniform law lives on a simplex of volume 1 / Gamma(K); variances 1/12 each for a uniform a_1."""
     for K in (2, 3, 6):
         assert ctrls.dirichlet_entropy(torch.ones(K)).item() == pytest.approx(-math.lgamma(K), abs=1e-5)
     assert ctrls.total_variance(number([1.0, 1.0])).item() == pytest.approx(2 / 12)
@@ -181,6 +182,7 @@ def test_forgetful_transitions_have_a_factorised_posterior(chances, seed):
     torch.testing.assert_close(rows, (row * text[1:] / (text[1:] @ row)[:, None])[:, None].expand(2, 2, 2))
 
 
+@pytest.mark.slow
 def test_a_bound_without_its_divergence_flips_the_verdicts(monkeypatch):
     elbo = ctrls_states.elbo
 

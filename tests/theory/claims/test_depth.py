@@ -7,10 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
-from verdicts import verdict
-
-from theory.claims import depth
-from theory.claims.depth import (
+from tinylatent_theory.claims import depth
+from tinylatent_theory.claims.depth import (
     ADDITION,
     DRAWN,
     energy_gap,
@@ -24,7 +22,9 @@ from theory.claims.depth import (
     stack,
     stream,
 )
-from theory.claims.ledger import FAILS, HOLDS
+from verdicts import verdict
+
+from tinylatent.lab.findings import FAILS, HOLDS
 from tinylatent.models.blocks import Norm
 from tinylatent.models.decoder import ModelConfig
 
@@ -105,21 +105,25 @@ def test_counterexample_by_hand():
     assert "2.236 times" in depth.one_layer_repeated()
 
 
+@pytest.mark.slow
 def test_another_size_of_additions_flips_the_verdict(unchecked, monkeypatch):
     monkeypatch.setattr(depth, "expected_additions", lambda *at: 1.2 * expected_additions(*at))
     assert verdict("prenorm_residual_grows_like_sqrt") == FAILS
 
 
+@pytest.mark.slow
 def test_forgetting_the_scale_of_norms_flips_the_verdict(unchecked, monkeypatch):
     monkeypatch.setattr(depth, "expected_additions", lambda width, layers, _="": expected_additions(width, layers))
     assert verdict("late_layers_turn_the_residual_less") == FAILS
 
 
+@pytest.mark.slow
 def test_a_model_without_norms_flips_the_verdict(unchecked, monkeypatch):
     monkeypatch.setattr(Norm, "forward", lambda norm, x: x * norm.weight)
     assert verdict("prenorm_residual_grows_like_sqrt") == FAILS
 
 
+@pytest.mark.slow
 def test_independent_layers_only_would_hold(unchecked, monkeypatch):
     monkeypatch.setattr(depth, "stack", lambda kind, config, draw: stack("independent", config, draw))
     assert verdict("prenorm_residual_grows_like_sqrt") == HOLDS

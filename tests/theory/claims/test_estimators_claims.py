@@ -6,14 +6,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tinylatent_theory.claims import estimators
+from tinylatent_theory.claims.estimators import Case, group_gradient, relative, std_weight, surrogate_gradient, turned
+from tinylatent_theory.predictions import enumeration
+from tinylatent_theory.predictions.enumeration import (
+    World,
+    combined,
+    group_estimate,
+    objective,
+    score_moments,
+    token_paths,
+)
 from verdicts import verdict
 
-from theory.claims import estimators
-from theory.claims.estimators import Case, group_gradient, relative, std_weight, surrogate_gradient, turned
-from theory.claims.ledger import FAILS, HOLDS
-from theory.predictions import enumeration
-from theory.predictions.enumeration import World, combined, group_estimate, objective, score_moments, token_paths
 from tinylatent.engine.thoughts import MultiToken
+from tinylatent.lab.findings import FAILS, HOLDS
 from tinylatent.methods import GRPO
 from tinylatent.objectives.policy_gradient import advantages
 
@@ -136,6 +143,7 @@ def taken_as(kind):
         ("group_std_only_rescales", "mean", FAILS),
     ],
 )
+@pytest.mark.slow
 def test_other_advantages_flip_the_verdict(name, kind, expected, monkeypatch):
     monkeypatch.setattr(enumeration, "advantages", taken_as(kind))
     assert verdict(name) == expected
@@ -147,12 +155,12 @@ def test_a_weight_without_its_group_size_flips_the_verdict(monkeypatch):
 
 
 def test_whole_log_probabilities_flip_the_verdict(monkeypatch):
-    monkeypatch.setattr(GRPO, "counted", lambda self, trace: trace.log_prob_BT)
+    monkeypatch.setattr(GRPO, "ratio_log_prob", lambda self, trace: trace.log_prob_BT)
     assert verdict("mts_ratio_is_policy_gradient") == HOLDS
 
 
 def test_a_ratio_that_forgets_the_answer_flips_the_verdict(monkeypatch):
-    monkeypatch.setattr(GRPO, "counted", lambda self, trace: trace.log_prob_BT[:, :-1])
+    monkeypatch.setattr(GRPO, "ratio_log_prob", lambda self, trace: trace.log_prob_BT[:, :-1])
     assert verdict("mts_ratio_is_policy_gradient") == FAILS
 
 

@@ -8,15 +8,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from naive import gradients, naive_hidden
+from tinylatent_theory.claims import hrpo
+from tinylatent_theory.claims.ledger import LEDGER, Trial
+from tinylatent_theory.predictions.enumeration import Paths, World, objective, walked
 from verdicts import broken, number
 
-from theory.claims import hrpo
-from theory.claims.ledger import LEDGER, OPEN, Trial
-from theory.predictions.enumeration import Paths, World, objective, walked
 from tinylatent.engine.controls import controlled
 from tinylatent.engine.plan import Segment
 from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import GREEDY
+from tinylatent.lab.findings import OPEN
 from tinylatent.models.backbone import Table
 
 inside = st.floats(0.01, 0.99)
@@ -178,7 +180,7 @@ def hybrid(world, u):
     return thought, Paths(thought, thought.given(ids), torch.zeros(len(ids), dtype=torch.float64))
 
 
-def test_the_objective_path_by_path(naive_hidden):
+def test_the_objective_path_by_path():
     """The same from a model written a second time: no engine, no batches, the gate spelled out."""
     world, total = World(3, 2, width=4), 0.0
     thought, paths = hybrid(world, 0.7)
@@ -208,7 +210,7 @@ def test_controls_replace_the_soft_token_and_keep_the_token():
 
 
 @pytest.mark.parametrize("detached", [False, True])
-def test_the_gradient_is_the_mean_score(detached, gradients):
+def test_the_gradient_is_the_mean_score(detached):
     """sum over paths of chance x gradient of its logarithm, one path after the other, is what autograd makes of J."""
     world = World(3, 2)
     thought, paths = hybrid(world, 0.7)
@@ -229,6 +231,7 @@ def test_the_gap_vanishes_in_proportion_to_the_hidden_ratio():
     assert "relative error 0.0072" in hrpo.one_step()
 
 
+@pytest.mark.slow
 def test_a_kept_gradient_and_a_wrong_slope_flip_the_verdict(monkeypatch):
     claim, slope = LEDGER["hrpo_detached_latent_bias"], hrpo.slope
     with monkeypatch.context() as patch:

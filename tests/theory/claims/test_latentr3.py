@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
+from tinylatent_theory.claims import latentr3
+from tinylatent_theory.claims.ledger import LEDGER, Trial
 from verdicts import broken, number
 
-from theory.claims import latentr3
-from theory.claims.ledger import HOLDS, LEDGER, Trial
+from tinylatent.lab.findings import HOLDS
 from tinylatent.objectives.policy_gradient import advantages
 
 log_prob = st.floats(-8, -1e-3)
@@ -84,7 +85,7 @@ def test_other_rewards_and_norms_flip_the_verdicts(monkeypatch):
 
 
 def test_the_expected_reward_by_hand():
-    """Of a sigmoid: E(1 + e^-x) = 1 + e^(-r + sigma^2 / 2), rising by the exponential."""
+    """A sigmoid has E(1 + e^-x) = 1 + e^(-r + sigma^2 / 2), rising by the exponential."""
     assert latentr3.expected_reward(SIGMOID, number([0.0]), 1.0).item() == pytest.approx(-1 - math.exp(0.5))
     assert latentr3.reward_gradient(SIGMOID, number([1.0]), 2.0).item() == pytest.approx(math.exp(-1 + 2))
     grid, weight = latentr3.normal_grid(2, 9.0, 0.5)
@@ -94,7 +95,7 @@ def test_the_expected_reward_by_hand():
 
 @given(st.lists(st.floats(-2, 2), min_size=2, max_size=2))
 def test_directions_are_slopes(r):
-    """Of log p in the latent, and of the log-density of the latents in their mean."""
+    """They are those of log p in the latent, and of the log-density of the latents in their mean."""
     r = number(r)
     x = r.clone().requires_grad_()
     slope = torch.autograd.grad(latentr3.answer_log_prob(THREE, x), x)[0]
@@ -141,6 +142,7 @@ def test_what_the_update_is(r, baseline):
     torch.testing.assert_close(update, expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_other_direction_flips_both_verdicts(monkeypatch):
     gaussian, likelihood = latentr3.gaussian_direction, latentr3.likelihood_direction
     with monkeypatch.context() as patch:
@@ -163,6 +165,7 @@ def test_the_counterexample_by_quadrature():
     assert f"the gradient of the expected reward {math.exp(0.5):+.3f}" in latentr3.two_tokens()
 
 
+@pytest.mark.slow
 def test_a_scaled_advantage_is_biased(monkeypatch):
     kinds = {"mean": "std", "leave-one-out": "std"}
     monkeypatch.setattr(latentr3, "advantages", lambda s, group, kind: advantages(s, group, kinds[kind]))

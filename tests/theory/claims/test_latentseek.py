@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tinylatent_theory.claims import latentseek
+from tinylatent_theory.claims.ledger import LEDGER, Trial
 from verdicts import broken, number
 
-from theory.claims import latentseek
-from theory.claims.ledger import HOLDS, LEDGER, Trial
+from tinylatent.lab.findings import HOLDS
 
 logit = st.floats(-4, 4)
 HEAD = torch.tensor([[1.0, 0.5], [-1.0, 2.0], [0.0, -1.0]], dtype=torch.float64)
@@ -71,6 +72,7 @@ def test_one_wrong_prefix_is_the_exception(z):
     torch.testing.assert_close(chance * update, latentseek.objective_gradient(z, HEAD, reward), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_other_scores_flip_the_verdicts(monkeypatch):
     score = latentseek.token_score
     for wrong in (lambda z, head, x: 2 * score(z, head, x), lambda z, head, x: head[x].expand(*x.shape, -1)):
@@ -125,6 +127,7 @@ def test_a_plain_step_walks_away_at_any_rate(z, rate, worth):
     assert (rise <= -(step**2).sum(-1) / (rate * -worth) * (1 - 1e-9)).all()
 
 
+@pytest.mark.slow
 def test_other_optimisers_and_rewards_flip_the_verdicts(monkeypatch):
     update, psrm = latentseek.argmax_update, latentseek.psrm
     with monkeypatch.context() as patch:

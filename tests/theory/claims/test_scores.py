@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tinylatent_theory.claims import scores
+from tinylatent_theory.predictions.enumeration import dirichlet_information
 from verdicts import verdict
 
-from theory.claims import scores
-from theory.claims.ledger import FAILS, HOLDS
-from theory.predictions.enumeration import dirichlet_information
 from tinylatent.engine import thoughts
 from tinylatent.engine.distributions import dirichlet_log_density, log_dirichlet
+from tinylatent.lab.findings import FAILS, HOLDS
 
 LOGITS = st.lists(st.floats(-4, 4), min_size=2, max_size=6)
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from tasks import MNNS
-from theory.constructions.choice_sums import mnns_solver
-from theory.constructions.commit import best_online, committed, committed_by_engine
+from tinylatent_tasks import MNNS
+from tinylatent_theory.constructions.choice_sums import mnns_solver
+from tinylatent_theory.constructions.commit import best_online, committed, committed_by_engine
 
 
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=6))

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from tinylatent_tasks import MNNS, Reachability
+from tinylatent_theory.constructions.bfs import bfs_searcher
+from tinylatent_theory.constructions.choice_sums import mnns_solver
+from tinylatent_theory.constructions.parts import Room, Units, circle, looks_back, mlp, nearness, only_at
 
-from tasks import MNNS, Reachability
-from theory.constructions.bfs import bfs_searcher
-from theory.constructions.choice_sums import mnns_solver
-from theory.constructions.parts import Room, Units, circle, looks_back, mlp, nearness, only_at
 from tinylatent.engine.force import force
 from tinylatent.engine.plan import Segment
 from tinylatent.engine.rollout import rollout

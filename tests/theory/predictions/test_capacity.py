@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
+from tinylatent_theory.predictions import phase_curve
+from tinylatent_theory.predictions.capacity import held_share, is_held, is_held_by_least_squares, needed_width, wendel
 
-from theory.predictions import phase_curve
-from theory.predictions.capacity import held_share, is_held, is_held_by_least_squares, needed_width, wendel
 from tinylatent.core.files import DamagedError
 
 
@@ -110,15 +110,8 @@ def test_impossible_sizes_are_told():
 
 def test_trained_rows_are_the_stored_ones(monkeypatch, tmp_path):
     rows = phase_curve.trained(16)
-    assert [(row["budget"], row["states"]) for row in rows] == [(1, 1), (4, 4), (16, 8)]
-    assert str(rows[0]["accuracy"]) in phase_curve.STORED.read_text()
+    assert [(row.budget, row.states) for row in rows] == [(1, 1), (4, 4), (16, 8)]
+    assert str(rows[0].accuracy) in phase_curve.STORED.read_text()
     monkeypatch.setattr(phase_curve, "STORED", tmp_path / "table.csv")
     with pytest.raises(DamagedError, match="is missing: expected the stored study"):
         phase_curve.trained(16)
-
-
-def test_the_middle_of_a_transition_is_read_between_states():
-    record = {"experiment": {"draws": 10}, "states": [1, 2, 3], "held": [10, 6, 2]}
-    assert phase_curve.measured_middle(record) == pytest.approx(2.25)
-    assert phase_curve.measured_middle({**record, "held": [1, 0, 0]}) == 1
-    assert phase_curve.measured_middle({**record, "held": [9, 9, 9]}) == 3

@@ -6,9 +6,8 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from tasks import MNNS
-from theory.predictions.frontier import growth
+from tinylatent_tasks import MNNS
+from tinylatent_theory.predictions.frontier import growth
 
 
 def test_growth_of_a_space_of_two_problems_by_hand():

@@ -7,8 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
-from theory.predictions.markov import (
+from tinylatent_theory.predictions.markov import (
     LinearMarkov,
     covariances,
     enumerated,
@@ -17,6 +16,7 @@ from theory.predictions.markov import (
     means,
     random_world,
 )
+
 from tinylatent.core.seeds import Streams
 from tinylatent.engine.force import force
 from tinylatent.engine.plan import Segment

@@ -1,17 +1,18 @@
 """Problems as text: what is exported can be answered by anyone and is judged by the task's own oracle."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 
-from tasks import REGISTRY
 from tinylatent.cli.main import main
-from tinylatent.lab import measure
+from tinylatent.lab.tasks import TASKS
 
-TINY = ["--task.hops", "2", "--task.nodes", "5", "--task.room", "3", "--shape.width", "8", "--shape.layers", "1"]
+TINY = ["--task.hops", "2", "--task.nodes", "5", "--task.capacity", "3", "--task.no-bound"]
+TINY += ["--model.width", "8", "--model.layers", "1", "--model.heads", "1"]
 PROSQA = Path(__file__).parents[2] / "data/prosqa_small.json"
-SHORT = ["--training.steps", "12", "--training.batch", "4", "--training.problems", "64", "--shape.heads", "1"]
+SHORT = ["--training.steps", "12", "--training.batch-size", "4", "--training.num-train", "64"]
 
 
 def lines(path):
@@ -23,11 +24,11 @@ def write(path, values):
     return str(path)
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", TASKS)
 def test_right_answers_of_every_task_score_everything(name, tmp_path, capsys):
     items = tmp_path / "items.jsonl"
     assert main(["export", name, "--count", "20", "--seed", "4", "--answers", "--output", str(items)]) == 0
-    task, exported = REGISTRY[name](), lines(items)
+    task, exported = TASKS[name](), lines(items)
     assert [each["problem"] for each in exported] == [task.to_json(row) for row in task.problems(20, 4).tolist()]
     assert all(each["question"] for each in exported)
     answers = [{"id": each["id"], "answer": each["answer"]} for each in reversed(exported)]
@@ -42,7 +43,7 @@ def test_the_same_problems_without_their_answers(capsys):
     items = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [each["id"] for each in items] == [0, 1, 2]
     assert all("answer" not in each for each in items)
-    assert items[0]["settings"] == {"hops": 3, "least": 1, "nodes": 8, "branching": 1, "bound": False, "room": None}
+    assert items[0]["settings"] == {"hops": 3, "least": 1, "nodes": 8, "branching": 1, "bound": False, "capacity": None}
 
 
 def test_wrong_unreadable_and_missing_answers_are_told_apart(tmp_path, capsys):
@@ -106,35 +107,78 @@ def test_damaged_items_are_named(change, tmp_path, capsys):
     assert len(error.splitlines()) == 1
 
 
-def test_a_model_answers_exported_problems_of_any_length_it_has_room_for(tmp_path, capsys):
-    run, items, answers = tmp_path / "run", tmp_path / "items.jsonl", tmp_path / "answers.jsonl"
-    assert main(["run", "cot2", "multihop", "--out", str(run), *TINY, *SHORT]) == 0
+@pytest.fixture(scope="module")
+def hopping(tmp_path_factory):
+    """A finished run of a tiny CoT2 on multi-hop lookup; read-only for tests."""
+    folder = tmp_path_factory.mktemp("text") / "run"
+    assert main(["run", "multihop/cot2", "--out", str(folder), *TINY, *SHORT]) == 0
+    return folder
+
+
+def test_a_model_answers_exported_problems_of_any_length_within_its_capacity(hopping, tmp_path, capsys):
+    items, answers = tmp_path / "items.jsonl", tmp_path / "answers.jsonl"
     longer = ["--task.hops", "3", "--task.least", "3", "--task.nodes", "5"]
     assert main(["export", "multihop", "--count", "5", *longer, "--output", str(items)]) == 0
-    words = ["predict", "--checkpoint", str(run), "--input", str(items), "--output", str(answers)]
-    assert main(words) == 0
+    assert main(["predict", "--checkpoint", str(hopping), "--input", str(items), "--output", str(answers)]) == 0
     assert [each["id"] for each in lines(answers)] == list(range(5))
     assert main(["score", str(items), str(answers), "--json"]) == 0
     right = json.loads(capsys.readouterr().out.splitlines()[-1])["right"]
     assert right == sum(each["right"] for each in lines(answers))
-    assert main(["show", "multihop", json.dumps(lines(items)[0]["problem"]), "--checkpoint", str(run)]) == 0
+    assert main(["show", "multihop", json.dumps(lines(items)[0]["problem"]), "--checkpoint", str(hopping)]) == 0
     assert "step 3" in capsys.readouterr().out
 
 
-def test_a_model_is_not_asked_problems_of_another_task(tmp_path, capsys):
-    run, items = tmp_path / "run", tmp_path / "items.jsonl"
-    assert main(["run", "cot2", "multihop", "--out", str(run), *TINY, *SHORT]) == 0
+def test_a_model_is_not_asked_problems_of_another_task(hopping, tmp_path, refused):
+    items = tmp_path / "items.jsonl"
     assert main(["export", "mnns", "--count", "1", "--output", str(items)]) == 0
-    assert main(["predict", "--checkpoint", str(run), "--input", str(items)]) == 2
-    assert "line 1 is a problem of 'mnns', but the model was trained on multihop" in capsys.readouterr().err
+    error = refused(["predict", "--checkpoint", str(hopping), "--input", str(items)])
+    assert "line 1 is a problem of 'mnns', but the model was trained on multihop" in error
 
 
-def test_a_model_is_not_asked_in_tokens_it_does_not_know(tmp_path, capsys):
-    run, items = tmp_path / "run", tmp_path / "items.jsonl"
-    assert main(["run", "cot2", "multihop", "--out", str(run), *TINY, *SHORT]) == 0
+def test_a_model_is_not_asked_in_tokens_it_does_not_know(hopping, tmp_path, refused):
+    items = tmp_path / "items.jsonl"
     assert main(["export", "multihop", "--count", "1", "--task.nodes", "6", "--output", str(items)]) == 0
-    assert main(["predict", "--checkpoint", str(run), "--input", str(items)]) == 2
-    assert "line 1: its settings make other tokens" in capsys.readouterr().err
+    assert "line 1: its settings make other tokens" in refused(
+        ["predict", "--checkpoint", str(hopping), "--input", str(items)]
+    )
+
+
+def test_predict_answers_every_line(run_folder, tmp_path, capsys, monkeypatch):
+    problems = [[1, 2], {"digits": [4, 4]}, [3, 1]]
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(map(json.dumps, problems)) + "\n\n")
+    words = ["predict", "--checkpoint", str(run_folder)]
+    assert main([*words, "--input", str(source), "--output", str(target)]) == 0
+    answers = lines(target)
+    assert [answer["digits"] for answer in answers] == [[1, 2], [4, 4], [3, 1]]
+    assert [answer["right"] for answer in answers] == [
+        answer["answer"] == abs(a - b) for answer, (a, b) in zip(answers, [(1, 2), (4, 4), (3, 1)], strict=True)
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO(source.read_text()))
+    capsys.readouterr()
+    assert main(words) == 0
+    assert capsys.readouterr().out == target.read_text()
+
+
+def test_predict_writes_nothing_when_a_line_is_bad(run_folder, tmp_path, refused):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('[1, 2]\n{"digits": [1, 99]}\n')
+    words = ["predict", "--checkpoint", str(run_folder), "--input", str(source), "--output", str(target)]
+    assert "in.jsonl, line 2" in refused(words)
+    assert not target.exists()
+
+
+def test_predict_needs_a_run(refused):
+    assert "/nonexistent holds no run" in refused(["predict", "--checkpoint", "/nonexistent"])
+
+
+def test_an_input_that_is_not_text_is_named(run_folder, tmp_path, refused):
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b"\xff[1, 2]")
+    words = ["predict", "--checkpoint", str(run_folder), "--input", str(source)]
+    assert "in.jsonl is not UTF-8" in refused(words)
+    source.write_bytes(b"\xef\xbb\xbf[1, 2]")
+    assert main(words) == 0
 
 
 def test_a_story_without_some_names_is_refused(tmp_path, capsys):
@@ -144,15 +188,6 @@ def test_a_story_without_some_names_is_refused(tmp_path, capsys):
     write(items, [first | {"symbols": ["Ada"]}, *others])
     assert main(["score", str(items), write(tmp_path / "a.jsonl", [{"id": 0, "answer": "x"}])]) == 2
     assert "line 1: symbols is ['Ada']; expected the name of every node" in capsys.readouterr().err
-
-
-def test_room_that_the_task_cannot_fill_is_refused_before_training(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(measure, "RUNG", 20)
-    words = ["run", "direct", "reachability", "--out", str(tmp_path / "run"), "--task.room", "5", *SHORT[:6]]
-    assert main([*words, "--shape.width", "8"]) == 2
-    error = capsys.readouterr().err
-    assert "at difficulty 5, for which room was given, only 0 of" in error
-    assert not list(tmp_path.glob("run/step*"))
 
 
 def test_export_refuses_no_problems(capsys):

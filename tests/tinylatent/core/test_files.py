@@ -1,8 +1,12 @@
 """Files are whole or absent, and whatever cannot be read is named by file and line."""
 
-import pytest
+import fcntl
 
-from tinylatent.core.files import DamagedError, atomic, locked, read_json, read_lines, write_json, write_text
+import pytest
+from locks import locked_elsewhere
+
+from tinylatent.core import files
+from tinylatent.core.files import DamagedError, atomic, is_locked, locked, read_json, read_lines, write_json, write_text
 
 
 def test_a_block_that_ends_well_replaces_the_file(tmp_path):
@@ -69,11 +73,24 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path, bad, number):
 
 
 def test_a_folder_has_one_writer(tmp_path):
-    with (
-        locked(tmp_path / "run"),
-        pytest.raises(ValueError, match="in use by another process"),
-        locked(tmp_path / "run"),
-    ):
-        pass
-    with locked(tmp_path / "run"):
-        pass
+    folder = tmp_path / "run"
+    with locked_elsewhere(folder):
+        assert is_locked(folder)
+        with pytest.raises(ValueError, match="in use by another process"), locked(folder):
+            pass
+    assert not is_locked(folder)
+    with locked(folder), locked(folder):
+        assert is_locked(folder)
+    assert not is_locked(folder)
+    assert not is_locked(tmp_path)
+
+
+def test_a_look_at_a_lock_does_not_keep_a_writer_out(tmp_path, monkeypatch):
+    """Whoever looks takes the lock for an instant, here for as long as the writer waits before it tries again."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with (folder / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        monkeypatch.setattr(files.time, "sleep", lambda seconds: fcntl.flock(handle, fcntl.LOCK_UN))
+        with locked(folder):
+            assert is_locked(folder)

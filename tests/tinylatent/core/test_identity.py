@@ -1,26 +1,61 @@
-"""Identities are hashes of JSON values; fields that came later stand in them only where they say something."""
+"""Identities are hashes of JSON values; only fields that differ from their defaults stand in them."""
 
 import hashlib
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
-from tinylatent.core.identity import LATER, checksum, identity, plain
+import pytest
+
+from tinylatent.core.identity import checksum, identity, plain
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One field of the first edition, two that came later."""
+    """Fields of every kind that settings have."""
 
-    steps: tuple[int, ...] = (1, 2)
-    share: float = field(default=0.0, metadata=LATER)
-    name: str | None = field(default=None, metadata=LATER)
+    share: float = 0.0
+    name: str | None = None
+    steps: tuple[Any, ...] = (1, 2)
+    words: list[str] = field(default_factory=list)
 
 
-def test_later_fields_are_left_out_at_their_defaults_and_only_there():
-    assert plain(Recipe()) == {"steps": [1, 2]}
-    assert plain(Recipe((1, 2), 0.0, None)) == {"steps": [1, 2]}
-    assert plain(Recipe((), 0.1)) == {"steps": [], "share": 0.1}
-    assert plain(Recipe((3,), 0.0, "")) == {"steps": [3], "name": ""}
+@dataclass(frozen=True)
+class Grown(Recipe):
+    """The same with a field that came later."""
+
+    clip: float | None = None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "written"),
+    [
+        (Recipe(), {}),
+        (Recipe(0.0, None, (1, 2), []), {}),
+        (Recipe(share=0), {}),
+        (Recipe(share=1), {"share": 1.0}),
+        (Recipe(name=""), {"name": ""}),
+        (Recipe(steps=()), {"steps": []}),
+        (Recipe(steps=((1, 2), (3,))), {"steps": [[1, 2], [3]]}),
+        (Recipe(0.1, "a", (3,), ["b"]), {"share": 0.1, "name": "a", "steps": [3], "words": ["b"]}),
+    ],
+)
+def test_only_what_differs_from_its_default_is_written(recipe, written):
+    assert plain(recipe) == written
+    assert json.dumps(plain(recipe)) == json.dumps(written)  # 1 and 1.0 are equal, their JSON is not
+
+
+def test_a_field_that_comes_later_leaves_earlier_values_as_they_were():
+    assert plain(Grown(0.5, "a")) == plain(Recipe(0.5, "a"))
+    assert plain(Grown(clip=1.0)) == {"clip": 1.0}
+
+
+def test_a_field_without_a_default_is_always_written():
+    @dataclass(frozen=True)
+    class Named:
+        name: str
+
+    assert plain(Named("")) == {"name": ""}
 
 
 def test_an_identity_is_a_hash_of_the_values_whatever_their_order():

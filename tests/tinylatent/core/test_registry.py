@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from tinylatent.core.registry import Registry
+from tinylatent.core.registry import PluginWarning, Registry
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ def install(tmp_path, monkeypatch):
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         points = "".join(f"{entry} = {value}\n" for entry, value in entries.items())
         (info / "entry_points.txt").write_text(f"[things]\n{points}")
+        monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.syspath_prepend(str(tmp_path / name))
         importlib.invalidate_caches()
         return Registry("things", "thing")
@@ -56,12 +57,49 @@ def test_the_same_entry_found_twice_is_one(install):
     assert list(install("copy", pi="math:pi")) == ["pi"]
 
 
-def test_what_cannot_be_loaded_does_not_keep_others_from_it(install):
+def test_what_cannot_be_loaded_is_an_error_only_for_who_asks_for_it(install):
     things = install("one", pi="math:pi", broken="no_such_module:X")
     assert things["pi"] == pytest.approx(3.14159, abs=1e-5)
-    said = r"'broken' of one cannot be loaded from no_such_module:X \(ModuleNotFoundError: .*\): mend or uninstall it"
+    said = r"'broken' of one cannot be loaded from no_such_module:X \(ModuleNotFoundError: .*\): repair or uninstall it"
     with pytest.raises(ValueError, match=said):
         things["broken"]
+    with pytest.raises(ValueError, match=said):
+        things.named("broken")
+    with pytest.warns(PluginWarning, match="left out: the thing " + said):
+        assert [*things.loaded()] == ["pi"]
+
+
+def test_what_a_module_raises_when_it_is_imported_is_told(install, tmp_path):
+    (tmp_path / "shaky.py").write_text("raise RuntimeError('no display')")
+    things = install("one", shaky="shaky:Thing")
+    with pytest.raises(ValueError, match=r"of one cannot be loaded from shaky:Thing \(RuntimeError: no display\)"):
+        things["shaky"]
+
+
+def test_unknown_names_are_answered_with_the_known_ones(install):
+    things = install("one", pi="math:pi", e="math:e")
+    assert things.named("pi") == things["pi"]
+    with pytest.raises(ValueError, match="unknown thing 'phi': expected one of e, pi"):
+        things.named("phi")
+
+
+def test_entries_are_found_without_loading_them(install):
+    things = install("one", broken="no_such_module:X")
+    assert [*things] == ["broken"]
+    assert "broken" in things
+
+
+def test_an_entry_must_have_the_name_of_what_it_loads_where_that_has_one(install, tmp_path):
+    """A run is stored under the name of its method and found by the name of the entry."""
+    (tmp_path / "lens.py").write_text("class Lens:\n    name = 'lens'\n")
+    install("one", lens="lens:Lens", glass="lens:Lens", pi="math:pi")
+    things = Registry("things", "thing", named=True)
+    assert things["lens"].name == "lens"
+    with pytest.raises(ValueError, match=r"the thing 'glass' of one is named 'lens'.*: give both one name"):
+        things["glass"]
+    with pytest.raises(ValueError, match=r"the thing 'pi' of one is named None.*: give both one name"):
+        things["pi"]
+    assert Registry("things", "thing")["glass"].name == "lens"
 
 
 def test_registries_of_groups_nobody_registers_in_are_empty():

@@ -1,20 +1,19 @@
 """Each thought does what its definition says: what it picks, how likely that was, what it feeds.
 
 Sampling is held against exact probabilities by chi-square tests with a fixed seed; each states how often it would fail,
-on correct code, if the seed were drawn anew. Controls must change what is fed and nothing else.
-"""
+on correct code, if the seed were drawn anew."""
 
 import itertools
 import math
 
 import pytest
 import torch
+from cases import assert_a_thought_is_its_definition
+from fakes import Head, random, state
 from scipy import stats
+from thoughts import THOUGHTS
 
 from tinylatent.core.seeds import Streams
-from tinylatent.engine.controls import Control, Noise, Shuffled, Zero, controlled
-from tinylatent.engine.plan import Segment
-from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thought import Action, State, Thought
 from tinylatent.engine.thoughts import Dirichlet, Hidden, Mixture, MultiToken, Pause, Stopping, Token
 from tinylatent.models.backbone import Table
@@ -24,27 +23,12 @@ FALSE_ALARM = 1e-6
 LATENTS = [Mixture(), Hidden(), MultiToken(99), Dirichlet(2.0)]  # so many tokens that no two rows draw alike
 
 
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+@pytest.mark.parametrize("name", THOUGHTS)
+def test_every_thought_is_its_definition(model, name):
+    assert_a_thought_is_its_definition(model, THOUGHTS[name])
 
 
-def state(*rows, groups=None, seed=0):
-    """A random state for rows of this shape."""
-    hidden, embedding = random(*rows, D, seed=seed), random(V, D, seed=seed + 1)
-    return State(hidden, hidden @ embedding.T, Table(embedding), groups or 1)
-
-
-class Head(torch.nn.Module):
-    """A stop that is neither sure nor impossible."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(random(D, 1, seed=9))
-
-    def forward(self, hidden):
-        return hidden @ self.weight
-
-
+# ---------------------------------------------------------------------------------------------------------------------
 # Token
 
 
@@ -115,6 +99,7 @@ def test_negative_temperatures_are_rejected():
         Token(-0.5)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
 # MultiToken, Dirichlet
 
 
@@ -197,6 +182,7 @@ def test_impossible_latents_are_rejected(make, said):
         make()
 
 
+# ---------------------------------------------------------------------------------------------------------------------
 # Mixture, Hidden, Pause
 
 
@@ -269,7 +255,9 @@ def test_the_parts_make_up_the_input(thought):
         assert isinstance(thought, Pause)
 
 
-@pytest.mark.parametrize("thought", [Token(0.7), MultiToken(3, 1.3), Dirichlet(2.0), Stopping(MultiToken(2), Head())])
+@pytest.mark.parametrize(
+    "thought", [Token(0.7), MultiToken(3, 1.3), Dirichlet(2.0), Stopping(MultiToken(2), Head(9, D))]
+)
 def test_what_was_drawn_carries_its_log_probability(thought):
     """In float64, without a graph, and the same as `log_prob` says of it."""
     at = state(50)
@@ -280,7 +268,7 @@ def test_what_was_drawn_carries_its_log_probability(thought):
 
 def test_stops_are_drawn_with_their_probability():
     """Binomial test of 20 000 rows, false alarm 1e-6; the inner action is thought only by rows that go on."""
-    n, thought = 20_000, Stopping(Token(1.0), Head())
+    n, thought = 20_000, Stopping(Token(1.0), Head(9, D))
     hidden, embedding = random(1, D), random(V, D, seed=1)
     at = State(hidden.expand(n, D), (hidden @ embedding.T).expand(n, V), Table(embedding))
     action = thought.sample(at, Streams(2, torch.arange(n)))
@@ -291,9 +279,9 @@ def test_stops_are_drawn_with_their_probability():
     inner = Token(1.0).log_prob(at, action)
     expected = torch.where(action.stop, math.log(p), math.log(1 - p) + inner)
     torch.testing.assert_close(thought.log_prob(at, action), expected, rtol=1e-9, atol=1e-9)
-    assert Stopping(Token(), Head(), 0.0).sample(at, None).stop.all() == (p > 0.5)
+    assert Stopping(Token(), Head(9, D), 0.0).sample(at, None).stop.all() == (p > 0.5)
     with pytest.raises(ValueError, match=r"temperature 0.5: expected 0 \(decide\) or 1 \(draw\)"):
-        Stopping(Token(), Head(), 0.5)
+        Stopping(Token(), Head(9, D), 0.5)
 
 
 def test_stop_tokens_have_no_probability_before_they_may_come():
@@ -339,6 +327,7 @@ def test_an_unfinished_thought_says_what_it_lacks():
         Blank().embed(state(2), Action())
 
 
+# ---------------------------------------------------------------------------------------------------------------------
 # Actions
 
 
@@ -353,129 +342,3 @@ def test_actions_stack_step_and_map():
     assert whole.first(2).stop.shape == (2, 2)
     assert whole.map(lambda x: x[:1])["id"].tolist() == [[0, 1, 2]]
     assert Action.stack([Action({"id": torch.tensor([1])})]).stop is None
-
-
-# Controls
-
-
-@pytest.mark.parametrize("inner", LATENTS)
-def test_noise_has_the_norm_of_what_it_replaces(inner):
-    noise, at = Noise(inner), state(3)
-    action = noise.sample(at, Streams(0, torch.arange(3)))
-    fed_BD = noise.embed(at, action)
-    latent_BD = inner.embed(at, inner.sample(at, Streams(0, torch.arange(3))))
-    torch.testing.assert_close(fed_BD.norm(dim=-1), latent_BD.norm(dim=-1))
-    cosine_B = torch.cosine_similarity(fed_BD, action["noise"], dim=-1)
-    torch.testing.assert_close(cosine_B, torch.ones_like(cosine_B))
-    assert (torch.cosine_similarity(fed_BD, latent_BD, dim=-1) < 0.999).all()
-
-
-def test_noise_is_one_normal_vector_for_each_row():
-    """Kolmogorov-Smirnov over 40 000 numbers, false alarm 1e-6; rows keyed by their streams, not by their place."""
-    noise, at = Noise(Hidden()), state(10_000)
-    drawn_BD = noise.sample(at, Streams(0, torch.arange(10_000)))["noise"]
-    assert stats.kstest(drawn_BD.flatten().numpy(), "norm").pvalue > FALSE_ALARM
-    rows = torch.tensor([70, 3])
-    few = State(at.hidden[rows], at.logits[rows], at.table)
-    assert torch.equal(noise.sample(few, Streams(0, rows))["noise"], drawn_BD[rows])
-
-
-@pytest.mark.parametrize("inner", LATENTS)
-def test_zero_feeds_zeros(inner):
-    at = state(3)
-    action = Zero(inner).sample(at, Streams(0, torch.arange(3)))
-    assert torch.equal(Zero(inner).embed(at, action), torch.zeros(3, D).double())
-
-
-@pytest.mark.parametrize("inner", LATENTS)
-@pytest.mark.parametrize(("rows", "groups"), [(4, None), (4, 1), (6, 2), (6, 3)])
-def test_shuffled_feeds_another_problem(inner, rows, groups):
-    """The same place in another group, and every problem's latents are used once."""
-    at = state(rows, groups=groups)
-    latent_BD, fed_BD = (
-        thought.embed(at, thought.sample(at, Streams(0, torch.arange(rows)))) for thought in (inner, Shuffled(inner))
-    )
-    size = groups or 1
-    source_B = [next(i for i in range(rows) if torch.equal(latent_BD[i], fed_BD[b])) for b in range(rows)]
-    assert sorted(source_B) == list(range(rows))
-    assert all(i // size != b // size and i % size == b % size for b, i in enumerate(source_B))
-
-
-@pytest.mark.parametrize(("rows", "groups"), [(1, None), (1, 1), (3, 3)])
-def test_shuffled_needs_two_problems(rows, groups):
-    at, thought = state(rows, groups=groups), Shuffled(Hidden())
-    with pytest.raises(ValueError, match="at least two problems in a batch; pass more problems"):
-        thought.embed(at, thought.sample(at, None))
-
-
-def test_shuffled_takes_from_the_prompts_it_is_told():
-    at, source_B = state(4), torch.tensor([2, 1, 0, 0])
-    thought = Shuffled(Hidden(), source_B)
-    assert torch.equal(thought.embed(at, thought.sample(at, None)), at.hidden[source_B])
-    pairs, thought = state(4, groups=2), Shuffled(Hidden(), torch.tensor([1, 0]))
-    assert torch.equal(thought.embed(pairs, thought.sample(pairs, None)), pairs.hidden[[2, 3, 0, 1]])
-
-
-def test_given_actions_have_no_noise():
-    with pytest.raises(ValueError, match="noise is drawn where a step is sampled, and given actions have none"):
-        Noise(Hidden()).embed(state(2), Action({"hidden": state(2).hidden}))
-
-
-class Gated(Token):
-    """A token, and the hidden state beside it."""
-
-    has_latent = True
-
-    def latent(self, state, action):
-        return state.hidden
-
-    def compose(self, state, action, latent):
-        return state.table.rows(action["id"]) + latent
-
-
-@pytest.mark.parametrize("kind", [Noise, Shuffled, Zero])
-def test_controls_leave_token_choice_and_log_prob_alone(kind):
-    inner, at = Gated(1.5, stop_ids=(1,)), state(6)
-    plain, action = (thought.sample(at, Streams(3, torch.arange(6))) for thought in (inner, kind(inner)))
-    assert torch.equal(action["id"], plain["id"])
-    assert torch.equal(action.stop, plain.stop)
-    assert torch.equal(kind(inner).log_prob(at, action), inner.log_prob(at, plain))
-    assert torch.equal(kind(inner).token(action), plain["id"])
-    fed, tokens = kind(inner).embed(at, action), at.table.rows(plain["id"])
-    assert not torch.allclose(fed, inner.embed(at, plain))
-    torch.testing.assert_close(fed, tokens + kind(inner).latent(at, action))
-
-
-class Recalling(Hidden):
-    """A latent that is read with its history."""
-
-    parallel, reads_history = False, True
-
-
-def test_controls_say_what_they_need():
-    assert Zero(Recalling()).reads_history
-    assert [kind(Hidden()).parallel for kind in (Noise, Shuffled, Zero)] == [True, True, True]
-    assert [kind(Hidden()).needs_streams for kind in (Noise, Shuffled, Zero)] == [True, False, False]
-    assert Zero(MultiToken(2)).needs_streams
-    assert not Zero(Recalling()).parallel
-    with pytest.raises(ValueError, match="Token has no latent part to replace"):
-        Zero(Token())
-
-
-@pytest.mark.parametrize("name", ["noise", "shuffled", "zero"])
-def test_a_controlled_plan_feeds_the_control(model, name):
-    """In the engine: the latents of a run are replaced, its tokens are not."""
-    prompt_BN = torch.tensor([[1, 2], [3, 4], [5, 6]])
-    plan = (Segment(Token(), 1), Segment(Mixture(), 2), Segment(Token(), 2))
-    plain = rollout(model, plan, prompt_BN)
-    run = rollout(model, controlled(plan, name), prompt_BN, streams=Streams(0, torch.arange(3)))
-    assert torch.equal(run.inputs_BTD[:, 0], plain.inputs_BTD[:, 0])
-    first_BD, fed_BD = plain.inputs_BTD[:, 1], run.inputs_BTD[:, 1]
-    if name == "shuffled":
-        assert sorted(fed_BD.tolist()) == sorted(first_BD.tolist())
-        assert not any(torch.equal(a, b) for a, b in zip(fed_BD, first_BD, strict=True))
-    else:
-        norm_B = torch.zeros(3).double() if name == "zero" else first_BD.norm(dim=-1)
-        torch.testing.assert_close(fed_BD.norm(dim=-1), norm_B)
-    assert torch.equal(run.inputs_BTD[:, 3], model.table.rows(run.action("id")[:, 0]))
-    assert isinstance(run.spans[2].thought, Control)

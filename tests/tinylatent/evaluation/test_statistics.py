@@ -72,6 +72,7 @@ def test_small_bootstrap_agrees_with_enumerating_all_resamples():
     assert interval.high == pytest.approx(np.quantile(rates, 0.8, method="inverted_cdf"))
 
 
+@pytest.mark.slow
 def test_one_run_covers_as_promised_and_ignoring_clusters_does_not():
     """1,000 worlds of 80 keys: 95 % intervals cover 92 to 98 % of the time; over items alone, less than 80 %.
 
@@ -86,6 +87,7 @@ def test_one_run_covers_as_promised_and_ignoring_clusters_does_not():
     assert by_item < 0.80
 
 
+@pytest.mark.slow
 def test_several_runs_cover_as_promised_and_pooling_them_does_not():
     """400 worlds of 10 runs whose true accuracies differ: two levels cover 88.5 to 97.5 %, one pooled level below 75 %.
 
@@ -105,6 +107,7 @@ def test_several_runs_cover_as_promised_and_pooling_them_does_not():
     assert pooled_share < 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", [2, 3, 5])
 def test_a_handful_of_runs_covers_as_promised(runs):
     """600 worlds of few runs whose true accuracies differ, of one method and of two: at least 91.5 % are covered.
@@ -416,6 +419,7 @@ def test_deviation_ratio_is_the_tabulated_one():
     assert deviation_ratio(b, a).high == pytest.approx(1 / found.low)
 
 
+@pytest.mark.slow
 def test_deviation_intervals_cover():
     """Of 4,000 intervals at 90 % for normal values a tenth miss; false alarm 1e-6 for each of the two."""
     rng = np.random.default_rng(0)

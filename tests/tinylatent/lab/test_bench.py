@@ -8,7 +8,7 @@ from tinylatent.lab import bench
 def test_the_bare_loop_is_the_same_mathematics():
     experiment = bench.EXPERIMENT
     examples = experiment.speaker("train").examples().rows(slice(0, 32))
-    model = experiment.model()
+    model = experiment.fresh()
     bare = bench.bare_model(experiment)
     ours = experiment.method.forced(model, examples).logits_BTV
     torch.testing.assert_close(bare.logits_BTV(examples.prompt_BN, examples.frontier.dense()), ours)

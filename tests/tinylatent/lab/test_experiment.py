@@ -1,28 +1,30 @@
 """An experiment goes to JSON and back unchanged, and its identity stands for every field of it."""
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from tinylatent_tasks import MNNS
 
-from tasks import MNNS
 from tinylatent.core.files import read_lines
+from tinylatent.core.identity import identity
 from tinylatent.core.seeds import Seeds
+from tinylatent.lab import experiment as lab
 from tinylatent.lab.experiment import Experiment, device_named
 from tinylatent.methods import METHODS, CoT2
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.config import Training
 
-RESULTS = Path(__file__).resolve().parents[3] / "results"
+FIRST = Path(__file__).resolve().parents[2] / "data/first_edition"
 BASE = Experiment(MNNS(3, 1, 5), CoT2(), ModelConfig(16, 1, 2), Training(steps=10))
 OTHER = {
-    "task": {"digits": 2, "low": 2, "high": 6, "room": 4},
-    "shape": {
-        "width": 32,
-        "layers": 2,
+    "task": {"digits": 2, "low": 2, "high": 6, "capacity": 4},
+    "method": {"budget": 3, "rule": "nonnegative", "prefix": "self", "switch": 0.25},
+    "model": {
+        "width": 64,
+        "layers": 3,
         "heads": 4,
         "norm": "post",
         "mlp": "relu",
@@ -32,35 +34,52 @@ OTHER = {
     },
     "training": {
         "steps": 11,
-        "batch": 8,
-        "rate": 0.1,
+        "batch_size": 8,
+        "learning_rate": 0.1,
         "warmup": 0.2,
         "schedule": "constant",
         "weight_decay": 0.3,
-        "problems": 50,
+        "num_train": 50,
         "log_every": 7,
         "save_every": 9,
         "micro_batch": 3,
         "clip_norm": 1.0,
     },
     "seeds": {"split": 1, "init": 1, "order": 1, "sampling": 1},
-    "method": {"budget": 3, "rule": "nonnegative", "prefix": "self", "switch": 0.25},
 }
+"""Another value of every field."""
 
 
-LATER = {"shape": ("norm", "mlp", "experts", "loops", "dropout"), "training": ("micro_batch", "clip_norm")}
-"""Fields that the first edition's records lack."""
+def with_field(part, name, value):
+    """BASE with one field of one part changed."""
+    return dataclasses.replace(BASE, **{part: dataclasses.replace(getattr(BASE, part), **{name: value})})
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_json_round_trip(name):
-    for task in (MNNS(), MNNS(3, 2, 5, room=6)):
+    for task in (MNNS(), MNNS(3, 2, 5, capacity=6)):
         whole = Experiment(task, METHODS[name](), ModelConfig(16, 1, 2), Training(steps=3), Seeds.all(4))
         values = json.loads(json.dumps(whole.to_json()))
         assert values == whole.to_json(), "nothing is lost in the file"
         assert Experiment.from_json(values) == whole
         assert Experiment.from_json(values).identity == whole.identity
         assert type(Experiment.from_json(values).method) is METHODS[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired(CoT2):
+    """Has tuples inside a tuple."""
+
+    name = "paired"
+    pairs: tuple[tuple[int, int], ...] = ()
+
+
+def test_tuples_inside_tuples_survive_the_round_trip(monkeypatch, unchecked):
+    monkeypatch.setattr(lab, "METHODS", {"paired": Paired})
+    whole = dataclasses.replace(BASE, method=Paired(pairs=((1, 2), (3, 4))))
+    again = Experiment.from_json(json.loads(json.dumps(whole.to_json())))
+    assert again == whole
+    assert json.loads(json.dumps(whole.to_json())) == whole.to_json()
 
 
 def test_the_table_above_lists_every_field():
@@ -70,32 +89,50 @@ def test_the_table_above_lists_every_field():
 
 @pytest.mark.parametrize(("part", "name"), [(part, name) for part, fields in OTHER.items() for name in fields])
 def test_every_field_changes_the_identity_and_survives_the_round_trip(part, name):
-    changed = dataclasses.replace(BASE, **{part: dataclasses.replace(getattr(BASE, part), **{name: OTHER[part][name]})})
+    changed = with_field(part, name, OTHER[part][name])
     assert changed.identity != BASE.identity
     assert Experiment.from_json(json.loads(json.dumps(changed.to_json()))) == changed
 
 
-@pytest.mark.parametrize(("part", "name"), [(part, name) for part, names in LATER.items() for name in names])
-def test_fields_that_came_later_are_written_only_where_they_say_something(part, name):
-    """At their defaults, said or not, they stand in no file, so that earlier runs keep their identities."""
-    assert name not in BASE.to_json()[part]
+@pytest.mark.parametrize(
+    ("part", "name"), [(part, name) for part in ("task", "method", "model", "training") for name in OTHER[part]]
+)
+def test_fields_are_written_only_where_they_say_something(part, name):
+    """At their defaults, said or not, they stand in no file: a field that is added later changes no identity."""
     default = {each.name: each.default for each in dataclasses.fields(getattr(BASE, part))}[name]
-    said = dataclasses.replace(BASE, **{part: dataclasses.replace(getattr(BASE, part), **{name: default})})
-    assert (said.to_json(), said.identity) == (BASE.to_json(), BASE.identity)
-    changed = dataclasses.replace(BASE, **{part: dataclasses.replace(getattr(BASE, part), **{name: OTHER[part][name]})})
-    assert changed.to_json()[part][name] == OTHER[part][name]
-    assert changed.to_json()[part].keys() - BASE.to_json()[part].keys() == {name}
+    said, other = with_field(part, name, default), with_field(part, name, OTHER[part][name])
+    assert name not in said.to_json()[part]
+    assert other.to_json()[part][name] == OTHER[part][name]
+    assert other.to_json()[part].keys() - said.to_json()[part].keys() == {name}
+
+
+def test_what_an_experiment_writes():
+    """Names of task and method, the versions, all seeds, and the settings that are not the defaults."""
+    assert BASE.to_json() == {
+        "version": 2,
+        "task": {"name": "mnns", "digits": 3, "high": 5},
+        "method": {"name": "cot2", "version": CoT2.version},
+        "model": {"width": 16, "layers": 1},
+        "training": {"steps": 10},
+        "seeds": {"split": 0, "init": 0, "order": 0, "sampling": 0},
+    }
+    later = dataclasses.replace(BASE, start=BASE)
+    assert later.to_json() == {**BASE.to_json(), "start": BASE.to_json()}
+    assert Experiment.from_json(later.to_json()) == later
+    assert BASE.identity == identity(BASE.to_json()) != later.identity
 
 
 @pytest.mark.parametrize("study", ["mnns", "mnns-rl", "tasks"])
-def test_runs_of_the_first_edition_are_known_by_the_identities_they_had(study):
-    """One of each method, with what it starts from: the same values, the same hash, a method of the same fields."""
-    records = {each["experiment"]["method"]["name"]: each for each in read_lines(RESULTS / study / "runs.jsonl")}
-    assert records
-    for record in records.values():
-        found = Experiment.from_json(record["experiment"])
-        assert found.to_json() == record["experiment"]
-        assert found.identity == record["id"]
+def test_a_configuration_of_the_first_edition_is_read(study):
+    """All its fields are written out; the same experiment has another identity today."""
+    for line in read_lines(FIRST / f"{study}.jsonl"):
+        found = Experiment.from_json(line["experiment"])
+        written = line["experiment"]["training"]
+        assert found.training.learning_rate == written["rate"]
+        assert (found.training.steps, found.training.batch_size) == (written["steps"], written["batch"])
+        assert found.task.digits == line["experiment"]["task"]["digits"]
+        assert Experiment.from_json(found.to_json()) == found
+        assert found.identity != line["id"]
 
 
 def test_methods_and_their_versions_change_the_identity(monkeypatch):
@@ -104,14 +141,6 @@ def test_methods_and_their_versions_change_the_identity(monkeypatch):
     before = BASE.identity
     monkeypatch.setattr(CoT2, "version", CoT2.version + 1)
     assert BASE.identity != before
-
-
-def test_identity_is_a_hash_of_the_values_whatever_their_order_and_process():
-    """Python's own hash would differ from process to process; this one can be computed by anyone from config.json."""
-    text = json.dumps(BASE.to_json(), sort_keys=True).encode()
-    assert BASE.identity == hashlib.blake2b(text, digest_size=6).hexdigest()
-    again = Experiment(MNNS(3, 1, 5), CoT2(), ModelConfig(16, 1, 2), Training(steps=10))
-    assert again.identity == BASE.identity
 
 
 def test_another_version_of_a_method_is_refused():
@@ -132,42 +161,54 @@ def without(values, *path):
     return copy
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {},
-        *(without(BASE.to_json(), part) for part in OTHER),
-        without(BASE.to_json(), "method", "name"),
-        without(BASE.to_json(), "method", "version"),
-        without(BASE.to_json(), "task", "name"),
-        {**BASE.to_json(), "task": {"name": "chess"}},
-        {**BASE.to_json(), "method": {"name": "telepathy", "version": 1}},
-        {**BASE.to_json(), "shape": {"depth": 3}},
-        {**BASE.to_json(), "training": None},
-    ],
-    ids=lambda values: json.dumps(values)[:30],
-)
-def test_what_is_no_experiment_is_refused_in_words(values):
-    with pytest.raises(ValueError, match="not an experiment this version can read"):
+NOT_ONE = {
+    "nothing": {},
+    "a list": [],
+    **{f"no {part}": without(BASE.to_json(), part) for part in OTHER},
+    "no name of a method": without(BASE.to_json(), "method", "name"),
+    "no version of a method": without(BASE.to_json(), "method", "version"),
+    "no name of a task": without(BASE.to_json(), "task", "name"),
+    "another task": {**BASE.to_json(), "task": {"name": "chess"}},
+    "another method": {**BASE.to_json(), "method": {"name": "telepathy", "version": 1}},
+    "another field": {**BASE.to_json(), "model": {"depth": 3}},
+    "no training": {**BASE.to_json(), "training": None},
+    "a word for a number": {**BASE.to_json(), "training": {"steps": "ten"}},
+    "form 1 without a shape": without(BASE.to_json(), "version"),
+}
+
+
+@pytest.mark.parametrize("values", NOT_ONE.values(), ids=NOT_ONE)
+def test_what_is_no_experiment_is_refused_in_words(values, unchecked):
+    with pytest.raises(ValueError, match=r"not an experiment this version can read: .*; (expected|install)"):
         Experiment.from_json(values)
 
 
+def test_what_is_missing_is_named():
+    with pytest.raises(ValueError, match=r"can read: it has no 'seeds'; expected what config\.json holds"):
+        Experiment.from_json(without(BASE.to_json(), "seeds"))
+
+
+def test_a_form_of_a_newer_program_is_refused():
+    with pytest.raises(ValueError, match=r"an experiment of form 3: this program reads 1 to 2"):
+        Experiment.from_json({**BASE.to_json(), "version": 3})
+
+
 def test_models_have_the_size_of_the_task_and_the_weights_of_the_seed():
-    model = BASE.model()
+    model = BASE.fresh()
     assert model.backbone.embedding.shape == (len(BASE.task.vocabulary), 16)
     assert model.backbone.pos_emb.shape == (BASE.task.positions, 16)
-    assert torch.equal(model.backbone.embedding, BASE.model().backbone.embedding)
+    assert torch.equal(model.backbone.embedding, BASE.fresh().backbone.embedding)
     reseeded = dataclasses.replace(BASE, seeds=Seeds(init=1))
-    assert not torch.equal(model.backbone.embedding, reseeded.model().backbone.embedding)
+    assert not torch.equal(model.backbone.embedding, reseeded.fresh().backbone.embedding)
 
 
 def test_rows_of_the_parts():
-    """Training and validation share no key; training.problems limits the one, and the other to a quarter of it."""
+    """Training and validation share no key; training.num_train limits the one, and the other to a quarter of it."""
     task = BASE.task
     train, validation = BASE.rows("train"), BASE.rows("validation")
     assert not set(task.key(train).tolist()) & set(task.key(validation).tolist())
     assert len(train) + len(validation) == 5**3
-    few = dataclasses.replace(BASE, training=Training(problems=40))
+    few = dataclasses.replace(BASE, training=Training(num_train=40))
     assert (len(few.rows("train")), len(few.rows("validation"))) == (40, 10)
 
 
@@ -183,9 +224,9 @@ def test_devices_by_name(monkeypatch):
         device_named("abacus")
 
 
-def test_a_model_has_the_blocks_of_its_shape():
-    shape = ModelConfig(8, 3, 1, norm="post", mlp="relu", experts=2, loops=2, dropout=0.25)
-    backbone = dataclasses.replace(BASE, shape=shape).model().backbone
+def test_a_model_has_the_blocks_of_its_configuration():
+    config = ModelConfig(8, 3, 1, norm="post", mlp="relu", experts=2, loops=2, dropout=0.25)
+    backbone = dataclasses.replace(BASE, model=config).fresh().backbone
     assert (len(backbone.blocks), backbone.loops, backbone.dropout, backbone.norm) == (3, 2, 0.25, None)
     assert backbone.blocks[0].mlp.router.shape == (2, 8)
 
@@ -200,6 +241,6 @@ class Wordy(CoT2):
 
 
 def test_models_have_the_tokens_and_positions_that_the_method_adds():
-    backbone = dataclasses.replace(BASE, method=Wordy()).model().backbone
+    backbone = dataclasses.replace(BASE, method=Wordy()).fresh().backbone
     assert len(backbone.table) == len(BASE.task.vocabulary) + 2
     assert backbone.positions == BASE.task.positions + 3

@@ -1,144 +1,186 @@
-"""Studies: a grid is measured once, what is shown comes from runs.jsonl alone, frozen choices match their runs."""
+"""Studies: a grid is measured once, and what is shown comes from runs.jsonl alone, which is read with care.
 
+Launchers and progress are tested in test_launchers.py, the studies themselves under studies/.
+"""
+
+import contextlib
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from counting import Counting
+from tinylatent_tasks import MNNS
 
-from tasks import MNNS
-from tinylatent.cli import commands
 from tinylatent.cli.main import main
-from tinylatent.core.files import DamagedError, read_lines
+from tinylatent.core.files import DamagedError, read_json, read_lines
 from tinylatent.core.identity import checksum
 from tinylatent.core.seeds import Seeds
-from tinylatent.lab import study
+from tinylatent.lab import study as lab
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.measure import ITSELF, measure
-from tinylatent.lab.report import Table
-from tinylatent.lab.studies import (
-    lineup,
-    mnns,
-    mnns_rl_tuning,
-    mnns_tuning,
-    mnns_tuning_small,
-    rl_lineup,
-    search,
-    task_lineup,
-    tasks_tuning,
-)
-from tinylatent.lab.studies.compare import grouped, method_of
-from tinylatent.lab.studies.lineup import RECIPES
-from tinylatent.lab.study import Study, rebuild, reproduce, studies
-from tinylatent.methods import GRPO, Coconut, CoT2, Direct, DiscreteCoT, PauseTokens
+from tinylatent.lab.findings import exactly
+from tinylatent.lab.launchers import Job
+from tinylatent.lab.launchers.local import Local
+from tinylatent.lab.measure import measure
+from tinylatent.lab.records import DEFAULT
+from tinylatent.lab.studies import mnns
+from tinylatent.lab.studies.search import FIRST, OTHERS
+from tinylatent.lab.study import STUDIES, Study, rebuild, reproduce
+from tinylatent.lab.tables import Table
+from tinylatent.methods import GRPO, Coconut, CoT2, Direct, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.config import Training
 
-RESULTS = Path(__file__).resolve().parents[3] / "results"
+
+class Here:
+    """A launcher that does jobs in this process when it is asked what has ended; it remembers them."""
+
+    def __init__(self):
+        self.done = []
+
+    @contextlib.contextmanager
+    def submit(self, jobs):
+        self.waiting = [*jobs]
+        yield self
+
+    def ended(self, timeout):
+        job = self.waiting.pop()  # in another order than they were submitted
+        job.do()
+        self.done.append(job)
+        return [job]
 
 
-def tiny(method, seed, rate=5e-3):
-    return Experiment(
-        MNNS(digits=2, high=5), method, ModelConfig(8, 1, 1), Training(steps=8, batch=4, rate=rate), Seeds.all(seed)
-    )
+def tiny(method, seed):
+    """A run of seconds."""
+    training = Training(steps=8, batch_size=4)
+    return Experiment(MNNS(digits=2, high=5), method, ModelConfig(8, 1, 1), training, Seeds.all(seed))
 
 
-METHODS = (Direct(), PauseTokens(), DiscreteCoT(), Coconut(), CoT2())
-CONTROLLED = ("", ", noise", ", shuffled", ", zero")
-TINY = Study(
-    "tiny", "Does it run?", lambda profile: [tiny(m, s) for m in METHODS for s in (0, 1)], mnns.tables, mnns.draw
-)
-NAMES = ("table.csv", "table-2.csv", "table.md", "figure.png", "provenance.json", "runs.jsonl")
+METHODS = (Direct(), DiscreteCoT(), Coconut(), CoT2())
+TINY = Study("tiny", "Runs?", lambda profile: [tiny(m, s) for m in METHODS for s in (0, 1)], mnns.tables, mnns.draw)
+NAMES = ("table.csv", "table-2.csv", "table.md", "findings.json", "figure.png", "provenance.json", "runs.jsonl")
+
+
+def counts(*runs, **fields):
+    """A study of runs that count."""
+
+    def tables(records):
+        rows = [{"to": record.counted} for record in records]
+        return [Table("Counted", {"to": "d"}, rows, findings=[exactly("they count", True, f"{len(rows)} of them")])]
+
+    kind = type(runs[0]) if runs else Counting
+    return Study("counts", "How far?", lambda profile: runs, tables, lambda records, path: path.touch(), kind=kind)
 
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    """The tiny study, measured by two workers."""
-    return reproduce(TINY, "quick", tmp_path_factory.mktemp("results"), workers=2)
+    """The tiny study, measured here."""
+    return reproduce(TINY, "quick", tmp_path_factory.mktemp("results"), Here())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Measuring
 
 
 def test_reproduce_writes_everything(outcome):
-    assert set(outcome.files) == set(NAMES)
-    assert all(path.stat().st_size > 0 for path in outcome.files.values())
+    assert {*outcome.files} == {*NAMES}
     folder = outcome.files["table.csv"].parent
-    assert (folder.name, folder.parent.name, folder.parent.parent.name) == ("tiny", "quick", "runs")
-    header = outcome.files["table.csv"].read_text().splitlines()[0].split(",")
-    assert header[:5] == ["method", "accuracy", "low", "high", "published"]
-    methods = [row["method"] for row in outcome.tables[0].rows]
-    latent = [f"{name}{control}" for name in ("Coconut", "CoT2") for control in CONTROLLED]
-    assert methods == ["direct", "pause", "discrete CoT", *latent]
+    assert {path.name for path in folder.iterdir()} == {*NAMES}
+    assert all(path.stat().st_size > 0 for path in outcome.files.values())
+    assert folder.parts[-3:] == ("runs", "quick", "tiny")
+    text = outcome.files["table.md"].read_text()
+    assert text.startswith("Runs?\n\n**MNNS")
+    assert all(table.markdown() in text for table in outcome.tables)
+    assert outcome.files["table-2.csv"].read_text() == outcome.tables[1].csv()
 
 
-def test_records_equal_what_one_process_measures(outcome):
-    stored = read_lines(outcome.files["runs.jsonl"])
-    for record, experiment in zip(stored, TINY.grid("quick"), strict=True):
-        fresh = measure(experiment, None)
-        assert record["id"] == fresh["id"]
-        assert record["keys"] == fresh["keys"]
-        for name, evaluation in fresh["evaluations"].items():
-            assert evaluation["right"] == record["evaluations"][name]["right"]
-        assert record["sampling"] == fresh["sampling"]
-        assert record["stages"] == fresh["stages"]
+def test_runs_stand_in_the_order_of_the_grid_each_in_a_folder_of_its_own(outcome):
+    stored, grid = read_lines(outcome.files["runs.jsonl"]), TINY.grid("quick")
+    assert [record["id"] for record in stored] == [run.identity for run in grid]
+    assert {(record["study"], record["profile"]) for record in stored} == {("tiny", "quick")}
+    assert [record.experiment for record in outcome.records] == grid
+    store = outcome.files["table.csv"].parents[2]
+    for run, record in zip(grid, stored, strict=True):
+        left = read_json(store / run.identity / "result.json")
+        assert {**left, "study": "tiny", "profile": "quick"} == record
+        assert (store / run.identity / "config.json").exists()
 
 
-def test_json_on_standard_output_is_all_there_is(tmp_path, monkeypatch, capsys):
-    one = Study("one", "One?", lambda profile: TINY.grid(profile), mnns.tables, mnns.draw)
-    monkeypatch.setattr(commands, "studies", lambda: {"one": one})
-    assert main(["reproduce", "one", "--results", str(tmp_path), "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert Path(shown["files"]["table.csv"]).exists()
-    assert len(shown["tables"][0]["rows"]) == 11
+def test_a_full_study_is_written_beside_the_runs(tmp_path):
+    found = reproduce(counts(Counting(2)), "full", tmp_path, Here())
+    assert found.files["table.csv"] == tmp_path / "counts" / "table.csv"
+    assert (tmp_path / "runs" / Counting(2).identity / "result.json").exists()
 
 
-ORPHAN = """
-import multiprocessing, os, signal, threading
-from concurrent.futures import ProcessPoolExecutor
-from tinylatent.lab.study import _start_worker
-
-def work():
-    print("working", flush=True)
-    threading.Event().wait(60)
-    print("survived", flush=True)
-
-if __name__ == "__main__":
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start_worker, (None,))
-    pool.submit(work).result()
-"""
+def test_other_processes_measure_what_this_one_does(tmp_path):
+    run = tiny(DiscreteCoT(), 0)
+    with Local(1).submit([Job(run, tmp_path)]) as submitted:
+        (job,) = submitted.ended(120.0)
+    here, there = measure(run, None), job.record()
+    assert there.evaluations[DEFAULT].right == here.evaluations[DEFAULT].right
+    assert there.evaluations[DEFAULT].kl == here.evaluations[DEFAULT].kl
+    assert (there.sampling, there.keys, there.train) == (here.sampling, here.keys, here.train)
 
 
-def test_workers_end_with_a_killed_parent(tmp_path):
-    """The pipe closes only when every process that holds it has ended, so reading on waits for the worker."""
-    script = tmp_path / "orphan.py"
-    script.write_text(ORPHAN)
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout.readline() == "working\n"
-        parent.kill()
-        assert parent.stdout.read() == ""
+def test_what_a_run_starts_from_is_measured_first(tmp_path):
+    """Once, however many start from it, in the grid or not; each record says what was before."""
+    start = tiny(DiscreteCoT(), 0)
+    runs = [replace(start, method=GRPO(samples=samples, group=2), start=start) for samples in (1, 2)]
+    few = replace(counts(), grid=lambda profile: [*runs, start], kind=Experiment, tables=lambda records: [])
+    few = replace(few, tables=lambda records: [Table("few", {"runs": "d"}, [{"runs": len(records)}])])
+    launcher = Here()
+    found = reproduce(few, "quick", tmp_path, launcher)
+    assert [record.id for record in found.records] == [run.identity for run in (*runs, start)]
+    assert [record.before is not None for record in found.records] == [True, True, False]
+    assert [job.run for job in launcher.done] == [start, *reversed(runs)]
+    folders = {job.run: job.folder for job in launcher.done}
+    assert [job.start for job in launcher.done] == [None, folders[start], folders[start]]
+    assert not (folders[runs[0]] / "start").exists()
 
 
-def test_finished_runs_are_skipped(outcome, monkeypatch):
-    def refuse(study, runs, *others):
-        assert runs == []
-        return iter(())
+class Always(Counting):
+    """Asks about the code, not about its settings."""
 
-    monkeypatch.setattr(study, "_measured", refuse)
-    before = {name: path.read_bytes() for name, path in outcome.files.items()}
-    again = reproduce(TINY, "quick", outcome.files["table.csv"].parents[3])
-    assert {name: path.read_bytes() for name, path in again.files.items()} == before
+    always = True
 
 
-def test_a_fresh_study_measures_finished_runs_again(outcome, monkeypatch):
-    asked = []
+def test_runs_that_ask_about_the_code_are_always_done_again(tmp_path):
+    launcher = Here()
+    for kind, expected in ((Counting, 1), (Always, 2)):
+        launcher.done.clear()
+        for _ in range(2):
+            reproduce(counts(kind(3)), "quick", tmp_path / kind.__name__, launcher)
+        assert len(launcher.done) == expected
+    assert [line["step"] for line in read_lines(launcher.done[0].folder / "metrics.jsonl")] == [1, 2, 3]
 
-    def measured(study, runs, *others):
-        asked.extend(run.identity for run in runs)
-        return iter(read_lines(outcome.files["runs.jsonl"]))
 
-    monkeypatch.setattr(study, "_measured", measured)
-    reproduce(replace(TINY, fresh=True), "quick", outcome.files["table.csv"].parents[3])
-    assert asked == [run.identity for run in TINY.grid("quick")]
+def test_an_ended_job_without_a_record_is_named(tmp_path):
+    class Careless(Here):
+        def ended(self, timeout):
+            return [self.waiting.pop()]
+
+    with pytest.raises(ValueError, match=r"counting to 3 ended without a record in .*: start it again"):
+        reproduce(counts(Counting(3)), "quick", tmp_path, Careless())
+
+
+def test_what_is_no_profile_and_no_grid_is_refused(tmp_path, unchecked):
+    with pytest.raises(ValueError, match="unknown profile 'endless': expected quick or full"):
+        reproduce(counts(Counting(3)), "endless", tmp_path)
+    with pytest.raises(ValueError, match="study counts has no runs in profile full"):
+        reproduce(counts(), "full", tmp_path)
+
+
+def test_registered_studies_have_distinct_runs_and_tuning_keeps_off_reported_splits():
+    tuned = {FIRST, *OTHERS}
+    for name in STUDIES:
+        for profile in ("quick", "full"):
+            grid = STUDIES[name].grid(profile)
+            assert len({run.identity for run in grid}) == len(grid), name
+            splits = {run.seeds.split for run in grid if isinstance(run, Experiment)}
+            assert splits <= tuned if "tuning" in name else splits.isdisjoint(tuned), name
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is shown
 
 
 def test_everything_is_rebuilt_from_the_runs_alone(outcome, tmp_path):
@@ -148,95 +190,104 @@ def test_everything_is_rebuilt_from_the_runs_alone(outcome, tmp_path):
         assert rebuilt.files[name].read_bytes() == outcome.files[name].read_bytes()
 
 
-def test_damaged_runs_are_refused(outcome, tmp_path):
-    (tmp_path / "runs.jsonl").write_bytes(outcome.files["runs.jsonl"].read_bytes()[:-20])
-    with pytest.raises(DamagedError, match=r"runs\.jsonl, line 10"):
-        rebuild(TINY, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["runs.jsonl"]
-
-
-def test_accuracies_in_the_table_are_those_of_the_runs(outcome):
-    stored = read_lines(outcome.files["runs.jsonl"])
-    plain = [row for row in outcome.tables[0].rows if "," not in row["method"]]
-    for row, name in zip(plain, ("direct", "pause", "discrete", "coconut", "cot2"), strict=True):
-        shares = [
-            sum(record["evaluations"][ITSELF]["right"]) / sum(record["total"])
-            for record in stored
-            if record["experiment"]["method"]["name"] == name
-        ]
-        assert row["accuracy"] == pytest.approx(100 * sum(shares) / len(shares))
-        assert row["low"] <= row["accuracy"] <= row["high"]
-        assert row["published"] == mnns.PUBLISHED.get(name)
+def test_findings_are_written_as_data(outcome):
+    found = read_json(outcome.files["findings.json"])
+    assert found["study"] == "tiny"
+    expected = [
+        {"table": name, **each.to_json()}
+        for name, table in zip(("table.csv", "table-2.csv"), outcome.tables, strict=True)
+        for each in table.findings
+    ]
+    assert found["findings"] == expected
+    assert {"table", "claim", "verdict", "family", "estimate", "low", "high", "unit", "evidence"} == {*expected[0]}
 
 
 def test_provenance_names_command_seeds_and_runs(outcome):
-    found = json.loads(outcome.files["provenance.json"].read_text())
+    found = read_json(outcome.files["provenance.json"])
     assert found["command"] == "tinylatent reproduce tiny --profile quick"
-    assert found["runs"] == 10
+    assert found["runs"] == 8
     assert found["runs_checksum"] == checksum(outcome.files["runs.jsonl"].read_bytes())
     assert [seeds["split"] for seeds in found["seeds"]] == [0, 1]
-    assert {"commit", "torch", "numpy"} <= set(found["environments"][0])
+    for where in ("trained_in", "measured_in"):
+        (environment,) = found[where]
+        assert {"commit", "torch", "numpy"} <= {*environment}
+    assert [each["method"] for each in found["training"]] == ["direct", "discrete", "coconut", "cot2"]
 
 
-def test_registered_studies_have_distinct_runs_and_tuning_keeps_off_reported_splits():
-    tuned = {mnns_tuning.FIRST, *mnns_tuning.OTHERS}
-    assert {"mnns", "mnns-tuning"} <= set(studies())
-    for each in studies().values():
-        for profile in ("quick", "full"):
-            grid = each.grid(profile)
-            identities = [experiment.identity for experiment in grid]
-            assert len(set(identities)) == len(identities)
-            splits = {run.seeds.split for run in grid if isinstance(run, Experiment)}
-            assert splits <= tuned if "tuning" in each.name else splits.isdisjoint(tuned)
+# ---------------------------------------------------------------------------------------------------------------------
+# What is read
 
 
-def test_frozen_recipes_are_the_best_of_the_stored_tuning_runs():
-    groups = grouped(read_lines(RESULTS / "mnns-tuning" / "runs.jsonl"), method_of)
-    assert list(groups) == list(RECIPES)
-    for method in lineup.METHODS:
-        rate, decay, own = search.winner(groups[method.name])
-        assert RECIPES[method.name] == Training(rate=rate, weight_decay=decay)
-        assert search.own({"experiment": {"method": {"name": method.name, **vars(method)}}}) == own
+@pytest.fixture
+def stored(outcome, tmp_path):
+    """A results folder with the tiny study's runs and nothing else."""
+    folder = tmp_path / "results" / "first"
+    folder.mkdir(parents=True)
+    (folder / "runs.jsonl").write_bytes(outcome.files["runs.jsonl"].read_bytes())
+    return folder
 
 
-def test_frozen_rates_of_rl_are_the_best_of_the_stored_tuning_runs():
-    groups = grouped(read_lines(RESULTS / "mnns-rl-tuning" / "runs.jsonl"), mnns_rl_tuning.contender)
-    assert {(start.removeprefix("from "), arm) for arm, start in groups} == set(rl_lineup.RATES)
-    for (arm, start), group in groups.items():
-        assert rl_lineup.RATES[start.removeprefix("from "), arm] == search.winner(group, seeds=2)[0]
+def refused(folder, said, study=TINY):
+    """Nothing is written where runs cannot be used."""
+    with pytest.raises(DamagedError, match=said) as raised:
+        rebuild(study, folder)
+    assert "\n" not in str(raised.value)
+    assert {path.name for path in folder.iterdir()} <= {"runs.jsonl"}
 
 
-def test_what_a_run_starts_from_is_measured_first(tmp_path):
-    """Once, however many start from it, in the grid or not; each record says what was before."""
-    start = tiny(DiscreteCoT(), 0)
-    runs = [replace(start, method=GRPO(samples=samples, group=2), start=start) for samples in (1, 2)]
-    few = replace(
-        TINY,
-        grid=lambda profile: [*runs, start],
-        tables=lambda records: [Table("few", {"runs": "d"}, [{"runs": len(records)}])],
-        figure=lambda records, path: None,
-    )
-    outcome = reproduce(few, "quick", tmp_path, workers=2)
-    records = read_lines(outcome.files["runs.jsonl"])
-    assert [record["id"] for record in records] == [run.identity for run in (*runs, start)]
-    assert [("before" in record) for record in records] == [True, True, False]
-    assert len(list((tmp_path / "runs" / "work").iterdir())) == 3
-    assert not (tmp_path / "runs" / "work" / runs[0].identity / "run" / "start").exists()
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: r["run"]["training"].update(steps=5), "line 1 cannot be used .its id is not that of its run"),
+        (lambda r: r.update(version=9), "line 1 cannot be used .a record of form 9"),
+        (lambda r: r["run"].pop("model"), "line 1 cannot be used .its id is not that of its run"),
+        (lambda r: r.pop("environments"), "line 1 cannot be used .no record of the kind Experiment"),
+        (lambda r: r["evaluations"]["default"].update(right=[999]), r"not hold what tiny needs \(ValueError: .*again"),
+        (lambda r: r.update(profile="endless"), "holds no runs of a study"),
+        (lambda r: r.update(study="other"), "holds runs of study other, not of tiny"),
+    ],
+)
+def test_changed_runs_are_refused(change, said, stored):
+    records = read_lines(stored / "runs.jsonl")
+    change(records[0])
+    (stored / "runs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    refused(stored, said)
 
 
-def test_later_rounds_depend_on_the_earlier_ones(tmp_path):
-    """What the records so far ask for is measured too, until they ask for nothing new."""
-    first, second, third = (tiny(Direct(), seed) for seed in range(3))
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda lines: [*lines[:-1], lines[-1][:-20]], r"runs\.jsonl, line 8 is damaged"),
+        (lambda lines: [*lines, lines[0]], "line 9: the same run stands there twice"),
+        (lambda lines: lines[1:], "lacks 1 of the 8 runs of tiny as it is now: reproduce it again"),
+        (lambda lines: [], "holds no runs of a study: reproduce the study"),
+        (lambda lines: ['{"id": "x"}\n'], "holds no runs of a study: reproduce the study"),
+    ],
+)
+def test_runs_that_are_cut_doubled_or_missing_are_refused(edit, said, stored):
+    lines = (stored / "runs.jsonl").read_text().splitlines(keepends=True)
+    (stored / "runs.jsonl").write_text("".join(edit(lines)))
+    refused(stored, said)
 
-    def after(profile, records):
-        asked = {1: [second], 2: [second, third], 3: [second, third]}
-        return asked[len(records)]
 
-    both = Study("both", "Both?", lambda profile: [first], TINY.tables, lambda records, path: path.touch(), after)
-    both = replace(both, tables=lambda records: [Table("t", {"x": "d"}, [{"x": len(records)}])])
-    outcome = reproduce(both, "quick", tmp_path, workers=1)
-    stored = read_lines(outcome.files["runs.jsonl"])
-    assert [record["id"] for record in stored] == [each.identity for each in (first, second, third)]
+def test_runs_of_another_study_and_no_runs_are_refused(stored):
+    refused(stored, "holds runs of study tiny, not of mnns", mnns.STUDY)
+    (stored / "runs.jsonl").unlink()
+    refused(stored, r"runs\.jsonl is missing: expected the stored runs")
+
+
+def test_a_method_that_was_installed_later_may_be_missing_as_a_whole(stored):
+    lines = (stored / "runs.jsonl").read_text().splitlines(keepends=True)
+    (stored / "runs.jsonl").write_text("".join(line for line in lines if '"cot2"' not in line))
+    assert [row["method"] for row in rebuild(TINY, stored).tables[0].rows][-1] == "Coconut, zero"
+
+
+def test_runs_of_other_kinds_must_be_all_there(tmp_path):
+    found = reproduce(counts(Counting(2), Counting(3)), "quick", tmp_path, Here())
+    path = found.files["runs.jsonl"]
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    with pytest.raises(DamagedError, match="lacks 1 of the 2 runs of counts"):
+        rebuild(counts(Counting(2), Counting(3)), path.parent)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -244,21 +295,19 @@ def test_later_rounds_depend_on_the_earlier_ones(tmp_path):
 
 
 @pytest.fixture
-def committed(outcome, tmp_path, monkeypatch):
-    """A results folder with the tiny study's runs and nothing else."""
-    monkeypatch.setattr(study, "studies", lambda: {"tiny": TINY})
-    folder = tmp_path / "results" / "first"
-    folder.mkdir(parents=True)
-    (folder / "runs.jsonl").write_bytes(outcome.files["runs.jsonl"].read_bytes())
-    return folder
+def registered(stored, monkeypatch):
+    """The results folder of `stored`, its study being registered."""
+    monkeypatch.setattr(lab, "STUDIES", {"tiny": TINY})
+    return stored.parent
 
 
 @pytest.mark.parametrize("words", [["--all"], ["first"], ["first/"]])
-def test_rebuild_makes_the_same_files_again(words, committed, outcome, capsys):
-    assert main(["rebuild", *words, "--results", str(committed.parent)]) == 0
+def test_rebuild_makes_the_same_files_again(words, registered, outcome, capsys):
+    assert main(["rebuild", *words, "--results", str(registered)]) == 0
     for name in NAMES:
-        assert (committed / name).read_bytes() == outcome.files[name].read_bytes()
-    assert len(capsys.readouterr().out.splitlines()) == 5
+        assert (registered / "first" / name).read_bytes() == outcome.files[name].read_bytes()
+    printed = {line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()}
+    assert printed == {*NAMES} - {"runs.jsonl"}
 
 
 @pytest.mark.parametrize(
@@ -270,96 +319,21 @@ def test_rebuild_makes_the_same_files_again(words, committed, outcome, capsys):
         (["--all", "--results", "nowhere"], "nowhere holds no results"),
     ],
 )
-def test_rebuild_says_what_it_needs(words, said, committed, capsys):
-    assert main(["rebuild", "--results", str(committed.parent), *words]) == 2
+def test_rebuild_says_what_it_needs(words, said, registered, capsys):
+    assert main(["rebuild", "--results", str(registered), *words]) == 2
     assert said in capsys.readouterr().err
-    assert [path.name for path in committed.iterdir()] == ["runs.jsonl"]
+    assert [path.name for path in (registered / "first").iterdir()] == ["runs.jsonl"]
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "holds no runs of a study"),
-        ('{"id": "x"}\n', "holds no runs of a study"),
-        ('{"study": "other"}\n', "is of an unknown study other: expected one of tiny"),
-        ('{"study": "ti', "line 1 is damaged"),
-    ],
-)
-def test_rebuild_refuses_runs_that_are_none(text, said, committed, capsys):
-    (committed / "runs.jsonl").write_text(text)
-    assert main(["rebuild", "--all", "--results", str(committed.parent)]) == 2
-    assert said in capsys.readouterr().err
-    assert [path.name for path in committed.iterdir()] == ["runs.jsonl"]
+def test_runs_of_a_study_that_is_not_registered_are_refused(registered, monkeypatch, capsys):
+    monkeypatch.setattr(lab, "STUDIES", {"other": TINY})
+    assert main(["rebuild", "--all", "--results", str(registered)]) == 2
+    assert "is of an unknown study tiny: expected one of other" in capsys.readouterr().err
 
 
-def test_runs_of_an_older_study_are_refused(committed, capsys):
-    """Here the runs of a method that the grid now has are missing."""
-    lines = (committed / "runs.jsonl").read_text().splitlines(keepends=True)
-    (committed / "runs.jsonl").write_text("".join(line for line in lines if '"coconut"' not in line))
-    assert main(["rebuild", "first", "--results", str(committed.parent)]) == 2
-    assert "lacks 2 of the 10 runs of tiny as it is now: reproduce it" in capsys.readouterr().err
-    assert [path.name for path in committed.iterdir()] == ["runs.jsonl"]
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (
-            lambda r: r["experiment"]["training"].update(steps=5),
-            "line 1: the experiment was changed, its id is another's",
-        ),
-        (lambda r: r["experiment"].pop("shape"), "line 1 cannot be used"),
-        (lambda r: r.pop("environment"), "does not hold what tiny needs (KeyError: 'environment')"),
-        (lambda r: r["evaluations"]["itself"].update(right=[999]), "does not hold what tiny needs (ValueError: "),
-    ],
-)
-def test_changed_records_are_refused_before_anything_is_written(change, said, committed, capsys):
-    records = read_lines(committed / "runs.jsonl")
-    change(records[0])
-    (committed / "runs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert main(["rebuild", "--all", "--results", str(committed.parent)]) == 2
-    assert said in capsys.readouterr().err
-    assert [path.name for path in committed.iterdir()] == ["runs.jsonl"]
-
-
-def test_the_same_run_twice_is_refused(committed, capsys):
-    text = (committed / "runs.jsonl").read_text()
-    (committed / "runs.jsonl").write_text(text + text.splitlines(keepends=True)[0])
-    assert main(["rebuild", "--all", "--results", str(committed.parent)]) == 2
-    assert "line 11: the same run stands there twice" in capsys.readouterr().err
-
-
-def test_a_damaged_folder_does_not_keep_others_from_being_rebuilt(committed):
-    other = committed.parent / "second"
-    other.mkdir()
-    (other / "runs.jsonl").write_text("{")
-    assert main(["rebuild", "first", "--results", str(committed.parent)]) == 0
-    assert main(["rebuild", "--all", "--results", str(committed.parent)]) == 2
-
-
-def test_a_study_does_not_rebuild_the_runs_of_another(committed):
-    with pytest.raises(DamagedError, match="holds runs of study tiny, not of mnns"):
-        rebuild(mnns.STUDY, committed)
-    with pytest.raises(DamagedError, match=r"runs\.jsonl is missing"):
-        rebuild(mnns.STUDY, committed.parent)
-
-
-def test_frozen_rates_of_small_models_are_the_best_of_the_stored_tuning_runs():
-    runs = read_lines(RESULTS / "mnns-tuning-small" / "runs.jsonl")
-    groups = grouped(runs, mnns_tuning_small.contender)
-    frozen = {(name, mnns_tuning_small.written(shape)): rate for (name, shape), rate in lineup.SMALL.items()}
-    assert {contender: search.winner(group)[0] for contender, group in groups.items()} == frozen
-    assert {search.winner(group)[1:] for group in groups.values()} == {(0.05, "")}
-
-
-def test_frozen_rates_on_other_tasks_are_the_best_of_the_stored_tuning_runs():
-    groups = grouped(read_lines(RESULTS / "tasks-tuning" / "runs.jsonl"), tasks_tuning.contender)
-    assert {(place, name): search.winner(group, 2)[0] for (name, place), group in groups.items()} == task_lineup.RATES
-    for (_, place), group in groups.items():
-        assert {record["experiment"]["training"]["rate"] for record in group} == {*tasks_tuning.RATES[place]}
-
-
-def test_table_as_csv_and_markdown():
-    table = Table("Title", {"name": "s", "x": ".1f"}, [{"name": "a,b", "x": 1.25}, {"name": "c"}], ["note"])
-    assert table.csv() == 'name,x\n"a,b",1.2\nc,\n'
-    assert table.markdown() == "**Title**\n\n| name |   x |\n| ---- | --: |\n| a,b  | 1.2 |\n| c    |   - |\n\nnote\n"
+def test_a_damaged_folder_does_not_keep_others_from_being_rebuilt(registered, capsys):
+    (registered / "second").mkdir()
+    (registered / "second" / "runs.jsonl").write_text('{"study": "ti')
+    assert main(["rebuild", "first", "--results", str(registered)]) == 0
+    assert main(["rebuild", "--all", "--results", str(registered)]) == 2
+    assert "second/runs.jsonl, line 1 is damaged" in capsys.readouterr().err

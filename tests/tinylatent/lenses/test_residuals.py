@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fakes import random
 
 from tinylatent.engine.force import force
 from tinylatent.engine.plan import Segment
@@ -15,10 +16,6 @@ EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64
 PROMPT = torch.tensor([[1, 2, 3, 4], [0, 6, 5, 2]])
 MASK = torch.tensor([[True] * 4, [False] + [True] * 3])
 PLAN = (Segment(Mixture(), 2), Segment(Hidden(), 1), Segment(Token(), 2))
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def whole(model, x_BSD, mask_BS=None, change=None):
@@ -72,7 +69,7 @@ def test_rows_that_fork_take_their_prompt_along(tiny):
 
 
 def test_groups_of_rollouts_fork(tiny):
-    trace, residuals = record(lambda edit: rollout(tiny(), PLAN, PROMPT, MASK, groups=2, edit=edit))
+    trace, residuals = record(lambda edit: rollout(tiny(), PLAN, PROMPT, MASK, group=2, edit=edit))
     assert residuals.stream.shape == (3, 4, 8, 8)
     history = trace.history()
     assert_same(residuals, whole(tiny(), history.inputs_BSD, history.mask_BS), history.mask_BS)

@@ -10,14 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from losses import assert_same, loss_and_gradients, loss_of, with_targets
+from tinylatent_tasks import MNNS
 
-from tasks import MNNS
 from tinylatent.engine.plan import Segment
 from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import GREEDY, HIDDEN, Mixture, Pause
 from tinylatent.evaluation.evaluate import evaluate
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.run import train
+from tinylatent.lab.folders import train
 from tinylatent.methods import METHODS, CoT2, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.examples import Targets
@@ -58,7 +58,7 @@ def test_teacher_forcing_in_one_forward_is_step_by_step():
 def test_teacher_forcing_in_one_forward_is_the_cached_rollout():
     method = CoT2()
     model, examples = model_of(method), examples_of(method)
-    forced = Segment(Mixture(), examples.num_steps, examples.frontier.given(examples.most_steps))
+    forced = Segment(Mixture(), examples.num_steps, examples.frontier.given(examples.max_steps))
     run = rollout(model.backbone, (forced, method.plan(model, examples)[-1]), examples.prompt_BN, grad=True)
     stepwise = loss_and_gradients(model, mixture_loss(run, examples.frontier))
     assert_same(loss_and_gradients(model, loss_of(method, model, examples, EARLY)), stepwise)
@@ -146,14 +146,15 @@ def test_forced_and_free_plans_think_alike():
     torch.testing.assert_close(method.forced(model, examples).logits_BTV, free.logits_BTV, atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("method", "steps"), [(DiscreteCoT(), 400), (CoT2(), 1200), (CoT2(prefix="self"), 1200)], ids=repr
 )
-def test_learns_a_small_task(method, steps):
+def test_a_small_task_is_learnt(method, steps):
     """All problems of two digits are learned; what is left of CoT2's loss is the entropy of its targets, log 2."""
     task = MNNS(2, 1, 4)
-    recipe = Training(steps=steps, batch=8, rate=0.005, log_every=steps)
+    recipe = Training(steps=steps, batch_size=8, learning_rate=0.005, log_every=steps)
     losses = []
     train(Experiment(task, method, ModelConfig(32, 1, 2), recipe), on_progress=lambda step, loss: losses.append(loss))
     floor = math.log(2) if isinstance(method, CoT2) else 0.0
@@ -174,7 +175,7 @@ class Extended(CoT2):
 def test_targets_fit_a_table_with_tokens_of_the_methods_own(unchecked):
     """Losses and distances are those of targets that give the extra tokens nothing; the latents are the same."""
     task, method = MNNS(digits=3, high=3), Extended()
-    model = Experiment(task=task, method=method).model()
+    model = Experiment(task=task, method=method).fresh()
     V = len(task.vocabulary)
     assert len(model.backbone.table) == V + 2
     dense = Symbols(task, task.split("train", 0)[:6]).examples()

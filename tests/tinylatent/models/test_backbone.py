@@ -2,16 +2,14 @@
 
 import pytest
 import torch
+from fakes import random
 from hypothesis import given
 from hypothesis import strategies as st
+from naive import gradients
 
 from tinylatent.models.backbone import Backbone, Cache, Table, default_positions, weights_moved, weights_version
 
 SCALES = pytest.mark.parametrize("scale", [None, 0.5, -3.0])
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.fixture
@@ -31,7 +29,7 @@ def test_rows_are_rows(weight, scale, shape):
 
 @SCALES
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3)])
-def test_a_mixture_is_a_sum_of_rows(weight, scale, shape, gradients):
+def test_a_mixture_is_a_sum_of_rows(weight, scale, shape):
     table, shares = Table(weight, scale), random(*shape, 5, seed=1).softmax(-1).requires_grad_()
     mixed = table.mix(shares)
     expected = sum(shares[..., v, None] * table.rows(torch.tensor(v)) for v in range(5))
@@ -42,7 +40,7 @@ def test_a_mixture_is_a_sum_of_rows(weight, scale, shape, gradients):
 
 @SCALES
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_mixture_of_few_rows_is_one_of_all_of_them(weight, scale, shared, gradients):
+def test_a_mixture_of_few_rows_is_one_of_all_of_them(weight, scale, shared):
     """An id twice counts twice; without shares each of K has 1/K."""
     table, ids = Table(weight, scale), torch.tensor([[0, 1, 1], [4, 2, 0]])
     shares = random(2, 3, seed=1).softmax(-1).requires_grad_()

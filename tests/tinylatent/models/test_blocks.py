@@ -1,6 +1,6 @@
 """Every kind of block is its formula, trained or made by hand; dropout drops where it is told to, and nowhere else.
 
-Blocks that a ModelConfig names are held against `naive_hidden` of conftest; heads of any width and unweighted experts,
+Blocks that a ModelConfig names are held against `naive_hidden`; heads of any width and unweighted experts,
 of which constructions by hand are made, against a second version here, slot by slot. In float64, values and gradients.
 """
 
@@ -10,6 +10,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from fakes import random
+from naive import assert_same_function, gradients, naive_hidden, score
 
 from tinylatent.models.backbone import SITES
 from tinylatent.models.blocks import MLP, Attention, Block, Dropout, Experts, Head, Heads, Norm, Unit
@@ -20,22 +22,6 @@ EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64
 
 def generator(seed):
     return torch.Generator().manual_seed(seed)
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
-
-
-def score(hidden):
-    """A scalar that depends on every number differently."""
-    return (hidden * torch.linspace(-1, 1, hidden.numel(), dtype=hidden.dtype).view_as(hidden)).sin().sum()
-
-
-def assert_same(model, gradients, got, expected, inputs):
-    """Values, and gradients with respect to all weights and the inputs."""
-    torch.testing.assert_close(got, expected, **EXACT)
-    wanted = [*model.parameters(), inputs]
-    torch.testing.assert_close(gradients(score(got), wanted), gradients(score(expected), wanted), **EXACT)
 
 
 # Every kind of block
@@ -57,41 +43,39 @@ def kind(request):
     return KINDS[request.param]
 
 
-def by_formula(naive_hidden, model, x_SD, kind):
+def by_formula(model, x_SD, kind):
     return naive_hidden(model, x_SD, range(len(x_SD)), **{k: v for k, v in kind.items() if k != "experts"})
 
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("past", [0, 2])
-def test_every_kind_is_its_formula_whatever_is_read(tiny, kind, naive_hidden, gradients, past, masked):
+def test_every_kind_is_its_formula_whatever_is_read(tiny, kind, past, masked):
     """From every slot, with and without a cache; with a mask, the second row has a slot of padding."""
     model, x_BSD, first = tiny(**kind), random(2, 5, 8).requires_grad_(), int(masked)
     mask_BS = torch.tensor([[True] * 5, [not masked] + [True] * 4]) if masked else None
     cache = model.forward(x_BSD[:, :past], None, mask_BS[:, :past] if masked else None)[1] if past else None
-    rows = by_formula(naive_hidden, model, x_BSD[0], kind), by_formula(naive_hidden, model, x_BSD[1, first:], kind)
+    rows = by_formula(model, x_BSD[0], kind), by_formula(model, x_BSD[1, first:], kind)
     for read_from in range(5 - past):
         got_BRD, grown = model.forward(x_BSD[:, past:], cache, mask_BS, read_from=read_from)
         read = past + read_from
         got = torch.cat([got_BRD[0], got_BRD[1, max(first - read, 0) :]])
-        assert_same(model, gradients, got, torch.cat([rows[0][read:], rows[1][max(read - first, 0) :]]), x_BSD)
+        assert_same_function(model, got, torch.cat([rows[0][read:], rows[1][max(read - first, 0) :]]), x_BSD)
         assert len(grown.layers) == 2 * kind.get("loops", 1)
     assert any("router" in name for name, _ in model.named_parameters()) == ("experts" in kind)
 
 
-def test_every_kind_over_a_cache_and_with_padding(tiny, kind, naive_hidden, gradients):
+def test_every_kind_over_a_cache_and_with_padding(tiny, kind):
     """Slot by slot after a prompt, rows forked in between, the first row with two slots of padding."""
     model, x_BSD = tiny(**kind), random(2, 6, 8).requires_grad_()
     mask_BS = torch.tensor([[False] * 2 + [True] * 4, [True] * 6])
-    expected = torch.cat(
-        [by_formula(naive_hidden, model, x_SD[m], kind) for x_SD, m in zip(x_BSD, mask_BS, strict=True)]
-    )
+    expected = torch.cat([by_formula(model, x_SD[m], kind) for x_SD, m in zip(x_BSD, mask_BS, strict=True)])
     hidden_B3D, cache = model.forward(x_BSD[:, :3], mask_BS=mask_BS[:, :3])
     parts, cache, mask_RS = [hidden_B3D.repeat_interleave(2, 0)], cache.fork(2), mask_BS.repeat_interleave(2, 0)
     for s in (3, 4, 5):
         hidden_R1D, cache = model.forward(x_BSD[:, s : s + 1].repeat_interleave(2, 0), cache, mask_RS[:, : s + 1])
         parts.append(hidden_R1D)
     for fork in (0, 1):
-        assert_same(model, gradients, torch.cat(parts, 1)[fork::2][mask_BS], expected, x_BSD)
+        assert_same_function(model, torch.cat(parts, 1)[fork::2][mask_BS], expected, x_BSD)
 
 
 def test_edits_of_a_looped_stack_count_its_layers_on(tiny):
@@ -157,7 +141,7 @@ def naive_by_hand(decoder, x_SD):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("past", [0, 2])
-def test_what_is_made_by_hand_is_its_formula_whatever_is_read(gradients, past, masked):
+def test_what_is_made_by_hand_is_its_formula_whatever_is_read(past, masked):
     """From every slot, with and without a cache; with a mask, the second row has a slot of padding."""
     model, x_BSD, first = by_hand(), random(2, 5, 6).requires_grad_(), int(masked)
     mask_BS = torch.tensor([[True] * 5, [not masked] + [True] * 4]) if masked else None
@@ -167,7 +151,7 @@ def test_what_is_made_by_hand_is_its_formula_whatever_is_read(gradients, past, m
         got_BRD, _ = model.forward(x_BSD[:, past:], cache, mask_BS, read_from=read_from)
         read = past + read_from
         got = torch.cat([got_BRD[0], got_BRD[1, max(first - read, 0) :]])
-        assert_same(model, gradients, got, torch.cat([rows[0][read:], rows[1][max(read - first, 0) :]]), x_BSD)
+        assert_same_function(model, got, torch.cat([rows[0][read:], rows[1][max(read - first, 0) :]]), x_BSD)
     assert model.forward(x_BSD[:, past:], cache, mask_BS, read_from=5 - past)[0].shape == (2, 0, 6)
 
 
@@ -224,7 +208,7 @@ def naive_experts(experts, x_RD, weighted):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_experts_are_their_formula(gradients, weighted):
+def test_experts_are_their_formula(weighted):
     """Two of five experts are chosen by many slots, one by none; only weighted ones train their router."""
     sizes = ((5, 6), (5,), (5, 4, 6), (5, 4), (5, 6, 4), (5, 6))
     experts = Experts(*(random(*size, seed=seed) for seed, size in enumerate(sizes)), weighted=weighted)
@@ -235,7 +219,7 @@ def test_experts_are_their_formula(gradients, weighted):
     assert len(chosen) > 2
     assert 3 not in chosen
     expected = naive_experts(experts, x_BTD.flatten(0, 1), weighted).view_as(x_BTD)
-    assert_same(experts, gradients, experts(x_BTD), expected, x_BTD)
+    assert_same_function(experts, experts(x_BTD), expected, x_BTD)
     assert bool(gradients(score(experts(x_BTD)), [experts.router]).any()) == weighted
 
 
@@ -315,7 +299,7 @@ def test_parts_of_additions_are_dropped_and_the_others_make_up_for_it(tiny):
     assert not any(torch.equal(a, b) for a, b in pairwise(masks))
 
 
-def test_gradients_pass_through_what_is_kept(tiny, gradients):
+def test_gradients_pass_through_what_is_kept(tiny):
     """The same generator, the same masks: a finite difference along one direction."""
     model, x_BTD, step_BTD = tiny(dropout=0.5), random(2, 4, 8).requires_grad_(), 1e-6 * random(2, 4, 8, seed=1)
 

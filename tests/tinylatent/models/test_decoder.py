@@ -1,6 +1,6 @@
 """The decoder equals its formula, whatever shortcut it takes.
 
-The reference (`naive_hidden` in conftest) works on one row without padding, cache or mask. Against it, in float64, in
+The reference (`naive_hidden`) works on one row without padding, cache or mask. Against it, in float64, in
 values and gradients: plain forwards, forwards over a cache, left padding, holes, explicit positions, packed attention,
 slots that nobody reads. Then what the Backbone protocol promises: edits at four sites, forks, causality, weights that
 come from the generator. Blocks other than the default ones are in test_blocks.
@@ -8,30 +8,16 @@ come from the generator. Blocks other than the default ones are in test_blocks.
 
 import pytest
 import torch
+from fakes import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import assert_same_function, naive_hidden
 
 from tinylatent.models import blocks
 from tinylatent.models.backbone import SITES, Backbone
 from tinylatent.models.decoder import Decoder, ModelConfig
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def score(hidden):
-    """A scalar that depends on every number differently."""
-    return (hidden * torch.linspace(-1, 1, hidden.shape[-1], dtype=hidden.dtype)).sin().sum()
-
-
-def assert_same(model, gradients, got, expected, inputs):
-    """Values, and gradients with respect to all weights and the inputs."""
-    torch.testing.assert_close(got, expected, **EXACT)
-    wanted = [*model.parameters(), inputs]
-    torch.testing.assert_close(gradients(score(got), wanted), gradients(score(expected), wanted), **EXACT)
 
 
 # The formula
@@ -41,18 +27,18 @@ def test_it_is_a_backbone(model):
     assert isinstance(model, Backbone)
 
 
-def test_plain_forward_is_the_formula(model, naive_hidden, gradients):
+def test_plain_forward_is_the_formula(model):
     x_BTD = random(3, 5, 8).requires_grad_()
     hidden_BTD, cache = model.forward(x_BTD)
     expected_BTD = torch.stack([naive_hidden(model, x_TD, range(5)) for x_TD in x_BTD])
-    assert_same(model, gradients, hidden_BTD, expected_BTD, x_BTD)
+    assert_same_function(model, hidden_BTD, expected_BTD, x_BTD)
     assert (cache.size, len(cache.layers)) == (5, 2)
     assert cache.layers[0][0].shape == (3, 2, 5, 4)
 
 
 @settings(max_examples=40)
 @given(cuts=st.lists(st.integers(1, 4), min_size=1, max_size=4), masked=st.booleans())
-def test_forward_over_a_cache_is_the_formula(model, naive_hidden, gradients, cuts, masked):
+def test_forward_over_a_cache_is_the_formula(model, cuts, masked):
     """In pieces of any size; with a mask, the second row has two slots of padding."""
     S = sum(cuts) + 2
     x_BSD = random(2, S, 8).requires_grad_()
@@ -68,22 +54,22 @@ def test_forward_over_a_cache_is_the_formula(model, naive_hidden, gradients, cut
     expected = torch.cat(
         [naive_hidden(model, x_BSD[0], range(S)), naive_hidden(model, x_BSD[1, first:], range(S - first))]
     )
-    assert_same(model, gradients, got, expected, x_BSD)
+    assert_same_function(model, got, expected, x_BSD)
 
 
 @settings(max_examples=40)
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4), seed=st.integers(0, 9))
-def test_left_padding_changes_nothing(model, naive_hidden, gradients, lengths, seed):
+def test_left_padding_changes_nothing(model, lengths, seed):
     N = max(lengths)
     x_BND = random(len(lengths), N, 8, seed=seed).requires_grad_()
     mask_BN = torch.arange(N) >= N - torch.tensor(lengths)[:, None]
     hidden_BND, _ = model.forward(x_BND, mask_BS=mask_BN)
     assert hidden_BND.isfinite().all()
     expected = [naive_hidden(model, x_ND[N - n :], range(n)) for x_ND, n in zip(x_BND, lengths, strict=True)]
-    assert_same(model, gradients, hidden_BND[mask_BN], torch.cat(expected), x_BND)
+    assert_same_function(model, hidden_BND[mask_BN], torch.cat(expected), x_BND)
 
 
-def test_a_hole_in_the_mask_is_a_slot_that_is_not_there(model, naive_hidden):
+def test_a_hole_in_the_mask_is_a_slot_that_is_not_there(model):
     x_BSD, keep = random(2, 6, 8), [0, 1, 3, 5]
     mask_BS = torch.zeros(2, 6, dtype=torch.bool)
     mask_BS[:, keep] = True
@@ -92,7 +78,7 @@ def test_a_hole_in_the_mask_is_a_slot_that_is_not_there(model, naive_hidden):
         torch.testing.assert_close(hidden_SD[keep], naive_hidden(model, x_SD[keep], range(4)), **EXACT)
 
 
-def test_a_masked_slot_sees_itself(model, naive_hidden):
+def test_a_masked_slot_sees_itself(model):
     """Padding before a prompt, which sees nothing else, is a sequence of its own: finite, and never used."""
     x_BSD = random(1, 4, 8)
     hidden_BSD, _ = model.forward(x_BSD, mask_BS=torch.tensor([[False, False, True, True]]))
@@ -100,7 +86,7 @@ def test_a_masked_slot_sees_itself(model, naive_hidden):
         torch.testing.assert_close(hidden_BSD[0, s], naive_hidden(model, x_BSD[0, s : s + 1], [0])[0], **EXACT)
 
 
-def test_explicit_positions_are_used(model, naive_hidden):
+def test_explicit_positions_are_used(model):
     x_BTD, positions_BT = random(2, 4, 8), torch.tensor([[5, 6, 7, 8], [0, 9, 3, 3]])
     hidden_BTD, _ = model.forward(x_BTD, positions_BT=positions_BT)
     for x_TD, positions_T, hidden_TD in zip(x_BTD, positions_BT, hidden_BTD, strict=True):
@@ -135,15 +121,15 @@ def test_a_sequence_too_long_is_told_however_its_positions_come_about(tiny, posi
     x_BTD, mask_BS = random(2, 5, 8), torch.ones(2, 8, dtype=torch.bool)
     _, cache = model.forward(x_BTD)
     if positions_BT is None:
-        with pytest.raises(ValueError, match="8 slots: the model has 6 positions; give its task more room"):
+        with pytest.raises(ValueError, match="8 slots, but the model has 6 positions: give its task a larger capacity"):
             model.forward(x_BTD[:, :3], cache)
-        with pytest.raises(ValueError, match="8 positions: the model has 6; give its task more room"):
+        with pytest.raises(ValueError, match="8 positions, but the model has 6: give its task a larger capacity"):
             model.forward(x_BTD[:, :3], cache, mask_BS)
         mask_BS[:, :2] = False
         assert model.forward(x_BTD[:, :3], cache, mask_BS)[0].isfinite().all()
         return
     for mask in (None, mask_BS):
-        with pytest.raises(ValueError, match=r"(7|10) positions: the model has 6; give its task more room"):
+        with pytest.raises(ValueError, match=r"(7|10) positions, but the model has 6: give its task a larger capacity"):
             model.forward(x_BTD[:, :3], cache, mask, torch.tensor(positions_BT))
         below_BT = torch.tensor(positions_BT).clamp(max=5)
         assert model.forward(x_BTD[:, :3], cache, mask, below_BT)[0].isfinite().all()
@@ -154,7 +140,7 @@ def test_a_sequence_too_long_is_told_however_its_positions_come_about(tiny, posi
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("past", [0, 1, 3])
-def test_reading_from_a_slot_on_is_reading_all_and_leaving_some_out(model, naive_hidden, gradients, past, masked):
+def test_reading_from_a_slot_on_is_reading_all_and_leaving_some_out(model, past, masked):
     """From every slot; with a mask, the second row has a slot of padding and a hole. The cache holds all."""
     x_BSD, keep = random(2, 6, 8).requires_grad_(), [1, 2, 4, 5]
     mask_BS = torch.ones(2, 6, dtype=torch.bool)
@@ -169,7 +155,7 @@ def test_reading_from_a_slot_on_is_reading_all_and_leaving_some_out(model, naive
         got_BRD, grown = model.forward(x_BSD[:, past:], cache, mask_BS if masked else None, read_from=read_from)
         assert got_BRD.shape == (2, 6 - past - read_from, 8)
         read_BR = mask_BS[:, past + read_from :]
-        assert_same(model, gradients, got_BRD[read_BR], expected_BSD[:, past + read_from :][read_BR], x_BSD)
+        assert_same_function(model, got_BRD[read_BR], expected_BSD[:, past + read_from :][read_BR], x_BSD)
         assert (grown.size, grown.layers[1][0].shape) == (6, (2, 2, 6, 4))
 
 
@@ -217,16 +203,16 @@ def packs(monkeypatch):
 
 
 @pytest.mark.parametrize(("B", "T"), [(64, 2), (64, 8), (66, 6), (64, 15)])
-def test_packed_attention_is_plain_attention(model, gradients, packs, B, T):
+def test_packed_attention_is_plain_attention(model, packs, B, T):
     x_BTD = random(B, T, 8).requires_grad_()
     packed_BTD, _ = model.forward(x_BTD)
     assert packs == [-(-16 // T)] * 2
     plain_BTD = torch.cat([model.forward(rows)[0] for rows in x_BTD.split(1)])
     assert len(packs) == 2
-    assert_same(model, gradients, packed_BTD, plain_BTD, x_BTD)
+    assert_same_function(model, packed_BTD, plain_BTD, x_BTD)
 
 
-def test_packed_attention_is_the_formula(model, naive_hidden, packs):
+def test_packed_attention_is_the_formula(model, packs):
     x_BTD = random(64, 7 + 1, 8)
     hidden_BTD, _ = model.forward(x_BTD)
     assert packs

@@ -97,11 +97,11 @@ def test_heads_of_any_width_are_counted_by_theirs(read):
 
 
 @pytest.mark.parametrize(("prompt", "read"), [(5, 5), (18, 1)])
-@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("group", [1, 3])
 @pytest.mark.parametrize("thought", [Mixture(), Hidden(), Token()], ids=["mixture", "hidden", "token"])
-def test_what_a_rollout_says_it_cost_is_what_it_runs(thought, groups, prompt, read):
+def test_what_a_rollout_says_it_cost_is_what_it_runs(thought, group, prompt, read):
     """The prompt at once, then slot by slot, mixtures embedded, a readout a step; of a long prompt the end is read."""
     model = Decoder.fresh(11, 30, ModelConfig(16, 2, 2))
     plan, ids_BN, traces = (Segment(thought, 3), Segment(Token(), 2)), torch.zeros(2, prompt, dtype=torch.int64), []
-    found = counted(lambda: traces.append(rollout(model, plan, ids_BN, groups=groups)))
+    found = counted(lambda: traces.append(rollout(model, plan, ids_BN, group=group)))
     assert found == traces[0].counters.flops + 2 * never_attended(model, prompt, read)

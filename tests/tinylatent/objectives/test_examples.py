@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from tinylatent_tasks import MNNS, Arithmetic, MultiHop, Recommendation
 
-from tasks import MNNS, REGISTRY, Arithmetic, MultiHop, Recommendation
+from tinylatent.core.registry import Registry
 from tinylatent.engine.thought import State
 from tinylatent.engine.thoughts import MIXTURE
 from tinylatent.objectives import speakers
@@ -56,7 +57,7 @@ def test_examples_are_the_batch_with_the_answer_at_the_end(task):
     assert np.array_equal(examples.prompt_BN, batch.prompt_BN)
     assert np.array_equal(examples.chain_BT, np.concatenate([batch.chain_BT[:, :-1], batch.answer_BA], 1))
     assert np.array_equal(examples.answer_BA, batch.answer_BA)
-    assert (examples.most_steps, examples.answer_tokens, len(examples)) == (T, A, 12)
+    assert (examples.max_steps, examples.answer_tokens, len(examples)) == (T, A, 12)
     assert examples.slots == batch.prompt_BN.shape[1] + T + A - 1
     target_BTV = examples.frontier.dense()
     assert np.array_equal(target_BTV[:, :T], batch.frontier_BTV[:, :-1])
@@ -326,10 +327,10 @@ def test_shorter_answers_end_where_the_mask_says():
     assert same_tokens(examples, torch.tensor([[1], [3]])).tolist() == [False, True]
 
 
-@pytest.mark.parametrize("name", REGISTRY)
-def test_symbols_judge_as_the_task_scores(name):
+@pytest.mark.parametrize("task", Registry("tinylatent.tasks", "task", named=True).loaded().values())
+def test_symbols_judge_as_the_task_scores(task):
     """Right answers, wrong ones, and several to a problem."""
-    task = REGISTRY[name]()
+    task = task()
     rows = task.problems(6, seed=3)
     examples = Symbols(task, rows).examples()
     answer_BA = examples.answer_BA.repeat_interleave(2, 0)
@@ -353,7 +354,7 @@ def test_a_step_of_arithmetic_has_six_tokens():
     """Of a chain of two steps; the answer is a step too, of one token."""
     task = Arithmetic(2, 5)
     examples = examples_of(task, 4)
-    before = examples.most_steps
+    before = examples.max_steps
     steps = math.ceil(before / 6)
     assert before == 6 * steps
     assert examples.steps_BT.tolist() == [[token // 6 for token in range(before)] + [steps]] * 4

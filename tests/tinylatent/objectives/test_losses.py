@@ -115,5 +115,5 @@ def test_logits_of_weights_that_have_moved_are_refused(tiny):
     run = said(model)
     with torch.no_grad():
         model.embedding.add_(1.0)
-    with pytest.raises(ValueError, match="the weights have moved since this trace was made"):
+    with pytest.raises(ValueError, match="the weights have changed since this trace was made"):
         token_loss(run, IDS_BT)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from losses import examples_of, model_of
+from tinylatent_tasks import MNNS, Recommendation
 
-from tasks import MNNS, Recommendation
 from tinylatent.core.seeds import Streams
 from tinylatent.engine.plan import ANSWER
 from tinylatent.engine.rollout import rollout
@@ -26,7 +26,7 @@ def test_a_part_of_a_batch_draws_what_it_draws_in_the_whole():
     state = TrainState(4, 10, 7)
     whole = uniforms(state.streams(8))
     assert uniforms(replace(state, first=3).streams(4)) == whole[3:7]
-    assert uniforms(replace(state, first=2).streams(4, each=2)) == whole[4:8]
+    assert uniforms(replace(state, first=2).streams(4, per_example=2)) == whole[4:8]
 
 
 def test_every_step_and_seed_draws_afresh():
@@ -57,7 +57,12 @@ def test_steps_belong_to_stages():
 
 def test_a_method_that_declares_nothing_changes_nothing():
     method = Direct()
-    assert (method.groups(0), method.extra_tokens, method.extra_steps, dict(method.decoders)) == ((), (), 0, {})
+    assert (method.parameter_groups(0), method.extra_tokens, method.extra_steps, dict(method.decoders)) == (
+        (),
+        (),
+        0,
+        {},
+    )
     assert (method.updates, method.forwards) == (1, 3)
     assert method.early_stop([{"step": 1, "loss": 0.0}], True) is None
     model, state = model_of(method, TASK), TrainState(0, 1, 0)
@@ -86,7 +91,7 @@ def test_rollouts_of_a_group_stand_side_by_side():
     method = DiscreteCoT()
     model = model_of(method, TASK)
     streams = Streams(3, torch.arange(18))
-    several = method.solve(model, EXAMPLES, streams, temperature=1.5, groups=3).answer_BA
+    several = method.solve(model, EXAMPLES, streams, temperature=1.5, group=3).answer_BA
     alone = method.solve(model, EXAMPLES.repeated(3), Streams(3, torch.arange(18)), temperature=1.5).answer_BA
     assert torch.equal(several, alone)
     assert len(several.view(6, 3).unique()) > 1

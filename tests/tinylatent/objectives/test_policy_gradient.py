@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from losses import examples_of, model_of
+from tinylatent_tasks import MNNS
 
-from tasks import MNNS
 from tinylatent.core.seeds import Seeds, Streams
 from tinylatent.engine.force import replay
 from tinylatent.engine.plan import Segment
@@ -20,7 +20,14 @@ from tinylatent.lab.experiment import Experiment
 from tinylatent.methods import GRPO
 from tinylatent.models.decoder import Decoder, ModelConfig
 from tinylatent.objectives.method import Model, TrainState
-from tinylatent.objectives.policy_gradient import advantages, averaged, clipped, k3, silent_groups, weight_of
+from tinylatent.objectives.policy_gradient import (
+    advantages,
+    averaged,
+    clipped,
+    denominator_of,
+    frac_reward_zero_std,
+    k3,
+)
 from tinylatent.training.config import Training
 from tinylatent.training.loop import fit
 
@@ -81,7 +88,7 @@ def test_a_constant_added_to_all_rewards_changes_nothing(kind, batch, shift):
 def test_equal_rewards_teach_nothing(kind):
     assert advantages(torch.ones(8), 4, kind).tolist() == [0] * 8
     rewards = torch.tensor([1.0, 1, 0, 0, 1, 0, 1, 1])
-    assert silent_groups(advantages(rewards, 2, kind), 2).item() == 0.75
+    assert frac_reward_zero_std(advantages(rewards, 2, kind), 2).item() == 0.75
 
 
 def test_one_right_of_eight():
@@ -184,7 +191,7 @@ def test_averages_of_parts_add_up_where_they_know_the_whole(over):
     values_BT = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     live_BT = torch.tensor([[True, True, True], [True, False, False], [False, False, True], [True, True, False]])
     for mask_BT in (None, live_BT):
-        weight = weight_of(values_BT, mask_BT, over)
+        weight = denominator_of(values_BT, mask_BT, over)
         parts = (
             averaged(values_BT[rows], None if mask_BT is None else mask_BT[rows], over, weight)
             for rows in (slice(0, 3), slice(3, 4))
@@ -235,8 +242,8 @@ def test_training_with_a_verifier_learns_what_it_rewards(unchecked):
 
     task, method, model = MNNS(2, 1, 4), GRPO(samples=1), None
     experiment = Experiment(task, method, ModelConfig(16, 1, 2))
-    model, examples = experiment.model(), experiment.speaker("train").examples()
-    fit(model, method, examples, Training(steps=40, batch=8, rate=3e-3), Seeds(), verify=some_even)
+    model, examples = experiment.fresh(), experiment.speaker("train").examples()
+    fit(model, method, examples, Training(steps=40, batch_size=8, learning_rate=3e-3), Seeds(), verify=some_even)
     answer_BA = method.solve(model, examples, Streams(0, torch.arange(len(examples)))).answer_BA
     assert some_even(examples, answer_BA).mean() > 0.9
 
@@ -256,8 +263,10 @@ def test_a_process_divides_by_the_batch_of_all(average):
     centred_PG = reward_B.view(6, 8) - reward_B.view(6, 8).mean(1, keepdim=True)
     spread = torch.cat([reward_B, others_B]).std() + 1e-6
     torch.testing.assert_close(batch.advantage_B, (centred_PG / spread).flatten())
-    expected = alone.weight - 2 if average == "token" else 2 * alone.weight  # the other process's number there is -2
-    assert int(batch.weight) == int(expected)
+    expected = (
+        alone.denominator - 2 if average == "token" else 2 * alone.denominator
+    )  # the other process's number there is -2
+    assert int(batch.denominator) == int(expected)
 
 
 def test_parts_of_rollouts_are_whole_groups():
@@ -270,8 +279,8 @@ def test_parts_of_rollouts_are_whole_groups():
         assert torch.equal(part.trace.action("ids"), batch.trace.action("ids")[rows])
         assert torch.equal(part.trace.prompt_BN, batch.trace.prompt_BN[rows])
         assert torch.equal(part.advantage_B, batch.advantage_B[rows])
-        assert part.weight == batch.weight
-    assert (set(parts[0].metrics), set(parts[1].metrics)) == ({"reward", "silent_groups"}, set())
+        assert part.denominator == batch.denominator
+    assert (set(parts[0].metrics), set(parts[1].metrics)) == ({"reward", "frac_reward_zero_std"}, set())
     assert batch.parts(None) == [batch]
     assert batch.parts(6) == [batch]
 

@@ -7,27 +7,27 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
+from tinylatent_tasks import MNNS
 
-from tasks import MNNS
 from tinylatent.core.files import read_lines
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.run import train
+from tinylatent.lab.folders import train
 from tinylatent.methods import GRPO, CoT2, Direct, DiscreteCoT, PauseTokens
 from tinylatent.models.decoder import ModelConfig
-from tinylatent.objectives.method import Group, Loss, TrainState
+from tinylatent.objectives.method import Loss, ParameterGroup, TrainState
 from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.checkpoints import METRICS, find_checkpoint
 from tinylatent.training.config import Training
 from tinylatent.training.loop import batch_indices, batches, fit, offsets, train_step, within
-from tinylatent.training.optimizer import make_optimizer, set_rate
+from tinylatent.training.optimizer import make_optimizer, set_learning_rate
 
-TASK, SHAPE = MNNS(2, 1, 4), ModelConfig(8, 1, 1)
+TASK, MODEL = MNNS(2, 1, 4), ModelConfig(8, 1, 1)
 SEEDS = Seeds.all(3)
 
 
-def experiment(method=None, task=TASK, shape=SHAPE, seeds=SEEDS, **recipe):
-    return Experiment(task, method or DiscreteCoT(), shape, Training(**{"steps": 6, "batch": 4, **recipe}), seeds)
+def experiment(method=None, task=TASK, config=MODEL, seeds=SEEDS, **recipe):
+    return Experiment(task, method or DiscreteCoT(), config, Training(**{"steps": 6, "batch_size": 4, **recipe}), seeds)
 
 
 def quiet(text):
@@ -101,17 +101,17 @@ def test_offsets_stay_in_range_and_change_with_step_and_seed():
     assert not torch.equal(drawn[1], offsets(200, 3, Seeds.all(4), 1))
 
 
-@pytest.mark.parametrize(("room", "spare"), [(None, 0), (2, 0), (3, 2), (5, 6)])
-def test_offsets_are_drawn_only_where_there_is_room_to_spare(room, spare):
+@pytest.mark.parametrize(("capacity", "spare"), [(None, 0), (2, 0), (3, 2), (5, 6)])
+def test_offsets_are_drawn_only_where_positions_are_to_spare(capacity, spare):
     """The largest offset puts the last slot where that of the longest problem is: <bos>, digits, all words but one."""
     spy = Spy()
-    train(experiment(spy, MNNS(2, 1, 4, room=room), steps=40))
+    train(experiment(spy, MNNS(2, 1, 4, capacity=capacity), steps=40))
     drawn = [examples.offset_B for examples, _ in spy.seen]
     if spare == 0:
         assert drawn == [None] * 40
     else:
         assert torch.cat(drawn).unique().tolist() == list(range(spare + 1))
-        longest = Symbols(MNNS(room, 1, 4), np.array([[1] * room])).examples().slots
+        longest = Symbols(MNNS(capacity, 1, 4), np.array([[1] * capacity])).examples().slots
         assert spare + spy.seen[0][0].slots == longest
 
 
@@ -140,7 +140,7 @@ def test_every_batch_comes_from_the_training_part_in_the_order_of_its_seed():
 def stepped(method, examples, state, **recipe):
     """One training step of a fresh model."""
     whole = experiment(method, **recipe)
-    model = whole.model()
+    model = whole.fresh()
     return train_step(model, method, make_optimizer(model, whole.training), whole.training, examples, state)
 
 
@@ -214,7 +214,7 @@ def test_a_verifier_reaches_the_rollouts_through_the_loop():
 
     whole = experiment(GRPO(samples=2, group=3), steps=2)
     examples = whole.speaker("train").examples()
-    fit(whole.model(), whole.method, examples, whole.training, SEEDS, verify=verify)
+    fit(whole.fresh(), whole.method, examples, whole.training, SEEDS, verify=verify)
     order = batch_indices(len(examples), 4, 0, SEEDS)
     assert len(asked) == 2
     for problems, answers in asked:
@@ -231,23 +231,23 @@ DROPPING = ModelConfig(8, 2, 1, dropout=0.5)
 @pytest.mark.parametrize("method", [CoT2(), CoT2(prefix="self"), DiscreteCoT()], ids=repr)
 def test_dropout_is_seeded(method):
     """The same run twice is the same, bit for bit; another sampling seed drops other numbers, and none is another."""
-    base = weights(train(experiment(method, shape=DROPPING)))
-    assert torch.equal(base, weights(train(experiment(method, shape=DROPPING))))
+    base = weights(train(experiment(method, config=DROPPING)))
+    assert torch.equal(base, weights(train(experiment(method, config=DROPPING))))
     other = replace(SEEDS, sampling=4)
-    assert not torch.equal(base, weights(train(experiment(method, shape=DROPPING, seeds=other))))
+    assert not torch.equal(base, weights(train(experiment(method, config=DROPPING, seeds=other))))
     plain = ModelConfig(8, 2, 1)
-    assert not torch.equal(base, weights(train(experiment(method, shape=plain))))
-    alone = weights(train(experiment(method, shape=plain)))
-    assert torch.equal(alone, weights(train(experiment(method, shape=plain, seeds=other))))
+    assert not torch.equal(base, weights(train(experiment(method, config=plain))))
+    alone = weights(train(experiment(method, config=plain)))
+    assert torch.equal(alone, weights(train(experiment(method, config=plain, seeds=other))))
 
 
 def test_every_step_and_part_drops_its_own():
     """The same examples at another step, or at another place in the batch, have another loss."""
-    whole = experiment(CoT2(), shape=DROPPING, rate=1e-30)
+    whole = experiment(CoT2(), config=DROPPING, learning_rate=1e-30)
     examples = whole.speaker("train").examples().rows(slice(0, 4))
 
     def loss(state, **recipe):
-        return stepped(whole.method, examples, state, shape=DROPPING, **recipe)[0].value.item()
+        return stepped(whole.method, examples, state, config=DROPPING, **recipe)[0].value.item()
 
     states = [TrainState(0, 10, 0), TrainState(1, 10, 0), TrainState(0, 10, 1), TrainState(0, 10, 0, rows=4, first=4)]
     assert len({loss(state) for state in states}) == 4
@@ -257,20 +257,20 @@ def test_every_step_and_part_drops_its_own():
 
 def test_global_generators_are_left_alone():
     before = torch.random.get_rng_state()
-    train(experiment(CoT2(), shape=DROPPING))
+    train(experiment(CoT2(), config=DROPPING))
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_rollouts_and_their_losses_never_drop():
     """Old and new policy must be the same function: a run with dropout is one without."""
     method = GRPO(samples=2, group=3, updates=2, kl=0.1)
-    with_dropout = train(experiment(method, shape=DROPPING))
-    without = train(experiment(method, shape=ModelConfig(8, 2, 1)))
+    with_dropout = train(experiment(method, config=DROPPING))
+    without = train(experiment(method, config=ModelConfig(8, 2, 1)))
     assert torch.equal(weights(with_dropout), weights(without))
 
 
 def test_a_trained_model_does_not_drop():
-    whole = experiment(CoT2(), shape=DROPPING)
+    whole = experiment(CoT2(), config=DROPPING)
     model, examples = train(whole), whole.speaker("validation").examples()
     logits = [whole.method.solve(model, examples).trace.logits_BTV for _ in range(2)]
     assert torch.equal(*logits)
@@ -314,9 +314,11 @@ class Thawing(PauseTokens):
     def stage_starts(self, steps):
         return (0, 2, 4)
 
-    def groups(self, stage):
+    def parameter_groups(self, stage):
         rest = tuple(f"backbone.{name}" for name in ("blocks", "norm", "pos_emb"))
-        return ((Group(("backbone",), frozen=True),), (Group(("parts", *rest), frozen=True),), ())[stage]
+        return ((ParameterGroup(("backbone",), frozen=True),), (ParameterGroup(("parts", *rest), frozen=True),), ())[
+            stage
+        ]
 
     def begin_stage(self, model, stage, examples, state):
         self.kept.append({name: tensor.detach().clone() for name, tensor in model.named_parameters()})
@@ -346,17 +348,19 @@ def test_metrics_and_progress_tell_the_same(tmp_path):
     assert math.isnan(ticks[0][1])
     assert ticks[1:] == [(record["step"], record["loss"]) for record in records]
     assert [record["step"] for record in records] == [3, 6, 7]
-    optimizer, values = make_optimizer(whole.model(), whole.training), []
+    optimizer, values = make_optimizer(whole.fresh(), whole.training), []
     for step in range(7):
-        set_rate(optimizer, whole.training, step, 7)
+        set_learning_rate(optimizer, whole.training, step, 7)
         values.append(optimizer.param_groups[0]["lr"])
-    assert [record["rate"] for record in records] == [values[2], values[5], values[6]]
+    assert [record["learning_rate"] for record in records] == [values[2], values[5], values[6]]
     assert all(record["problems_per_s"] > 0 for record in records)
 
 
 def test_a_diverging_loss_is_refused_and_not_recorded(tmp_path):
     """The loss is no number at the fourth step: metrics end at the third, and no checkpoint follows."""
-    with pytest.raises(ValueError, match=r"the loss is nan at step 4: training diverged; lower training\.rate"):
+    with pytest.raises(
+        ValueError, match=r"the loss is nan at step 4: training diverged; lower training\.learning_rate"
+    ):
         train(experiment(Spy(broken=3), log_every=1), tmp_path, say=quiet)
     assert [record["step"] for record in read_lines(tmp_path / METRICS)] == [1, 2, 3]
     assert find_checkpoint(tmp_path) is None
@@ -364,7 +368,7 @@ def test_a_diverging_loss_is_refused_and_not_recorded(tmp_path):
 
 def test_a_rate_beyond_all_measure_is_refused():
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+: training diverged"):
-        train(experiment(rate=1e30, log_every=1))
+        train(experiment(learning_rate=1e30, log_every=1))
 
 
 def test_metrics_are_means_since_the_last_line(tmp_path):

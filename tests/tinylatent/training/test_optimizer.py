@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 from losses import loss_of
+from tinylatent_tasks import MNNS
 
-from tasks import MNNS
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.run import train
+from tinylatent.lab.folders import train
 from tinylatent.methods import CoT2, PauseTokens
 from tinylatent.models.backbone import weights_version
 from tinylatent.models.decoder import ModelConfig
-from tinylatent.objectives.method import Group, TrainState
+from tinylatent.objectives.method import ParameterGroup, TrainState
 from tinylatent.training.config import Training
 from tinylatent.training.loop import batch_indices
 from tinylatent.training.optimizer import (
@@ -23,7 +23,7 @@ from tinylatent.training.optimizer import (
     flatten,
     gradient_norm,
     make_optimizer,
-    set_rate,
+    set_learning_rate,
     trainable,
     zero_gradients,
 )
@@ -33,7 +33,9 @@ TASK, SEEDS = MNNS(2, 1, 4), Seeds.all(3)
 
 def experiment(method, **recipe):
     shape = ModelConfig(8, 2, 1)
-    return Experiment(TASK, method, shape, Training(**{"steps": 8, "batch": 4, "rate": 0.01, **recipe}), SEEDS)
+    return Experiment(
+        TASK, method, shape, Training(**{"steps": 8, "batch_size": 4, "learning_rate": 0.01, **recipe}), SEEDS
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -42,16 +44,16 @@ def experiment(method, **recipe):
 
 def rates(recipe):
     """The rate of every step, as the optimizer would use it."""
-    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "peak": recipe.rate}], lr=123.0)
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "peak": recipe.learning_rate}], lr=123.0)
     values = []
     for step in range(recipe.steps):
-        set_rate(optimizer, recipe, step, recipe.steps)
+        set_learning_rate(optimizer, recipe, step, recipe.steps)
         values.append(optimizer.param_groups[0]["lr"])
     return values
 
 
 def test_rate_rises_in_a_line_and_falls_along_half_a_cosine():
-    values = rates(Training(steps=20, rate=0.4, warmup=0.2))
+    values = rates(Training(steps=20, learning_rate=0.4, warmup=0.2))
     assert values[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
     assert values[12] == pytest.approx(0.2), "half way down"
     assert values[8] == pytest.approx(0.4 * (2 + math.sqrt(2)) / 4), "a quarter of the way: cos(pi / 4)"
@@ -60,13 +62,15 @@ def test_rate_rises_in_a_line_and_falls_along_half_a_cosine():
 
 
 def test_a_constant_rate_stays_at_its_peak():
-    assert rates(Training(steps=5, rate=0.4, warmup=0.4, schedule="constant")) == pytest.approx([0.2] + [0.4] * 4)
+    assert rates(Training(steps=5, learning_rate=0.4, warmup=0.4, schedule="constant")) == pytest.approx(
+        [0.2] + [0.4] * 4
+    )
 
 
 @pytest.mark.parametrize("recipe", [Training(steps=1), Training(steps=3, warmup=0.0), Training(steps=4, warmup=0.99)])
 def test_rate_is_positive_and_reaches_the_peak_in_the_shortest_runs(recipe):
     values = rates(recipe)
-    assert max(values) == recipe.rate
+    assert max(values) == recipe.learning_rate
     assert min(values) > 0
 
 
@@ -80,12 +84,12 @@ class Grouped(PauseTokens):
 
     name = "grouped"
 
-    def groups(self, stage):
+    def parameter_groups(self, stage):
         return (
-            Group(("parts.pause",), learning_rate=0.03, weight_decay=0.0),
-            Group(("backbone.blocks.1.mlp.up_proj", "backbone.embedding"), learning_rate=0.002),
-            Group(("backbone.blocks.1", "backbone.norm"), frozen=True),
-            Group(("backbone.pos_emb",), weight_decay=0.9),
+            ParameterGroup(("parts.pause",), learning_rate=0.03, weight_decay=0.0),
+            ParameterGroup(("backbone.blocks.1.mlp.up_proj", "backbone.embedding"), learning_rate=0.002),
+            ParameterGroup(("backbone.blocks.1", "backbone.norm"), frozen=True),
+            ParameterGroup(("backbone.pos_emb",), weight_decay=0.9),
         )
 
 
@@ -94,8 +98,8 @@ def by_hand(whole, told):
 
     told: (peak rate, decay) of a parameter by its name, None where it is frozen.
     """
-    model, examples = whole.model(), whole.speaker("train").examples()
-    recipe, order = whole.training, batch_indices(len(examples), whole.training.batch, 0, SEEDS)
+    model, examples = whole.fresh(), whole.speaker("train").examples()
+    recipe, order = whole.training, batch_indices(len(examples), whole.training.batch_size, 0, SEEDS)
     groups = []
     for name, parameter in model.named_parameters():
         if told(name) is not None:
@@ -103,7 +107,7 @@ def by_hand(whole, told):
             groups.append({"params": [parameter], "peak": rate, "weight_decay": decay})
     optimizer = torch.optim.AdamW(groups)
     for step in range(recipe.steps):
-        set_rate(optimizer, recipe, step, recipe.steps)
+        set_learning_rate(optimizer, recipe, step, recipe.steps)
         optimizer.zero_grad()
         loss_of(whole.method, model, examples.rows(next(order)), TrainState(step, recipe.steps, 0)).backward()
         for parameter in model.parameters():  # what no loss reaches is decayed like the rest
@@ -135,7 +139,7 @@ def test_every_group_follows_its_own_rate_and_decay():
         return 0.01, 0.9 if name.startswith("backbone.pos_emb") else 0.3
 
     whole = experiment(Grouped(), weight_decay=0.3)
-    trained, fresh, frozen = train(whole), whole.model().state_dict(), []
+    trained, fresh, frozen = train(whole), whole.fresh().state_dict(), []
     wanted = by_hand(whole, told).state_dict()
     for name, tensor in trained.named_parameters():
         torch.testing.assert_close(tensor.detach(), wanted[name], atol=1e-6, rtol=1e-5)
@@ -147,36 +151,36 @@ def test_every_group_follows_its_own_rate_and_decay():
 
 
 def test_a_group_of_no_parameters_is_refused():
-    model = experiment(PauseTokens()).model()
-    groups = [Group(("backbone",)), Group(("parts.gate", "parts.pauses"))]
-    with pytest.raises(ValueError, match=r"no parameter of the model begins with parts\.gate: mend"):
+    model = experiment(PauseTokens()).fresh()
+    groups = [ParameterGroup(("backbone",)), ParameterGroup(("parts.gate", "parts.pauses"))]
+    with pytest.raises(ValueError, match=r"no parameter of the model begins with parts\.gate: correct"):
         make_optimizer(model, Training(), groups)
 
 
 def test_a_model_that_is_frozen_whole_is_refused():
-    model = experiment(PauseTokens()).model()
+    model = experiment(PauseTokens()).fresh()
     with pytest.raises(ValueError, match="every part of the model is frozen: leave one for the optimizer"):
-        make_optimizer(model, Training(), [Group(("backbone", "parts"), frozen=True)])
+        make_optimizer(model, Training(), [ParameterGroup(("backbone", "parts"), frozen=True)])
 
 
 def test_copies_that_are_frozen_when_a_model_is_made_are_never_trained():
     """Nor thawed by a group that names them."""
-    model = experiment(PauseTokens()).model()
+    model = experiment(PauseTokens()).fresh()
     model.parts["copy"] = torch.nn.Linear(2, 2).requires_grad_(False)
     names = trainable(model)
     assert not any(name.startswith("parts.copy") for name in names)
-    make_optimizer(model, Training(), [Group(("parts",))], names)
+    make_optimizer(model, Training(), [ParameterGroup(("parts",))], names)
     assert not any(parameter.requires_grad for parameter in model.parts["copy"].parameters())
     with pytest.raises(ValueError, match=r"no parameter of the model begins with parts\.copy"):
-        make_optimizer(model, Training(), [Group(("parts.copy",))], names)
+        make_optimizer(model, Training(), [ParameterGroup(("parts.copy",))], names)
 
 
 def test_what_was_frozen_in_a_stage_is_trained_in_the_next():
-    model, recipe = experiment(PauseTokens()).model(), Training()
+    model, recipe = experiment(PauseTokens()).fresh(), Training()
     names = trainable(model)
-    optimizer = make_optimizer(model, recipe, [Group(("backbone",), frozen=True)], names)
+    optimizer = make_optimizer(model, recipe, [ParameterGroup(("backbone",), frozen=True)], names)
     assert sum(group["params"][0].numel() for group in optimizer.param_groups) == 8
-    optimizer = make_optimizer(model, recipe, [Group(("parts",), frozen=True)], names)
+    optimizer = make_optimizer(model, recipe, [ParameterGroup(("parts",), frozen=True)], names)
     assert {name for name, parameter in model.named_parameters() if not parameter.requires_grad} == {
         "parts.pause.constant_D"
     }
@@ -187,14 +191,14 @@ def test_what_was_frozen_in_a_stage_is_trained_in_the_next():
 def test_making_the_optimizer_leaves_the_weights_as_they_are():
     for method in (PauseTokens(), Grouped()):
         whole = experiment(method)
-        model, fresh = whole.model(), whole.model()
-        make_optimizer(model, whole.training, method.groups(0))
+        model, fresh = whole.fresh(), whole.fresh()
+        make_optimizer(model, whole.training, method.parameter_groups(0))
         for name, tensor in fresh.state_dict().items():
             assert torch.equal(model.state_dict()[name], tensor)
 
 
 def test_parameters_of_several_types_get_tensors_of_their_own():
-    model = experiment(PauseTokens()).model()
+    model = experiment(PauseTokens()).fresh()
     model.parts["pause"].double()
     optimizer = make_optimizer(model, Training())
     assert [group["params"][0].dtype for group in optimizer.param_groups] == [torch.float32, torch.float64]
@@ -202,7 +206,7 @@ def test_parameters_of_several_types_get_tensors_of_their_own():
 
 def test_a_step_counts_as_a_change_of_weights():
     """The parameters are views of one tensor and do not show by themselves that it moved."""
-    model = experiment(PauseTokens()).model()
+    model = experiment(PauseTokens()).fresh()
     optimizer, before = make_optimizer(model, Training()), weights_version(model.backbone)
     optimizer.step()
     assert weights_version(model.backbone) != before

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from tinylatent_tasks import MNNS
 
 import tinylatent
-from tasks import MNNS
 from tinylatent.core.files import DamagedError, read_lines, write_json
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.run import train
+from tinylatent.lab.folders import train
 from tinylatent.methods import GRPO, METHODS, CoT2, PauseTokens
 from tinylatent.models.decoder import ModelConfig
-from tinylatent.objectives.method import Group
+from tinylatent.objectives.method import ParameterGroup
 from tinylatent.training import loop
 from tinylatent.training.checkpoints import (
     MANIFEST,
@@ -34,8 +34,9 @@ from tinylatent.training.checkpoints import (
     save_checkpoint,
 )
 from tinylatent.training.config import Training
+from tinylatent.training.loop import STAGES, fit
 
-SHAPE = ModelConfig(16, 1, 2)
+MODEL = ModelConfig(16, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,20 @@ class Thawing(PauseTokens):
     def stage_starts(self, steps):
         return (0, 5, 8)
 
-    def groups(self, stage):
+    def parameter_groups(self, stage):
         return (
-            (Group(("backbone",), frozen=True),),
-            (Group(("parts",), frozen=True), Group(("backbone.blocks",), learning_rate=0.002)),
-            (Group(("parts",), learning_rate=0.03, weight_decay=0.0),),
+            (ParameterGroup(("backbone",), frozen=True),),
+            (ParameterGroup(("parts",), frozen=True), ParameterGroup(("backbone.blocks",), learning_rate=0.002)),
+            (ParameterGroup(("parts",), learning_rate=0.03, weight_decay=0.0),),
         )[stage]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A method, with a shape and a recipe that are its own."""
+    """A method, with a model and a recipe that are its own."""
 
     method: object
-    shape: ModelConfig = SHAPE
+    model: ModelConfig = MODEL
     recipe: tuple = ()
 
 
@@ -76,18 +77,26 @@ VARIANTS = {
 }
 
 
-def experiment(method, shape=SHAPE, **recipe):
-    """Eight or more training problems, room for one digit more, a model that steps in a millisecond."""
-    return Experiment(MNNS(2, 1, 4, room=3), method, shape, Training(batch=4, rate=0.01, **recipe))
+def experiment(method, model=MODEL, **recipe):
+    """Eight or more training problems, positions for one digit more, a model that steps in a millisecond."""
+    return Experiment(MNNS(2, 1, 4, capacity=3), method, model, Training(batch_size=4, learning_rate=0.01, **recipe))
 
 
 def variant(name, **recipe):
     setting = VARIANTS[name]
-    return experiment(setting.method, setting.shape, **dict(setting.recipe), **recipe)
+    return experiment(setting.method, setting.model, **dict(setting.recipe), **recipe)
 
 
 def quiet(text):
     pass
+
+
+def fitted(whole, folder, on_progress=None, say=quiet):
+    """The experiment's model, fitted in a folder that holds no configuration: its method need not be installed."""
+    examples = whole.method.supervise(whole.speaker("train"))
+    made = whole.fresh(), whole.method, examples, whole.training, whole.seeds
+    spare = whole.task.positions - examples.slots - 1
+    return fit(*made, spare=spare, folder=folder, on_progress=on_progress, say=say)
 
 
 def lines(folder):
@@ -97,15 +106,21 @@ def lines(folder):
 
 
 def assert_same_run(folder, reference, whole=None, model=None):
-    """Equal weights and optimizer in the checkpoints, bit for bit, equal metrics; and the model is the checkpoint."""
+    """Equal weights and optimizer, bit for bit, in all checkpoints, equal metrics; and the model is the checkpoint."""
     have, want = find_checkpoint(folder), find_checkpoint(reference)
     assert have.step == want.step
     for name in (WEIGHTS, OPTIMIZER):
         assert (have.folder / name).read_bytes() == (want.folder / name).read_bytes(), name
     assert lines(folder) == lines(reference)
+    ends = [sorted(path.name for path in (each / STAGES).glob("*")) for each in (folder, reference)]
+    assert ends[0] == ends[1]
+    for stage in ends[0]:
+        have, want = (find_checkpoint(each / STAGES / stage) for each in (folder, reference))
+        assert have.step == want.step
+        assert (have.folder / WEIGHTS).read_bytes() == (want.folder / WEIGHTS).read_bytes(), stage
     if model is not None:
-        stored = whole.model()
-        load_weights(have, stored)
+        stored = whole.fresh()
+        load_weights(find_checkpoint(folder), stored)
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensor, stored.state_dict()[name]), name
 
@@ -121,7 +136,7 @@ import torch
 
 from tinylatent.core.files import DamagedError, read_json, read_lines, write_json
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.run import train
+from tinylatent.lab.folders import train
 
 torch.set_num_threads(1)
 folder, moment = Path(sys.argv[1]), sys.argv[2]
@@ -167,8 +182,9 @@ def start(folder, written, state, after=None):
     return said, child.returncode
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
-def test_killed_again_and_again(tmp_path):
+def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path):
     """Each start names the step it resumed from, so that no death is only imagined."""
     whole = experiment(CoT2(), steps=300, log_every=5, save_every=40)
     reference, folder, written = tmp_path / "reference", tmp_path / "run", tmp_path / "experiment.json"
@@ -221,7 +237,7 @@ def stop_at(step):
 
 def run_until(whole, folder, step):
     with pytest.raises(Stop):
-        train(whole, folder, on_progress=stop_at(step), say=quiet)
+        fitted(whole, folder, stop_at(step))
 
 
 @pytest.fixture(scope="module")
@@ -232,51 +248,62 @@ def references(tmp_path_factory):
     def reference(name):
         if name not in made:
             made[name] = tmp_path_factory.mktemp(name)
-            train(variant(name, steps=12, log_every=1, save_every=4), made[name], say=quiet)
+            fitted(variant(name, steps=12, log_every=1, save_every=4), made[name])
         return made[name]
 
     return reference
 
 
-@pytest.mark.parametrize("step", [0, 1, 4, 5, 7, 8, 11, 12])
-@pytest.mark.parametrize("name", VARIANTS)
-def test_stopped_at_a_step(name, step, references, tmp_path):
-    """Before the first step, before the first checkpoint, just before and after others, before the last."""
+BEFORE_A_CHECKPOINT, AFTER = (0, 1, 4, 7, 8, 11, 12), 5
+"""Before the first step, before the first checkpoint, just before and after others, before the last."""
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        *((name, AFTER) for name in VARIANTS),
+        *(pytest.param("grpo-all", step, marks=pytest.mark.slow) for step in BEFORE_A_CHECKPOINT),
+        *(("groups-that-change", step) for step in BEFORE_A_CHECKPOINT),
+    ],
+)
+def test_a_run_stopped_at_a_step_ends_as_one_that_was_not(name, step, references, tmp_path):
     whole = variant(name, steps=12, log_every=1, save_every=4)
     run_until(whole, tmp_path, step)
-    model = train(whole, tmp_path, say=quiet)
+    model = fitted(whole, tmp_path)
     assert_same_run(tmp_path, references(name), whole, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
-def test_stopped_at_every_second_step(name, references, tmp_path):
+def test_a_run_stopped_at_every_second_step_ends_as_one_that_was_not(name, references, tmp_path):
     whole = variant(name, steps=12, log_every=1, save_every=1)
     for step in range(2, 12, 2):
         run_until(whole, tmp_path, step)
-    model = train(whole, tmp_path, say=quiet)
+    fitted(whole, tmp_path)
     assert [record["loss"] for record in lines(tmp_path)] == [record["loss"] for record in lines(references(name))]
     want = find_checkpoint(references(name)).folder / WEIGHTS
     assert (find_checkpoint(tmp_path).folder / WEIGHTS).read_bytes() == want.read_bytes()
-    assert model is not None
 
 
-def test_stopped_between_a_checkpoint_and_the_next_line(tmp_path, monkeypatch):
-    """Metrics every third step, checkpoints every fourth: the checkpoint's mark lies between two lines."""
-    whole = experiment(CoT2(), steps=11, log_every=3, save_every=4)
+@pytest.mark.parametrize("name", ["cot2", "grpo-all"])
+def test_a_run_stopped_between_a_checkpoint_and_the_next_line_writes_the_same_lines(name, tmp_path, monkeypatch):
+    """Lines every third step, checkpoints every fourth: a checkpoint lies between two lines, which hold means."""
+    whole = variant(name, steps=11, log_every=3, save_every=4)
     reference, folder = tmp_path / "reference", tmp_path / "run"
-    train(whole, reference, say=quiet)
+    fitted(whole, reference)
 
-    def save_and_stop(*args):
-        save_checkpoint(*args)
-        raise Stop
+    def save_and_stop(folder, *args, **options):
+        save_checkpoint(folder, *args, **options)
+        if folder.parent.name != STAGES:
+            raise Stop
 
     for step in (4, 8):
         monkeypatch.setattr(loop, "save_checkpoint", save_and_stop)
         with pytest.raises(Stop):
-            train(whole, folder, say=quiet)
+            fitted(whole, folder)
         assert find_checkpoint(folder).step == step
     monkeypatch.undo()
-    train(whole, folder, say=quiet)
+    fitted(whole, folder)
     assert [record["step"] for record in lines(folder)] == [3, 6, 9, 11]
     assert_same_run(folder, reference)
 
@@ -288,7 +315,7 @@ def test_lines_after_the_checkpoint_are_written_once(tmp_path):
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"step": 8, "lo')
     remarks = []
-    train(whole, tmp_path, say=remarks.append)
+    fitted(whole, tmp_path, say=remarks.append)
     assert [record["step"] for record in lines(tmp_path)] == list(range(1, 13))
     assert len(remarks) == 1
     assert "resumed at step 4, " in remarks[0]
@@ -307,7 +334,7 @@ def test_a_finished_run_is_not_trained_further(tmp_path):
         assert torch.equal(tensor, again.state_dict()[name])
 
 
-def test_killed_before_the_configuration_was_whole(tmp_path):
+def test_a_run_killed_before_its_configuration_was_whole_starts_over(tmp_path):
     """A temporary file is all the first kill left: the folder still counts as empty."""
     (tmp_path / ".config.json.abc.tmp").write_text('{"task": ')
     train(experiment(CoT2(), steps=2), tmp_path, say=quiet)
@@ -317,7 +344,8 @@ def test_killed_before_the_configuration_was_whole(tmp_path):
 @pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER, MANIFEST, METRICS, "config.json"])
 def test_a_damaged_run_is_not_resumed(tmp_path, name):
     whole = experiment(CoT2(), steps=12, log_every=1, save_every=4)
-    run_until(whole, tmp_path, 7)
+    with pytest.raises(Stop):
+        train(whole, tmp_path, on_progress=stop_at(7), say=quiet)
     (path,) = tmp_path.rglob(name)
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(DamagedError, match=name.replace(".", r"\.")):

@@ -1,54 +1,47 @@
-"""Compare: what all studies say about their records, and how: intervals, paired differences, and verdicts in words.
-
-A verdict names its claim and one of three findings. It "holds" or "fails" where the whole 95 % interval lies on one
-side of zero; otherwise, and whenever a single run is all there is, there is "not enough evidence".
-"""
+"""Compare: what all studies say about their records: intervals, paired differences, and findings about them."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from tinylatent.engine.controls import CONTROLS
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
-from tinylatent.lab.measure import ITSELF
-from tinylatent.lab.study import Record
+from tinylatent.lab.findings import EXPLORATORY, Finding, decided
+from tinylatent.lab.records import DEFAULT, ExperimentRecord
 
 Name = TypeVar("Name", bound=Hashable)
+Item = TypeVar("Item")
+Records = Sequence[ExperimentRecord]
 
 
-def grouped(records: Iterable[Record], name: Callable[[Record], Name]) -> dict[Name, list[Record]]:
+def grouped(records: Iterable[Item], name: Callable[[Item], Name]) -> dict[Name, list[Item]]:
     """Records that share a name, in order of appearance."""
-    groups: dict[Name, list[Record]] = {}
+    groups: dict[Name, list[Item]] = {}
     for record in records:
         groups.setdefault(name(record), []).append(record)
     return groups
 
 
-def method_of(record: Record) -> str:
+def method_of(record: ExperimentRecord) -> str:
     """The name of a record's method."""
-    return record["experiment"]["method"]["name"]
+    return str(record.experiment.method.name)
 
 
-def rights(group: Sequence[Record], variant: str = ITSELF) -> list[list[int]]:
+def rights(group: Records, variant: str = DEFAULT) -> list[list[int]]:
     """Right answers per key of each run."""
-    return [record["evaluations"][variant]["right"] for record in group]
+    return [record.evaluations[variant].right for record in group]
 
 
-def totals(group: Sequence[Record]) -> list[list[int]]:
+def totals(group: Records) -> list[list[int]]:
     """All problems per key of each run."""
-    return [record["total"] for record in group]
+    return [record.total for record in group]
 
 
-def share(record: Record) -> float:
-    """Accuracy of one run, as a share."""
-    return sum(record["evaluations"][ITSELF]["right"]) / sum(record["total"])
-
-
-def accuracy(group: Sequence[Record], variant: str = ITSELF) -> Interval:
+def accuracy(group: Records, variant: str = DEFAULT) -> Interval:
     """Mean accuracy of runs that differ in seeds."""
     return accuracy_interval(rights(group, variant), totals(group))
 
 
-def difference(ours: Sequence[Record], theirs: Sequence[Record], control: str = ITSELF) -> Interval:
+def difference(ours: Records, theirs: Records, control: str = DEFAULT) -> Interval:
     """Accuracy of one group of runs minus that of another (under a control, if one is named), on the same splits.
 
     Raises:
@@ -58,18 +51,20 @@ def difference(ours: Sequence[Record], theirs: Sequence[Record], control: str = 
     return paired_difference(rights(ours), rights(theirs, control), totals(ours))
 
 
-def sampled_counts(
-    group: Sequence[Record], figure_of: str, temperature: str, k: str
-) -> tuple[list[list[int]], list[int]]:
+def sampled_counts(group: Records, figure_of: str, temperature: str, k: str) -> tuple[list[list[int]], list[int]]:
     """Right shares of "pass" or "majority" as whole numbers per key of each run, and what one problem counts for."""
-    found = [record["sampling"]["temperatures"][temperature][figure_of][k] for record in group]
-    return [each["right"] for each in found], [each["of"] for each in found]
+    found = []
+    for record in group:
+        assert record.sampling is not None, "asked only of methods that sample"
+        sampled = record.sampling.temperatures[temperature]
+        found.append((sampled.pass_ if figure_of == "pass" else sampled.majority)[k])
+    return [each.right for each in found], [each.of for each in found]
 
 
-def sampled_accuracy(group: Sequence[Record], figure_of: str, temperature: str, k: str) -> Interval:
+def sampled_accuracy(group: Records, figure_of: str, temperature: str, k: str) -> Interval:
     """pass@k or majority@k with its interval."""
     right, of = sampled_counts(group, figure_of, temperature, k)
-    return accuracy_interval(right, [scaled(r["total"], each) for r, each in zip(group, of, strict=True)])
+    return accuracy_interval(right, [scaled(r.total, each) for r, each in zip(group, of, strict=True)])
 
 
 def scaled(values: Sequence[int], by: int) -> list[int]:
@@ -77,17 +72,21 @@ def scaled(values: Sequence[int], by: int) -> list[int]:
     return [value * by for value in values]
 
 
-def require_same_splits(ours: Sequence[Record], theirs: Sequence[Record]) -> None:
+def require_same_splits(ours: Records, theirs: Records) -> None:
     """Raises ValueError unless both groups have the same keys and totals, run by run."""
     pairs = list(zip(ours, theirs, strict=True))
-    if any(a["keys"] != b["keys"] or a["total"] != b["total"] for a, b in pairs):
+    if any(a.keys != b.keys or a.total != b.total for a, b in pairs):
         names = f"{method_of(ours[0])} and {method_of(theirs[0])}"
         raise ValueError(f"runs of {names} are not on the same splits, in the same order")
 
 
-def controls(group: Sequence[Record]) -> list[str]:
+def controls(group: Records) -> list[str]:
     """The controls a group was put under: none, or all."""
-    return [name for name in CONTROLS if name in group[0]["evaluations"]]
+    return [name for name in CONTROLS if name in group[0].evaluations]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Findings
 
 
 def percent(interval: Interval, name: str = "accuracy", low: str = "low", high: str = "high") -> dict[str, Any]:
@@ -101,28 +100,27 @@ def points(gap: Interval) -> str:
     return f"{value} points [{low}, {high}]"
 
 
-def finding(holds: bool, fails: bool, runs: int) -> str:
-    """The word that a verdict begins with."""
-    return "Not enough evidence" if runs < 2 or holds == fails else "Holds" if holds else "Fails"
-
-
-def verdict(claim: str, gap: Interval, runs: int) -> str:
-    """Whether a claim that a difference over this many runs is positive holds, as a sentence."""
+def positive(claim: str, gap: Interval, runs: int, family: str = EXPLORATORY) -> Finding:
+    """Whether a difference over this many runs is positive, as the claim says."""
     alone = " of one run" if runs == 1 else ""
-    return f"{finding(gap.low > 0, gap.high < 0, runs)}: {claim} ({points(gap)}{alone})."
+    return Finding(claim, decided(gap.low > 0, gap.high < 0, runs), f"{points(gap)}{alone}", gap, family=family)
 
 
-def better(label: str, ours: Sequence[Record], other: str, theirs: Sequence[Record]) -> str:
-    """Whether one group of runs is more often right than another, as a sentence."""
-    return verdict(f"{label} is more often right than {other}", difference(ours, theirs), len(ours))
+def better(label: str, ours: Records, other: str, theirs: Records, family: str = EXPLORATORY) -> Finding:
+    """Whether one group of runs is more often right than another."""
+    return positive(f"{label} is more often right than {other}", difference(ours, theirs), len(ours), family)
 
 
-def latents_matter(label: str, group: Sequence[Record]) -> str:
-    """Whether a latent method needs its own latents: it must lose under every control."""
+def latents_matter(label: str, group: Records) -> Finding:
+    """Whether a latent method needs its own latents: it must lose under every control.
+
+    The estimate is the smallest of the losses.
+    """
     gaps = {control: difference(group, group, control) for control in controls(group)}
-    word = finding(all(g.low > 0 for g in gaps.values()), any(g.high < 0 for g in gaps.values()), len(group))
-    each = ", ".join(f"{points(gap)} over {control}" for control, gap in gaps.items())
-    return f"{word}: {label} needs its own latents ({each})."
+    verdict = decided(all(g.low > 0 for g in gaps.values()), any(g.high < 0 for g in gaps.values()), len(group))
+    evidence = ", ".join(f"{points(gap)} over {control}" for control, gap in gaps.items())
+    least = min(gaps.values(), key=lambda gap: gap.value)
+    return Finding(f"{label} needs its own latents", verdict, evidence, least, family="controls")
 
 
 def against_published(label: str, interval: Interval, published: float) -> str:
@@ -135,8 +133,3 @@ def against_published(label: str, interval: Interval, published: float) -> str:
     return (
         f"{label}: the published {published:.2f} lies {place} what was measured, {value:.2f} [{low:.2f}, {high:.2f}]."
     )
-
-
-def listed(lines: Iterable[str]) -> list[str]:
-    """Sentences as a list below a table."""
-    return ["", *(f"- {line}" for line in lines)]

@@ -2,69 +2,57 @@
 
 The headline comparison of Gozeten et al. 2025 (m = 4, digits 1..9, d = 32, 2 layers, 2 heads; validation on multisets
 of digits never seen). All methods take the same number of steps; learning rate and weight decay are each method's own,
-the best of those that study `mnns-tuning` tried on other splits.
+the best of those that study `mnns-tuning` tried on other splits. The paper has no pause tokens.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from tinylatent.core.seeds import Seeds
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
+from tinylatent.lab.arms import arms, colour, label
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.measure import ITSELF
-from tinylatent.lab.plots import COLOURS, figure, interval_column
-from tinylatent.lab.report import Table, Value
-from tinylatent.lab.studies.compare import (
-    better,
-    grouped,
-    listed,
-    method_of,
-    percent,
-    rights,
-    totals,
-    verdict,
-)
-from tinylatent.lab.studies.lineup import LABELS, METHODS, RECIPES, comparison, draw_accuracies
-from tinylatent.lab.study import Profile, Record, Study
+from tinylatent.lab.findings import Finding
+from tinylatent.lab.plots import figure, interval_column
+from tinylatent.lab.records import DEFAULT, ExperimentRecord
+from tinylatent.lab.studies.compare import Records, better, grouped, method_of, percent, positive, rights, totals
+from tinylatent.lab.studies.comparison import comparison, draw_accuracies
+from tinylatent.lab.study import Profile, Study
+from tinylatent.lab.tables import Table, Value
 
-PUBLISHED = {"direct": 68.35, "discrete": 84.92, "coconut": 92.58, "cot2": 98.94}
-"""Validation accuracy in percent, from the paper; it has no pause tokens."""
+COMPARISON = "mnns"
 SEEDS: dict[Profile, range] = {"quick": range(2), "full": range(5)}
 
 
 def grid(profile: Profile) -> list[Experiment]:
     """Every method on every seed."""
-    return [
-        Experiment(method=method, training=RECIPES[method.name], seeds=Seeds.all(seed))
-        for method in METHODS
-        for seed in SEEDS[profile]
-    ]
+    return [arm.recipe(seed) for arm in arms(COMPARISON).values() for seed in SEEDS[profile]]
 
 
-def tables(records: list[Record]) -> list[Table]:
+def tables(records: list[ExperimentRecord]) -> list[Table]:
     """The comparison, and what each of Coconut's stages had learnt."""
     groups = grouped(records, method_of)
-    stages = _by_stage(groups["coconut"], groups["discrete"])
-    return [comparison(records, "MNNS, m = 4, digits 1..9", PUBLISHED), stages]
+    stages = [_by_stage(groups["coconut"], groups.get("discrete", []))] if "coconut" in groups else []
+    return [comparison(records, "MNNS, m = 4, digits 1..9", COMPARISON), *stages]
 
 
-def stage_intervals(group: list[Record]) -> list[Interval]:
+def stage_intervals(group: Records) -> list[Interval]:
     """Accuracy at the end of each stage, the last included."""
     return [accuracy_interval(right, totals(group)) for right in _stage_rights(group)]
 
 
-def _stage_rights(group: list[Record]) -> list[list[list[int]]]:
+def _stage_rights(group: Records) -> list[list[list[int]]]:
     """Right answers per key of each run, at the end of each stage, the last included."""
-    earlier = range(len(group[0]["stages"]))
-    return [*([record["stages"][stage]["right"] for record in group] for stage in earlier), rights(group)]
+    earlier = range(len(group[0].stages))
+    return [*([record.stages[stage].right for record in group] for stage in earlier), rights(group)]
 
 
-def _by_stage(group: list[Record], discrete: list[Record]) -> Table:
+def _by_stage(group: Records, discrete: Records) -> Table:
     """How Coconut fares as its chain is unlearnt."""
-    ends = [stage["step"] for stage in group[0]["stages"]] + [group[0]["experiment"]["training"]["steps"]]
+    ends = [stage.step for stage in group[0].stages] + [group[0].experiment.training.steps]
     rows: list[dict[str, Value]] = [
         {"stage": stage, "until step": end, **percent(interval)}
         for stage, (end, interval) in enumerate(zip(ends, stage_intervals(group), strict=True))
@@ -75,43 +63,42 @@ def _by_stage(group: list[Record], discrete: list[Record]) -> Table:
         "stages together get as many training steps as discrete CoT alone, so a later one is also trained for longer: "
         "a rise is no measure of what latents add, the last line below is."
     )
-    steps = enumerate(pairwise(_stage_rights(group)), 1)
-    notes = [
-        verdict(
-            f"Coconut is more often right after stage {stage} than after stage {stage - 1}",
-            paired_difference(now, before, totals(group)),
-            len(group),
-        )
-        for stage, (before, now) in steps
-    ]
-    notes.append(better("Coconut, all latent,", group, "discrete CoT trained for as many steps", discrete))
-    return Table("Coconut, stage by stage", columns, rows, [legend, *listed(notes)])
+    return Table("Coconut, stage by stage", columns, rows, legend, [*_stage_findings(group, discrete)])
 
 
-def draw(records: list[Record], path: Path) -> None:
-    """Accuracy beside the published values, the distance from the oracle step by step, and Coconut's stages."""
+def _stage_findings(group: Records, discrete: Records) -> Iterator[Finding]:
+    """Each stage against the one before, and the last against discrete chain of thought."""
+    for stage, (before, now) in enumerate(pairwise(_stage_rights(group)), 1):
+        claim = f"Coconut is more often right after stage {stage} than after stage {stage - 1}"
+        yield positive(claim, paired_difference(now, before, totals(group)), len(group), "stages")
+    if discrete:
+        yield better("Coconut, all latent,", group, "discrete CoT trained for as many steps", discrete, "stages")
+
+
+def draw(records: list[ExperimentRecord], path: Path) -> None:
+    """Draws accuracy beside the published values, the distance from the oracle step by step, and Coconut's stages."""
     groups = grouped(records, method_of)
     with figure(path, 11, 3.6, columns=3) as (left, middle, right):
-        draw_accuracies(left, records, PUBLISHED)
+        draw_accuracies(left, records, COMPARISON)
         left.legend(loc="lower right")  # where the controls leave room
         for name, group in groups.items():
             _draw_kl(middle, name, group)
         middle.set(xlabel="step", ylabel="KL from the oracle's frontier, nats", yscale="log")
         middle.xaxis.set_major_locator(MaxNLocator(integer=True))
         middle.legend()
-        for stage, interval in enumerate(stage_intervals(groups["coconut"])):
-            interval_column(right, stage, interval, COLOURS["coconut"])
+        for stage, interval in enumerate(stage_intervals(groups["coconut"]) if "coconut" in groups else []):
+            interval_column(right, stage, interval, colour("coconut"))
         right.set(xlabel="Coconut's latent steps", ylabel="accuracy at the end of the stage, %", ylim=(0, 102))
         right.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_kl(axes: Axes, name: str, group: list[Record]) -> None:
-    """A line a seed, for methods whose steps are taught the frontier or a trace of it."""
+def _draw_kl(axes: Axes, name: str, group: Records) -> None:
+    """Draws a line a seed, for methods whose steps are taught the frontier or a trace of it."""
     for record in group:
-        kl = record["evaluations"][ITSELF]["kl"]
+        kl = record.evaluations[DEFAULT].kl
         if kl:
-            label = LABELS[name] if record is group[0] else None
-            axes.plot(range(1, len(kl) + 1), kl, "o-", color=COLOURS[name], alpha=0.7, label=label)
+            said = label(name) if record is group[0] else None
+            axes.plot(range(1, len(kl) + 1), kl, "o-", color=colour(name), alpha=0.7, label=said)
 
 
 STUDY = Study(

@@ -8,31 +8,31 @@ width has learning rates of its own (studies `mnns-tuning` and `mnns-tuning-smal
 from collections.abc import Iterator
 from pathlib import Path
 
-from tinylatent.core.seeds import Seeds
+from tinylatent.lab.arms import colour
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.plots import COLOURS, figure, interval_column, published_mark, shade
-from tinylatent.lab.report import Table, Value
+from tinylatent.lab.findings import Finding, decided
+from tinylatent.lab.plots import figure, interval_column, published_mark, shade
+from tinylatent.lab.recipes import build
+from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import (
     accuracy,
     controls,
     difference,
-    finding,
     grouped,
     latents_matter,
-    listed,
     percent,
     points,
-    verdict,
+    positive,
 )
-from tinylatent.lab.studies.lineup import recipe
-from tinylatent.lab.study import Profile, Record, Study
+from tinylatent.lab.study import Profile, Study
+from tinylatent.lab.tables import Table, Value
 from tinylatent.methods import CoT2, DiscreteCoT
-from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.method import Method
 
 ALL = 16
 BUDGETS: dict[int, Method] = {1: DiscreteCoT(), 4: CoT2(budget=4), ALL: CoT2()}
-WIDTHS = (16, 24, 32)
+WIDTHS = {16: "mnns-d16", 24: "mnns-d24", 32: "mnns"}
+"""The comparison of each width."""
 SEEDS: dict[Profile, range] = {"quick": range(1), "full": range(5)}
 PUBLISHED = {
     (16, 1): 55.48, (16, 4): 64.20, (16, 16): 55.27,
@@ -51,27 +51,27 @@ LEGEND = (
     "shuffled, zero: accuracy with the latents replaced at evaluation. Learning rates are tuned for B = 1 and B = 16 "
     "at each width, weight decay at d = 32; B = 4 takes the rates of B = 16."
 )
-Cells = dict[tuple[int, int], list[Record]]
+Cells = dict[tuple[int, int], list[ExperimentRecord]]
+"""Records by (width, budget)."""
 
 
 def grid(profile: Profile) -> list[Experiment]:
     """Every width, budget and seed; the quick profile's corners."""
     return [
-        Experiment(method=method, shape=shape, training=recipe(method, shape), seeds=Seeds.all(seed))
-        for shape in map(ModelConfig, WIDTHS if profile == "full" else WIDTHS[::2])
+        build(where, method, seed)
+        for where in [*WIDTHS.values()][:: 1 if profile == "full" else 2]
         for method in BUDGETS.values()
         for seed in SEEDS[profile]
     ]
 
 
-def cell(record: Record) -> tuple[int, int]:
+def cell(record: ExperimentRecord) -> tuple[int, int]:
     """(width, budget) of a record."""
-    method = record["experiment"]["method"]
-    budget = 1 if method["name"] == DiscreteCoT.name else method["budget"] or ALL
-    return record["experiment"]["shape"]["width"], budget
+    method = record.experiment.method
+    return record.experiment.model.width, 1 if isinstance(method, DiscreteCoT) else method.budget or ALL
 
 
-def tables(records: list[Record]) -> list[Table]:
+def tables(records: list[ExperimentRecord]) -> list[Table]:
     """A row a width and budget."""
     cells, rows = grouped(records, cell), []
     for (width, budget), group in cells.items():
@@ -79,10 +79,10 @@ def tables(records: list[Record]) -> list[Table]:
         row |= {control: 100 * accuracy(group, control).value for control in controls(group)}
         rows.append(row | {"published": PUBLISHED[width, budget]})
     title = "MNNS, m = 4, digits 1..9: traces in the supervision and width of the model"
-    return [Table(title, COLUMNS, rows, [LEGEND, *listed(_findings(cells))])]
+    return [Table(title, COLUMNS, rows, LEGEND, [*_findings(cells)])]
 
 
-def _findings(cells: Cells) -> Iterator[str]:
+def _findings(cells: Cells) -> Iterator[Finding]:
     """The best budget of each width, and whether it grows with the width."""
     widths = list(dict.fromkeys(width for width, _ in cells))
     best = {}
@@ -90,14 +90,15 @@ def _findings(cells: Cells) -> Iterator[str]:
         first, second = sorted(BUDGETS, key=lambda budget: -accuracy(cells[width, budget]).value)[:2]
         best[width] = first
         claim = f"at d = {width} B = {first}, the best measured, is better than B = {second}, the second best"
-        yield verdict(claim, difference(cells[width, first], cells[width, second]), len(cells[width, first]))
+        gap = difference(cells[width, first], cells[width, second])
+        yield positive(claim, gap, len(cells[width, first]), "budget")
     yield _growth(cells, best)
     for (width, budget), group in cells.items():
         if controls(group):
             yield latents_matter(f"B = {budget} at d = {width}", group)
 
 
-def _growth(cells: Cells, best: dict[int, int]) -> str:
+def _growth(cells: Cells, best: dict[int, int]) -> Finding:
     """Whether the best budget grows from the narrowest width to the widest.
 
     It does if, of the two budgets that measured best there, each is surely better where it measured best, and the wide
@@ -110,29 +111,30 @@ def _growth(cells: Cells, best: dict[int, int]) -> str:
         rivals = [(width, small, other) for width in (narrow, wide) for other in BUDGETS if other != small]
     gaps = [difference(cells[width, ours], cells[width, other]) for width, ours, other in rivals]
     sure = all(gap.low > 0 for gap in gaps)
-    word = finding(sure and small < large, sure and small >= large, len(cells[narrow, small]))
+    verdict = decided(sure and small < large, sure and small >= large, len(cells[narrow, small]))
     measured = ", ".join(f"{budget} at d = {width}" for width, budget in best.items())
     told = "; ".join(
         f"B = {ours} minus B = {other} at d = {width}: {points(gap)}"
         for (width, ours, other), gap in zip(rivals, gaps, strict=True)
     )
-    return f"{word}: the best budget grows with the width (best measured: {measured}; {told})."
+    evidence = f"best measured: {measured}; {told}"
+    return Finding("the best budget grows with the width", verdict, evidence, family="budget")
 
 
-def draw(records: list[Record], path: Path) -> None:
-    """Accuracy against width, a colour a budget, published values beside."""
+def draw(records: list[ExperimentRecord], path: Path) -> None:
+    """Draws accuracy against width, a colour a budget, published values beside."""
     cells = grouped(records, cell)
     with figure(path, 5.5, 3.4) as (axes,):
         for place, budget in enumerate(BUDGETS):
-            colour = COLOURS["discrete"] if budget == 1 else shade("cot2", place - 1, len(BUDGETS) - 1)
+            tint = colour("discrete") if budget == 1 else shade(colour("cot2"), place - 1, len(BUDGETS) - 1)
             label: str | None = "B = 1 (discrete CoT)" if budget == 1 else f"B = {budget}"
             for width in [width for width, of in cells if of == budget]:
                 x = width + 1.4 * (place - 1)
-                interval_column(axes, x, accuracy(cells[width, budget]), colour, label=label)
+                interval_column(axes, x, accuracy(cells[width, budget]), tint, label=label)
                 published_mark(axes, x + 0.45, PUBLISHED[width, budget])
                 label = None
         published_mark(axes, label="published")
-        axes.set(xlabel="width d", ylabel="validation accuracy, % (95 %)", ylim=(0, 102), xticks=WIDTHS)
+        axes.set(xlabel="width d", ylabel="validation accuracy, % (95 %)", ylim=(0, 102), xticks=[*WIDTHS])
         axes.legend(loc="lower right")
 
 

@@ -8,64 +8,42 @@ GPT-2's default of 0.1), no biases in the model, a prompt without marker tokens,
 from dataclasses import replace
 from pathlib import Path
 
-from tinylatent.core.seeds import Seeds
+from tinylatent.lab.arms import arms
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.plots import figure
-from tinylatent.lab.report import Table
-from tinylatent.lab.studies.compare import listed
-from tinylatent.lab.studies.lineup import comparison, draw_accuracies
-from tinylatent.lab.study import Profile, Record, Study
-from tinylatent.methods import CoT2, DiscreteCoT
-from tinylatent.training.config import Training
+from tinylatent.lab.recipes import Settings
+from tinylatent.lab.records import ExperimentRecord
+from tinylatent.lab.studies.comparison import comparison, draw_accuracies
+from tinylatent.lab.study import Profile, Study
+from tinylatent.lab.tables import Table
 
-PUBLISHED = {"discrete": 84.92, "cot2": 98.94}
-"""Validation accuracy in percent, from the paper."""
-STEPS: dict[Profile, int] = {"quick": 3_280, "full": 328_000}
+COMPARISON = "mnns-paper"
+LENGTH: dict[Profile, Settings] = {"quick": {"steps": 3_280}, "full": {}}
+"""The quick profile takes a hundredth of the paper's steps."""
 SEEDS: dict[Profile, range] = {"quick": range(1), "full": range(3)}
-
-
-DIFFERENCES = listed(
-    [
-        "AdamW, constant rate 1e-4, batch 16, weight decay 0.01, as the paper. Not as its code: no dropout (theirs "
-        "keeps GPT-2's 0.1), no biases, no marker tokens in the prompt, other splits."
-    ]
-)[1:]
-
-
-def recipe(profile: Profile) -> Training:
-    """The paper's optimisation; the quick profile takes a hundredth of its steps."""
-    return Training(
-        steps=STEPS[profile],
-        batch=16,
-        rate=1e-4,
-        warmup=0.0,
-        schedule="constant",
-        weight_decay=0.01,
-        log_every=1000,
-        save_every=10_000,
-    )
+DIFFERENCES = (
+    "AdamW, constant rate 1e-4, batch 16, weight decay 0.01, as the paper. Not as its code: no dropout (theirs keeps "
+    "GPT-2's 0.1), no biases, no marker tokens in the prompt, other splits."
+)
 
 
 def grid(profile: Profile) -> list[Experiment]:
     """Discrete chain of thought and CoT2 on every seed."""
-    return [
-        Experiment(method=method, training=recipe(profile), seeds=Seeds.all(seed))
-        for method in (DiscreteCoT(), CoT2())
-        for seed in SEEDS[profile]
-    ]
+    chosen = [arms(COMPARISON)[name] for name in ("discrete", "cot2")]
+    return [arm.recipe(seed, **LENGTH[profile]) for arm in chosen for seed in SEEDS[profile]]
 
 
-def tables(records: list[Record]) -> list[Table]:
+def tables(records: list[ExperimentRecord]) -> list[Table]:
     """Both methods beside the published values."""
-    steps = records[0]["experiment"]["training"]["steps"]
-    table = comparison(records, f"MNNS with the paper's optimisation, {steps:,} steps", PUBLISHED)
-    return [replace(table, notes=[*table.notes, *DIFFERENCES])]
+    steps = records[0].experiment.training.steps
+    table = comparison(records, f"MNNS with the paper's optimisation, {steps:,} steps", COMPARISON)
+    return [replace(table, remarks=[*table.remarks, DIFFERENCES])]
 
 
-def draw(records: list[Record], path: Path) -> None:
-    """Accuracy with intervals beside the published values."""
+def draw(records: list[ExperimentRecord], path: Path) -> None:
+    """Draws accuracy with intervals beside the published values."""
     with figure(path, 5.5, 2.6) as (axes,):
-        draw_accuracies(axes, records, PUBLISHED)
+        draw_accuracies(axes, records, COMPARISON)
         axes.legend(loc="lower right")
 
 

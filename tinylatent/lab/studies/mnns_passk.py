@@ -8,38 +8,37 @@ problems themselves, which favours discrete CoT.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from matplotlib.ticker import ScalarFormatter
 
-from tinylatent.core.seeds import Seeds
 from tinylatent.evaluation.statistics import Interval, paired_difference
+from tinylatent.lab.arms import arms, colour
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.plots import COLOURS, figure, interval_column, published_mark, shade
-from tinylatent.lab.report import Table
+from tinylatent.lab.findings import Finding
+from tinylatent.lab.plots import figure, interval_column, published_mark, shade
+from tinylatent.lab.recipes import COMPARISONS
+from tinylatent.lab.records import ExperimentRecord, Sampling
 from tinylatent.lab.studies.compare import (
+    Records,
     accuracy,
     better,
     grouped,
-    listed,
     method_of,
     percent,
+    positive,
     require_same_splits,
     rights,
     sampled_accuracy,
     sampled_counts,
     scaled,
-    verdict,
 )
-from tinylatent.lab.studies.lineup import comparison, recipe
-from tinylatent.lab.study import Profile, Record, Study
-from tinylatent.methods import CoT2, DiscreteCoT
-from tinylatent.models.decoder import ModelConfig
+from tinylatent.lab.studies.comparison import comparison
+from tinylatent.lab.study import Profile, Study
+from tinylatent.lab.tables import Table, Value
 
-SHAPE = ModelConfig(width=24, layers=1, heads=1)
+COMPARISON = "mnns-d24-l1"
+"""In the paper's smallest shape; what is published there of discrete CoT is greedy."""
 SEEDS: dict[Profile, range] = {"quick": range(1), "full": range(5)}
-PUBLISHED = {"discrete": 39.76, "cot2": 88.61}
-"""Single-shot validation accuracy in percent, from the paper; discrete CoT greedy."""
 PUBLISHED_PASS = {"1": 30.28, "2": 49.11, "5": 75.45, "10": 88.98, "14": 93.11}
 """pass@k of discrete CoT at temperature 1 in percent, from the paper."""
 COLUMNS = {
@@ -49,91 +48,93 @@ COLUMNS = {
 
 
 def grid(profile: Profile) -> list[Experiment]:
-    """Discrete chain of thought and CoT2 on every seed, in the paper's smallest shape."""
-    return [
-        Experiment(method=method, shape=SHAPE, training=recipe(method, SHAPE), seeds=Seeds.all(seed))
-        for method in (DiscreteCoT(), CoT2())
-        for seed in SEEDS[profile]
-    ]
+    """Discrete chain of thought and CoT2 on every seed."""
+    return [arms(COMPARISON)[name].recipe(seed) for name in ("discrete", "cot2") for seed in SEEDS[profile]]
 
 
-def gap(cot2: list[Record], discrete: list[Record], figure_of: str, temperature: str, k: str) -> Interval:
+def gap(cot2: Records, discrete: Records, figure_of: str, temperature: str, k: str) -> Interval:
     """CoT2's single shot minus pass@k or majority@k of discrete chain of thought, on the same splits."""
     require_same_splits(cot2, discrete)
     right, of = sampled_counts(discrete, figure_of, temperature, k)
     ours = [scaled(right_K, each) for right_K, each in zip(rights(cot2), of, strict=True)]
-    return paired_difference(ours, right, [scaled(r["total"], each) for r, each in zip(cot2, of, strict=True)])
+    return paired_difference(ours, right, [scaled(r.total, each) for r, each in zip(cot2, of, strict=True)])
 
 
-def settings(group: list[Record]) -> tuple[list[str], list[str]]:
+def sampling_of(group: Records) -> Sampling:
+    """What the first record sampled; all have the same temperatures and ks."""
+    sampling = group[0].sampling
+    assert sampling is not None, "discrete CoT samples"
+    return sampling
+
+
+def settings(group: Records) -> tuple[list[str], list[str]]:
     """Temperatures and ks of the records, as their keys."""
-    temperatures = group[0]["sampling"]["temperatures"]
-    return list(temperatures), list(next(iter(temperatures.values()))["pass"])
+    temperatures = sampling_of(group).temperatures
+    return list(temperatures), list(next(iter(temperatures.values())).pass_)
 
 
-def tables(records: list[Record]) -> list[Table]:
+def tables(records: list[ExperimentRecord]) -> list[Table]:
     """Both methods in one shot, and discrete chain of thought at every temperature and k."""
     group = grouped(records, method_of)["discrete"]
-    rows: list[dict[str, Any]] = []
     temperatures, ks = settings(group)
+    rows: list[dict[str, Value]] = []
     for temperature in temperatures:
         for k in ks:
-            row: dict[str, Any] = {"temperature": temperature, "k": k, "steps": int(k) * group[0]["cost"]["steps"]}
+            row: dict[str, Value] = {"temperature": temperature, "k": k, "steps": int(k) * group[0].cost.steps}
             for name in ("pass", "majority"):
-                row |= percent(
-                    sampled_accuracy(group, name, temperature, k), f"{name}@k", f"{name} low", f"{name} high"
-                )
+                found = sampled_accuracy(group, name, temperature, k)
+                row |= percent(found, f"{name}@k", f"{name} low", f"{name} high")
             rows.append(row | {"published": PUBLISHED_PASS.get(k) if temperature == "1" else None})
-    samples = group[0]["sampling"]["samples"]
+    samples = sampling_of(group).samples
     legend = (
         f"steps: decoded steps of k chains. pass@k: unbiased from {samples} samples; it needs somebody who knows which "
         f"chain is right. majority@k: over {samples} // k disjoint blocks of k samples. published: pass@k at "
         "temperature 1 of Gozeten et al. 2025. Below, each k stands at the temperature that suits it best on these "
         "very problems, which favours discrete CoT."
     )
-    sampled = Table("Discrete CoT, sampled", COLUMNS, rows, [legend, *listed(_findings(records, rows))])
-    return [comparison(records, "MNNS with 1 layer, 1 head, d = 24: one shot", PUBLISHED), sampled]
+    sampled = Table("Discrete CoT, sampled", COLUMNS, rows, legend, [*_findings(records)])
+    return [comparison(records, "MNNS with 1 layer, 1 head, d = 24: one shot", COMPARISON), sampled]
 
 
-def _findings(records: list[Record], rows: list[dict[str, Any]]) -> Iterator[str]:
+def _findings(records: Records) -> Iterator[Finding]:
     """CoT2 in one shot against as many decoded steps, and against k chains at the temperature that suits k best."""
     groups = grouped(records, method_of)
     discrete, cot2 = groups["discrete"], groups["cot2"]
-    _, ks = settings(discrete)
-    steps = cot2[0]["cost"]["steps"]
-    yield better(f"At equal decoded steps ({steps}) CoT2", cot2, "greedy discrete CoT", discrete)
+    temperatures, ks = settings(discrete)
+    steps = cot2[0].cost.steps
+    yield better(f"at equal decoded steps ({steps}) CoT2", cot2, "greedy discrete CoT", discrete, "sampling")
     for name, fewest in (("pass", 2), ("majority", 3)):  # fewer are one sample again
         for k in [k for k in ks if int(k) >= fewest]:
-            _, best = max((row[f"{name}@k"], row["temperature"]) for row in rows if row["k"] == k)
-            theirs = f"{int(k) * discrete[0]['cost']['steps']} decoded steps, temperature {best}"
+            best = max(temperatures, key=lambda each: (sampled_accuracy(discrete, name, each, k).value, each))
+            theirs = f"{int(k) * discrete[0].cost.steps} decoded steps, temperature {best}"
             claim = f"one shot of CoT2 ({steps} steps) is above {name}@{k} of discrete CoT ({theirs})"
-            yield verdict(claim, gap(cot2, discrete, name, best, k), len(cot2))
+            yield positive(claim, gap(cot2, discrete, name, best, k), len(cot2), "sampling")
 
 
-def draw(records: list[Record], path: Path) -> None:
-    """pass@k and majority@k against decoded steps, a line a temperature, CoT2's single shot beside."""
+def draw(records: list[ExperimentRecord], path: Path) -> None:
+    """Draws pass@k and majority@k against decoded steps, a line a temperature, CoT2's single shot beside."""
     groups = grouped(records, method_of)
     discrete, single = groups["discrete"], accuracy(groups["cot2"])
     temperatures, ks = settings(discrete)
-    steps = discrete[0]["cost"]["steps"]
+    steps = discrete[0].cost.steps
     with figure(path, 8.5, 3.4, columns=2, sharey=True) as panels:
         for axes, name in zip(panels, ("pass", "majority"), strict=True):
             for place, temperature in enumerate(temperatures):
-                colour = shade("discrete", place, len(temperatures))
+                tint = shade(colour("discrete"), place, len(temperatures))
                 found = [sampled_accuracy(discrete, name, temperature, k) for k in ks]
                 x = [steps * int(k) * 1.03 ** (place - 1.5) for k in ks]
-                axes.plot(x, [100 * each.value for each in found], color=colour, linewidth=1)
+                axes.plot(x, [100 * each.value for each in found], color=tint, linewidth=1)
                 for at, each in zip(x, found, strict=True):
                     label = f"discrete CoT, temperature {temperature}" if at == x[0] else None
-                    interval_column(axes, at, each, colour, label=label)
-            interval_column(axes, steps, single, COLOURS["cot2"], label="CoT2, one shot")
-            axes.axhline(100 * single.value, color=COLOURS["cot2"], linewidth=1, linestyle=":")
+                    interval_column(axes, at, each, tint, label=label)
+            interval_column(axes, steps, single, colour("cot2"), label="CoT2, one shot")
+            axes.axhline(100 * single.value, color=colour("cot2"), linewidth=1, linestyle=":")
             axes.set(xlabel="decoded steps", ylabel=f"{name}@k, % (95 %)", ylim=(0, 102), xscale="log")
             axes.set_xticks([steps * int(k) for k in ks])
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.minorticks_off()
         published_mark(panels[0], [steps * int(k) for k in PUBLISHED_PASS], list(PUBLISHED_PASS.values()))
-        published_mark(panels[0], steps, PUBLISHED["cot2"])
+        published_mark(panels[0], steps, COMPARISONS[COMPARISON].published["cot2"])
         published_mark(panels[1], label="published")
         panels[1].legend(loc="lower right")
 

@@ -1,58 +1,66 @@
-"""Study `mnns-rl-tuning`: a learning rate for every arm of study `mnns-rl`, from either start.
+"""Study `mnns-rl-tuning`: a learning rate for every sampler of study `mnns-rl`, from either start.
 
-Four peak learning rates each, the same number for every arm, the better two on a second seed; see `search`. What is
-found is frozen in `rl_lineup.RATES`. Accuracy is that of the arm's own inference: latents sampled as in training, the
+Four peak learning rates each, the same number for every sampler, the better two on a second seed; see `search`. What is
+found stands in `recipes.RL_RATES`. Accuracy is that of the sampler's own inference: latents sampled as in training, the
 answer greedy.
 """
 
 from pathlib import Path
 
+from tinylatent.lab.arms import sampler_arms
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.report import Table
+from tinylatent.lab.recipes import RL, SAMPLERS, STARTS
+from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import grouped
-from tinylatent.lab.studies.rl_lineup import ARMS, STARTS, STEPS, arm_of, experiment, start_of
+from tinylatent.lab.studies.mnns_rl import way_of
+from tinylatent.lab.studies.mnns_rl_tables import sampler_colour, sampler_label
 from tinylatent.lab.studies.search import FIRST, Contender, better_rates, draw_rates, rates_table
-from tinylatent.lab.study import Profile, Record, Study
+from tinylatent.lab.study import Profile, Study
+from tinylatent.lab.tables import Table
 
-RATES = {arm: (3e-5, 1e-4, 3e-4, 1e-3) if arm.startswith("Dirichlet") else (1e-4, 3e-4, 1e-3, 3e-3) for arm in ARMS}
+RATES: dict[str, tuple[float, ...]] = {
+    name: (3e-5, 1e-4, 3e-4, 1e-3) if sampler.gamma else (1e-4, 3e-4, 1e-3, 3e-3) for name, sampler in SAMPLERS.items()
+}
 """As many for each. Dirichlet's were moved a step lower after a first search from discrete chain of thought, in which
 its accuracy fell with every rise of the rate; the lowest is still chosen there."""
-DECAY, SECOND = 0.0, 101
-QUICK = 10
-"""The quick profile takes this part of the steps."""
+SECOND = 101
+STEPS: dict[Profile, int] = {"quick": RL.steps // 10, "full": RL.steps}
 
 
 def grid(profile: Profile) -> list[Experiment]:
-    """The first round: every arm from every start at every rate, on the first seed."""
-    steps = STEPS if profile == "full" else STEPS // QUICK
-    return [experiment(start, arm, FIRST, rate, steps) for start in STARTS for arm in ARMS for rate in RATES[arm]]
-
-
-def after(profile: Profile, records: list[Record]) -> list[Experiment]:
-    """The second round: the better half of the rates on one seed more."""
-    groups, steps = grouped(records, contender), STEPS if profile == "full" else STEPS // QUICK
+    """The first round: every sampler from every start at every rate, on the first seed."""
     return [
-        experiment(start, arm, SECOND, rate, steps)
+        arm.recipe(FIRST, learning_rate=rate, steps=STEPS[profile])
         for start in STARTS
-        for arm in ARMS
-        for rate in better_rates(groups[arm, f"from {start}"], RATES[arm], DECAY)
+        for name, arm in sampler_arms(start).items()
+        for rate in RATES[name]
     ]
 
 
-def contender(record: Record) -> Contender:
-    """The arm and start of a record."""
-    return arm_of(record), f"from {start_of(record)}"
+def after(profile: Profile, records: list[ExperimentRecord]) -> list[Experiment]:
+    """The second round: the better half of the rates on one seed more."""
+    return [
+        sampler_arms(start)[name].recipe(SECOND, learning_rate=rate, steps=STEPS[profile])
+        for (start, name), group in grouped(records, way_of).items()
+        for rate in better_rates(group, RATES[name])
+    ]
 
 
-def tables(records: list[Record]) -> list[Table]:
-    """Every rate of every arm and start, which was chosen, and how surely."""
+def contender(record: ExperimentRecord) -> Contender:
+    """The sampler and start of a record."""
+    start, sampler = way_of(record)
+    return sampler, f"from {STARTS[start]}"
+
+
+def tables(records: list[ExperimentRecord]) -> list[Table]:
+    """Every rate of every sampler and start, which was chosen, and how surely."""
     title = "Learning rates of reinforcement learning on MNNS, on tuning splits"
-    return [rates_table(title, "start", grouped(records, contender), seeds=2)]
+    return [rates_table(title, "start", grouped(records, contender), 2, sampler_label)]
 
 
-def draw(records: list[Record], path: Path) -> None:
+def draw(records: list[ExperimentRecord], path: Path) -> None:
     """A panel a start."""
-    draw_rates(grouped(records, contender), path)
+    draw_rates(grouped(records, contender), path, sampler_label, sampler_colour)
 
 
 STUDY = Study(

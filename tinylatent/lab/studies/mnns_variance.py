@@ -5,21 +5,23 @@ them is that purpose's part. Beside it stands what all purposes do together, in 
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
+from math import isfinite
 from pathlib import Path
 from statistics import fmean, stdev
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.evaluation.statistics import deviation_interval, deviation_ratio
+from tinylatent.lab.arms import arms, colour, label
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.plots import COLOURS, figure
-from tinylatent.lab.report import Table, Value
-from tinylatent.lab.studies.compare import finding, grouped, listed, method_of, share
-from tinylatent.lab.studies.lineup import LABELS, RECIPES
-from tinylatent.lab.study import Profile, Record, Study
-from tinylatent.methods import CoT2, Direct, DiscreteCoT
+from tinylatent.lab.findings import Finding, decided
+from tinylatent.lab.plots import figure
+from tinylatent.lab.records import ExperimentRecord
+from tinylatent.lab.studies.compare import Records, grouped, method_of
+from tinylatent.lab.study import Profile, Study
+from tinylatent.lab.tables import Table, Value
 
-METHODS = (Direct(), DiscreteCoT(), CoT2())
+METHODS = ("direct", "discrete", "cot2")
 PURPOSES = ("split", "init", "order")
 SEEDS: dict[Profile, range] = {"quick": range(3), "full": range(6)}
 COLUMNS = {
@@ -38,10 +40,11 @@ LEGEND = (
 
 def grid(profile: Profile) -> list[Experiment]:
     """Every method, with one purpose varied or all."""
+    rows = (*PURPOSES, "together")
     return [
-        Experiment(method=method, training=RECIPES[method.name], seeds=seeds)
-        for method in METHODS
-        for seeds in dict.fromkeys(seeds for varied in (*PURPOSES, "together") for seeds in _varied(varied, profile))
+        replace(arms("mnns")[name].recipe(0), seeds=seeds)
+        for name in METHODS
+        for seeds in dict.fromkeys(seeds for varied in rows for seeds in _varied(varied, profile))
     ]
 
 
@@ -52,19 +55,18 @@ def _varied(varied: str, profile: Profile) -> list[Seeds]:
     return [replace(Seeds(), **{varied: seed}) for seed in SEEDS[profile]]
 
 
-def accuracies(group: list[Record], varied: str) -> list[float]:
+def accuracies(group: Records, varied: str) -> list[float]:
     """Accuracy in percent of the runs in which this purpose alone was varied, or all together."""
     found = []
     for record in group:
-        seeds = record["experiment"]["seeds"]
-        others = [seeds[name] for name in seeds if name != varied]
-        together = len(set(seeds.values())) == 1
+        seeds = asdict(record.experiment.seeds)
+        together, others = len(set(seeds.values())) == 1, [seeds[name] for name in seeds if name != varied]
         if together if varied == "together" else not any(others):
-            found.append(100 * share(record))
+            found.append(100 * record.accuracy)
     return found
 
 
-def tables(records: list[Record]) -> list[Table]:
+def tables(records: list[ExperimentRecord]) -> list[Table]:
     """A row a method and purpose."""
     rows: list[dict[str, Value]] = []
     for name, group in grouped(records, method_of).items():
@@ -72,40 +74,43 @@ def tables(records: list[Record]) -> list[Table]:
         for varied in (*PURPOSES, "together"):
             values = accuracies(group, varied)
             sd = deviation_interval(values)
-            row: dict[str, Value] = {"method": LABELS[name], "varied": varied, "seeds": len(values)}
+            row: dict[str, Value] = {"method": label(name), "varied": varied, "seeds": len(values)}
             row |= {"accuracy": fmean(values), "lowest": min(values), "highest": max(values)}
             row |= {"sd": sd.value, "sd low": sd.low, "sd high": sd.high}
             rows.append(row | {"share": 100 * sd.value**2 / whole if varied in PURPOSES and whole else None})
     title = "MNNS, m = 4: where the spread over seeds comes from"
-    return [Table(title, COLUMNS, rows, [LEGEND, *listed(_findings(records))])]
+    return [Table(title, COLUMNS, rows, LEGEND, [*_findings(records)])]
 
 
-def _findings(records: list[Record]) -> Iterator[str]:
+def _findings(records: Records) -> Iterator[Finding]:
     """Whether the purpose that moves a method most surely moves it more than the one that moves it least."""
     for name, group in grouped(records, method_of).items():
         spread = {purpose: accuracies(group, purpose) for purpose in PURPOSES}
         ranked = sorted(PURPOSES, key=lambda purpose: -stdev(spread[purpose]))
         ratio = deviation_ratio(spread[ranked[0]], spread[ranked[-1]], LEVEL)
-        word = finding(ratio.low > 1, ratio.high < 1, len(group))
-        yield (
-            f"{word}: the {ranked[0]} moves {LABELS[name]} more than the {ranked[-1]} does "
-            f"(ratio of deviations {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}], all three pairs allowed for)."
+        yield Finding(
+            f"the {ranked[0]} moves {label(name)} more than the {ranked[-1]} does",
+            decided(ratio.low > 1, ratio.high < 1, len(group)),
+            f"ratio of deviations {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}], all three pairs allowed for",
+            ratio if isfinite(ratio.value) else None,
+            "ratio",
+            "seeds",
         )
 
 
-def draw(records: list[Record], path: Path) -> None:
-    """Every run as a dot: a panel a method, a column a purpose, with the mean and one deviation to either side."""
+def draw(records: list[ExperimentRecord], path: Path) -> None:
+    """Draws every run as a dot: a panel a method, a column a purpose, with mean and one deviation to either side."""
     groups = grouped(records, method_of)
     rows = (*PURPOSES, "together")
     with figure(path, 2.7 * len(groups), 2.8, columns=len(groups)) as panels:
         for axes, (name, group) in zip(panels, groups.items(), strict=True):
             for place, varied in enumerate(rows):
                 values = accuracies(group, varied)
-                axes.plot([place] * len(values), values, "o", color=COLOURS[name], alpha=0.5, markersize=5)
+                axes.plot([place] * len(values), values, "o", color=colour(name), alpha=0.5, markersize=5)
                 mean, sd = fmean(values), stdev(values)
-                axes.errorbar(place + 0.22, mean, sd, fmt="_", color=COLOURS[name], capsize=3, linewidth=2)
+                axes.errorbar(place + 0.22, mean, sd, fmt="_", color=colour(name), capsize=3, linewidth=2)
             axes.set_xticks(range(len(rows)), rows)
-            axes.set(title=LABELS[name], xlim=(-0.5, len(rows) - 0.5))
+            axes.set(title=label(name), xlim=(-0.5, len(rows) - 0.5))
         panels[0].set_ylabel("accuracy of each run, % (mean, one sd)")
 
 

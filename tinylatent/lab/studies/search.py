@@ -5,23 +5,38 @@ where runs are dear (one round of successive halving, Karnin et al. 2013); the b
 reported result uses these splits.
 """
 
-import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
-from tinylatent.lab.plots import COLOURS, figure, interval_column
-from tinylatent.lab.report import Table, Value
-from tinylatent.lab.studies.compare import accuracy, difference, grouped, listed, percent, share, verdict
-from tinylatent.lab.studies.lineup import LABELS
-from tinylatent.lab.study import Record
-from tinylatent.methods import METHODS
+from tinylatent.core.identity import plain
+from tinylatent.lab.arms import colour, label
+from tinylatent.lab.findings import Finding
+from tinylatent.lab.plots import figure, interval_column
+from tinylatent.lab.records import ExperimentRecord
+from tinylatent.lab.studies.compare import Records, accuracy, difference, grouped, percent, positive
+from tinylatent.lab.tables import Table, Value
 
 FIRST, OTHERS = 100, (101, 102)
 SEEDS = 1 + len(OTHERS)
-Configuration = tuple[float, float, str]
-"""Peak learning rate, weight decay, and in words what is not the method's default."""
+
+
+class Configuration(NamedTuple):
+    """What is searched for."""
+
+    learning_rate: float
+    """Peak learning rate."""
+    weight_decay: float
+    own: str = ""
+    """In words, the method's settings that are not its defaults."""
+
+
 Contender = tuple[str, str]
 """A method's name, or what tells it from others, and in words where it is tuned: a shape, a task or a start."""
+Found = dict[Configuration, list[ExperimentRecord]]
+"""Runs by configuration."""
 RATE_COLUMNS = {"rate": "g", "seeds": "d", "accuracy": ".2f", "low": ".2f", "high": ".2f", "chosen": "s"}
 RATE_LEGEND = (
     "accuracy: percent of the validation part, mean over seeds 100 (seeds 1) or 100 to {last} (seeds {seeds}), 95 % "
@@ -30,108 +45,136 @@ RATE_LEGEND = (
 )
 
 
-def searched(records: list[Record]) -> dict[Configuration, list[Record]]:
-    """One method's records by configuration."""
-
-    def configuration(record: Record) -> Configuration:
-        training = record["experiment"]["training"]
-        return training["rate"], training["weight_decay"], own(record)
-
+def searched(records: Records) -> Found:
+    """One method's records by configuration, the lowest rate first."""
     return dict(sorted(grouped(records, configuration).items()))
 
 
-def own(record: Record) -> str:
-    """In words, what of a record's method is not the default."""
-    method = dict(record["experiment"]["method"])
-    usual = json.loads(json.dumps(vars(METHODS[method["name"]]())))  # as records have it: lists for tuples
-    return ", ".join(f"{name} {method[name]}" for name in usual if method[name] != usual[name])
+def configuration(record: ExperimentRecord) -> Configuration:
+    """The configuration that a record is of."""
+    training = record.experiment.training
+    return Configuration(training.learning_rate, training.weight_decay, own(record))
 
 
-def better_half(records: list[Record], among: list[Configuration]) -> list[Configuration]:
+def own(record: ExperimentRecord) -> str:
+    """In words, the settings of a record's method that are not its defaults."""
+    return ", ".join(f"{name} {value}" for name, value in plain(record.experiment.method).items())
+
+
+def better_half(records: Records, among: Iterable[Configuration]) -> list[Configuration]:
     """The better half of a grid on the first seed, by one method's records; ties go to the smaller rate, then decay."""
-    first = [record for record in records if record["experiment"]["seeds"]["split"] == FIRST]
-    scores = {each: _mean(group) for each, group in searched(first).items() if each in among}
+    grid = [*among]
+    first = [record for record in records if record.experiment.seeds.split == FIRST]
+    scores = {each: _mean(group) for each, group in searched(first).items() if each in grid}
     return sorted(sorted(scores, key=lambda each: -scores[each])[: (len(scores) + 1) // 2])
 
 
-def tried_on_all(records: list[Record], seeds: int = SEEDS) -> dict[Configuration, list[Record]]:
-    """One method's records by configuration, of those that saw every seed."""
+def better_rates(records: Records, rates: Iterable[float]) -> list[float]:
+    """The better half of a grid of rates on the first seed, all else being as in these records."""
+    _, decay, settings = configuration(records[0])
+    return [each.learning_rate for each in better_half(records, [Configuration(r, decay, settings) for r in rates])]
+
+
+def tried_on_all(records: Records, seeds: int = SEEDS) -> Found:
+    """One method's records by configuration, those that saw every seed."""
     return {each: group for each, group in searched(records).items() if len(group) == seeds}
 
 
-def winner(records: list[Record], seeds: int = SEEDS) -> Configuration:
-    """The best mean of one method over all seeds, among the configurations that saw them all."""
+def winner(records: Records, seeds: int = SEEDS) -> Configuration:
+    """The configuration of the best mean over all seeds, among one method's that saw them all."""
     return best(tried_on_all(records, seeds))
 
 
-def best(found: dict[Configuration, list[Record]]) -> Configuration:
+def best(found: Found) -> Configuration:
     """The configuration of the best mean."""
     return max(found, key=lambda each: _mean(found[each]))
 
 
-def _mean(group: list[Record]) -> float:
-    return fmean(map(share, group))
+def _mean(group: Records) -> float:
+    return fmean(record.accuracy for record in group)
 
 
-def margin(label: str, group: list[Record], seeds: int = SEEDS) -> str:
-    """Whether a method's best is surely better than its second best, and whether it stands at an edge."""
+# ---------------------------------------------------------------------------------------------------------------------
+# What was found
+
+
+def margin(name: str, group: Records, seeds: int = SEEDS) -> Finding:
+    """Whether a contender's best is better than its second best; the evidence says where it stands at an edge."""
     found = tried_on_all(group, seeds)
     first, second = sorted(found, key=lambda each: -_mean(found[each]))[:2]
-    said = verdict(
-        f"the best of {label} (rate {first[0]:g}, decay {first[1]:g}) is better than its second best",
-        difference(found[first], found[second]),
-        len(found[first]),
-    )
-    edges = []
-    for place, name in enumerate(("rate", "decay")):
-        tried = {each[place] for each in searched(group)}
-        ends = {min(tried): "lowest", max(tried): "highest"} if len(tried) > 1 else {}
-        edges += [f"the {end} {name}" for value, end in ends.items() if value == first[place]]
-    return f"{said} It has {' and '.join(edges)} that was tried: better ones may lie beyond." if edges else said
+    rate, decay, settings = first
+    claim = f"the best of {name} (rate {rate:g}, decay {decay:g}{settings and ', '}{settings}) is better than its"
+    said = positive(f"{claim} second best", difference(found[first], found[second]), len(found[first]), "tuning")
+    edges = [
+        f"the {end} {word}"
+        for word, value, tried in (
+            ("rate", rate, {each.learning_rate for each in searched(group)}),
+            ("decay", decay, {each.weight_decay for each in searched(group)}),
+        )
+        for end, edge in (("lowest", min(tried)), ("highest", max(tried)))
+        if value == edge and len(tried) > 1
+    ]
+    if not edges:
+        return said
+    told = f"it has {' and '.join(edges)} that was tried, better ones may lie beyond"
+    return replace(said, evidence=f"{said.evidence}; {told}")
 
 
-def better_rates(records: list[Record], rates: tuple[float, ...], decay: float | int) -> list[float]:
-    """The better half of a grid of rates at one weight decay, on the first seed."""
-    settings = own(records[0])
-    return [rate for rate, _, _ in better_half(records, [(rate, decay, settings) for rate in rates])]
+def rates_table(
+    title: str,
+    heading: str,
+    groups: Mapping[Contender, Sequence[ExperimentRecord]],
+    seeds: int = SEEDS,
+    label: Callable[[str], str] = label,
+) -> Table:
+    """Every rate of every contender, which was chosen on that many seeds, and how surely.
 
-
-def rates_table(title: str, heading: str, groups: dict[Contender, list[Record]], seeds: int = SEEDS) -> Table:
-    """Every rate of every contender, which was chosen on that many seeds, and how surely."""
+    Args:
+        title: of the table.
+        heading: of the column that says where a contender is tuned.
+        groups: records by contender.
+        seeds: on which the better half was tried.
+        label: what the table calls a contender, by its name.
+    """
     rows: list[dict[str, Value]] = []
     for (name, where), group in groups.items():
         chosen = winner(group, seeds)
         for each, runs in searched(group).items():
-            row: dict[str, Value] = {
-                "method": LABELS.get(name, name),
-                heading: where,
-                "rate": each[0],
-                "seeds": len(runs),
-            }
-            rows.append(row | {**percent(accuracy(runs)), "chosen": "yes" if each == chosen else ""})
-    found = (
-        margin(f"{LABELS.get(name, name)} {where if where.startswith('from') else f'at {where}'}", group, seeds)
-        for (name, where), group in groups.items()
-    )
+            row: dict[str, Value] = {"method": label(name), heading: where, "rate": each.learning_rate}
+            mark = "yes" if each == chosen else ""
+            rows.append({**row, "seeds": len(runs), **percent(accuracy(runs)), "chosen": mark})
+    findings = [margin(f"{label(name)}, {where}", group, seeds) for (name, where), group in groups.items()]
     columns = {"method": "s", heading: "s", **RATE_COLUMNS}
-    decay = next(iter(groups.values()))[0]["experiment"]["training"]["weight_decay"]
+    decay = next(iter(groups.values()))[0].experiment.training.weight_decay
     legend = RATE_LEGEND.format(last=FIRST + seeds - 1, seeds=seeds, words={2: "two", 3: "three"}[seeds], decay=decay)
-    return Table(title, columns, rows, [legend, *listed(found)])
+    return Table(title, columns, rows, legend, findings)
 
 
-def draw_rates(groups: dict[Contender, list[Record]], path: Path) -> None:
-    """A panel a place: accuracy against rate, a line a method, intervals drawn; hollow dots saw one seed."""
+def draw_rates(
+    groups: Mapping[Contender, Sequence[ExperimentRecord]],
+    path: Path,
+    label: Callable[[str], str] = label,
+    colour: Callable[[str], str] = colour,
+) -> None:
+    """Draws a panel for each place: accuracy against rate, a line a contender; hollow dots saw one seed.
+
+    Args:
+        groups: records by contender.
+        path: the file to write.
+        label: what the legend calls a contender, by its name.
+        colour: of a contender, by its name.
+    """
     places = list(dict.fromkeys(where for _, where in groups))
     with figure(path, 2.7 * len(places), 2.8, columns=len(places), sharey=True) as panels:
         for axes, where in zip(panels, places, strict=True):
             here = {name: searched(group) for (name, place), group in groups.items() if place == where}
             for name, found in here.items():
-                for (rate, _, _), runs in found.items():
-                    interval_column(axes, rate, accuracy(runs), COLOURS[name], len(runs) == 1)
+                for each, runs in found.items():
+                    interval_column(axes, each.learning_rate, accuracy(runs), colour(name), len(runs) == 1)
                 values = [100 * accuracy(runs).value for runs in found.values()]
-                axes.plot([rate for rate, _, _ in found], values, color=COLOURS[name], label=LABELS.get(name, name))
+                axes.plot([each.learning_rate for each in found], values, color=colour(name), label=label(name))
             axes.set(title=where, xlabel="peak learning rate", xscale="log", ylim=(0, 102))
-            rates = sorted({rate for found in here.values() for rate, _, _ in found})
+            rates = sorted({each.learning_rate for found in here.values() for each in found})
             axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
             axes.minorticks_off()
         panels[0].set_ylabel("validation accuracy, % (95 %)")

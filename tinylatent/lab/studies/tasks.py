@@ -1,25 +1,34 @@
-"""Study `tasks`: five ways of answering on four tasks, and how far each reaches beyond what it was trained on.
+"""Study `tasks`: the methods on four tasks, and how far each reaches beyond what it was trained on.
 
 MNNS, subset sum, multi-hop lookup and reachability at one small size each, in models of the same kind; learning rates
-are each method's own on each task (`tasks-tuning`; on MNNS those of study `mnns`). Two of the tasks have room to spare:
-MNNS is trained on 4 numbers and asked about 5, lookup trained on up to 3 hops and asked about 6; there training places
-prompts at random positions, so that none is new.
+are each method's own on each task (`tasks-tuning`; on MNNS those of study `mnns`). Two of the tasks have more
+capacity than training uses: MNNS is trained on 4 numbers and asked about 5, lookup is trained on up to 3 hops and asked
+about 6; there training places prompts at random positions, so that none is new.
 """
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
-from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.measure import ITSELF
-from tinylatent.lab.plots import COLOURS, figure, interval_column
-from tinylatent.lab.report import Table, Value
-from tinylatent.lab.studies.compare import accuracy, better, grouped, listed, method_of, percent, verdict
-from tinylatent.lab.studies.lineup import LABELS, METHODS, comparison
-from tinylatent.lab.studies.task_lineup import TASKS, experiment, place_of
-from tinylatent.lab.study import Profile, Record, Study
+from matplotlib.axes import Axes
+from tinylatent_tasks import MNNS, MultiHop, Task
 
+from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
+from tinylatent.lab.arms import arms, colour, label
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.findings import Finding
+from tinylatent.lab.plots import figure, interval_column
+from tinylatent.lab.recipes import COMPARISONS
+from tinylatent.lab.records import ExperimentRecord
+from tinylatent.lab.studies.compare import accuracy, better, controls, difference, grouped, method_of, percent, positive
+from tinylatent.lab.studies.comparison import comparison
+from tinylatent.lab.study import Profile, Study
+from tinylatent.lab.tables import Table, Value
+
+COMPARED = ("mnns-longer", "subset-sum", "multihop", "reachability")
+"""Comparisons of `recipes`, one a task."""
 SEEDS: dict[Profile, range] = {"quick": range(2), "full": range(5)}
+QUICK = 3
+"""The quick profile takes this part of the steps."""
 PUBLISHED = {
     "CoT2 paper, ProsQA": {"direct": 54.91, "discrete": 68.50, "coconut": 90.03, "cot2": 93.37},
     "CoT2 paper, ProntoQA": {"direct": 73.65, "discrete": 82.47, "coconut": 96.94, "cot2": 98.01},
@@ -27,12 +36,6 @@ PUBLISHED = {
     "Coconut paper, ProntoQA": {"direct": 93.8, "pause": 77.7, "discrete": 98.8, "coconut": 99.8},
 }
 """Accuracy in percent as others published it. Coconut's values are from memory of its paper, not verified."""
-KEYS = {
-    "MNNS": "a multiset of digits",
-    "subset sum": "a multiset of numbers and the target",
-    "multi-hop": "facts and start up to names and order",
-    "reachability": "a graph with its question up to names and order",
-}
 NOT_COMPARABLE = (
     "here: this study's reachability, for orientation only: the others are not the same task. ProsQA's published "
     "validation items are stories in words about 17 to 28 nodes; ours are lists of edges, an edge a token, between 10 "
@@ -41,146 +44,182 @@ NOT_COMPARABLE = (
     "small on these tasks is unverified, too; ours has 30 thousand weights. ProntoQA asks whether one node can be "
     "reached within 5 steps, which `reachability` can pose (asks=whether) but this study does not."
 )
-LADDER_LEGEND = (
+LEVELS_LEGEND = (
     "accuracy in percent at each difficulty alone, mean over seeds, with its 95 % interval; at most 1000 problems a "
     "seed, of keys held out from training (in multi-hop a key is facts and start, whatever the hops). trained: whether "
     "such problems were trained on. Every method takes as many steps as the longer chain has. Coconut's last stage has "
     "three latent steps and says what follows them in tokens, which that stage never trained; CoT2 and discrete chain "
     "of thought do more of the same."
 )
+Group = list[ExperimentRecord]
+Methods = dict[str, Group]
+"""Records of one task by the name of their method."""
 
 
 def grid(profile: Profile) -> list[Experiment]:
     """Every method on every task and seed."""
     return [
-        experiment(place, method, seed, profile) for place in TASKS for method in METHODS for seed in SEEDS[profile]
+        shortened(arm.recipe(seed), profile)
+        for name in COMPARED
+        for arm in arms(name).values()
+        for seed in SEEDS[profile]
     ]
 
 
-def tables(records: list[Record]) -> list[Table]:
-    """The overview, a comparison a task, the ladders, and what others published."""
+def shortened(run: Experiment, profile: Profile) -> Experiment:
+    """The run as a profile has it: the quick one takes a third of the steps."""
+    steps = run.training.steps
+    return run if profile == "full" else replace(run, training=replace(run.training, steps=steps // QUICK))
+
+
+def place_of(record: ExperimentRecord) -> str:
+    """The name, in COMPARED, of the comparison whose task a record's is."""
+    return {COMPARISONS[name].task: name for name in COMPARED}[record.experiment.task]
+
+
+def tables(records: list[ExperimentRecord]) -> list[Table]:
+    """The overview, a comparison a task, accuracy by difficulty, and what others published."""
     places = grouped(records, place_of)
-    compared = [
-        comparison(group, f"{place[:1].upper()}{place[1:]}: {TASKS[place]}", {}, KEYS[place])
-        for place, group in places.items()
-    ]
-    return [_overview(places), *compared, _ladders(places), _published(places["reachability"])]
+    compared = []
+    for name, group in places.items():
+        title = COMPARISONS[name].title
+        compared.append(comparison(group, f"{title[:1].upper()}{title[1:]}: {COMPARISONS[name].task}", name))
+    methods = {name: grouped(group, method_of) for name, group in places.items()}
+    return [_overview(methods), *compared, _by_level(methods), _published(methods["reachability"])]
 
 
-def _overview(places: dict[str, list[Record]]) -> Table:
+def _rivals(groups: Methods) -> list[tuple[str, str]]:
+    """CoT2 against discrete chain of thought and Coconut, as far as they are there."""
+    return [("cot2", other) for other in ("discrete", "coconut") if {"cot2", other} <= groups.keys()]
+
+
+def _overview(places: dict[str, Methods]) -> Table:
     """A row a method and task, and whether superposition beats one discrete chain on each."""
     rows: list[dict[str, Value]] = []
-    notes = []
-    for place, records in places.items():
-        groups = grouped(records, method_of)
+    findings = []
+    for place, groups in places.items():
+        title = COMPARISONS[place].title
         for name, group in groups.items():
-            rows.append({"task": place, "method": LABELS[name], **percent(accuracy(group)), "seeds": len(group)})
-        for other in ("discrete", "coconut"):
-            notes.append(better(f"{place}: CoT2", groups["cot2"], LABELS[other], groups[other]))
+            rows.append({"task": title, "method": label(name), **percent(accuracy(group)), "seeds": len(group)})
+        for ours, theirs in _rivals(groups):
+            findings.append(better(f"{title}: {label(ours)}", groups[ours], label(theirs), groups[theirs], "methods"))
     legend = "accuracy: percent of problems of keys never seen in training, mean over seeds, with its 95 % interval."
     columns = {"task": "s", "method": "s", "accuracy": ".2f", "low": ".2f", "high": ".2f", "seeds": "d"}
-    return Table("Five ways of answering on four tasks", columns, rows, [legend, *listed(notes)])
+    return Table("The methods on four tasks", columns, rows, legend, findings)
 
 
-def rungs(group: list[Record]) -> dict[int, Interval]:
-    """Accuracy of runs that differ in seeds, at each difficulty of their task's ladder."""
-    return {int(level): accuracy_interval(*_rung(group, level)) for level in group[0].get("ladder", {})}
+# ---------------------------------------------------------------------------------------------------------------------
+# Difficulty levels
 
 
-def _rung(group: list[Record], level: str) -> tuple[list[list[int]], list[list[int]]]:
-    """Right answers and problems per key of each run, at one difficulty."""
-    rungs = [record["ladder"][level] for record in group]
-    return [rung["right"] for rung in rungs], [rung["total"] for rung in rungs]
+def by_level(group: Group) -> dict[int, Interval]:
+    """Accuracy of runs that differ in seeds, at each difficulty level of their task."""
+    return {int(level): accuracy_interval(*_counts(group, level)) for level in group[0].levels}
 
 
-def _require_same_rungs(ours: list[Record], theirs: list[Record], level: str) -> None:
-    """Raises ValueError unless both groups were asked the same problems at a difficulty, run by run."""
-    keys = [[record["ladder"][level]["keys"] for record in group] for group in (ours, theirs)]
-    if keys[0] != keys[1]:
-        raise ValueError(f"runs of {method_of(ours[0])} and {method_of(theirs[0])} are not on the same rungs")
+def _counts(group: Group, level: str) -> tuple[list[list[int]], list[list[int]]]:
+    """Right answers and problems per key of each run, at one difficulty level."""
+    answered = [record.levels[level] for record in group]
+    return [each.right for each in answered], [each.total for each in answered]
 
 
-def trained(place: str) -> int:
+def trained(task: Task) -> int:
     """The greatest difficulty that a task is trained on."""
-    settings = vars(TASKS[place])
-    return settings["hops"] if "hops" in settings else settings["digits"]
+    assert isinstance(task, MNNS | MultiHop), "only these have capacity to spare here"
+    return task.digits if isinstance(task, MNNS) else task.hops
 
 
-def _climbing(places: dict[str, list[Record]]) -> Iterator[tuple[str, dict[str, list[Record]]]]:
-    """Tasks that have a ladder, with their records by method."""
-    for place, records in places.items():
-        if "ladder" in records[0]:
-            yield place, grouped(records, method_of)
+def _with_levels(places: dict[str, Methods]) -> dict[str, Methods]:
+    """The tasks with capacity beyond training, which are asked at several difficulty levels."""
+    return {place: groups for place, groups in places.items() if COMPARISONS[place].task.levels()}
 
 
-def _ladders(places: dict[str, list[Record]]) -> Table:
+def _by_level(places: dict[str, Methods]) -> Table:
     """A row a task, difficulty and method."""
     rows: list[dict[str, Value]] = []
-    notes = []
-    for place, groups in _climbing(places):
-        found = {name: rungs(group) for name, group in groups.items()}
-        most = trained(place)
+    findings: list[Finding] = []
+    for place, groups in _with_levels(places).items():
+        title, most = COMPARISONS[place].title, trained(COMPARISONS[place].task)
+        found = {name: by_level(group) for name, group in groups.items()}
         for level in next(iter(found.values())):
-            mark = "yes" if level <= most else "no"
-            rows += [
-                {"task": place, "difficulty": level, "trained": mark, "method": LABELS[name], **percent(each[level])}
-                for name, each in found.items()
-            ]
-        beyond = str(most + 1)
-        for claimed, other in (("cot2", "discrete"), ("cot2", "coconut")):
-            ours, totals = _rung(groups[claimed], beyond)
-            _require_same_rungs(groups[claimed], groups[other], beyond)
-            gap = paired_difference(ours, _rung(groups[other], beyond)[0], totals)
-            claim = f"{place} at {beyond}, beyond training: {LABELS[claimed]} is more often right than {LABELS[other]}"
-            notes.append(verdict(claim, gap, len(ours)))
+            about: dict[str, Value] = {"task": title, "difficulty": level, "trained": "yes" if level <= most else "no"}
+            rows += [{**about, "method": label(name), **percent(each[level])} for name, each in found.items()]
+        findings += [
+            _beyond(f"{title} at {most + 1}", str(most + 1), groups, ours, theirs) for ours, theirs in _rivals(groups)
+        ]
     columns = {
         "task": "s", "difficulty": "d", "trained": "s", "method": "s", "accuracy": ".2f", "low": ".2f", "high": ".2f",
     }  # fmt: skip
-    return Table("Beyond training: numbers of MNNS, hops of multi-hop", columns, rows, [LADDER_LEGEND, *listed(notes)])
+    title = "Beyond training: numbers of MNNS, hops of multi-hop"
+    return Table(title, columns, rows, LEVELS_LEGEND, findings)
 
 
-def _published(records: list[Record]) -> Table:
+def _beyond(where: str, level: str, groups: Methods, ours: str, theirs: str) -> Finding:
+    """Whether one method is more often right than another at a difficulty level that none was trained on.
+
+    Raises:
+        ValueError: they were not asked the same problems, run by run.
+    """
+    keys = [[record.levels[level].keys for record in groups[name]] for name in (ours, theirs)]
+    if keys[0] != keys[1]:
+        raise ValueError(f"runs of {ours} and {theirs} were not asked the same problems at difficulty level {level}")
+    (right, totals), (other, _) = (_counts(groups[name], level) for name in (ours, theirs))
+    claim = f"{where}, beyond training: {label(ours)} is more often right than {label(theirs)}"
+    return positive(claim, paired_difference(right, other, totals), len(right), "beyond training")
+
+
+def _published(groups: Methods) -> Table:
     """A row a method: ours on reachability, and what others published on their tasks."""
-    groups = grouped(records, method_of)
     rows: list[dict[str, Value]] = []
     for name, group in groups.items():
-        row: dict[str, Value] = {"method": LABELS[name], **percent(accuracy(group), "here")}
-        rows.append(row | {title: values.get(name) for title, values in PUBLISHED.items()})
+        values = {title: published.get(name) for title, published in PUBLISHED.items()}
+        rows.append({"method": label(name), **percent(accuracy(group), "here"), **values})
     columns = {"method": "s", "here": ".2f", "low": ".2f", "high": ".2f", **dict.fromkeys(PUBLISHED, ".2f")}
-    claim = "CoT2's lead over discrete CoT, which its paper has on both tasks, is there on ours:"
-    notes = [better(f"{claim} CoT2", groups["cot2"], LABELS["discrete"], groups["discrete"])]
-    return Table("Published ProsQA and ProntoQA, not comparable", columns, rows, [NOT_COMPARABLE, *listed(notes)])
+    claim = "CoT2's lead over discrete CoT, which its paper has on both tasks, is there on ours"
+    findings = []
+    if ("cot2", "discrete") in _rivals(groups):
+        gap = difference(groups["cot2"], groups["discrete"])
+        findings.append(positive(claim, gap, len(groups["cot2"]), "methods"))
+    return Table("Published ProsQA and ProntoQA, not comparable", columns, rows, NOT_COMPARABLE, findings)
 
 
-def draw(records: list[Record], path: Path) -> None:
+# ---------------------------------------------------------------------------------------------------------------------
+# The figure
+
+
+def draw(records: list[ExperimentRecord], path: Path) -> None:
     """Accuracy a task, methods side by side with their controls hollow; then the curves beyond training."""
-    places = grouped(records, place_of)
-    climbing = list(_climbing(places))
-    with figure(path, 5.5 + 3 * len(climbing), 3.4, columns=1 + len(climbing)) as (left, *others):
-        for place, group in enumerate(places.values()):
-            for offset, (name, runs) in enumerate(grouped(group, method_of).items()):
-                at = place + 0.15 * (offset - 2)
-                interval_column(left, at, accuracy(runs), COLOURS[name], label=LABELS[name] if not place else None)
-                for control in runs[0]["evaluations"]:
-                    if control != ITSELF:
-                        interval_column(left, at + 0.05, accuracy(runs, control), COLOURS[name], hollow=True)
-        left.set_xticks(range(len(places)), places)
+    places = {name: grouped(group, method_of) for name, group in grouped(records, place_of).items()}
+    levels = _with_levels(places)
+    with figure(path, 5.5 + 3 * len(levels), 3.4, columns=1 + len(levels)) as (left, *others):
+        for middle, groups in enumerate(places.values()):
+            for number, (name, runs) in enumerate(groups.items()):
+                at = middle + 0.75 / len(groups) * (number - (len(groups) - 1) / 2)
+                interval_column(left, at, accuracy(runs), colour(name), label=label(name) if not middle else None)
+                for control in controls(runs):
+                    interval_column(left, at + 0.05, accuracy(runs, control), colour(name), hollow=True)
+        left.set_xticks(range(len(places)), [COMPARISONS[place].title for place in places])
         left.set(ylabel="validation accuracy, % (hollow: latents replaced)", ylim=(0, 102))
         left.legend(fontsize=7, loc="lower left")
-        for axes, (task, groups) in zip(others, climbing, strict=True):
-            for name, runs in groups.items():
-                found = rungs(runs)
-                axes.plot([*found], [100 * each.value for each in found.values()], color=COLOURS[name])
-                for level, each in found.items():
-                    interval_column(axes, level, each, COLOURS[name])
-            axes.axvspan(trained(task) + 0.5, max(found) + 0.5, color="black", alpha=0.06, linewidth=0)
-            axes.set(title=f"{task}: shaded is beyond training", ylim=(0, 102), xticks=list(found))
-            axes.set_xlabel("numbers" if task == "MNNS" else "hops")
+        for axes, (place, groups) in zip(others, levels.items(), strict=True):
+            _draw_levels(axes, COMPARISONS[place].title, COMPARISONS[place].task, groups)
+
+
+def _draw_levels(axes: Axes, title: str, task: Task, groups: Methods) -> None:
+    """Accuracy against difficulty, a line a method."""
+    for name, runs in groups.items():
+        found = by_level(runs)
+        axes.plot([*found], [100 * each.value for each in found.values()], color=colour(name))
+        for level, each in found.items():
+            interval_column(axes, level, each, colour(name))
+    axes.axvspan(trained(task) + 0.5, max(found) + 0.5, color="black", alpha=0.06, linewidth=0)
+    axes.set(title=f"{title}: shaded is beyond training", ylim=(0, 102), xticks=list(found))
+    axes.set_xlabel("numbers" if isinstance(task, MNNS) else "hops")
 
 
 STUDY = Study(
     "tasks",
-    "How do five ways of answering compare on MNNS, subset sum, multi-hop and reachability, and beyond training?",
+    "How do the methods compare on MNNS, subset sum, multi-hop and reachability, and beyond training?",
     grid,
     tables,
     draw,

@@ -1,0 +1,83 @@
+"""The command `claims`: checks what it is asked for, shows it, and fails where a verdict has changed."""
+
+import contextlib
+import json
+from dataclasses import replace
+
+import pytest
+from tinylatent_theory.claims import command, study
+from tinylatent_theory.claims.command import Claims
+from tinylatent_theory.claims.ledger import LEDGER
+
+from tinylatent.lab.findings import OPEN
+
+NAMES = ("hrpo_printed_sign", "kurtosis_range")
+
+
+class Here:
+    """A launcher that does its jobs in this process, as they are asked for."""
+
+    def __init__(self, workers):
+        self.waiting = []
+
+    @contextlib.contextmanager
+    def submit(self, jobs):
+        self.waiting = [*jobs]
+        yield self
+
+    def ended(self, timeout):
+        job = self.waiting.pop()
+        job.do()
+        return [job]
+
+
+@pytest.fixture
+def here(monkeypatch):
+    monkeypatch.setattr(command, "Local", Here)
+
+
+def test_named_claims_are_shown_in_full_and_nothing_is_kept(here, capsys, tmp_path):
+    first, last = sorted(NAMES, key=[*LEDGER].index)
+    Claims(id=(last, first), results=tmp_path).run()
+    shown = capsys.readouterr().out
+    for part in ("counterexample", "theory/tinylatent_theory/claims/hrpo.py:"):
+        assert part in shown
+    assert shown.index(first) < shown.index(last), "the ledger's order"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_finds_the_claims(capsys):
+    Claims(id=NAMES[::-1], workers=1, json=True).run()
+    found = json.loads(capsys.readouterr().out)
+    assert [each["id"] for each in found] == sorted(NAMES, key=[*LEDGER].index)
+    assert [each["verdict"] for each in found] == [each["recorded"] for each in found]
+
+
+def test_the_whole_ledger_is_stored_and_told_in_short(here, monkeypatch, capsys, tmp_path):
+    """A ledger of two, that is."""
+    monkeypatch.setattr(study, "LEDGER", {name: LEDGER[name] for name in NAMES})
+    Claims(results=tmp_path).run()
+    shown = capsys.readouterr().out
+    assert "hrpo_printed_sign  fails\nkurtosis_range     holds\n" in shown
+    assert "2 of 2 verdicts are those on record" in shown
+    assert (tmp_path / "runs/quick/claims/table.csv").read_text().count("the same") == 2
+
+
+def test_a_changed_verdict_is_told_and_fails(here, capsys, monkeypatch):
+    monkeypatch.setitem(LEDGER, "kurtosis_range", replace(LEDGER["kurtosis_range"], recorded=OPEN))
+    with pytest.raises(SystemExit) as stop:
+        Claims(id=("kurtosis_range",), json=True).run()
+    assert stop.value.code == 1
+    assert "1 of 1 verdicts changed: kurtosis_range: holds (on record: not enough evidence)" in capsys.readouterr().err
+
+
+def test_an_unknown_id_is_told():
+    with pytest.raises(ValueError, match="unknown claim 'kurtosis': expected ids such as kurtosis_identity"):
+        Claims(id=("kurtosis_range", "kurtosis")).run()
+
+
+def test_names_are_listed_without_checking(capsys, monkeypatch):
+    monkeypatch.setattr(command, "reproduce", None)
+    Claims(names=True).run()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*LEDGER]

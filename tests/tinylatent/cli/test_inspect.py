@@ -1,0 +1,91 @@
+"""`list` and `show`: what there is, and problems with their exact frontier beside a model's."""
+
+import json
+import shutil
+
+import pytest
+
+from tinylatent.cli import inspect
+from tinylatent.cli.main import main
+from tinylatent.core.registry import Registry
+from tinylatent.lab import recipes
+
+
+def test_list_as_text_and_json(capsys):
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    assert main(["list", "--json"]) == 0
+    groups = json.loads(capsys.readouterr().out)
+    assert set(groups) == {"tasks", "methods", "controls", "studies", "recipes", "launchers"}
+    assert groups["methods"]["direct"] == "Answers at once."
+    assert [*groups["recipes"]] == [*recipes.recipes()]
+    assert "CoT2 on mnns, 9000 steps, learning rate 0.01, weight decay 0.05 (tuned)." in groups["recipes"]["mnns/cot2"]
+    assert "(not tuned)" in groups["recipes"]["arithmetic/cot2"]
+    assert all(name in text for group, entries in groups.items() if group != "recipes" for name in entries)
+    assert all(name.partition("/")[0] + "/" in text for name in groups["recipes"])
+
+
+def test_what_is_broken_is_named_once_and_left_out(installed, monkeypatch, capsys):
+    installed("breaking", "[tinylatent.methods]\nbroken = nowhere:Nothing\n")
+    methods = Registry("tinylatent.methods", "method", named=True)
+    monkeypatch.setattr(inspect, "METHODS", methods)
+    monkeypatch.setattr(recipes, "METHODS", methods)  # which asks again
+    assert main(["list", "--json"]) == 0
+    out, error = capsys.readouterr()
+    assert {"direct", "cot2"} <= set(json.loads(out)["methods"])
+    assert "broken" not in out
+    assert error.startswith("tinylatent: left out: the method 'broken' of breaking cannot be loaded")
+    assert error.count("\n") == 1
+
+
+def test_show_prints_the_exact_frontier(capsys):
+    assert main(["show", "mnns", "3", "5", "2", "8"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "answer      +2" in lines
+    assert "step 2      -8: 0.25, -2: 0.25, +2: 0.25, +8: 0.25" in lines
+
+
+def test_show_beside_a_model(run_folder, capsys):
+    assert main(["show", "mnns", "3", "1", "--checkpoint", str(run_folder), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["steps"][0]["shares"]["+3"]["oracle"] == 0.5
+    for step in shown["steps"]:
+        assert sum(share["model"] for share in step["shares"].values()) == pytest.approx(1, abs=0.05)
+        assert sum(share["oracle"] for share in step["shares"].values()) == pytest.approx(1, abs=1e-6)
+    assert main(["show", "mnns", "3", "1", "--checkpoint", str(run_folder)]) == 0
+    assert "oracle   cot2" in capsys.readouterr().out
+
+
+def test_show_is_json_where_a_method_skips_steps(train, capsys):
+    folder = str(train("mnns/direct"))
+    capsys.readouterr()
+    assert main(["show", "mnns", "3", "1", "--checkpoint", folder, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert ["model" in share for step in shown["steps"] for share in step["shares"].values()][:2] == [False, False]
+    assert main(["show", "mnns", "3", "1", "--checkpoint", folder]) == 0
+    assert "nan" not in capsys.readouterr().out
+
+
+ERRORS = {
+    "unknown task": (["nonsense", "1", "2"], "unknown task 'nonsense': expected one of arithmetic"),
+    "digit too small": (["mnns", "0", "2"], "this is no problem of mnns"),
+    "no digits": (["mnns", "three"], "'three' is no problem"),
+    "no such run": (["mnns", "1", "2", "--checkpoint", "/nonexistent"], "/nonexistent holds no run"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), ERRORS.values(), ids=ERRORS)
+def test_what_cannot_be_shown_is_said(words, said, refused):
+    assert said in refused(["show", *words])
+
+
+def test_a_model_is_not_shown_problems_of_another_task(run_folder, refused):
+    assert "was trained on mnns, not on multihop" in refused(["show", "multihop", "--checkpoint", str(run_folder)])
+
+
+def test_a_changed_config_is_refused(run_folder, tmp_path, refused):
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"digits": 2', '"digits": 3'))
+    assert "config.json was changed" in refused(["show", "mnns", "3", "1", "2", "--checkpoint", str(folder)])

@@ -1,0 +1,66 @@
+"""A rollout that is resumed is one rollout, wherever it is cut."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import CLOSE, assert_equal_runs, cases
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from thoughts import PAUSE, THOUGHTS
+
+import tinylatent.engine.rollout
+from tinylatent.engine.force import force, replay
+from tinylatent.engine.plan import Segment
+from tinylatent.engine.rollout import resume, rollout
+from tinylatent.engine.thoughts import GREEDY, Mixture, Token
+
+RECALL = THOUGHTS["recall"]
+PROMPT = torch.tensor([[1, 2], [3, 4]])
+IDS = torch.tensor([[1, 2], [3, 4]])
+PLAN = (Segment(GREEDY, 1),)
+
+
+@settings(max_examples=25)
+@given(make=cases(), cut=st.integers(1, 3))
+def test_a_resumed_rollout_is_one_rollout(model, make, cut):
+    """Cut anywhere between parts; twice from the same trace, which stays as it was; replayed as a whole."""
+    case = make()
+    cut = min(cut, len(case.plan) - 1)
+    later = tuple(part.forked(case.group) for part in case.plan[cut:])
+    first = replace(case, plan=(*case.plan[:cut], Segment(PAUSE, 1)))
+    whole = replace(case, plan=(*first.plan, *case.plan[cut:])).run(model, grad=True, whole=True)
+    begin = first.run(model, grad=True, whole=True)
+    before = begin.hidden_BTD.clone()
+    resume(begin, (Segment(Token(), 3),))
+    rest = resume(begin, later, streams=case.streams(), grad=True)
+    assert torch.equal(begin.hidden_BTD, before)
+    assert_equal_runs(model, rest, whole, case.plan)
+    assert rest.counters == whole.counters
+    for name in ("inputs_BSD", "hidden_BSD", "mask_BS"):
+        torch.testing.assert_close(getattr(rest.history(), name), getattr(whole.history(), name), **CLOSE)
+    assert_equal_runs(model, replay(model, rest), replay(model, whole))
+
+
+def test_resuming_may_take_another_model(tiny):
+    """The cache is the earlier model's; what is new is read by the model that is passed."""
+    old, new = tiny(0), tiny(1)
+    begin = rollout(old, (Segment(Token(), 1),), torch.tensor([[1, 2]]))
+    plan = (Segment(Mixture(), 1), Segment(Token(), 1))
+    kept, changed = resume(begin, plan), resume(begin, plan, backbone=new)
+    assert torch.equal(kept.logits_BTV[:, :1], changed.logits_BTV[:, :1])
+    assert not torch.allclose(kept.logits_BTV[:, 1:], changed.logits_BTV[:, 1:])
+    assert changed.backbone is new
+
+
+def test_what_cannot_be_resumed_is_rejected(model, monkeypatch):
+    forced = force(model, (Segment(Token(), 2, Token().given(IDS)),), PROMPT)
+    begin = rollout(model, PLAN, PROMPT)
+    for trace in (forced, begin.part(slice(0, 1))):
+        with pytest.raises(ValueError, match="cannot be resumed: only what rollout or resume returned"):
+            resume(trace, PLAN)
+    with pytest.raises(ValueError, match="the plan has no steps"):
+        resume(begin, ())
+    monkeypatch.setattr(tinylatent.engine.rollout, "MIN_UNREAD", 1)
+    with pytest.raises(ValueError, match="holds no hidden states of its prompt, which the plan reads: pass whole=True"):
+        resume(rollout(model, PLAN, PROMPT), (Segment(RECALL, 1),))

@@ -1,0 +1,28 @@
+"""Every study of experiments can be shown in either profile, and says what its records say."""
+
+import json
+
+import pytest
+from records import records_of
+
+from tinylatent.core.files import read_json, write_text
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.findings import EXPLORATORY
+from tinylatent.lab.study import FINDINGS, STUDIES, rebuild
+
+TRAINED = {name: study for name, study in STUDIES.loaded().items() if study.kind is Experiment}
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+@pytest.mark.parametrize("study", TRAINED.values(), ids=TRAINED)
+def test_every_profile_of_every_study_can_be_shown(study, profile, tmp_path):
+    """Rows have no column that is not there, each table has findings of a named family, and the figure is drawn."""
+    lines = ({"study": study.name, "profile": profile, **each.to_json()} for each in records_of(study, profile))
+    write_text(tmp_path / "runs.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    outcome = rebuild(study, tmp_path)
+    for table in outcome.tables:
+        assert {name for row in table.rows for name in row} == set(table.columns)
+        assert {each.family for each in table.findings} - {EXPLORATORY}, table.title
+        assert all("[" in each.evidence for each in table.findings), table.title
+    assert len(read_json(outcome.files[FINDINGS])["findings"]) == sum(len(table.findings) for table in outcome.tables)
+    assert outcome.files["figure.png"].stat().st_size > 1000

@@ -1,0 +1,133 @@
+"""Runs that start from others: with their weights, on their problems, trained first or found elsewhere."""
+
+import json
+from dataclasses import replace
+
+import msgspec
+import pytest
+import torch
+from tinylatent_tasks import MNNS
+
+from tinylatent.core.seeds import Seeds
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.folders import begun, load, train
+from tinylatent.lab.measure import measure
+from tinylatent.lab.records import DEFAULT
+from tinylatent.methods import GRPO, Coconut, DiscreteCoT
+from tinylatent.models.decoder import ModelConfig
+from tinylatent.training.checkpoints import OPTIMIZER, WEIGHTS, find_checkpoint
+from tinylatent.training.config import Training
+
+TASK = MNNS(3, 1, 3)
+
+
+def recipe(**changes):
+    return Training(
+        **{"steps": 6, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.0, "log_every": 2, **changes}
+    )
+
+
+def begun_from(method=None, steps=20, **changes):
+    """A short run that starts from a supervised one of so many steps."""
+    first = Training(steps=steps, batch_size=8, learning_rate=1e-2, log_every=10)
+    start = Experiment(TASK, DiscreteCoT(), ModelConfig(16, 1, 1), first)
+    return replace(start, method=method or GRPO(samples=2), training=recipe(**changes), start=start)
+
+
+def quiet(text):
+    pass
+
+
+def cut(whole, folder, at):
+    """Trains until a step is logged, and no further."""
+
+    class Stop(Exception):
+        pass
+
+    def on_progress(step, loss):
+        if step == at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(whole, folder, on_progress=on_progress, say=quiet)
+
+
+def plain(evaluations):
+    """Evaluations, less the timing."""
+    return {name: msgspec.structs.replace(found, problems_per_s=0) for name, found in evaluations.items()}
+
+
+def test_a_run_begins_with_the_weights_it_starts_from(tmp_path, unchecked):
+    """Trained under its own folder, or found elsewhere: the same run, and its record tells before from after."""
+    whole = begun_from(GRPO(samples=2, kl=0.1), steps=300)
+    record = measure(whole, tmp_path / "a")
+    train(whole.start, tmp_path / "start", say=quiet)
+    again = measure(whole, tmp_path / "b", start=tmp_path / "start")
+    assert plain(record.evaluations) == plain(again.evaluations)
+    assert plain(record.before.evaluations) == plain(again.before.evaluations)
+    assert (record.sampling, record.before.sampling) == (again.sampling, again.before.sampling)
+    assert (tmp_path / "a" / "start" / "config.json").exists()
+    _, model = load(tmp_path / "b")
+    _, start = load(tmp_path / "start")
+    reference = model.parts["reference"].backbone.state_dict()
+    assert all(torch.equal(reference[name], value) for name, value in start.backbone.state_dict().items())
+    before = record.before.evaluations
+    assert set(before) == {DEFAULT, "noise", "shuffled", "zero", "greedy", "mixture"}
+    assert before["greedy"].right != before["zero"].right
+    assert [line["step"] for line in record.metrics] == [2, 4, 6]
+    assert Experiment.from_json(json.loads(json.dumps(whole.to_json()))) == whole
+
+
+def test_a_run_from_a_start_that_is_cut_ends_as_one_that_was_not(tmp_path, unchecked):
+    whole = begun_from(GRPO(samples=2, curriculum=(1,), kl=0.1, updates=2), save_every=2)
+    train(whole, tmp_path / "whole", say=quiet)
+
+    cut(whole, tmp_path / "cut", at=4)
+    train(whole, tmp_path / "cut", say=quiet)
+    ends = [find_checkpoint(tmp_path / name).folder for name in ("whole", "cut")]
+    for name in (WEIGHTS, OPTIMIZER):
+        assert len({(end / name).read_bytes() for end in ends}) == 1
+
+
+def test_another_or_unfinished_start_is_refused(tmp_path, unchecked):
+    whole = begun_from()
+    train(replace(whole.start, seeds=Seeds(init=1)), tmp_path / "other", say=quiet)
+    with pytest.raises(ValueError, match="holds another run than this experiment starts from"):
+        train(whole, tmp_path / "a", start=tmp_path / "other")
+    with pytest.raises(ValueError, match="holds no run"):
+        train(whole, tmp_path / "b", start=tmp_path / "nowhere")
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
+
+    half = replace(whole, start=replace(whole.start, training=replace(whole.start.training, save_every=5)))
+    cut(half.start, tmp_path / "half", at=10)
+    with pytest.raises(ValueError, match="is not trained to its end"):
+        train(half, tmp_path / "c", start=tmp_path / "half")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"task": MNNS(3, 1, 4)}, "another task"),
+        ({"model": ModelConfig(32, 1, 1)}, "another model"),
+        ({"seeds": Seeds(split=3)}, "another split seed"),
+        ({"training": recipe(num_train=40)}, "another training.num_train"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(change, said):
+    with pytest.raises(ValueError, match=f"the run to start from has {said}"):
+        replace(begun_from(), **change)
+
+
+def test_a_start_may_have_fewer_positions_but_not_more(unchecked):
+    """Those that are new stay as they were drawn, the others are the start's."""
+    short = begun_from().start
+    whole = replace(begun_from(), method=Coconut(per_step=2, stages=1))
+    assert whole.positions == short.positions + 1
+    began, there = begun(whole, None, "cpu", quiet), train(short, say=quiet)
+    own, theirs = began.backbone.pos_emb, there.backbone.pos_emb
+    assert torch.equal(own[:-1], theirs)
+    assert torch.equal(own[-1], whole.fresh().backbone.pos_emb[-1])
+    assert torch.equal(began.backbone.embedding, there.backbone.embedding)
+    with pytest.raises(ValueError, match="the run to start from has 8 positions, this method 7: it must take as many"):
+        replace(whole, method=GRPO(), start=replace(whole, start=None))

@@ -1,0 +1,305 @@
+"""Study `claims`: every claim of the ledger checked, with its verdict and evidence.
+
+Claims are always checked anew: what they ask about is the code as it is. The quick profile is seeded; the full one
+draws fresh seeds, which are stored with what they gave. Importing this module fills the ledger.
+"""
+
+import difflib
+import secrets
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import torch
+from matplotlib.axes import Axes
+
+from tinylatent.core.identity import identity
+from tinylatent.lab.findings import FAILS, Finding, Verdict, exactly
+from tinylatent.lab.plots import figure
+from tinylatent.lab.run import Progress, Record, Run, new_record, note_progress
+from tinylatent.lab.study import Profile, Study
+from tinylatent.lab.tables import Table, Value
+from tinylatent_theory.claims import (  # noqa: F401 - each enters its claims into the ledger
+    colar,
+    cot2,
+    ctrls,
+    ctrls_states,
+    depth,
+    estimators,
+    hrpo,
+    latentr3,
+    latentseek,
+    sampling,
+    scores,
+    superposition,
+)
+from tinylatent_theory.claims.ledger import ALPHA, FAMILY, LEDGER, Claim, Trial
+
+LONGEST = "two_layers_search_every_dag"
+REFUTED = "fails: counterexample"
+"""What tables, and records of form 1, call a failure that a counterexample shows."""
+COLUMNS = {"claim": "s", "verdict": "s", "on record": "s", "checked by": "s", "source": "s", "seconds": ".1f"}
+
+
+class CheckRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
+    """A checked claim."""
+
+    verdict: Verdict
+    """What the check says of the statement."""
+    evidence: str
+    """One or two sentences with the numbers."""
+    seconds: float
+    """Wall-clock seconds of the check and its counterexample."""
+    seed: int
+    """The seed of everything it drew."""
+    counterexample: str | None = None
+    """The smallest case where the published statement is wrong, for claims that bring one."""
+    curves: dict[str, list[float]] = msgspec.field(default_factory=dict)
+    """What the figure may draw."""
+
+    @property
+    def claim(self) -> Claim:
+        """The claim it is of."""
+        return LEDGER[self.run["claim"]]
+
+    @property
+    def seeds(self) -> Mapping[str, int]:
+        """The seed by its purpose."""
+        return {"claim": self.seed}
+
+    @property
+    def is_as_recorded(self) -> bool:
+        """Whether the verdict is the one on record."""
+        return self.verdict == self.claim.recorded
+
+    def finding(self) -> "Entry":
+        """What was found about the claim's statement."""
+        claim = self.claim
+        return Entry(
+            claim.statement.removesuffix("."),
+            self.verdict,
+            self.evidence,
+            family=FAMILY,
+            id=claim.name,
+            conditions=claim.conditions,
+            counterexample=self.counterexample,
+        )
+
+    def summary(self) -> str:
+        """One line about it."""
+        differs = "" if self.is_as_recorded else f" (on record: {self.claim.recorded})"
+        return f"{self.claim.name}: {self.verdict}{differs}"
+
+
+@dataclass(frozen=True)
+class Check(Run):
+    """One claim under one profile.
+
+    Raises:
+        ValueError: there is no such claim.
+    """
+
+    record = CheckRecord
+    always: ClassVar[bool] = True
+
+    claim: str
+    profile: Profile = "quick"
+
+    def __post_init__(self) -> None:
+        if self.claim not in LEDGER:
+            raise ValueError(
+                f"unknown claim {self.claim!r}: expected ids such as {_like(self.claim)}; see tinylatent claims --names"
+            )
+
+    @property
+    def work(self) -> int:
+        """One claim."""
+        return 1
+
+    @property
+    def label(self) -> str:
+        """The claim's id."""
+        return self.claim
+
+    def to_json(self) -> dict[str, Any]:
+        """The check as plain values; its seed is drawn when it runs."""
+        return {"version": self.version, "claim": self.claim, "profile": self.profile, "seeds": {}}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Check":
+        """The check that wrote these values; KeyError if one is missing, ValueError if another version wrote them."""
+        if values["version"] != cls.version:
+            raise ValueError(f"written by version {values['version']} of the ledger, this is {cls.version}")
+        return cls(values["claim"], values["profile"])
+
+    @classmethod
+    def lift(cls, written: dict[str, Any]) -> dict[str, Any]:
+        """A record in today's form: form 1 kept the seed in the run, and had a verdict with a counterexample's name."""
+        record = super().lift(written)
+        if "claim" in record["run"]["seeds"]:
+            record["seed"] = record["run"]["seeds"].pop("claim")
+            record["verdict"] = FAILS if record["verdict"] == REFUTED else record["verdict"]
+        return record
+
+    @classmethod
+    def written_identity(cls, run: dict[str, Any]) -> str:
+        """The id of a check, whatever its seed."""
+        return identity({**run, "seeds": {}})
+
+    def measure(
+        self,
+        folder: Path,
+        device: torch.device | str = "cpu",
+        on_progress: Progress | None = None,
+        start: Path | None = None,
+    ) -> CheckRecord:
+        """Runs the claim's check and its counterexample."""
+        claim, seed = LEDGER[self.claim], 0 if self.profile == "quick" else secrets.randbits(31)
+        started = time.perf_counter()
+        finding = claim.examine(Trial(self.profile, seed))
+        record: CheckRecord = new_record(
+            self,
+            verdict=finding.verdict,
+            evidence=finding.evidence,
+            counterexample=None if claim.counterexample is None else claim.counterexample(),
+            curves={name: [float(value) for value in values] for name, values in finding.curves.items()},
+            seconds=time.perf_counter() - started,
+            seed=seed,
+        )
+        note_progress(folder, 1, on_progress)
+        return record
+
+
+def _like(name: str) -> str:
+    """A few ids that resemble a wrong one."""
+    close = [known for known in LEDGER if known.startswith(name)]
+    close = close or difflib.get_close_matches(name, LEDGER, n=3, cutoff=0.4)
+    return ", ".join((close or [*LEDGER])[:3])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Table and figure
+
+
+@dataclass(frozen=True)
+class Entry(Finding):
+    """A finding of the ledger, told with its claim's id, conditions and counterexample."""
+
+    id: str = ""
+    conditions: str = ""
+    counterexample: str | None = None
+
+    def sentence(self) -> str:
+        """The claim as an entry of the ledger."""
+        word = _word(self.verdict, self.counterexample).capitalize()
+        shown = f" Counterexample: {self.counterexample}." if self.counterexample else ""
+        return f"**{self.id}**. {self.claim}. *{word}* ({self.conditions}). {self.evidence.rstrip('.')}.{shown}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as plain values."""
+        more = {"conditions": self.conditions, "counterexample": self.counterexample}
+        return {"id": self.id, **super().to_json(), **more}
+
+
+def _word(verdict: Verdict, counterexample: object) -> str:
+    """A verdict as tables write it."""
+    return REFUTED if verdict == FAILS and counterexample is not None else verdict
+
+
+def tables(records: list[CheckRecord]) -> list[Table]:
+    """Every verdict, and below it what was claimed and what was found."""
+    words = [_word(record.verdict, record.counterexample) for record in records]
+    rows: list[dict[str, Value]] = [
+        {
+            "claim": claim.name,
+            "verdict": word,
+            "on record": "the same" if record.is_as_recorded else _word(claim.recorded, claim.counterexample),
+            "checked by": claim.how,
+            "source": claim.source,
+            "seconds": record.seconds,
+        }
+        for record, word in zip(records, words, strict=True)
+        for claim in [record.claim]
+    ]
+    counts = ", ".join(f"{count} {word}" for word, count in Counter(words).items())
+    legend = (
+        "The id of a claim is the name of the function that checks it, under theory/tinylatent_theory/claims. [R]: "
+        f"derived, or stated this way, here. Statistical checks are tests of level {ALPHA:g} each. {counts}."
+    )
+    same = sum(record.is_as_recorded for record in records)
+    whole = "every verdict is the one on record"
+    found = [
+        *(record.finding() for record in records),
+        exactly(whole, same == len(records), f"{same} of {len(records)}", FAMILY),
+    ]
+    return [Table("The ledger of claims", COLUMNS, rows, legend, found)]
+
+
+def draw(records: list[CheckRecord], path: Path) -> None:
+    """What committing costs, what K tokens are worth, and how little of 2^t a frontier holds."""
+    curves = {record.claim.name: record.curves for record in records}
+    with figure(path, 11, 3.4, columns=3) as (left, middle, right):
+        _committing(left, curves.get("discrete_chains_must_commit", {}))
+        worlds = curves.get("k_tokens_are_worth_k_chains", {})
+        tokens = range(1, 1 + max(map(len, worlds.values()), default=0))
+        for name, label, colour in (
+            ("variance_of_k_tokens", "K tokens, six states, random moves", "#b5403a"),
+            ("variance_if_states_stay", "K tokens, two states that stay", "#3b6fb6"),
+        ):
+            middle.plot(tokens, worlds.get(name, []), "o-", color=colour, label=label)
+        middle.plot(tokens, [1.0] * len(tokens), "--", color="#8c8c8c", label="K chains")
+        middle.plot(tokens, tokens, ":", color="#8c8c8c", label="one chain")
+        middle.set(
+            xlabel="tokens K a step",
+            ylabel="K times the variance, one token: 1",
+            title="linear Markov worlds, four steps",
+        )
+        middle.legend()
+        growth = curves.get("traces_double_and_states_do_not", {})
+        for (name, values), colour in zip(_supports(growth), ("#3b6fb6", "#b5403a"), strict=False):
+            right.plot(range(1, len(values) + 1), values, "o-", color=colour, label=name)
+        steps = range(1, 1 + max((len(values) for _, values in _supports(growth)), default=0))
+        right.plot(steps, [2.0**t for t in steps], "--", color="#8c8c8c", label="traces, 2^t")
+        right.set_yscale("log", base=2)
+        right.set(xlabel="step", ylabel="states in the frontier", title="MNNS")
+        right.legend()
+
+
+def _committing(axes: Axes, curve: dict[str, list[float]]) -> None:
+    digits = curve.get("digits", [])
+    axes.plot(digits, [100.0] * len(digits), "o-", color="#b5403a", label="CoT2")
+    for name, label, colour in (
+        ("online", "best signs, digits one by one", "#3b6fb6"),
+        ("by_coin", "signs drawn", "#8c8c8c"),
+    ):
+        axes.plot(digits, [100 * share for share in curve.get(name, [])], "o-", color=colour, label=label)
+    axes.set(xlabel="digits m", ylabel="right, % of all problems", title="a discrete chain must commit", xticks=digits)
+    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
+
+
+def _supports(curve: dict[str, list[float]]) -> list[tuple[str, list[float]]]:
+    return [
+        (f"digits 1..{name.removeprefix('support_')}", values)
+        for name, values in curve.items()
+        if name.startswith("support_")
+    ]
+
+
+def grid(profile: Profile) -> list[Check]:
+    """Every claim of the ledger, the longest first, so that no worker waits for it at the end."""
+    names = sorted(LEDGER, key=lambda name: name != LONGEST)
+    return [Check(name, profile) for name in names]
+
+
+STUDY = Study(
+    "claims",
+    "Which published statements about latent chain-of-thought hold, where do they stop, and on what evidence?",
+    grid,
+    tables,
+    draw,
+    kind=Check,
+)

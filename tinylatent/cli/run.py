@@ -1,0 +1,257 @@
+"""One run of a recipe: `run` trains what a study trains, but for the flags that are given."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import tyro
+from tqdm import tqdm
+
+from tinylatent.cli.terminal import Device, filled, first_sentence, listed
+from tinylatent.core.files import read_json, write_json
+from tinylatent.core.seeds import Seeds
+from tinylatent.evaluation.statistics import accuracy_interval
+from tinylatent.lab.experiment import Experiment, device_named
+from tinylatent.lab.folders import START, load
+from tinylatent.lab.launchers.launcher import RESULT, stored_record
+from tinylatent.lab.recipes import comparisons, is_tuned, recipe, recipes
+from tinylatent.lab.records import DEFAULT, ExperimentRecord
+from tinylatent.lab.study import STORE
+from tinylatent.methods import METHODS
+from tinylatent.models.decoder import ModelConfig
+from tinylatent.training.checkpoints import CONFIG
+from tinylatent.training.config import Training
+
+SomeTask = TypeVar("SomeTask")
+SomeMethod = TypeVar("SomeMethod")
+
+
+@dataclass(frozen=True)
+class Run(Generic[SomeTask, SomeMethod]):
+    """Train a recipe and evaluate it. Interrupted runs go on where they stopped, finished ones are shown.
+
+    Defaults are the recipe's: without flags it is the very run that a study of these recipes trains.
+    """
+
+    recipe: tyro.conf.Suppress[tyro.conf.Fixed[str]]
+    """Its name, such as mnns/cot2."""
+    task: SomeTask
+    """What to solve."""
+    method: SomeMethod
+    """How to think."""
+    model: ModelConfig
+    """Size of the transformer."""
+    training: Training
+    """How to train it."""
+    seed: int = 0
+    """Root seed of split, initial weights, order and sampling."""
+    split_seed: int | None = None
+    """Varies the split alone; the root seed by default."""
+    init_seed: int | None = None
+    """Varies the initial weights alone."""
+    order_seed: int | None = None
+    """Varies the order of training problems alone."""
+    sampling_seed: int | None = None
+    """Varies what is sampled alone."""
+    start: Path | None = None
+    """Folder of a finished run whose weights to start from; task, model, split and number of training problems are
+    taken from it. Recipes that start from another run train that one first by default."""
+    out: Path | None = None
+    """Folder of the run: config, metrics, checkpoints, and result.json at the end. By default the store that studies
+    share, RESULTS/runs, under the run's identity."""
+    results: Path = Path("results")
+    """Folder of results."""
+    device: Device = "auto"
+    """Where to train."""
+    json: bool = False
+    """Print the record as JSON instead of a table."""
+
+    @classmethod
+    def read(cls, arguments: Sequence[str]) -> "Run[Any, Any]":
+        """The run that the arguments name: first the recipe, then flags.
+
+        Raises:
+            ValueError: there is no such recipe, or a flag is wrong.
+            SystemExit: help was asked for and printed.
+        """
+        name, *flags = arguments or ["--help"]
+        if name in ("-h", "--help"):
+            print(introduction())
+            raise SystemExit(0)
+        if name.startswith("-"):
+            raise ValueError(f"{name} before the recipe: name it first, as in tinylatent run mnns/cot2 --seed 1")
+        usual, folder = recipe(name), _start_among(flags)
+        task, model, training = usual.task, usual.model, usual.training
+        if folder is not None:
+            start, _ = load(folder)
+            task, model = start.task, start.model
+            training = replace(training, num_train=start.training.num_train)
+        kind: Any = cls
+        default = cls(name, task, usual.method, model, training)  # type: ignore[arg-type]
+        return filled(kind[type(task), type(usual.method)], f"tinylatent run {name}", flags, default)
+
+    def experiment(self) -> Experiment:
+        """The whole run.
+
+        Raises:
+            ValueError: its parts do not go together, or a flag contradicts the run in the folder `start`.
+        """
+        given = (self.split_seed, self.init_seed, self.order_seed, self.sampling_seed)
+        seeds = Seeds(*(self.seed if seed is None else seed for seed in given))
+        task: Any = self.task
+        method: Any = self.method
+        start = recipe(self.recipe, self.seed).start
+        if self.start is not None:
+            start, _ = load(self.start)
+            for flag, ours, theirs in self._contradictions(start):
+                raise ValueError(
+                    f"{flag} is {ours}, but the run in {self.start} has {theirs}: leave it out, task, model, split and "
+                    "number of training problems are taken from the start"
+                )
+            seeds = replace(seeds, split=start.seeds.split)
+        elif start is not None:
+            training = replace(start.training, num_train=self.training.num_train)
+            shared = replace(start.seeds, split=seeds.split)
+            start = replace(start, task=task, model=self.model, training=training, seeds=shared)
+        return Experiment(task, method, self.model, self.training, seeds, start)
+
+    def _contradictions(self, start: Experiment) -> Iterator[tuple[str, Any, Any]]:
+        """Flag, its value, and that of the start, wherever they differ and must not."""
+        for word, ours, theirs in (("task", self.task, start.task), ("model", self.model, start.model)):
+            for field in fields(theirs):
+                pair = getattr(ours, field.name), getattr(theirs, field.name)
+                if pair[0] != pair[1]:
+                    yield f"--{word}.{field.name.replace('_', '-')}", *pair
+        if self.split_seed not in (None, start.seeds.split):
+            yield "--split-seed", self.split_seed, start.seeds.split
+        if self.training.num_train != start.training.num_train:
+            yield "--training.num-train", self.training.num_train, start.training.num_train
+
+    def run(self) -> None:
+        """Trains, evaluates, stores and prints."""
+        experiment, device = self.experiment(), device_named(self.device)
+        if not is_tuned(self.recipe):
+            print(f"learning rate and weight decay of {self.recipe} have not been tuned", file=sys.stderr)
+        folder, store = self.out, None
+        if folder is None:
+            store = self.results / STORE
+            folder = store / experiment.identity
+        record = done(experiment, folder, str(device), self.start, store)
+        print(json.dumps(record.to_json()) if self.json else described(record))
+        if not self.json:
+            print(f"result: {folder / RESULT}")
+
+
+def _start_among(flags: Sequence[str]) -> Path | None:
+    """The folder that --start names among flags, if any."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--start", type=Path)
+    try:
+        return parser.parse_known_args(flags)[0].start
+    except argparse.ArgumentError:  # without a folder: the full parser says so
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Doing it
+
+
+def done(
+    experiment: Experiment, folder: Path, device: str, start: Path | None = None, store: Path | None = None
+) -> ExperimentRecord:
+    """The record of an experiment in its folder: the stored one, or it is measured now, under a bar, and stored.
+
+    Args:
+        experiment: what to train.
+        folder: where it is kept.
+        device: where to train.
+        start: folder of the run it starts from.
+        store: where that run is done first, if no folder is given; by default it is trained under folder/start.
+    """
+    record = _stored(experiment, folder)
+    if record is not None:
+        print(f"finished before: {folder}", file=sys.stderr)
+        return record
+    if experiment.start is not None and start is None:
+        first = folder / START if store is None else store / experiment.start.identity
+        print(f"first what it starts from, {experiment.start.label}: {first}", file=sys.stderr)
+        if store is not None:
+            start = first
+            try:
+                done(experiment.start, first, device, store=store)
+            except ValueError as error:
+                raise ValueError(f"its start cannot be done ({error}): name one of your own by --start") from error
+    with tqdm(total=experiment.work, desc=experiment.label, unit="step", mininterval=0.5, disable=None) as bar:
+
+        def on_progress(step: int, loss: float) -> None:
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            bar.update(step - bar.n)
+
+        record = experiment.measure(folder, device, on_progress, start)
+    write_json(folder / RESULT, record.to_json())
+    return record
+
+
+def _stored(experiment: Experiment, folder: Path) -> ExperimentRecord | None:
+    """The record of a finished run in its own folder; None in any other folder, which training refuses or takes."""
+    config = folder / CONFIG
+    if not config.exists() or Experiment.from_json(read_json(config)) != experiment:
+        return None
+    return stored_record(experiment, folder)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Saying it
+
+
+def described(record: ExperimentRecord) -> str:
+    """Accuracies with their intervals, and what they are to be compared with."""
+    name = record.experiment.method.name
+    rows = []
+    for part, judged in (("before ", record.before), ("", record)):
+        for way, evaluation in {} if judged is None else judged.evaluations.items():
+            label = part + (name if way == DEFAULT else f"{name}, {way}")
+            rows.append((label, evaluation.right, record.total))
+    rows += [(f"difficulty {level}", each.right, each.total) for level, each in record.levels.items()]
+    if record.train is not None:
+        rows.append(("training problems", record.train.right, record.train.total))
+    lines = [_line(*row) for row in rows]
+    lines.append(f"{'majority baseline':22s} {100 * record.majority_baseline:6.2f} %  always the most frequent answer")
+    if record.accuracy_ceiling < 1:
+        lines.append(f"{'accuracy ceiling':22s} {100 * record.accuracy_ceiling:6.2f} %  expected of the best guess")
+    if record.stopped is not None:
+        lines.append(f"stopped at step {record.stopped.step}: {record.stopped.advice}")
+    return "\n".join(lines)
+
+
+def _line(label: str, right: list[int], total: list[int]) -> str:
+    interval = accuracy_interval([right], [total])
+    low, value, high = (100 * share for share in (interval.low, interval.value, interval.high))
+    return f"{label:22s} {value:6.2f} %  [{low:.2f}, {high:.2f}]"
+
+
+def introduction() -> str:
+    """How to name a recipe."""
+    methods = {name: first_sentence(kind.__doc__) for name, kind in METHODS.loaded().items()}
+    return "\n".join(
+        [
+            "usage: tinylatent run RECIPE [flags]; tinylatent run RECIPE --help explains the flags",
+            "\nA recipe is comparison/method, such as mnns/cot2. It trains what studies train; flags override it.\n",
+            listed("comparisons and their methods", arms_listed()),
+            listed("methods", methods),
+        ]
+    )
+
+
+def arms_listed() -> dict[str, str]:
+    """A line about each comparison: its title and the second halves of its recipes' names."""
+    found: dict[str, list[str]] = {}
+    for name in recipes():
+        comparison, _, arm = name.partition("/")
+        found.setdefault(comparison, []).append(arm)
+    titles = {name: comparison.title for name, comparison in comparisons().items()}
+    return {f"{name}/": f"{titles.get(name, 'from a run of mnns')}: {', '.join(arms)}" for name, arms in found.items()}

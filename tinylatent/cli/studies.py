@@ -1,0 +1,76 @@
+"""Studies: `reproduce` measures one, `rebuild` shows stored ones again."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from tqdm import tqdm
+
+from tinylatent.cli.terminal import Device
+from tinylatent.lab.experiment import device_named
+from tinylatent.lab.launchers import LAUNCHERS
+from tinylatent.lab.study import RUNS, STUDIES, Profile, kept, rebuild, reproduce, study_of
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Run a study: tables, findings and a figure, with intervals and provenance. Finished runs are skipped."""
+
+    study: tyro.conf.Positional[str]
+    """Name of the study; `tinylatent list` shows them."""
+    profile: Profile = "quick"
+    """Minutes, or the whole grid."""
+    workers: int = 2
+    """Runs at a time; each has a process with one thread where they run on this machine."""
+    launcher: str = "local"
+    """What does the runs; `tinylatent list` shows what there is."""
+    results: Path = Path("results")
+    """Folder of results."""
+    device: Device = "cpu"
+    """Where the runs train."""
+    json: bool = False
+    """Print the tables with their findings as JSON instead of text."""
+
+    def run(self) -> None:
+        """Measures what is missing and prints the tables and where the files are."""
+        study, launcher = STUDIES.named(self.study), LAUNCHERS.named(self.launcher)(self.workers)
+        outcome = reproduce(study, self.profile, self.results, launcher, str(device_named(self.device)))
+        if self.json:
+            files = {name: str(path) for name, path in outcome.files.items()}
+            print(json.dumps({"tables": [table.to_json() for table in outcome.tables], "files": files}))
+            return
+        print()
+        for table in outcome.tables:
+            print(table.markdown())
+        for name, path in outcome.files.items():
+            print(f"{name:16s} {path}")
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """Tables, findings and figures again, from the stored runs alone; tables come out the same, byte for byte."""
+
+    folders: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Folders of results by name, such as mnns."""
+    all: bool = False
+    """All folders of results."""
+    results: Path = Path("results")
+    """Folder that holds them; results/runs/quick for those of quick profiles."""
+
+    def run(self) -> None:
+        """Rebuilds and prints what was written."""
+        found = kept(self.results)
+        names = ", ".join(folder.name for folder in found)
+        if not found:
+            raise ValueError(f"{self.results} holds no results: expected folders with a runs.jsonl; try --results PATH")
+        if self.all == bool(self.folders):
+            raise ValueError(f"rebuild needs names or --all, one of the two: there are {names}")
+        chosen = found if self.all else [self.results / name for name in self.folders]
+        missing = [folder.name for folder in chosen if folder not in found]
+        if missing:
+            raise ValueError(f"{self.results} has no results {missing[0]!r}: expected one of {names}")
+        for folder in tqdm(chosen, unit="study", disable=None):
+            outcome = rebuild(study_of(folder), folder)
+            tqdm.write("\n".join(str(path) for name, path in outcome.files.items() if name != RUNS), file=sys.stdout)

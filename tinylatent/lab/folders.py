@@ -1,0 +1,173 @@
+"""Runs in folders: an experiment is trained, resumed, started from another run, and loaded again.
+
+A folder holds config.json, metrics.jsonl, checkpoints, and the run it started from under start/ unless that has a
+folder of its own.
+"""
+
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from tinylatent.core.files import locked, read_json, write_json
+from tinylatent.lab.experiment import Experiment
+from tinylatent.objectives.method import Model
+from tinylatent.objectives.speakers import Symbols
+from tinylatent.training.checkpoints import CONFIG, find_checkpoint, load_weights
+from tinylatent.training.inherit import inherit_weights
+from tinylatent.training.loop import ended, fit
+
+START = "start"  # folder of the run that another starts from
+
+
+def train(
+    experiment: Experiment,
+    folder: Path | None = None,
+    device: torch.device | str = "cpu",
+    on_progress: Callable[[int, float], None] | None = None,
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    start: Path | None = None,
+) -> Model:
+    """Trains to the end, from the newest checkpoint under `folder` if there is one.
+
+    Args:
+        experiment: what to train.
+        folder: where config.json, metrics.jsonl and checkpoints go; None keeps nothing.
+        device: where to train.
+        on_progress: told (steps done, loss) at the start and whenever metrics are logged; progress bars hang here.
+        say: receives one-line remarks, such as where a run was resumed.
+        start: folder of the run to start from, if there is one; by default it is trained first, under folder/start.
+
+    Raises:
+        ValueError: the folder holds another experiment or is in use, a stage has no steps, a batch exceeds the training
+            part, the start is another or unfinished, or training diverged.
+        DamagedError: a stored file is damaged.
+    """
+    speaker = check(experiment, folder, start)
+    if folder is None:
+        return _train(experiment, speaker, None, device, on_progress, say, start)
+    with locked(folder):
+        if not (folder / CONFIG).exists():
+            write_json(folder / CONFIG, experiment.to_json())
+        try:
+            return _train(experiment, speaker, folder, device, on_progress, say, start)
+        except ValueError:
+            if not any(path.name != CONFIG and not path.name.startswith(".") for path in folder.iterdir()):
+                (folder / CONFIG).unlink()  # nothing was learnt: other settings may have the folder
+            raise
+
+
+def check(experiment: Experiment, folder: Path | None, start: Path | None = None) -> Symbols:
+    """Refuses what cannot be trained in a folder before anything in it is touched; returns the training problems.
+
+    Raises:
+        ValueError: see `train`.
+    """
+    speaker = _training_part(experiment)
+    if start is not None:
+        _check_start(experiment, start)
+    if folder is not None:
+        _check_folder(experiment, folder)
+    return speaker
+
+
+def begun(
+    experiment: Experiment,
+    folder: Path | None,
+    device: torch.device | str,
+    say: Callable[[str], None],
+    start: Path | None = None,
+) -> Model:
+    """The model as training finds it: fresh, or with what it takes over from its start, trained if need be."""
+    model = experiment.fresh(device)
+    if experiment.start is None:
+        return model
+    if start is None:
+        earlier = train(experiment.start, None if folder is None else folder / START, device, say=say)
+    else:
+        _, earlier = load(start, device)
+    inherit_weights(model, earlier, experiment.method.inherits)
+    return model
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Experiment, Model]:
+    """The experiment and model of a finished or interrupted run.
+
+    Raises:
+        ValueError: the folder holds no run, or no checkpoint yet.
+        DamagedError: a stored file is damaged.
+    """
+    if not (folder / CONFIG).exists():
+        raise ValueError(f"{folder} holds no run: expected a folder with {CONFIG}, as `tinylatent run --out` writes")
+    experiment = Experiment.from_json(read_json(folder / CONFIG))
+    saved = find_checkpoint(folder)
+    if saved is None:
+        raise ValueError(f"{folder} has no checkpoint yet: let its training reach the first one")
+    model = experiment.fresh(device)
+    load_weights(saved, model)
+    return experiment, model
+
+
+def _train(
+    experiment: Experiment,
+    speaker: Symbols,
+    folder: Path | None,
+    device: torch.device | str,
+    on_progress: Callable[[int, float], None] | None,
+    say: Callable[[str], None],
+    start: Path | None,
+) -> Model:
+    """`train`, in a folder that is ours."""
+    model = begun(experiment, folder, device, say, start)
+    examples = experiment.method.supervise(speaker, device)
+    return fit(
+        model,
+        experiment.method,
+        examples,
+        experiment.training,
+        experiment.seeds,
+        spare=experiment.task.positions - examples.slots - 1,  # positions count the answer too, which is never read
+        folder=folder,
+        on_progress=on_progress,
+        say=say,
+    )
+
+
+def _training_part(experiment: Experiment) -> Symbols:
+    """The training problems, checked against the stages and the batch."""
+    speaker, recipe = experiment.speaker("train"), experiment.training
+    starts = (*experiment.method.stage_starts(recipe.steps), recipe.steps)
+    if recipe.steps and any(start >= after for start, after in pairwise(starts)):
+        raise ValueError(
+            f"{recipe.steps} steps leave a stage of {experiment.method.name} without any (stages start at "
+            f"{', '.join(map(str, starts[:-1]))}): raise training.steps or change the shares of its stages"
+        )
+    if len(speaker.problems) < recipe.batch_size:
+        raise ValueError(
+            f"a batch of {recipe.batch_size} from {len(speaker.problems)} training problems: lower training.batch_size"
+        )
+    return speaker
+
+
+def _check_start(experiment: Experiment, start: Path) -> None:
+    """Raises ValueError unless the folder holds the very run that an experiment starts from, trained to its end."""
+    found, _ = load(start)
+    if found != experiment.start:
+        raise ValueError(f"{start} holds another run than this experiment starts from: choose its own")
+    saved = find_checkpoint(start)
+    if saved is None or not ended(saved, found.training):
+        raise ValueError(f"{start} is not trained to its end: let it finish before starting from it")
+
+
+def _check_folder(experiment: Experiment, folder: Path) -> None:
+    """Refuses a folder that is not this experiment's, before anything in it is touched."""
+    config = folder / CONFIG
+    if config.exists():
+        if Experiment.from_json(read_json(config)) != experiment:
+            raise ValueError(
+                f"{folder} holds another experiment (see {config}): choose another folder or delete this one"
+            )
+    elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):  # a kill leaves .config
+        raise ValueError(f"{folder} is not empty and holds no {CONFIG}: choose a new or empty folder")

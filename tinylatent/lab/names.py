@@ -1,0 +1,98 @@
+"""Names of runs: the nearest recipe and what differs from it, such as "mnns/cot2 seed=3 training.steps=900"."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.recipes import recipes
+from tinylatent.lab.run import Run
+
+Settings = dict[str, Any]
+"""Values by dotted name, such as "training.steps"."""
+WIDEST = 60
+"""Characters of a shortened name."""
+
+
+def settings(run: Run) -> Settings:
+    """Every setting of a run, defaults included."""
+    return dict(_flat(_whole(run) if isinstance(run, Experiment) else run.to_json()))
+
+
+def _whole(run: Experiment) -> dict[str, Any]:
+    parts = {name: getattr(run, name) for name in ("task", "method", "model", "training", "seeds")}
+    named = {"task": {"name": run.task.name}, "method": {"name": run.method.name, "version": run.method.version}}
+    values: dict[str, Any] = {name: named.get(name, {}) | dataclasses.asdict(part) for name, part in parts.items()}
+    return values if run.start is None else {**values, "start": _whole(run.start)}
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield before + name, value
+
+
+def written(value: Any) -> str:
+    """A setting as names and filters have it."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(written, value))
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
+
+
+def run_name(run: Run, known: Mapping[str, Settings] | None = None) -> str:
+    """The nearest recipe, the seed, and every setting that differs; the label of what is no experiment.
+
+    Nearest is, among the recipes of this method, one of the same task and model with the fewest other settings that
+    differ; where there is none, the recipe that is called as the task is.
+
+    Args:
+        run: what to name.
+        known: `recipe_settings()`, for many names at once.
+    """
+    if not isinstance(run, Experiment):
+        return run.label
+    recipes = recipe_settings() if known is None else known
+    usual = f"{run.task.name}/{run.method.name}"
+    place = {
+        name: value for name, value in settings(run).items() if name.startswith(("task.", "model.", "method.name"))
+    }
+    near = {name: _differing(run, each) for name, each in recipes.items() if place.items() <= each.items()}
+    if not near:
+        others = recipes.get(usual) or settings(Experiment(type(run.task)(), type(run.method)()))
+        near = {usual: _differing(run, others)}
+    best = min(near, key=lambda name: len(near[name]))
+    return " ".join([best, f"seed={run.seeds.split}", *(f"{name}={value}" for name, value in near[best].items())])
+
+
+def short(name: str) -> str:
+    """A name that fits into a table or a message."""
+    return name if len(name) <= WIDEST else name[: WIDEST - 3] + "..."
+
+
+def recipe_settings() -> dict[str, Settings]:
+    """The settings of every recipe."""
+    return {name: settings(build(0)) for name, build in recipes().items()}
+
+
+SHARED = ("start.task.", "start.model.", "start.seeds.split", "start.training.num_train")
+"""Settings that a run has in common with the one it starts from."""
+
+
+def _differing(run: Experiment, recipe: Settings) -> dict[str, str]:
+    """The settings of a run that differ from a recipe's of the same seed."""
+    left_out = SHARED if (run.start is not None) == ("start.task.name" in recipe) else ("start.",)
+    theirs = {name: run.seeds.split if ".seeds." in f".{name}" else value for name, value in recipe.items()}
+    found = {
+        name: written(value)
+        for name, value in settings(run).items()
+        if not name.startswith(left_out) and (name not in theirs or theirs[name] != value)
+    }
+    if left_out is SHARED:
+        return found
+    return found | {"start": "none" if run.start is None else run.start.identity}

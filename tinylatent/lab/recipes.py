@@ -1,0 +1,244 @@
+"""Recipes: every setting that a reported number was trained with, in one place, as functions that return whole runs.
+
+A recipe is named comparison/arm: `recipe("mnns/cot2")` is what study `mnns` trains and what `tinylatent run mnns/cot2`
+trains. A comparison is a task, a model and a length of training; every registered method that starts from fresh weights
+is an arm of each. Learning rates and weight decays are those that the tuning studies found, on splits that no reported
+result uses; a test holds them to the stored runs. A method without an entry is trained with its own usual settings.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from tinylatent_tasks import MNNS, Arithmetic, MultiHop, Reachability, Recommendation, SubsetSum, Task
+
+from tinylatent.core.registry import PluginWarning
+from tinylatent.core.seeds import Seeds
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.tasks import TASKS
+from tinylatent.methods import GRPO, METHODS, Coconut, CoT2
+from tinylatent.models.decoder import ModelConfig
+from tinylatent.objectives.method import Method
+from tinylatent.training.config import Training
+
+Settings = Mapping[str, Any]
+"""Fields of Training by name."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Where methods are compared: a task, a model, and how long to train."""
+
+    title: str
+    """What tables call it."""
+    task: Task
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: Training = field(default_factory=Training)
+    """What all methods share."""
+    key: str = "a problem"
+    """What problems of one key share, in words."""
+    tuned: Mapping[str, Settings] = field(default_factory=dict)
+    """What was found for each method, by its name."""
+    like: str = ""
+    """The comparison whose settings other methods take, untuned here."""
+    published: Mapping[str, float] = field(default_factory=dict)
+    """Published validation accuracy in percent, by method (Gozeten et al. 2025)."""
+
+
+def _rates(**rates: float) -> dict[str, Settings]:
+    return {name: {"learning_rate": rate} for name, rate in rates.items()}
+
+
+MNNS_TUNED: dict[str, Settings] = {
+    "direct": {"learning_rate": 2.5e-3, "weight_decay": 0.05},
+    "pause": {"learning_rate": 5e-4, "weight_decay": 0.25},
+    "discrete": {"learning_rate": 2e-3, "weight_decay": 0.05},
+    "coconut": {"learning_rate": 5e-3, "weight_decay": 0.05},
+    "cot2": {"learning_rate": 1e-2, "weight_decay": 0.05},
+}
+"""From study `mnns-tuning`, which also chose Coconut's mixing in CHOSEN."""
+PAPER = Training(
+    steps=328_000, batch_size=16, learning_rate=1e-4, warmup=0.0, schedule="constant", weight_decay=0.01,
+    log_every=1000, save_every=10_000,
+)  # fmt: skip
+"""The optimisation of Gozeten et al. 2025: 1000 epochs at a constant rate."""
+DIGITS = "a multiset of digits"
+LARGE = 50_000
+"""Training problems of tasks that are too large to list."""
+
+COMPARISONS: dict[str, Comparison] = {
+    "mnns": Comparison(
+        "MNNS", MNNS(), key=DIGITS, tuned=MNNS_TUNED,
+        published={"direct": 68.35, "discrete": 84.92, "coconut": 92.58, "cot2": 98.94},
+    ),
+    "mnns-d16": Comparison(
+        "MNNS, d = 16", MNNS(), ModelConfig(16), key=DIGITS, like="mnns", tuned=_rates(discrete=5e-3, cot2=1e-2),
+    ),
+    "mnns-d24": Comparison(
+        "MNNS, d = 24", MNNS(), ModelConfig(24), key=DIGITS, like="mnns", tuned=_rates(discrete=5e-3, cot2=1e-2),
+    ),
+    "mnns-d24-l1": Comparison(
+        "MNNS, one layer", MNNS(), ModelConfig(24, 1, 1), key=DIGITS,
+        like="mnns", tuned=_rates(discrete=1e-2, cot2=1e-2), published={"discrete": 39.76, "cot2": 88.61},
+    ),
+    "mnns-paper": Comparison(
+        "MNNS, the paper's optimisation", MNNS(), training=PAPER, key=DIGITS,
+        published={"discrete": 84.92, "cot2": 98.94},
+    ),
+    "mnns-longer": Comparison("MNNS", MNNS(capacity=5), key=DIGITS, tuned=MNNS_TUNED),
+    "subset-sum": Comparison(
+        "subset sum", SubsetSum(), training=Training(6000, num_train=LARGE),
+        key="a multiset of numbers and the target",
+        tuned=_rates(direct=2e-3, pause=2e-3, discrete=1e-2, coconut=2e-3, cot2=1e-2),
+    ),
+    "multihop": Comparison(
+        "multi-hop", MultiHop(bound=True, capacity=6), training=Training(4000, num_train=LARGE),
+        key="facts and start up to names and order",
+        tuned=_rates(direct=1e-3, pause=1e-2, discrete=1e-3, coconut=3e-3, cot2=1e-3),
+    ),
+    "reachability": Comparison(
+        "reachability", Reachability(nodes=10, edges=12, bound=True), ModelConfig(heads=4),
+        Training(6000, num_train=LARGE), key="a graph with its question up to names and order",
+        tuned=_rates(direct=5e-3, pause=5e-3, discrete=5e-3, coconut=5e-3, cot2=1e-2),
+    ),
+    "arithmetic": Comparison("arithmetic", Arithmetic(), training=Training(6000, num_train=LARGE)),
+    "recommendation": Comparison("recommendation", Recommendation(), training=Training(6000, num_train=LARGE)),
+}  # fmt: skip
+"""Every comparison by name. Rates of the smaller models are from study `mnns-tuning-small`, those of the other tasks
+from `tasks-tuning`; arithmetic and recommendation have not been tuned."""
+CHOSEN: dict[str, Method] = {"coconut": Coconut(mixing=0.0)}
+"""Settings of a method's own that its search chose, where they are not the defaults."""
+
+
+def comparisons() -> dict[str, Comparison]:
+    """Every comparison by name: those above, and an untuned one for each registered task in none of them."""
+    known = {type(where.task) for where in COMPARISONS.values()}
+    tasks = {name: kind() for name, kind in TASKS.loaded().items() if kind not in known}
+    return COMPARISONS | {
+        name: Comparison(name, task, training=Training(6000, num_train=None if task.listed else LARGE))
+        for name, task in tasks.items()
+    }
+
+
+def contenders() -> dict[str, Method]:
+    """Every registered method that can be compared from fresh weights, by name: the usual order, then newcomers."""
+    usual = ("direct", "pause", "discrete", "coconut", "cot2")
+    found = {name: method for name, method in _with_usual_settings().items() if not method.needs_start}
+    order = [*(name for name in usual if name in found), *(name for name in found if name not in usual)]
+    return {name: found[name] for name in order}
+
+
+def _with_usual_settings() -> dict[str, Method]:
+    """Every registered method; one that cannot be made without being told settings is left out with a warning."""
+    found = {}
+    for name, kind in METHODS.loaded().items():
+        try:
+            found[name] = CHOSEN.get(name) or kind()
+        except (TypeError, ValueError) as error:
+            said = f"left out: the method {name!r} has no usual settings ({error}): give its fields defaults"
+            warnings.warn(said, PluginWarning, stacklevel=2)
+    return found
+
+
+def build(comparison: str, method: Method, seed: int = 0, **settings: Any) -> Experiment:
+    """A run of a method in a comparison: as tuned there, or with the method's usual settings; `settings` override.
+
+    Args:
+        comparison: its name.
+        method: what to train; variants of a method share what was found for its name.
+        seed: all seeds.
+        settings: fields of Training.
+
+    Raises:
+        ValueError: there is no such comparison, or a setting is wrong.
+    """
+    known = comparisons()
+    if comparison not in known:
+        raise ValueError(f"unknown comparison {comparison!r}: expected one of {', '.join(known)}")
+    where = known[comparison]
+    training = replace(where.training, **{**method.recipe, **where.tuned.get(method.name, {}), **settings})
+    start = build(comparison, CoT2(), seed, num_train=training.num_train) if method.needs_start else None
+    return Experiment(where.task, method, where.model, training, Seeds.all(seed), start)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reinforcement learning on MNNS
+
+STARTS: dict[str, str] = {"discrete": "discrete CoT", "cot2": "CoT2"}
+"""Methods that reinforcement learning starts from, trained as in study `mnns`, and what tables call them."""
+SAMPLERS: dict[str, GRPO] = {
+    "k1": GRPO(samples=1),
+    "k3": GRPO(samples=3),
+    "k6": GRPO(samples=6),
+    "k136": GRPO(samples=6, curriculum=(1, 3)),
+    "k3-paper": GRPO(samples=3, ratio="paper"),
+    "k3-official": GRPO(samples=3, ratio="official"),
+    "dirichlet2": GRPO(gamma=2.0),
+    "dirichlet5": GRPO(gamma=5.0),
+}
+"""Ways to sample latents. k1 is plain discrete GRPO; Dirichlet latents of concentration K - 1 vary as much as K tokens
+do."""
+RL = Training(steps=1000, batch_size=64, weight_decay=0.0)
+"""Batches of rollouts, and prompts in each; with groups of 8, 512,000 rollouts a run."""
+RL_RATES: dict[str, dict[str, float]] = {
+    "discrete": {
+        "k1": 1e-3, "k3": 1e-3, "k6": 1e-3, "k136": 1e-3, "k3-paper": 1e-3, "k3-official": 1e-3, "dirichlet2": 3e-5,
+        "dirichlet5": 3e-5,
+    },
+    "cot2": {
+        "k1": 1e-3, "k3": 3e-3, "k6": 3e-4, "k136": 3e-4, "k3-paper": 1e-3, "k3-official": 1e-3, "dirichlet2": 3e-4,
+        "dirichlet5": 3e-4,
+    },
+}  # fmt: skip
+"""Peak learning rates from study `mnns-rl-tuning`, by start and sampler."""
+
+
+def build_rl(start: str, sampler: str, seed: int = 0, **settings: Any) -> Experiment:
+    """A run of GRPO with a sampler, from a run of study `mnns`; `settings` are fields of Training that override."""
+    before = build("mnns", METHODS[start](), seed)
+    training = replace(RL, **{"learning_rate": RL_RATES[start][sampler], **settings})
+    return replace(before, method=SAMPLERS[sampler], training=training, start=before)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# By name
+
+
+def recipes() -> dict[str, Callable[..., Experiment]]:
+    """Every recipe by name; each takes a seed."""
+    found: dict[str, Callable[..., Experiment]] = {}
+    methods = contenders() | _with_usual_settings()
+    for comparison in comparisons():
+        for name, method in methods.items():
+            found[f"{comparison}/{name}"] = partial(build, comparison, method)
+    for start in STARTS:
+        for sampler in SAMPLERS:
+            found[f"mnns-rl/{sampler}-from-{start}"] = partial(build_rl, start, sampler)
+    return found
+
+
+def recipe(name: str, seed: int = 0) -> Experiment:
+    """The run of a recipe.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    known = recipes()
+    if name not in known:
+        arm = name.partition("/")[2]
+        if arm in METHODS:
+            METHODS.named(arm)  # one that cannot be loaded says why
+        places = ", ".join(dict.fromkeys(each.partition("/")[0] for each in known))
+        raise ValueError(
+            f"unknown recipe {name!r}: expected comparison/method, such as mnns/cot2; comparisons are {places}, "
+            f"methods {', '.join(METHODS)}"
+        )
+    return known[name](seed)
+
+
+def is_tuned(name: str) -> bool:
+    """Whether a recipe's rates were searched for."""
+    comparison, _, arm = name.partition("/")
+    return comparison == "mnns-rl" or arm in comparisons()[comparison].tuned

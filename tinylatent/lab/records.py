@@ -1,0 +1,184 @@
+"""What a trained run leaves in runs.jsonl: right and all answers per key, from which every interval is computed later.
+
+docs/records.md lists the fields. Forms: 1 is the first edition's (constant, attainable, ladder, "itself", one
+environment, no accuracies written out); 2 is today's.
+"""
+
+from typing import Any
+
+import msgspec
+
+from tinylatent.evaluation.statistics import Interval
+from tinylatent.lab.run import Record
+
+DEFAULT = "default"
+"""The evaluation of a method as it is, beside those under controls and by other decoders."""
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a model answers the validation part in one way of thinking."""
+
+    right: list[int]
+    """Right answers of each key, in the order of the record's keys."""
+    kl: list[float]
+    """Mean KL(oracle frontier || model) of each step in nats; empty where steps are not supervised."""
+    entropy: list[float]
+    """Mean entropy of each step's distribution in nats, the answer's included."""
+    norm: list[float]
+    """Mean norm of the input each step before the answer makes, in units of the mean token embedding's."""
+    problems_per_s: int
+    """Problems solved a second."""
+    accuracy: Interval | None = None
+    """Share of right answers with its 95 % interval over keys; form 1 has none."""
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How many problems of each key are answered right, where the keys are not those of the validation part."""
+
+    right: list[int]
+    """Right answers of each key."""
+    total: list[int]
+    """Problems of each key."""
+    keys: str = ""
+    """Checksum of the keys."""
+    accuracy: Interval | None = None
+    """Share of right answers with its 95 % interval over keys; form 1 has none."""
+
+
+class StageEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a stage of training had learnt when it ended, thinking as it taught."""
+
+    step: int
+    """Steps of training at its end."""
+    right: list[int]
+    """Right answers of each key of the validation part."""
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A share of each problem as a whole number of `of`, summed over the problems of a key."""
+
+    right: list[int]
+    """The sum for each key."""
+    of: int
+    """What one problem counts for."""
+
+
+class Sampled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Several sampled answers to each problem, at one temperature."""
+
+    pass_: dict[str, Counts] = msgspec.field(name="pass")
+    """pass@k by k, unbiased."""
+    majority: dict[str, Counts]
+    """majority@k by k, over disjoint blocks."""
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sampled answers at every temperature of the method."""
+
+    samples: int
+    """Answers to each problem."""
+    temperatures: dict[str, Sampled]
+    """By temperature."""
+
+
+class Before(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the weights could do before training, in a run that starts from another."""
+
+    evaluations: dict[str, Evaluation]
+    """By name, as in the record."""
+    sampling: Sampling | None
+    """Sampled answers."""
+
+
+class Stopped(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why training ended early."""
+
+    step: int
+    """Steps it made."""
+    advice: str
+    """The reason, and what to try."""
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the run cost, and what an answer costs."""
+
+    steps: int
+    """Steps decoded for the first problem."""
+    slots: int
+    """Slots read for it."""
+    flops: int
+    """Floating-point operations of solving it."""
+    training_flops: int
+    """Operations of training: those of an answer times problems seen times the method's forwards."""
+    training_seconds: float
+    """Wall-clock seconds of training, all sittings together."""
+
+
+class ExperimentRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
+    """A trained and evaluated experiment."""
+
+    keys: list[str]
+    """Keys of the validation part, in hexadecimal."""
+    total: list[int]
+    """Problems of each key."""
+    evaluations: dict[str, Evaluation]
+    """On the validation part: "default", each control, each other decoder of the method."""
+    stages: list[StageEnd]
+    """The stages before the last."""
+    sampling: Sampling | None
+    """Sampled answers, for methods that sample and parts that are listed."""
+    majority_baseline: float
+    """Accuracy of always saying the most frequent training answer."""
+    parameters: int
+    """Trained parameters."""
+    cost: Cost
+    """What it cost."""
+    train: Answered | None = None
+    """On problems of the training part, at most 1000; form 1 has none."""
+    levels: dict[str, Answered] = msgspec.field(default_factory=dict)
+    """By difficulty, on problems of that difficulty alone, for tasks with capacity beyond what is trained."""
+    before: Before | None = None
+    """For a run that starts from another: what it could do before."""
+    metrics: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    """For a run that starts from another: every line of metrics.jsonl."""
+    stopped: Stopped | None = None
+    """Why it ended early, if it did."""
+    accuracy_ceiling: float = 1.0
+    """Highest accuracy that can be expected: less than 1 where answers are partly chance."""
+
+    @property
+    def experiment(self) -> Any:
+        """The experiment it is of, an `Experiment`."""
+        if "_experiment" not in self.__dict__:
+            from tinylatent.lab.experiment import Experiment  # whose records these are, and so imports them
+
+            self.__dict__["_experiment"] = Experiment.from_json(self.run)
+        return self.__dict__["_experiment"]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers on the validation part."""
+        return sum(self.evaluations[DEFAULT].right) / sum(self.total)
+
+    def summary(self) -> str:
+        """One line about it."""
+        experiment, seconds = self.experiment, self.cost.training_seconds
+        return f"{experiment.method.name:10s} seed {experiment.seeds.split}: {self.accuracy:6.1%} in {seconds:.0f} s"
+
+
+def lift_record(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of form 1 in today's form; what form 1 did not write down is absent."""
+    environments = record["environments"]
+    record["environments"] = {"training": [environments["measuring"]], **environments}
+    record["majority_baseline"] = record.pop("constant")
+    record["accuracy_ceiling"] = record.pop("attainable", 1.0)
+    record["levels"] = record.pop("ladder", {})
+    for judged in (record, record.get("before", {})):
+        if "evaluations" in judged:
+            found = judged["evaluations"]
+            judged["evaluations"] = {DEFAULT if name == "itself" else name: each for name, each in found.items()}
+    names = {"rate": "learning_rate", "silent_groups": "frac_reward_zero_std"}
+    record["metrics"] = [
+        {names.get(name, name): value for name, value in line.items()} for line in record.get("metrics", [])
+    ]
+    return record

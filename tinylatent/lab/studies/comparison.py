@@ -1,0 +1,130 @@
+"""Comparison: a table and a figure of methods side by side, each latent one followed by its controls.
+
+Whoever has records of one comparison of `recipes.COMPARISONS` shows them here; methods are those of the records.
+"""
+
+from collections.abc import Iterator, Mapping
+from statistics import fmean
+
+from matplotlib.axes import Axes
+
+from tinylatent.evaluation.statistics import Interval
+from tinylatent.lab.arms import colour, label
+from tinylatent.lab.findings import Finding
+from tinylatent.lab.plots import interval_row, published_mark
+from tinylatent.lab.recipes import COMPARISONS
+from tinylatent.lab.records import DEFAULT
+from tinylatent.lab.studies.compare import (
+    Records,
+    accuracy,
+    against_published,
+    better,
+    controls,
+    grouped,
+    latents_matter,
+    method_of,
+    percent,
+)
+from tinylatent.lab.tables import Table, Value
+
+COLUMNS = {
+    "method": "s", "accuracy": ".2f", "low": ".2f", "high": ".2f", "published": ".2f", "seeds": "d", "kl": ".4f",
+    "norm": ".2f", "steps": "d", "kflop": ".0f", "parameters": "d", "train_s": ".0f", "eval_per_s": ".0f",
+}  # fmt: skip
+PUBLISHED_LEGEND = "published: Gozeten et al. 2025, another implementation and other splits, without interval. "
+LEGEND = (
+    "accuracy, low, high: percent of the validation part, mean over seeds, 95 % interval (bootstrap over seeds and "
+    "keys, a key being {key}; Student's t over seeds where that is wider). {published}"
+    "kl: nats from the oracle's frontier of all traces, mean over steps, for methods with taught steps; discrete CoT "
+    "is taught one trace, so it stands far from all. norm: of what is fed back, in units of the mean token embedding "
+    "(tokens differ). steps, kflop: decoded steps and thousand operations per problem at inference. train_s: seconds "
+    "a run; eval_per_s: problems a second, one thread. noise, shuffled, zero: the same model, its latents replaced at "
+    "evaluation by noise of the same norm, by another problem's latents, by nothing. Differences are on the same "
+    "splits."
+)
+
+
+def comparison(records: Records, title: str, name: str) -> Table:
+    """A row for each method and each of its controls, with findings about both.
+
+    Args:
+        records: runs of one comparison, the same seeds for every method.
+        title: of the table.
+        name: of the comparison in `COMPARISONS`, which knows published values and what a key is.
+    """
+    where, groups = COMPARISONS[name], grouped(records, method_of)
+    published = where.published
+    columns = {column: spec for column, spec in COLUMNS.items() if published or column != "published"}
+    rows = [
+        _row(groups[method], variant, interval, published.get(method))
+        for method, variant, interval in intervals(records)
+    ]
+    beside = [
+        against_published(label(method), accuracy(groups[method]), value)
+        for method, value in published.items()
+        if method in groups
+    ]
+    baseline = 100 * fmean(record.majority_baseline for record in records)
+    return Table(
+        title,
+        columns,
+        [{column: row[column] for column in columns if column in row} for row in rows],
+        LEGEND.format(key=where.key, published=PUBLISHED_LEGEND if published else ""),
+        [*_findings(groups)],
+        [*beside, f"The majority baseline, always saying the most frequent training answer, scores {baseline:.2f} %."],
+    )
+
+
+def intervals(records: Records) -> Iterator[tuple[str, str, Interval]]:
+    """(method, variant, accuracy) of every method as it is and under every control."""
+    for name, group in grouped(records, method_of).items():
+        for variant in group[0].evaluations:
+            yield name, variant, accuracy(group, variant)
+
+
+def _row(group: Records, variant: str, interval: Interval, published: float | None) -> dict[str, Value]:
+    """One method as it is, or under a control."""
+    first, evaluations = group[0], [record.evaluations[variant] for record in group]
+    name = label(method_of(first))
+    row: dict[str, Value] = {
+        "method": name if variant == DEFAULT else f"{name}, {variant}",
+        **percent(interval),
+        "kl": fmean(fmean(each.kl) for each in evaluations) if evaluations[0].kl else None,
+        "norm": fmean(fmean(each.norm) for each in evaluations) if evaluations[0].norm else None,
+    }
+    if variant == DEFAULT:
+        row |= {
+            "published": published,
+            "seeds": len(group),
+            "steps": first.cost.steps,
+            "kflop": first.cost.flops / 1000,
+            "parameters": first.parameters,
+            "train_s": fmean(record.cost.training_seconds for record in group),
+            "eval_per_s": fmean(each.problems_per_s for each in evaluations),
+        }
+    return row
+
+
+def _findings(groups: Mapping[str, Records]) -> Iterator[Finding]:
+    """Each latent method against all that stand before it on the same splits, and against its controls."""
+    names = list(groups)
+    latent = [name for name in names if controls(groups[name])]
+    for claimed in reversed(latent):
+        for other in names[: names.index(claimed)]:
+            yield better(label(claimed), groups[claimed], label(other), groups[other], "methods")
+    for name in latent:
+        yield latents_matter(label(name), groups[name])
+
+
+def draw_accuracies(axes: Axes, records: Records, name: str) -> None:
+    """Draws a comparison's intervals from top to bottom, controls hollow, published values as diamonds."""
+    published, rows = COMPARISONS[name].published, list(intervals(records))[::-1]
+    for place, (method, variant, interval) in enumerate(rows):
+        interval_row(axes, place, interval, colour(method), hollow=variant != DEFAULT)
+        if variant == DEFAULT and method in published:
+            published_mark(axes, published[method], place)
+    labels = [label(method) if variant == DEFAULT else f"{variant} latents" for method, variant, _ in rows]
+    axes.set_yticks(range(len(rows)), labels)
+    published_mark(axes, label="published")
+    axes.plot([], [], "o-", color="black", label="measured, 95 %")
+    axes.set(xlabel="validation accuracy, %", xlim=(0, 102))
