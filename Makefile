@@ -1,13 +1,17 @@
-# make lab   install, then the quick study: the CoT2 table in minutes
-# make test  install, then lint, types and tests
+# make lab     install, then the quick study: the CoT2 table in minutes
+# make test    install, then lint, types and all tests
+# make fast    the same without the slow tests: under a minute, to run after each edit
+# make format  install, then rewrite the code as lint wants it, as far as that goes by itself
+# make bench   install, then measure this machine
 # Each works alone on a machine with Python 3.11 and pip, and again without reinstalling.
 
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
+CODE := tinylatent tasks theory tests
 
-.PHONY: install lab test bench
+.PHONY: install lab check test fast format bench
 
 install: $(STAMP)
 
@@ -20,11 +24,20 @@ $(STAMP): pyproject.toml constraints.txt
 lab: install
 	$(BIN)/tinylatent reproduce mnns --profile quick --workers $(WORKERS)
 
-test: install
-	$(BIN)/ruff check tinylatent tasks theory tests
-	$(BIN)/ruff format --check tinylatent tasks theory tests
+check: install
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
+
+test: check
 	$(BIN)/python -m pytest -n $(WORKERS) -q
+
+fast: check
+	$(BIN)/python -m pytest -n $(WORKERS) -q -m "not slow" --hypothesis-profile fast
+
+format: install
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 bench: install
 	$(BIN)/tinylatent bench

@@ -226,14 +226,12 @@ def assert_a_thought_is_its_definition(model, thought):
 
     A new thought registers its definition (`class X(naive.Naive, of=Thought)`) and is taken through this.
     """
-    steps_B = torch.tensor([3, 1, 4])
-    case = Case(
-        [[1, 2], [5], [4, 4, 6]], torch.tensor([2, 0, 1]), 2, (Segment(thought, steps_B), Segment(GREEDY, 2)), 3
-    )
+    steps_B = torch.tensor([3, 1])
+    plan = (Segment(thought, steps_B), Segment(GREEDY, 2))
+    case = Case([[1, 2], [5]], torch.tensor([2, 0]), 2, plan, 3)
     run = case.run(model, grad=True)
     assert_naive(model, case, run)
     assert_equal_runs(model, replay(model, run), run)
-    end = Segment(GREEDY, 2, given_action(GREEDY, 3, 2, 1))
-    told = replace(case, group=1, plan=(Segment(thought, steps_B, given_action(thought, 3, 4, 5)), end))
-    forced = force(model, told.plan, told.prompt_BN, told.mask_BN, offset_B=told.offset_B)
-    assert_naive(model, told, forced)
+    given = (given_action(thought, 2, 3, 5), given_action(GREEDY, 2, 2, 1))
+    told = replace(case, group=1, plan=tuple(replace(a, given=b) for a, b in zip(plan, given, strict=True)))
+    assert_naive(model, told, force(model, told.plan, told.prompt_BN, told.mask_BN, offset_B=told.offset_B))

@@ -1,17 +1,19 @@
 """What all tests share: one thread, reproducible searches, a small model.
 
-Helpers beside this file are imported by name: naive (model and engine written a second time), thoughts (the definition
-of each thought), cases (drawn plans), fakes (thoughts and heads made for tests), losses, families (small models of
-Hugging Face).
+Helpers beside this file are imported by name. For the inner rooms: naive (model and engine written a second time),
+thoughts (the definition of each thought), cases (drawn plans), fakes (thoughts and heads made for tests), losses,
+variants (every registered method), families (small models of Hugging Face).
 """
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 from jaxtyping import config
 
 torch.set_num_threads(1)
-settings.register_profile("tinylatent", derandomize=True, deadline=None, database=None, print_blob=True)
+PHASES = (Phase.explicit, Phase.generate, Phase.shrink)  # explaining a failure takes longer than finding it
+settings.register_profile("tinylatent", derandomize=True, deadline=None, database=None, print_blob=True, phases=PHASES)
+settings.register_profile("fast", settings.get_profile("tinylatent"), max_examples=20)
 settings.load_profile("tinylatent")
 
 

@@ -25,14 +25,15 @@ own folder, as `result.json`. JSON is Python's: `NaN` and `Infinity` may stand w
 
 **Forms.** Records of form 1, of the first edition, have no field `version`. They stay as they were written and are
 lifted when they are read: `experiment` is `run`, and in it `shape` is `model`, and `room`, `rate`, `batch`, `problems`
-are `capacity`, `learning_rate`, `batch_size`, `num_train`; `environment` is `environments`, which trained and measured;
-`constant` is `majority_baseline`, `attainable` is `accuracy_ceiling`, `ladder` is `levels`, and the evaluation `itself`
-is `default`; in `metrics`, `rate` is `learning_rate` and `silent_groups` is `frac_reward_zero_std`. What form 1 did not
-write down is absent. Form 2 is described below. A form that this program does not know is refused.
+are `capacity`, `learning_rate`, `batch_size`, `num_train`; `environment` is `environments.measuring`; `constant` is
+`majority_baseline`, `attainable` is `accuracy_ceiling`, `ladder` is `levels`, and the evaluation `itself` is `default`;
+in `metrics`, `rate` is `learning_rate` and `silent_groups` is `frac_reward_zero_std`. What form 1 did not write down is
+absent. Form 2 is described below. A form that this program does not know is refused.
 
 **Ids.** `id` is a hash of `run` (of `experiment`, in form 1) as the JSON was written: BLAKE2b of 6 bytes over
 `json.dumps(run, sort_keys=True)`. It is checked before anything is lifted, so a record whose run was changed by hand is
-refused. A lifted record keeps the id that was written. The id of a check of the ledger leaves its seed out.
+refused. So is one of form 2 whose run is not what this program writes for its settings, whatever its id. A lifted
+record keeps the id that was written. The id of a check of the ledger leaves its seed out.
 
 **Defaults.** In `run` a setting at its default is left out, so that a setting which is added later changes no id; a
 default changes only with a new `version`. In the record a field with a default (written behind its type) is left out

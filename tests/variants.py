@@ -19,39 +19,46 @@ OURS = ("direct", "pause", "discrete", "coconut", "cot2", "grpo")
 VARIANTS = [
     *(kind() for kind in METHODS.values()),
     Coconut(stages=2, per_step=2),
-    CoT2(budget=2),
     CoT2(prefix="self"),
-    CoT2(prefix="teacher-then-self"),
     GRPO(samples=1, updates=2, kl=0.1),
-    GRPO(samples=2, curriculum=(1,), ratio="paper"),
-    GRPO(ratio="official", average="token", advantage="leave-one-out"),
     GRPO(gamma=2.0),
 ]
-WITH_VARIANTS = pytest.mark.parametrize("method", VARIANTS, ids=repr)
-FIXED = pytest.mark.parametrize(
-    "method",
-    [
-        replace(each, mixing=0.0) if isinstance(each, Coconut) else each
-        for each in VARIANTS
-        if not isinstance(each, PolicyGradient)
-    ],
-    ids=repr,
-)
-"""The variants with a loss that samples nothing."""
-BY_ROW = pytest.mark.parametrize(
-    "method", [each for each in VARIANTS if getattr(each, "average", None) != "token"], ids=repr
-)
-"""The variants whose loss is a mean over rows."""
-WITH_AVERAGES = pytest.mark.parametrize(
-    "method",
-    [
-        *VARIANTS,
-        Coconut(mixing=1.0),
-        *(GRPO(samples=2, updates=2, kl=0.1, average=average) for average in get_args(Average)),
-        GRPO(updates=2, advantage="batch-std", average="token"),
-    ],
-    ids=repr,
-)
+MORE = [
+    CoT2(budget=2),
+    CoT2(prefix="teacher-then-self"),
+    GRPO(samples=2, curriculum=(1,), ratio="paper"),
+    GRPO(ratio="official", average="token", advantage="leave-one-out"),
+]
+"""Variants of what is among the others already: for the slow tests."""
+AVERAGES = [
+    Coconut(mixing=1.0),
+    *(GRPO(samples=2, updates=2, kl=0.1, average=average) for average in get_args(Average)),
+    GRPO(updates=2, advantage="batch-std", average="token"),
+]
+"""Every way to average over rows and tokens, and stages that are mixed within a batch."""
+
+
+def with_methods(*methods, slow=()):
+    """Runs a test with these methods, and with those beside where slow tests run too."""
+    marked = [pytest.param(method, marks=pytest.mark.slow) for method in slow]
+    return pytest.mark.parametrize("method", [*methods, *marked], ids=repr)
+
+
+def fixed(methods):
+    """Those with a loss that samples nothing."""
+    still = [replace(each, mixing=0.0) if isinstance(each, Coconut) else each for each in methods]
+    return [each for each in still if not isinstance(each, PolicyGradient)]
+
+
+def by_row(methods):
+    """Those whose loss is a mean over rows."""
+    return [each for each in methods if getattr(each, "average", None) != "token"]
+
+
+WITH_VARIANTS = with_methods(*VARIANTS, slow=MORE)
+FIXED = with_methods(*fixed(VARIANTS), slow=fixed(MORE))
+BY_ROW = with_methods(*by_row(VARIANTS), slow=by_row(MORE))
+WITH_AVERAGES = with_methods(*VARIANTS, slow=MORE + AVERAGES)
 
 TASK = MNNS(3, 1, 4)
 ROWS = np.array([[1, 2, 4], [4, 4, 4], [3, 1, 1], [2, 4, 3], [1, 3, 2]])

@@ -20,7 +20,7 @@ CONFIGS = st.builds(
 SEEDS = st.integers(0, 2**32)
 
 
-def test_hand_computed_example():
+def test_an_example_is_as_computed_by_hand():
     task = Arithmetic()
     batch = task.batch([HAND])
     assert task.answer([HAND]).tolist() == [11]
@@ -39,7 +39,7 @@ def test_there_is_no_precedence_and_no_number_below_zero():
     assert small.vocabulary.decode(small.chain([[0, 1, 1, 2, 4]])[0]) == "0 - 1 = 4 ; 4 * 4 = 1 ; 1"
 
 
-def test_description_and_question_of_the_hand_computed_example():
+def test_an_example_is_described_and_asked():
     assert Arithmetic().describe(HAND).splitlines() == [
         "problem     3 + 5 * 2 - 9 * 4 modulo 17, from left to right",
         "answer      11",
@@ -62,22 +62,6 @@ def test_every_operation_is_six_tokens_of_thinking(operations, thinking):
     assert batch.chain_BT.shape == (20, thinking + 1)
     assert thinking == operations * task.tokens_a_step
     assert batch.prompt_BN.shape[1] + thinking + 1 == task.positions
-
-
-def test_second_solver_agrees_on_ten_thousand_problems_of_random_settings():
-    compared = 0
-
-    @settings(max_examples=100, deadline=None)
-    @given(CONFIGS, SEEDS)
-    def compare(task, seed):
-        nonlocal compared
-        rows = task.problems(110, seed)
-        for row, answer, chain in zip(rows.tolist(), task.answer(rows), task.chain(rows), strict=True):
-            assert task.solve_slowly(row) == (answer, task.states(chain))
-        compared += len(rows)
-
-    compare()
-    assert compared >= 10_000
 
 
 @settings(max_examples=60, deadline=None)
@@ -150,7 +134,7 @@ def test_all_levels_share_vocabulary_and_positions():
     assert task.holding(JSON) == levels[4]
 
 
-def test_problems_and_answers_as_json():
+def test_problems_and_answers_are_json():
     task = Arithmetic()
     assert task.read(JSON).tolist() == task.read(HAND).tolist() == HAND
     assert task.to_json(HAND) == JSON

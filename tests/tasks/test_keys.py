@@ -61,7 +61,7 @@ def test_stable_hash_rejects_what_is_not_a_matrix_of_integers(columns):
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(-50, 50), st.integers(0, 2**32 - 1), st.integers(0, 20), st.integers(0, 20), SEEDS)
-def test_uniform_integers_item_depends_on_its_place_alone(low, width, few, more, seed):
+def test_an_item_of_uniform_integers_depends_on_its_place_alone(low, width, few, more, seed):
     large = uniform_integers(low, low + width, (few + more, 5), seed)
     assert large.min(initial=low) >= low
     assert large.max(initial=low) <= low + width
@@ -81,7 +81,7 @@ def test_uniform_integers_are_uniform_and_independent_across_columns(seed):
 
 
 @pytest.mark.parametrize(("low", "high", "shape"), [(3, 2, (1, 1)), (0, 2**32, (1, 1)), (0, 1, (-1, 2))])
-def test_uniform_integers_reject_bad_requests(low, high, shape):
+def test_uniform_integers_refuse_bad_requests(low, high, shape):
     with pytest.raises(ValueError, match="expected"):
         uniform_integers(low, high, shape, 0)
 

@@ -35,7 +35,7 @@ def as_dictionary(task, share_V):
 HAND = [3, 5, 2, 8]
 
 
-def test_hand_computed_example():
+def test_an_example_is_as_computed_by_hand():
     task = MNNS()
     assert task.answer([HAND]).tolist() == [2]
     assert task.sum_values(task.chain([HAND])).tolist() == [[-3, -8, -6, 2]]
@@ -48,7 +48,7 @@ def test_hand_computed_example():
     ]
 
 
-def test_hand_computed_budgets_and_tie_breaks():
+def test_budgets_and_tie_breaks_are_as_computed_by_hand():
     """The final sums +-2 of HAND have two traces each: -3-5+2+8 and +3+5+2-8, and their mirror images."""
     task = MNNS()
 
@@ -76,7 +76,7 @@ def test_hand_computed_budgets_and_tie_breaks():
     ]
 
 
-def test_vocabulary_and_prompt_of_the_default_task():
+def test_the_default_task_has_this_vocabulary_and_prompt():
     task = MNNS()
     assert len(task.vocabulary) == 3 + 9 + 73
     assert task.positions == 9
@@ -89,7 +89,7 @@ def test_vocabulary_and_prompt_of_the_default_task():
     assert batch.steps_B.tolist() == [4]
 
 
-def test_description_of_the_hand_computed_example():
+def test_an_example_is_described():
     assert MNNS().describe(HAND).splitlines() == [
         "problem     3 5 2 8",
         "answer      +2",
@@ -104,7 +104,7 @@ def test_description_of_the_hand_computed_example():
     assert long[6].endswith(" and 3 more")  # 11 even sums from -10 to 10 after four steps
 
 
-def test_the_numbers_of_the_paper():
+def test_the_numbers_of_the_paper_come_out():
     """4 digits 1..9: 6,561 inputs, 495 multisets, 99 of them for validation (CoT2's official split sizes)."""
     task = MNNS()
     space = task.space()

@@ -89,7 +89,7 @@ def test_a_bad_number_of_problems_is_refused(n):
         MNNS().problems(n, 0)
 
 
-def test_problems_read_from_json():
+def test_problems_are_read_from_json():
     assert MNNS().read({"digits": PROBLEM}).tolist() == PROBLEM
     assert MNNS().read(PROBLEM).dtype == np.int64
     with pytest.raises(ValueError, match="has 3 entries"):
@@ -98,7 +98,7 @@ def test_problems_read_from_json():
         MNNS().read([3, 5, 2, 10])
 
 
-def test_answers_written_as_json():
+def test_answers_are_written_as_json():
     task = MNNS()
     assert task.write(PROBLEM, [task.vocabulary.index("+2")]) == {"digits": PROBLEM, "answer": 2, "right": True}
     assert task.write(PROBLEM, [task.vocabulary.index("-2")])["right"] is False

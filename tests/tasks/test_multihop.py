@@ -14,7 +14,7 @@ def states(task, share_V):
     return {task.vocabulary.tokens[id_]: float(share_V[id_]) for id_ in np.flatnonzero(share_V)}
 
 
-def test_hand_computed_example_with_one_fact_a_node():
+def test_an_example_with_one_fact_a_node_is_as_computed_by_hand():
     """2 > 0 > 3 > 0: from 2, two hops end in 3; 1 leads to 0 as well, and plays no part."""
     task = MultiHop(nodes=4, hops=3)
     batch = task.batch([[2, 2, 1, 0, 2, 0, 0, 3, 3, 0], [2, 3, 1, 0, 2, 0, 0, 3, 3, 0]])
@@ -48,7 +48,7 @@ HAND = [0, 3, 4, 3, 0, 3, 1, 0, 2, 4, 3, 1, 0, 4, 2, 1, 1, 2, 3, 2, 4, 1]
         (9, {"n3": 1 / 2, "n4": 1 / 2}, {"n1": 1 / 2, "n2": 1 / 4, "n3": 1 / 4}),
     ],
 )
-def test_hand_computed_example_with_two_facts_a_node(budget, first, second):
+def test_an_example_with_two_facts_a_node_is_as_computed_by_hand(budget, first, second):
     task = MultiHop(nodes=5, hops=3, branching=2)
     batch = task.batch([HAND], budget)
     assert task.vocabulary.decode(batch.prompt_BN[0]) == (

@@ -29,7 +29,7 @@ def states(task, share_V):
 EDGES = [(7, 2), (0, 4), (0, 1), (0, 3), (1, 5), (4, 5), (3, 2), (5, 6), (1, 3), (6, 8), (7, 9)]
 
 
-def test_hand_computed_which():
+def test_which_is_as_computed_by_hand():
     """0 > 1 > 5 > 6 > 8 and 0 > 4 > 5 > 6 > 8 are the shortest paths. The walk that is in 2 after two edges ends."""
     task = Reachability(nodes=10, edges=12, depth=4, least=1)
     batch = task.batch([row_of(task, 0, (9, 8), EDGES)])
@@ -51,7 +51,7 @@ def test_hand_computed_which():
     ]
 
 
-def test_hand_computed_which_of_a_nearer_target_is_padded():
+def test_a_nearer_target_is_padded():
     task = Reachability(nodes=10, edges=12, depth=4, least=1)
     batch = task.batch([row_of(task, 0, (5, 9), EDGES)])
     assert batch.steps_B.tolist() == [2]
@@ -76,7 +76,7 @@ def test_hand_computed_which_of_a_nearer_target_is_padded():
         (7, "n1 n3 n2 no", {"n2": 0.25, "n3": 0.25, "n5": 0.5}, {"n2": 0.5, "n6": 0.5}),
     ],
 )
-def test_hand_computed_whether(candidate, chain, second, third):
+def test_whether_is_as_computed_by_hand(candidate, chain, second, third):
     task = Reachability("whether", nodes=10, edges=12, depth=3, least=1)
     batch = task.batch([row_of(task, 0, (candidate, NONE), EDGES)])
     assert task.vocabulary.decode(batch.prompt_BN[0][-3:]) == f"? n{candidate} n0"

@@ -34,7 +34,7 @@ CONFIGS = st.builds(
 SEEDS = st.integers(0, 2**32)
 
 
-def test_hand_computed_example():
+def test_an_example_is_as_computed_by_hand():
     task = HAND_TASK
     assert (task.items, task.lags, task.memory, task.longest) == (8, ((1, 3), (1, 4)), 4, 6)
     np.testing.assert_allclose(task.posterior([HAND]), [[0.9, 0.1]], rtol=1e-14)
@@ -56,7 +56,7 @@ def test_hand_computed_example():
     assert posterior_slowly(task.shop(), HAND[2:7]) == [Fraction(9, 10), Fraction(1, 10)]
 
 
-def test_hand_computed_ceiling_and_hits():
+def test_ceiling_and_hits_are_as_computed_by_hand():
     task = HAND_TASK
     first, second = HAND_PREDICTIVE[4], HAND_PREDICTIVE[6]
     for k, hit, ndcg in ((1, first, first), (2, first + second, first + second / math.log2(3)), (8, 1, None)):
@@ -78,7 +78,7 @@ def test_hand_computed_ceiling_and_hits():
         task.ceiling(task.problems(0, 0), 1)
 
 
-def test_description_question_and_json_of_the_hand_computed_example():
+def test_an_example_is_described_asked_and_written_as_json():
     assert HAND_TASK.describe(HAND).splitlines() == [
         "problem     user 77 after 5 items",
         "answer      c1 b1 k0",

@@ -309,10 +309,10 @@ def test_a_question_names_all_that_is_given(task):
 
 
 @over_tasks
-@pytest.mark.parametrize("value", [None, True, [], "nonsense", "", {"answer": None}, {}], ids=str)
-def test_what_is_no_answer_is_not_judged(task, value):
-    with pytest.raises(ValueError, match="answer"):
-        task.judge(task.problems(1, 0)[0], value)
+def test_what_is_no_answer_is_not_judged(task):
+    for value in (None, True, [], "nonsense", "", {"answer": None}, {}):
+        with pytest.raises(ValueError, match="answer"):
+            task.judge(task.problems(1, 0)[0], value)
 
 
 @over_tasks
@@ -331,10 +331,10 @@ def test_all_levels_share_vocabulary_and_positions(task):
 
 
 @over_tasks
-@pytest.mark.parametrize("item", [None, 3, "3", {}, {"digits": "3"}, [], [[1]], [1.5], [True], [10**30]], ids=str)
-def test_what_is_not_a_problem_is_not_read(task, item):
-    with pytest.raises(ValueError, match="problem"):
-        task.read(item)
+def test_what_is_not_a_problem_is_not_read(task):
+    for item in (None, 3, "3", {}, {"digits": "3"}, [], [[1]], [1.5], [True], [10**30]):
+        with pytest.raises(ValueError, match="problem"):
+            task.read(item)
 
 
 @over_tasks

@@ -22,7 +22,7 @@ def states(task, share_V):
 HAND = [3, 5, 2, 8, 10]
 
 
-def test_hand_computed_example():
+def test_an_example_is_as_computed_by_hand():
     task = SubsetSum()
     batch = task.batch([HAND])
     assert task.vocabulary.decode(batch.prompt_BN[0]) == "<bos> 3 5 2 8 =10"
@@ -43,7 +43,7 @@ COUNTS = [1, 1, 1, 2, 1, 2, 2, 1, 2, 1, 1, 1]
 """Subsets of 3, 5, 2, 8 with each sum: twice 5 (5, 3+2), 8 (8, 3+5), 10 (2+8, 3+5+2) and 13 (5+8, 3+2+8)."""
 
 
-def test_hand_computed_budgets_and_tie_breaks():
+def test_budgets_and_tie_breaks_are_as_computed_by_hand():
     """Target 9: 8 (taking 8, or 3 and 5) and 10 (2 and 8, or 3, 5 and 2) are equally near; leaving 3 comes first."""
     task = SubsetSum()
 

@@ -14,8 +14,10 @@ from tinylatent_theory.claims.study import Check
 from tinylatent_theory.predictions import estimators, phase_curve
 from tinylatent_theory.predictions.estimators import Against, Case
 from tinylatent_theory.predictions.phase_curve import Width
+from tinylatent_theory.stored import stored
 
 from tinylatent.core.files import read_json, read_lines, write_text
+from tinylatent.core.identity import checksum
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN
 from tinylatent.lab.run import VERSION, read_record
 from tinylatent.lab.study import FINDINGS, RUNS, rebuild
@@ -24,7 +26,9 @@ from tinylatent.lab.tables import provenance
 FIRST = Path(__file__).resolve().parents[1] / "data/first_edition"
 
 
-trained = functools.cache(phase_curve.trained)
+@functools.cache
+def trained(width):
+    return phase_curve.trained(stored(phase_curve.BUDGETS, "table.csv"), width)
 
 
 def record_of(run, **fields):
@@ -88,7 +92,7 @@ def sentences(table):
 # All three
 
 
-@pytest.mark.parametrize("profile", ["quick", "full"])
+@pytest.mark.parametrize("profile", ["quick", pytest.param("full", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("study", MADE, ids=lambda study: study.name)
 def test_every_profile_can_be_shown(study, profile, tmp_path):
     """Tables hold no absent column, each has findings of a named family, and the figure is drawn."""
@@ -100,25 +104,10 @@ def test_every_profile_can_be_shown(study, profile, tmp_path):
         assert {name for row in table.rows for name in row} <= set(table.columns)
         assert {each.family for each in table.findings} <= {"estimators", "capacity", FAMILY}
         assert all(each.claim and each.evidence for each in table.findings)
+        said = [each.claim for each in table.findings]
+        assert len({*said}) == len(said), "a claim has one verdict"
     assert len(read_json(outcome.files[FINDINGS])["findings"]) == sum(len(table.findings) for table in outcome.tables)
     assert outcome.files["figure.png"].stat().st_size > 1000
-
-
-@pytest.mark.parametrize(
-    ("run", "known"),
-    [
-        (Case(3, 2, 1), "840313995e90"),
-        (Width(8, 400), "c6ad847c9560"),
-        (Check("two_layers_search_every_dag", "full"), "0134ce2b1432"),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_a_run_keeps_the_id_of_the_first_edition(run, known):
-    values = json.loads(json.dumps(run.to_json()))
-    assert run.identity == run.written_identity(values) == known
-    assert type(run).from_json(values) == run
-    with pytest.raises(ValueError, match="written by version 0 of "):
-        type(run).from_json({**values, "version": 0})
 
 
 @pytest.mark.parametrize(
@@ -161,6 +150,19 @@ def test_estimators_say_what_is_biased_and_what_is_calm():
     assert information.rows[2]["K = 3"] == pytest.approx(2.25, abs=1e-3)
 
 
+def test_one_world_gives_no_estimate_and_no_interval(tmp_path):
+    made = [record for record in records_of(estimators.STUDY) if record.case.seed == 0]
+    findings = estimators.tables(made)[0].findings
+    calmer = [each for each in findings if "calmer" in each.claim]
+    assert [(each.verdict, each.estimate) for each in calmer] == [(OPEN, None)] * len(calmer)
+    assert "(difference of their noise 2.00 at the only seed)" in calmer[0].sentence()
+    (turned,) = (each for each in findings if each.claim.startswith("dividing by the group's std"))
+    assert turned.evidence == "1 - cosine: mean over seeds 0.0100, at most 0.0100"
+    assert not any("[-1" in each.sentence() for each in findings)
+    estimators.draw(made, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
 def test_a_measured_case_is_what_the_enumeration_says(tmp_path):
     """REINFORCE is unbiased, the group's mean takes 1/8; a grid is compared with a finer one."""
     tokens, simplex = (Case(2, 1, **policy).measure(tmp_path) for policy in ({"samples": 2}, {"gamma": 5.0}))
@@ -179,15 +181,42 @@ def test_a_measured_case_is_what_the_enumeration_says(tmp_path):
 # Capacity
 
 
+@pytest.mark.slow
 def test_capacity_says_where_the_curve_and_the_limit_hold():
     made = records_of(phase_curve.STUDY)
     curve, exact, beside = map(sentences, phase_curve.tables(made))
     assert "Holds: half of random embeddings hold as many states as Donoho and Tanner's curve says" in curve
-    assert "Holds: without the sum, k states are held with Wendel's probability" in exact
-    assert "Fails: a budget whose states random embeddings of that width cannot hold is out of reach" in beside
+    assert "Holds: without the sum, Wendel's probability of holding k states is not rejected at level 1e-06" in exact
+    reach = "a budget whose states random embeddings of that width cannot hold is out of reach of training"
+    assert f"Fails: {reach}: B = 16 at d = 16 (8 states" in beside
     curve, exact, _ = map(sentences, phase_curve.tables([changed(each, held=[0] * len(each.held)) for each in made]))
     assert "Fails: half of random embeddings" in curve
     assert "Fails: without the sum" in exact
+
+
+@pytest.mark.slow
+def test_a_curve_near_what_few_embeddings_hold_is_not_said_to_hold():
+    """Ten of these draws: the middle is where it was, and may be states away."""
+    made = records_of(phase_curve.STUDY)
+    few = [changed(each, run={**each.run, "draws": 10}, held=[round(10 * s) for s in each.shares]) for each in made]
+    assert {each.verdict for each in phase_curve.tables(few)[0].findings} == {OPEN}
+
+
+@pytest.mark.slow
+def test_every_budget_out_of_reach_has_a_claim_of_its_own():
+    made = [changed(each, held=[0] * len(each.held)) for each in records_of(phase_curve.STUDY)]
+    said = {each.claim: each.verdict for each in phase_curve.tables(made)[2].findings}
+    assert len(said) == 9
+    assert {*said.values()} == {FAILS, OPEN}
+
+
+@pytest.mark.parametrize(
+    ("held", "ends"), [([400, 200, 0], (1.908, 2.092)), ([400, 400, 400], (3, math.inf)), ([0, 0, 0], (1, 1))]
+)
+def test_the_middle_lies_within_what_the_shares_allow(held, ends):
+    """200 of 400 are 45.0 to 55.0 percent, by Clopper and Pearson; all of them at least 99.08, none at most 0.92."""
+    record = record_of(Width(4, 400), states=[1, 2, 3], held=held, trained=[])
+    assert record.middle_within(0.95) == pytest.approx(ends, abs=0.002)
 
 
 @pytest.mark.parametrize(("held", "middle"), [([10, 6, 2], 2.25), ([1, 0, 0], 1), ([9, 9, 9], 3)])
@@ -199,7 +228,15 @@ def test_the_middle_of_a_transition_is_read_between_states(held, middle):
 def test_a_measured_width_holds_one_state_and_not_all(tmp_path):
     record = Width(4, 20, vocabulary=9).measure(tmp_path)
     assert record.held[0] > 10 > record.held[-1]
-    assert record.trained == []
+    assert (record.trained, record.trained_checksum) == ([], "")
+
+
+def test_a_measured_width_says_which_table_stands_beside_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(phase_curve, "held_share", lambda *arguments: 0.5)
+    record = Width(16, 2).measure(tmp_path)
+    table = stored("mnns-budget", "table.csv")
+    assert record.trained == phase_curve.trained(table, 16)
+    assert record.trained_checksum == checksum(table.path.read_bytes())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -226,12 +263,9 @@ def test_quick_is_seeded_and_full_draws_fresh_seeds(tmp_path):
     assert len({each.id for each in full} | {quick.id}) == 2
 
 
-def test_form_1_kept_the_seed_in_the_run_and_named_the_counterexample_in_the_verdict():
+def test_form_1_named_the_counterexample_in_the_verdict():
     line = read_lines(FIRST / "claims.jsonl")[0]
-    record = read_record(Check, {**line, "verdict": "fails: counterexample"})
-    assert record.seed == line["experiment"]["seeds"]["claim"]
-    assert record.run == Check.from_json(record.run).to_json()
-    assert record.verdict == FAILS
+    assert read_record(Check, {**line, "verdict": "fails: counterexample"}).verdict == FAILS
     assert read_record(Check, line).verdict == HOLDS
 
 
@@ -262,10 +296,11 @@ def test_a_counterexample_stands_in_the_table_and_in_the_data():
     entry = table.findings[0]
     where = f"**{claim.name}**. {claim.statement} *Fails: counterexample* ({claim.conditions})."
     assert entry.sentence() == f"{where} 1 to 2. Counterexample: one."
-    assert entry.to_json() == {
+    told = {
         "id": claim.name, "claim": claim.statement[:-1], "verdict": FAILS, "family": FAMILY, "evidence": "1 to 2",
         "conditions": claim.conditions, "counterexample": "one",
     }  # fmt: skip
+    assert entry.to_json().items() >= told.items()
     (table,) = claims.tables([changed(record, counterexample=None)])
     assert table.rows[0]["verdict"] == FAILS
 

@@ -32,16 +32,16 @@ class Bench:
         torch.set_num_threads(1)
         where = device_named(self.device)
         if self.groups:
-            figures = bench.grouped_rollouts(self.groups, self.rounds, where)
+            metrics = bench.grouped_rollouts(self.groups, self.rounds, where)
         elif where.type == "cpu":
-            figures = bench.measure(self.rounds)
+            metrics = bench.measure(self.rounds)
         else:
             raise ValueError("bench compares with one CPU thread: give --groups to time rollouts on another device")
         if self.json:
             name = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
-            print(json.dumps({**figures, "rounds": self.rounds, "device": name, "environment": environment()}))
+            print(json.dumps({**metrics, "rounds": self.rounds, "device": name, "environment": environment()}))
         else:
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 print(f"{name:24s} {value:12,.3f}" if value < 100 else f"{name:24s} {value:12,.0f}")
         if self.profile and not self.groups:
             print("\n" + bench.profile(), file=sys.stderr if self.json else sys.stdout)

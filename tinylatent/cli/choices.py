@@ -1,4 +1,4 @@
-"""Choices: tasks and recipes as the command line offers them, by name."""
+"""Choices: tasks as the command line offers them, by name."""
 
 from typing import Annotated, Any, Union
 

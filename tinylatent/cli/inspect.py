@@ -12,7 +12,6 @@ import tyro
 from tinylatent.cli.run import arms_listed
 from tinylatent.cli.terminal import first_sentence, listed
 from tinylatent.engine.controls import CONTROLS
-from tinylatent.lab.arms import label
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load
 from tinylatent.lab.launchers import LAUNCHERS
@@ -53,7 +52,7 @@ def _about(name: str, run: Experiment) -> str:
     """A sentence about a recipe."""
     rates = f"learning rate {run.training.learning_rate:g}, weight decay {run.training.weight_decay:g}"
     tuned = "tuned" if is_tuned(name) else "not tuned"
-    return f"{label(run.method.name)} on {run.task.name}, {run.training.steps} steps, {rates} ({tuned})."
+    return f"{run.method.label or run.method.name} on {run.task.name}, {run.training.steps} steps, {rates} ({tuned})."
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import tyro
 from tqdm import tqdm
 
 from tinylatent.cli.terminal import Device, filled, first_sentence, listed
-from tinylatent.core.files import read_json, write_json
+from tinylatent.core.files import read_json
 from tinylatent.core.seeds import Seeds
 from tinylatent.evaluation.statistics import accuracy_interval
-from tinylatent.lab.experiment import Experiment, device_named
+from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import START, load
-from tinylatent.lab.launchers.launcher import RESULT, stored_record
+from tinylatent.lab.launchers.launcher import RESULT, Job, stored_record
 from tinylatent.lab.recipes import comparisons, is_tuned, recipe, recipes
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.study import STORE
@@ -65,8 +65,8 @@ class Run(Generic[SomeTask, SomeMethod]):
     share, RESULTS/runs, under the run's identity."""
     results: Path = Path("results")
     """Folder of results."""
-    device: Device = "auto"
-    """Where to train."""
+    device: Device = "cpu"
+    """Where to train and evaluate; runs of different devices share a name, their records say which it was."""
     json: bool = False
     """Print the record as JSON instead of a table."""
 
@@ -88,6 +88,11 @@ class Run(Generic[SomeTask, SomeMethod]):
         task, model, training = usual.task, usual.model, usual.training
         if folder is not None:
             start, _ = load(folder)
+            if start.task.name != task.name:
+                raise ValueError(
+                    f"the run in {folder} is of task {start.task.name}, the recipe {name} of {task.name}: choose a "
+                    "recipe of its task"
+                )
             task, model = start.task, start.model
             training = replace(training, num_train=start.training.num_train)
         kind: Any = cls
@@ -106,7 +111,12 @@ class Run(Generic[SomeTask, SomeMethod]):
         method: Any = self.method
         start = recipe(self.recipe, self.seed).start
         if self.start is not None:
-            start, _ = load(self.start)
+            usual, (start, _) = start, load(self.start)
+            if usual is not None and usual.method.name != start.method.name:
+                print(
+                    f"starting from {start.method.name}, where {self.recipe} starts from {usual.method.name}",
+                    file=sys.stderr,
+                )
             for flag, ours, theirs in self._contradictions(start):
                 raise ValueError(
                     f"{flag} is {ours}, but the run in {self.start} has {theirs}: leave it out, task, model, split and "
@@ -133,14 +143,17 @@ class Run(Generic[SomeTask, SomeMethod]):
 
     def run(self) -> None:
         """Trains, evaluates, stores and prints."""
-        experiment, device = self.experiment(), device_named(self.device)
-        if not is_tuned(self.recipe):
-            print(f"learning rate and weight decay of {self.recipe} have not been tuned", file=sys.stderr)
+        experiment = self.experiment()
         folder, store = self.out, None
         if folder is None:
             store = self.results / STORE
             folder = store / experiment.identity
-        record = done(experiment, folder, str(device), self.start, store)
+        record = done(experiment, folder, self.device, self.start, store)
+        if not is_tuned(self.recipe, experiment):
+            print(
+                f"learning rate and weight decay have not been tuned for these settings of {self.recipe}",
+                file=sys.stderr,
+            )
         print(json.dumps(record.to_json()) if self.json else described(record))
         if not self.json:
             print(f"result: {folder / RESULT}")
@@ -191,9 +204,8 @@ def done(
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             bar.update(step - bar.n)
 
-        record = experiment.measure(folder, device, on_progress, start)
-    write_json(folder / RESULT, record.to_json())
-    return record
+        found: ExperimentRecord = Job(experiment, folder, device, start).do(on_progress)
+    return found
 
 
 def _stored(experiment: Experiment, folder: Path) -> ExperimentRecord | None:

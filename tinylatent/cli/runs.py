@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import tyro
 
 from tinylatent.core.environment import environment
+from tinylatent.core.registry import PluginWarning, owner
 from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.names import short, written
@@ -46,9 +48,9 @@ class _Where:
     folder: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """A folder elsewhere, of one run, as `tinylatent run --out` writes, or of several; may be given again."""
 
-    def stored(self) -> list[Stored]:
-        """Every run there is."""
-        return stored_runs(self.results, self.folder)
+    def stored(self, names: Sequence[str] = ()) -> list[Stored]:
+        """Every run there is, those in the folders among names included."""
+        return stored_runs(self.results, (*self.folder, *(Path(name) for name in names if Path(name).is_dir())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,7 @@ class Show(_Where):
 
     def run(self) -> None:
         """Prints it."""
-        stored = pick_one(self.stored(), self.run_named)
+        stored = pick_one(self.stored([self.run_named]), self.run_named)
         if self.json:
             print(json.dumps({**_values(stored), "settings": stored.settings}, indent=2))
             return
@@ -127,7 +129,7 @@ class Compare(_Where):
 
     def run(self) -> None:
         """Prints a column for each."""
-        stored = self.stored()
+        stored = self.stored(self.runs)
         runs = [pick_one(stored, name) for name in self.runs]
         compared = compare(runs)
         if self.json:
@@ -169,7 +171,7 @@ class Delete(_Where):
         Raises:
             ValueError: --yes is missing, or a run must not be deleted.
         """
-        stored = self.stored()
+        stored = self.stored(self.runs)
         if not self.runs:
             raise ValueError("delete needs the id or name of a run; `tinylatent runs list` shows them")
         chosen = [*{each.folder: each for name in self.runs for each in pick(stored, name)}.values()]
@@ -212,10 +214,7 @@ class Status(_Where):
     def run(self) -> None:
         """Prints it."""
         training = [_pace(each) for each in stored_runs(self.results, self.folder, only_training=True)]
-        studies = [
-            {"study": name, **{profile: vars(study_progress(study, profile, self.results)) for profile in PROFILES}}
-            for name, study in STUDIES.loaded().items()
-        ]
+        studies = [*self._studies()]
         where = {**environment(), "cuda": _cuda()}
         if self.json:
             print(json.dumps({"training": training, "studies": studies, "environment": where}, indent=2))
@@ -227,6 +226,17 @@ class Status(_Where):
         print(_aligned([STUDY, *(_of_study(each) for each in studies)]))
         print("\nenvironment")
         print(_aligned([*where.items()]))
+
+    def _studies(self) -> Iterator[dict[str, Any]]:
+        """How far the studies are; one whose grid cannot be made is left out with a PluginWarning."""
+        for name, study in STUDIES.loaded().items():
+            try:
+                found = [vars(study_progress(study, profile, self.results)) for profile in PROFILES]
+            except Exception as error:  # it is another package's code
+                said = f"the study {name!r} of {owner(STUDIES.points[name])} has no grid"
+                warnings.warn(f"left out: {said} ({type(error).__name__}: {error})", PluginWarning, stacklevel=2)
+            else:
+                yield {"study": name, **dict(zip(PROFILES, found, strict=True))}
 
 
 def _of_training(progress: dict[str, Any]) -> tuple[str, ...]:

@@ -9,8 +9,7 @@ import tyro
 from tqdm import tqdm
 
 from tinylatent.cli.terminal import Device
-from tinylatent.lab.experiment import device_named
-from tinylatent.lab.launchers import LAUNCHERS
+from tinylatent.lab.launchers import launcher_named
 from tinylatent.lab.study import RUNS, STUDIES, Profile, kept, rebuild, reproduce, study_of
 
 
@@ -35,8 +34,8 @@ class Reproduce:
 
     def run(self) -> None:
         """Measures what is missing and prints the tables and where the files are."""
-        study, launcher = STUDIES.named(self.study), LAUNCHERS.named(self.launcher)(self.workers)
-        outcome = reproduce(study, self.profile, self.results, launcher, str(device_named(self.device)))
+        study, launcher = STUDIES.named(self.study), launcher_named(self.launcher, self.workers)
+        outcome = reproduce(study, self.profile, self.results, launcher, self.device)
         if self.json:
             files = {name: str(path) for name, path in outcome.files.items()}
             print(json.dumps({"tables": [table.to_json() for table in outcome.tables], "files": files}))

@@ -102,16 +102,16 @@ class Score:
     output: Path | None = None
     """File for a verdict a line: right, wrong, unreadable or missing."""
     json: bool = False
-    """Print the figures as JSON instead of text."""
+    """Print the metrics as JSON instead of text."""
 
     def run(self) -> None:
         """Checks every line of both files first, then judges."""
         exported = _by_id(self.items)
         items, answers = {id_: (task, row) for id_, task, row in _exported(exported)}, _by_id(self.answers)
-        strangers = [(place, id_) for id_, (place, _) in answers.items() if id_ not in items]
+        strangers = [(where, id_) for id_, (where, _) in answers.items() if id_ not in items]
         if strangers:
-            place, id_ = strangers[0]
-            raise ValueError(f"{place}: the id {short(id_)} is not among the {len(items)} of {self.items}")
+            where, id_ = strangers[0]
+            raise ValueError(f"{where}: the id {short(id_)} is not among the {len(items)} of {self.items}")
         verdicts = {}
         for id_, (task, row) in items.items():
             answer = answers[id_][1] if id_ in answers else {}
@@ -130,8 +130,8 @@ class Score:
         if self.output is not None:
             _write([{"id": id_, "verdict": verdict} for id_, verdict in verdicts.items()], self.output)
         if self.json:
-            figures = {"accuracy": interval.value, "low": interval.low, "high": interval.high}
-            print(json.dumps({**counts, "problems": len(verdicts), **figures}))
+            metrics = {"accuracy": interval.value, "low": interval.low, "high": interval.high}
+            print(json.dumps({**counts, "problems": len(verdicts), **metrics}))
             return
         low, value, high = (100 * x for x in (interval.low, interval.value, interval.high))
         print(f"{value:.2f} %  [{low:.2f}, {high:.2f}]  of {len(verdicts)} problems")
@@ -155,8 +155,8 @@ def _in_nodes(answer: Any, symbols: list[str], problem: dict[str, Any]) -> Any:
     said = str(answer.get("answer", "")).strip().rstrip(".").lower()
     root, *candidates = (symbols[node].lower() for node in (problem["root"], *problem["candidates"]))
     found = re.fullmatch(rf"(?:{re.escape(root)} is an? )?(\S+)", said)
-    place = candidates.index(found[1]) if found is not None and found[1] in candidates else None
-    return "no answer" if place is None else f"n{problem['candidates'][place]}"
+    index = candidates.index(found[1]) if found is not None and found[1] in candidates else None
+    return "no answer" if index is None else f"n{problem['candidates'][index]}"
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Predict:
     def run(self) -> None:
         """Checks every line first, then answers them all in batches."""
         experiment, model = load(self.checkpoint)
-        read = [(value, *_held(experiment.task, place, value)) for place, value in _lines(self.input)]
+        read = [(value, *_held(experiment.task, where, value)) for where, value in _lines(self.input)]
         answers: list[dict[str, Any]] = [{} for _ in read]
         for task, index, rows in _by_task([(task, row) for _, task, row in read]):
             for number, answer in zip(index, _answers(experiment, task, model, rows), strict=True):
@@ -182,26 +182,26 @@ class Predict:
         _write(answers, self.output)
 
 
-def _held(task: Any, place: str, value: Any) -> tuple[Any, np.ndarray]:
+def _held(task: Any, where: str, value: Any) -> tuple[Any, np.ndarray]:
     """The task that holds a problem, at whatever difficulty, and the problem; in a line of `export` it is "problem"."""
     exported = isinstance(value, dict) and "problem" in value
     item = value["problem"] if exported else value
     if exported and value.get("task", task.name) != task.name:
-        raise ValueError(f"{place} is a problem of {short(value['task'])}, but the model was trained on {task.name}")
+        raise ValueError(f"{where} is a problem of {short(value['task'])}, but the model was trained on {task.name}")
     try:
         if exported and "settings" in value and _task({"task": task.name, **value}).vocabulary != task.vocabulary:
             raise ValueError(f"its settings make other tokens than those the model knows; expected {task}")
         holding = task.holding(item)
         return holding, holding.read(item)
     except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _by_task(problems: list[tuple[Any, np.ndarray]]) -> Iterator[tuple[Any, list[int], np.ndarray]]:
-    """Each task among the problems, their places, and the problems as rows."""
+    """Each task among the problems, the indices of its problems, and these as rows."""
     for task in dict.fromkeys(task for task, _ in problems):
-        index = [place for place, (its, _) in enumerate(problems) if its == task]
-        yield task, index, np.stack([problems[place][1] for place in index])
+        index = [number for number, (its, _) in enumerate(problems) if its == task]
+        yield task, index, np.stack([problems[number][1] for number in index])
 
 
 def _answers(
@@ -221,7 +221,7 @@ def _answers(
 
 
 def _lines(path: Path | None) -> list[Line]:
-    """Every line that is not empty, as JSON, with its place; ValueError naming the place of one that is not."""
+    """Every line that is not empty, as JSON, with where it stands; ValueError naming where one that is not stands."""
     source = "standard input" if path is None else str(path)
     try:
         text = sys.stdin.read() if path is None else path.read_text(encoding="utf-8-sig")
@@ -237,32 +237,32 @@ def _lines(path: Path | None) -> list[Line]:
     return lines
 
 
-def _value(line: str, place: str) -> Any:
+def _value(line: str, where: str) -> Any:
     try:
         return json.loads(line)
     except RecursionError:
-        raise ValueError(f"{place} is nested too deeply: expected one JSON value a line") from None
+        raise ValueError(f"{where} is nested too deeply: expected one JSON value a line") from None
     except ValueError as error:
-        raise ValueError(f"{place} is not JSON ({error}): expected one JSON value a line") from None
+        raise ValueError(f"{where} is not JSON ({error}): expected one JSON value a line") from None
 
 
 def _by_id(path: Path) -> dict[Any, Line]:
     """The lines of a file by their "id"; ValueError for a line without one, or two with the same."""
     found: dict[Any, Line] = {}
-    for place, value in _lines(path):
+    for where, value in _lines(path):
         id_ = value.get("id") if isinstance(value, dict) else None
         if not isinstance(id_, (int, str)) or isinstance(id_, bool):
-            raise ValueError(f'{place} has no "id": expected an object such as {{"id": 0, ...}}')
+            raise ValueError(f'{where} has no "id": expected an object such as {{"id": 0, ...}}')
         if id_ in found:
-            raise ValueError(f"{place}: the id {id_!r} stands there twice")
-        found[id_] = place, value
+            raise ValueError(f"{where}: the id {id_!r} stands there twice")
+        found[id_] = where, value
     return found
 
 
 def _exported(lines: dict[Any, Line]) -> Iterator[tuple[Any, Any, np.ndarray]]:
     """The id, the task and the problem of each exported line."""
     known: dict[str, Any] = {}
-    for id_, (place, value) in lines.items():
+    for id_, (where, value) in lines.items():
         try:
             text = json.dumps([value["task"], value["settings"]], sort_keys=True)
             if text not in known:
@@ -272,10 +272,10 @@ def _exported(lines: dict[Any, Line]) -> Iterator[tuple[Any, Any, np.ndarray]]:
             yield id_, known[text], row
         except KeyError as error:
             raise ValueError(
-                f"{place} lacks {error}: expected id, task, settings and problem, as export writes them"
+                f"{where} lacks {error}: expected id, task, settings and problem, as export writes them"
             ) from None
         except ValueError as error:
-            raise ValueError(f"{place}: {error}") from None
+            raise ValueError(f"{where}: {error}") from None
 
 
 def _task(value: dict[str, Any]) -> Any:

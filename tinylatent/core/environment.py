@@ -1,4 +1,4 @@
-"""Provenance: which code, versions and machine a number comes from."""
+"""Provenance: which code, versions, machine and device a number comes from."""
 
 import importlib.metadata
 import os
@@ -11,16 +11,43 @@ import torch
 PACKAGES = ("tinylatent", "torch", "numpy", "scipy")
 
 
-def environment() -> dict[str, str]:
-    """Commit, package versions, Python and processor, as a flat record of strings."""
+def environment(device: torch.device | str | None = None) -> dict[str, str]:
+    """Commit, package versions, Python, processor, device and plugins, as a flat record of strings.
+
+    Args:
+        device: where the numbers are computed; None leaves it out.
+    """
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {
+    found = {
         "commit": commit(),
         "python": platform.python_version(),
         **versions,
         "machine": f"{platform.system()} {platform.machine()}, {processor()}",
         "threads": str(torch.get_num_threads()),
     }
+    if device is not None:
+        found["device"] = device_name(torch.device(device))
+    if others := plugins():
+        found["plugins"] = ", ".join(others)
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name with the version of CUDA; the type of any other device, such as "cpu"."""
+    if device.type != "cuda":
+        return device.type
+    return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+
+
+def plugins() -> list[str]:
+    """Name and version of every other package that registers a method, a task or anything else, in order of names."""
+    found = set()
+    for package in importlib.metadata.distributions():
+        if package.name != "tinylatent" and any(
+            point.group.startswith("tinylatent.") for point in package.entry_points
+        ):
+            found.add(f"{package.name} {package.version}")
+    return sorted(found)
 
 
 def processor() -> str:

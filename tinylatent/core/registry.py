@@ -40,7 +40,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
             other = found.get(point.name)
             if other is not None and other.value != point.value:
                 raise ValueError(
-                    f"two packages register a {self.word} {point.name!r}: {_owner(other)} and {_owner(point)}; "
+                    f"two packages register a {self.word} {point.name!r}: {owner(other)} and {owner(point)}; "
                     "uninstall one, or rename its entry"
                 )
             found[point.name] = point
@@ -53,13 +53,13 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
                 found = point.load()
             except Exception as error:
                 raise ValueError(
-                    f"the {self.word} {name!r} of {_owner(point)} cannot be loaded from {point.value} "
+                    f"the {self.word} {name!r} of {owner(point)} cannot be loaded from {point.value} "
                     f"({type(error).__name__}: {error}): repair or uninstall it"
                 ) from error
             own = getattr(found, "name", None)
             if self.is_named and own != name:
                 raise ValueError(
-                    f"the {self.word} {name!r} of {_owner(point)} is named {own!r} in {point.value}: give both one name"
+                    f"the {self.word} {name!r} of {owner(point)} is named {own!r} in {point.value}: give both one name"
                 )
             self._found[name] = found
         return self._found[name]
@@ -94,5 +94,6 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
         return len(self.points)
 
 
-def _owner(point: importlib.metadata.EntryPoint) -> str:
+def owner(point: importlib.metadata.EntryPoint) -> str:
+    """The name of the package that brings an entry point."""
     return point.dist.name if point.dist else "an unknown package"

@@ -1,26 +1,19 @@
 """Arms: what stands side by side in a comparison, and how tables and figures show it.
 
-Every method that is registered and starts from fresh weights is an arm of every comparison: registering it, one line of
-a package's entry points, is all it takes. `LOOKS` gives the usual ones their labels and colours.
+Every registered method is an arm of every comparison, unless its class says otherwise: registering it, one line of a
+package's entry points, is all it takes. Its class may bring a label and a colour.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.recipes import SAMPLERS, build, build_rl, comparisons, contenders
 
 SPARE = ("#7b5ea7", "#2f8f9d", "#a0522d", "#6b7b3a")
 """Colours of methods that have none of their own."""
-LOOKS: dict[str, tuple[str, str]] = {
-    "direct": ("direct", "#8c8c8c"),
-    "pause": ("pause", "#c08a3e"),
-    "discrete": ("discrete CoT", "#3b6fb6"),
-    "coconut": ("Coconut", "#4f8f5b"),
-    "cot2": ("CoT2", "#b5403a"),
-}
-"""Label and colour of a method, by name."""
 SAMPLER_LOOKS: dict[str, tuple[str, str]] = {
     "k1": ("K = 1", "#3b6fb6"),
     "k3": ("K = 3", "#c98a83"),
@@ -31,7 +24,7 @@ SAMPLER_LOOKS: dict[str, tuple[str, str]] = {
     "dirichlet2": ("Dirichlet 2", "#7fae7a"),
     "dirichlet5": ("Dirichlet 5", "#3c7a4c"),
 }
-"""Label and colour of a way to sample latents, by name."""
+"""Label and colour of a way to sample latents, by name; `sampler_arms` gives them to whoever shows one."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +41,15 @@ class Arm:
 
 
 def arms(comparison: str) -> dict[str, Arm]:
-    """The arms of a comparison, by the name of their method."""
-    published = comparisons()[comparison].published
+    """The arms of a comparison, by the name of their method; spare colours repeat where there are too few."""
+    published, spare = comparisons()[comparison].published, cycle(SPARE)
     return {
-        name: Arm(label(name), partial(build, comparison, method), colour(name), published.get(name))
+        name: Arm(
+            method.label or name,
+            partial(build, comparison, method),
+            method.colour or next(spare),
+            published.get(name),
+        )
         for name, method in contenders().items()
     }
 
@@ -61,16 +59,3 @@ def sampler_arms(start: str) -> dict[str, Arm]:
     return {
         name: Arm(SAMPLER_LOOKS[name][0], partial(build_rl, start, name), SAMPLER_LOOKS[name][1]) for name in SAMPLERS
     }
-
-
-def label(name: str) -> str:
-    """What tables call a method; its name, where it has no label."""
-    return LOOKS[name][0] if name in LOOKS else name
-
-
-def colour(name: str) -> str:
-    """A method's colour."""
-    if name in LOOKS:
-        return LOOKS[name][1]
-    newcomers = [each for each in contenders() if each not in LOOKS]
-    return SPARE[newcomers.index(name) % len(SPARE) if name in newcomers else 0]

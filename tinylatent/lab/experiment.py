@@ -4,11 +4,14 @@ Two experiments with equal values are the same run; `identity` is the hash of wh
 its JSON: 1 is the first edition's (shape, rate, batch, problems, room), which is lifted when read; 2 is today's.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_type_hints
 
+import msgspec
 import numpy as np
 import torch
 from jaxtyping import Int
@@ -19,7 +22,7 @@ from tinylatent.core.identity import plain
 from tinylatent.core.registry import Registry
 from tinylatent.core.seeds import Seeds, Streams
 from tinylatent.lab.records import ExperimentRecord, lift_record
-from tinylatent.lab.run import Progress, Run
+from tinylatent.lab.run import NotInstalledError, Progress, Run
 from tinylatent.lab.tasks import TASKS
 from tinylatent.methods import METHODS, CoT2
 from tinylatent.models.decoder import Decoder, ModelConfig
@@ -93,26 +96,27 @@ class Experiment(Run):
         """The experiment that wrote these values, in any form.
 
         Raises:
-            ValueError: a part is missing, unknown, or was written by another version of the method.
+            NotInstalledError: task or method is not installed, or the method not in the version that wrote this.
+            ValueError: a part is missing or unknown, or a value is of another type than its setting.
         """
         try:
             values = lifted(values)
             if values["version"] != cls.version:
                 raise ValueError(f"an experiment of form {values['version']}: this program reads 1 to {cls.version}")
+            if unknown := sorted(values.keys() - {"version", *(part.name for part in fields(cls))}):
+                raise TypeError(f"it has the unknown {', '.join(unknown)}")
+            model = _made(ModelConfig, "model", values["model"])
+            training = _made(Training, "training", values["training"])
+            seeds = _made(Seeds, "seeds", values["seeds"])
+            start = cls.from_json(values["start"]) if "start" in values else None
             task, method = dict(values["task"]), dict(values["method"])
+            task = _made(_installed(TASKS, task.pop("name"), "task"), "task", task)
             kind, version = _installed(METHODS, method.pop("name"), "method"), method.pop("version")
             if version != kind.version:
-                raise ValueError(
+                raise NotInstalledError(
                     f"written by version {version} of method {kind.name}, this is {kind.version}: train it again"
                 )
-            return cls(
-                _installed(TASKS, task.pop("name"), "task")(**{name: _tupled(value) for name, value in task.items()}),
-                kind(**{name: _tupled(value) for name, value in method.items()}),
-                ModelConfig(**values["model"]),
-                Training(**values["training"]),
-                Seeds(**values["seeds"]),
-                cls.from_json(values["start"]) if "start" in values else None,
-            )
+            return cls(task, _made(kind, "method", method), model, training, seeds, start)
         except (KeyError, TypeError, AttributeError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(
@@ -149,6 +153,11 @@ class Experiment(Run):
             ValueError: the task's space is too large to list and training.num_train is not set.
         """
         count = self.training.num_train
+        if count is None and not self.task.listed:
+            raise ValueError(
+                f"the problems of {self.task.name} are too many to list: say how many to train on, as "
+                "training.num_train; try 50000"
+            )
         if count is not None and part == "validation":
             count = max(1, min(count // 4, MAX_VALIDATED))
         return _rows(self.task, part, self.seeds.derive("split"), count)
@@ -179,6 +188,12 @@ class Experiment(Run):
         """The run whose weights this one begins with."""
         return self.start
 
+    def check(self, folder: Path, start: Path | None = None) -> None:
+        """Refuses what cannot be trained, evaluated, or kept in this folder; see `measure.check`."""
+        from tinylatent.lab.measure import check  # which is about experiments, and so imports them
+
+        check(self, folder, start)
+
     def measure(
         self,
         folder: Path,
@@ -205,6 +220,29 @@ def lifted(values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _made(kind: Callable[..., Any], part: str, values: dict[str, Any]) -> Any:
+    """A part of an experiment from JSON; TypeError names a value that is not of its field's type.
+
+    Types that JSON does not know, which a package may have, are not checked.
+    """
+    try:
+        types = get_type_hints(kind)
+    except Exception:
+        types = {}
+    for name, value in values.items():
+        try:
+            with suppress(TypeError, NotImplementedError):
+                msgspec.convert(value, types.get(name, Any), dec_hook=_unchecked)
+        except msgspec.ValidationError as error:
+            raise TypeError(f"{part}.{name} is {value!r} ({error})") from error
+    return kind(**{name: _tupled(value) for name, value in values.items()})
+
+
+def _unchecked(kind: Any, value: Any) -> Any:
+    """Says of a type that it cannot be checked."""
+    raise NotImplementedError
+
+
 def _tupled(value: Any) -> Any:
     """The value with tuples for the lists of JSON, inside one another too."""
     return tuple(map(_tupled, value)) if isinstance(value, list) else value
@@ -213,7 +251,7 @@ def _tupled(value: Any) -> Any:
 def _installed(registry: Registry[Any], name: str, word: str) -> Any:
     """What a stored run names, or a clear word that it is not there."""
     if name not in registry:
-        raise ValueError(
+        raise NotInstalledError(
             f"not an experiment this version can read: {word} {name!r} is not installed, there are "
             f"{', '.join(registry)}; install the package that brings it"
         )

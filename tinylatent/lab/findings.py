@@ -2,7 +2,8 @@
 
 There is one vocabulary of verdicts. A claim about measured differences "holds" or "fails" where the whole 95 % interval
 lies on one side; otherwise, and whenever a single run is all there is, there is "not enough evidence". A published
-statement that needs more than its paper says "holds under stricter conditions".
+statement that needs more than its paper says "holds under stricter conditions". No verdict is corrected for how many
+findings stand beside it.
 """
 
 from collections.abc import Mapping
@@ -17,8 +18,6 @@ STRICTER: Verdict
 FAILS: Verdict
 OPEN: Verdict
 HOLDS, STRICTER, FAILS, OPEN = get_args(Verdict)
-EXPLORATORY = "exploratory"
-"""The family of findings that nobody announced before the runs: they are not corrected for their number."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,15 @@ class Finding:
     """What was estimated, if it is one number: a share, or a difference of shares, unless `unit` says otherwise."""
     unit: str = "share"
     """Unit of the estimate."""
-    family: str = EXPLORATORY
-    """Claims that are read, and corrected, together."""
+    family: str = ""
+    """The group of claims that it is read with; empty if it stands alone."""
     curves: Mapping[str, list[float]] = field(default_factory=dict)
     """What a figure may draw."""
+    runs: int | None = None
+    """How many runs stand behind it, one for each seed; None where none was trained."""
+    exploratory: bool = True
+    """Whether the claim was chosen with its runs at hand, so that its verdict is a lead and no test. The ledger's
+    statements are published ones; no claim of a study so far was named before its runs."""
 
     def __post_init__(self) -> None:
         if self.verdict not in get_args(Verdict):
@@ -49,16 +53,20 @@ class Finding:
         return f"{self.verdict.capitalize()}: {self.claim}{evidence}."
 
     def to_json(self) -> dict[str, Any]:
-        """The finding as plain values; curves are left out."""
-        found: dict[str, Any] = {"claim": self.claim, "verdict": self.verdict, "family": self.family}
+        """The finding as plain values; curves and what is not known are left out."""
+        found: dict[str, Any] = {"claim": self.claim, "verdict": self.verdict, "exploratory": self.exploratory}
+        if self.family:
+            found["family"] = self.family
+        if self.runs is not None:
+            found["runs"] = self.runs
         if self.estimate is not None:
-            estimate = self.estimate
-            found |= {"estimate": estimate.value, "low": estimate.low, "high": estimate.high, "unit": self.unit}
+            ends = {"estimate": self.estimate.value, "low": self.estimate.low, "high": self.estimate.high}
+            found |= {**ends, "unit": self.unit, "kind": self.estimate.kind}
         return {**found, "evidence": self.evidence}
 
 
 def decided(holds: bool, fails: bool, runs: int | None = None) -> Verdict:
-    """The verdict on a claim from what its interval shows; of a single run nothing is said.
+    """The verdict on a claim from what its interval shows; a single run is never enough.
 
     Args:
         holds: whether the whole interval speaks for the claim.
@@ -70,6 +78,6 @@ def decided(holds: bool, fails: bool, runs: int | None = None) -> Verdict:
     return HOLDS if holds else FAILS
 
 
-def exactly(claim: str, holds: bool, evidence: str, family: str = EXPLORATORY) -> Finding:
+def exactly(claim: str, holds: bool, evidence: str, family: str = "") -> Finding:
     """A finding that leaves no room for chance: it holds or it fails."""
     return Finding(claim, HOLDS if holds else FAILS, evidence, family=family)

@@ -45,7 +45,7 @@ def train(
             part, the start is another or unfinished, or training diverged.
         DamagedError: a stored file is damaged.
     """
-    speaker = check(experiment, folder, start)
+    speaker = check_training(experiment, folder, start)
     if folder is None:
         return _train(experiment, speaker, None, device, on_progress, say, start)
     with locked(folder):
@@ -59,7 +59,7 @@ def train(
             raise
 
 
-def check(experiment: Experiment, folder: Path | None, start: Path | None = None) -> Symbols:
+def check_training(experiment: Experiment, folder: Path | None, start: Path | None = None) -> Symbols:
     """Refuses what cannot be trained in a folder before anything in it is touched; returns the training problems.
 
     Raises:

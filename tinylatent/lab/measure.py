@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tinylatent_tasks import Task
 
-from tinylatent.core.files import locked, read_lines
+from tinylatent.core.files import read_lines
 from tinylatent.core.identity import checksum
 from tinylatent.core.seeds import derive
 from tinylatent.engine.controls import CONTROLS
@@ -17,7 +17,7 @@ from tinylatent.engine.plan import distinct
 from tinylatent.evaluation.evaluate import cost, evaluate, sample_answers
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, cluster_counts, majority_at_k, pass_at_k
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.folders import begun, check, train
+from tinylatent.lab.folders import begun, check_training, train
 from tinylatent.lab.records import (
     DEFAULT,
     Answered,
@@ -43,6 +43,8 @@ EQUAL_KS = (1, 2, 3, 4, 6, 8, 12, 24)
 """Chains in a vote where methods that draw several tokens a step are compared at equal sampled tokens."""
 MAX_OF_A_LEVEL = 1000
 """Most problems of each difficulty of a task."""
+LEVELS_SEED = 0
+"""Seed of what is sampled at every difficulty: the same in all runs, as in records of form 1."""
 MAX_OF_TRAINING = 1000
 """Most problems of the training part that the model is asked again."""
 
@@ -67,44 +69,26 @@ def measure(
     Raises:
         ValueError: the validation part is too small, or training cannot be done; see `folders.train`.
     """
-    rows = experiment.rows("validation")  # before training: a request that cannot be met should not cost a run
-    levels = _levels(experiment)
-    if len(rows) < 2:
-        raise ValueError(f"a validation part of {len(rows)} problems tells nothing: use more digits or a larger range")
+    rows, levels = check(experiment, folder, start)
     if folder is None:
         with tempfile.TemporaryDirectory() as temporary:
             return measure(experiment, Path(temporary), device, on_progress, start)
-    check(experiment, folder, start)
-    with locked(folder):
-        model = train(experiment, folder, device, on_progress, start=start)
-        return _evaluated(experiment, model, rows, levels, folder, start, device)
-
-
-def _evaluated(
-    experiment: Experiment,
-    model: Model,
-    rows: np.ndarray,
-    levels: dict[int, tuple[Task, np.ndarray]],
-    folder: Path,
-    start: Path | None,
-    device: torch.device | str,
-) -> ExperimentRecord:
-    """The record of a trained experiment."""
-    task = experiment.task
+    model, task = train(experiment, folder, device, on_progress, start=start), experiment.task
     saved = find_checkpoint(folder)
     assert saved is not None, "a finished run has a checkpoint"
     keys, total = np.unique(task.key(rows), return_counts=True)
-    advice = saved.manifest.get("stopped")
+    advice, seed = saved.manifest.get("stopped"), experiment.seeds.derive("sampling", "evaluation")
     return new_record(
         experiment,
-        training=saved.manifest.get("environments", []),
+        training=saved.manifest.get("environments"),
+        device=device,
         keys=[f"{key:016x}" for key in keys.tolist()],
         total=total.tolist(),
         **_judged(experiment, model, rows, device),
-        train=_answered(experiment, model, task, _trained(experiment), device),
+        train=_answered(experiment, model, task, _trained(experiment), seed, device),
         stages=_stages(experiment, saved, folder, rows, device),
         levels={
-            str(difficulty): _answered(experiment, model, own, asked, device)
+            str(difficulty): _answered(experiment, model, own, asked, LEVELS_SEED, device)
             for difficulty, (own, asked) in levels.items()
         },
         **_learning(experiment, saved, folder, rows, start, device),
@@ -114,6 +98,24 @@ def _evaluated(
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         cost=_cost(experiment, model, saved, rows, device),
     )
+
+
+def check(
+    experiment: Experiment, folder: Path | None, start: Path | None = None
+) -> tuple[np.ndarray, dict[int, tuple[Task, np.ndarray]]]:
+    """Refuses what cannot be trained or evaluated, before anything is touched and before it costs a run.
+
+    Returns:
+        the validation problems, and those of every difficulty.
+
+    Raises:
+        ValueError: see `measure`.
+    """
+    rows, levels = experiment.rows("validation"), _levels(experiment)
+    if len(rows) < 2:
+        raise ValueError(f"a validation part of {len(rows)} problems tells nothing: use more digits or a larger range")
+    check_training(experiment, folder, start)
+    return rows, levels
 
 
 def _judged(experiment: Experiment, model: Model, rows: np.ndarray, device: torch.device | str) -> dict[str, Any]:
@@ -151,10 +153,10 @@ def _accuracy(right: np.ndarray, total: np.ndarray) -> Interval:
 
 
 def _answered(
-    experiment: Experiment, model: Model, task: Task, rows: np.ndarray, device: torch.device | str
+    experiment: Experiment, model: Model, task: Task, rows: np.ndarray, seed: int, device: torch.device | str
 ) -> Answered:
     """How the model answers some problems of a task."""
-    result = evaluate(Symbols(task, rows), experiment.method, model, device=device)
+    result = evaluate(Symbols(task, rows), experiment.method, model, seed=seed, device=device)
     keys, right, total = cluster_counts(task.key(rows), result.right_P)
     of_keys = checksum(keys.tobytes())  # the keys themselves would be most of the record
     return Answered(right=right.tolist(), total=total.tolist(), keys=of_keys, accuracy=_accuracy(right, total))
@@ -196,8 +198,8 @@ def _stages(
         model, left = experiment.fresh(device), stage_end(folder, stage)
         load_weights(left, model)
         result = evaluate(Symbols(experiment.task, rows), experiment.method, model, device=device)
-        _, right, _ = cluster_counts(experiment.task.key(rows), result.right_P)
-        found.append(StageEnd(step=left.step, right=right.tolist()))
+        _, right, total = cluster_counts(experiment.task.key(rows), result.right_P)
+        found.append(StageEnd(step=left.step, right=right.tolist(), accuracy=_accuracy(right, total)))
     return found
 
 

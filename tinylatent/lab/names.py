@@ -46,10 +46,11 @@ def written(value: Any) -> str:
 
 
 def run_name(run: Run, known: Mapping[str, Settings] | None = None) -> str:
-    """The nearest recipe, the seed, and every setting that differs; the label of what is no experiment.
+    """The name of a run: the nearest recipe, the seed, and every setting that differs from the recipe's.
 
-    Nearest is, among the recipes of this method, one of the same task and model with the fewest other settings that
-    differ; where there is none, the recipe that is called as the task is.
+    The nearest recipe has the run's task, model and method, and differs in the fewest other settings. Where no recipe
+    has all three, it is "task/method", and where that does not exist either, the defaults go by this name. A run that
+    is no experiment is named by its label.
 
     Args:
         run: what to name.
@@ -58,16 +59,19 @@ def run_name(run: Run, known: Mapping[str, Settings] | None = None) -> str:
     if not isinstance(run, Experiment):
         return run.label
     recipes = recipe_settings() if known is None else known
-    usual = f"{run.task.name}/{run.method.name}"
-    place = {
+    required = {
         name: value for name, value in settings(run).items() if name.startswith(("task.", "model.", "method.name"))
     }
-    near = {name: _differing(run, each) for name, each in recipes.items() if place.items() <= each.items()}
-    if not near:
-        others = recipes.get(usual) or settings(Experiment(type(run.task)(), type(run.method)()))
-        near = {usual: _differing(run, others)}
-    best = min(near, key=lambda name: len(near[name]))
-    return " ".join([best, f"seed={run.seeds.split}", *(f"{name}={value}" for name, value in near[best].items())])
+    differing = {
+        name: _differing(run, recipe) for name, recipe in recipes.items() if required.items() <= recipe.items()
+    }
+    if not differing:
+        usual = f"{run.task.name}/{run.method.name}"
+        recipe = recipes.get(usual) or settings(Experiment(type(run.task)(), type(run.method)()))
+        differing = {usual: _differing(run, recipe)}
+    nearest = min(differing, key=lambda name: len(differing[name]))
+    changes = [f"{name}={value}" for name, value in differing[nearest].items()]
+    return " ".join([nearest, f"seed={run.seeds.split}", *changes])
 
 
 def short(name: str) -> str:

@@ -33,28 +33,28 @@ def figure(
         sheet.savefig(path, format="png", dpi=160, metadata={"Software": None})
 
 
-def interval_row(axes: Axes, place: int, interval: Interval, colour: str, hollow: bool = False) -> None:
+def interval_row(axes: Axes, y: int, interval: Interval, colour: str, hollow: bool = False) -> None:
     """A horizontal interval with its value, in percent."""
     low, value, high = 100 * interval.low, 100 * interval.value, 100 * interval.high
-    axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
-    axes.plot(value, place, "o", color=colour, markerfacecolor="white" if hollow else colour, markersize=5)
+    axes.plot([low, high], [y, y], color=colour, linewidth=2, solid_capstyle="round")
+    axes.plot(value, y, "o", color=colour, markerfacecolor="white" if hollow else colour, markersize=5)
 
 
 def interval_column(
-    axes: Axes, place: float | int, interval: Interval, colour: Any, hollow: bool = False, label: str | None = None
+    axes: Axes, x: float | int, interval: Interval, colour: Any, hollow: bool = False, label: str | None = None
 ) -> None:
     """A vertical interval with its value, in percent."""
     low, value, high = 100 * interval.low, 100 * interval.value, 100 * interval.high
-    axes.plot([place, place], [low, high], color=colour, linewidth=2, solid_capstyle="round")
-    axes.plot(place, value, "o", color=colour, markerfacecolor="white" if hollow else colour, ms=5, label=label)
+    axes.plot([x, x], [low, high], color=colour, linewidth=2, solid_capstyle="round")
+    axes.plot(x, value, "o", color=colour, markerfacecolor="white" if hollow else colour, ms=5, label=label)
 
 
 def published_mark(axes: Axes, x: Any = (), y: Any = (), label: str | None = None) -> None:
-    """Hollow diamonds: values that others published; without places, an entry of the legend."""
+    """Hollow diamonds: values that others published; without x and y, an entry of the legend."""
     axes.plot(x, y, "D", color="black", markerfacecolor="none", markersize=6, label=label)
 
 
-def shade(colour: str, place: int, of: int) -> Any:
-    """A colour from pale (place 0) to full (the last place)."""
-    weight = (place + 1) / of
+def shade(colour: str, index: int, count: int) -> Any:
+    """One of `count` shades of a colour, from pale (index 0) to full (the last)."""
+    weight = (index + 1) / count
     return tuple(1 - weight * (1 - part) for part in to_rgb(colour))

@@ -1,28 +1,31 @@
 """Recipes: every setting that a reported number was trained with, in one place, as functions that return whole runs.
 
 A recipe is named comparison/arm: `recipe("mnns/cot2")` is what study `mnns` trains and what `tinylatent run mnns/cot2`
-trains. A comparison is a task, a model and a length of training; every registered method that starts from fresh weights
-is an arm of each. Learning rates and weight decays are those that the tuning studies found, on splits that no reported
-result uses; a test holds them to the stored runs. A method without an entry is trained with its own usual settings.
+trains. A comparison is a task, a model and a length of training; every registered method is an arm of all comparisons,
+unless its class says otherwise (`compared`). Learning rates and weight decays are those that the tuning studies found,
+on splits that no reported result uses; a test holds them to the stored runs. Where nothing was tuned, a method is
+trained with the settings that its class calls usual (`recipe`).
 """
 
+import difflib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from tinylatent_tasks import MNNS, Arithmetic, MultiHop, Reachability, Recommendation, SubsetSum, Task
 
-from tinylatent.core.registry import PluginWarning
+from tinylatent.core.registry import PluginWarning, Registry, owner
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.tasks import TASKS
-from tinylatent.methods import GRPO, METHODS, Coconut, CoT2
+from tinylatent.methods import GRPO, METHODS, Coconut
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.method import Method
 from tinylatent.training.config import Training
 
+Kind = TypeVar("Kind")
 Settings = Mapping[str, Any]
 """Fields of Training by name."""
 
@@ -40,9 +43,9 @@ class Comparison:
     key: str = "a problem"
     """What problems of one key share, in words."""
     tuned: Mapping[str, Settings] = field(default_factory=dict)
-    """What was found for each method, by its name."""
+    """What a search found here, by method."""
     like: str = ""
-    """The comparison whose settings other methods take, untuned here."""
+    """The comparison whose tuned settings all other methods take."""
     published: Mapping[str, float] = field(default_factory=dict)
     """Published validation accuracy in percent, by method (Gozeten et al. 2025)."""
 
@@ -59,6 +62,17 @@ MNNS_TUNED: dict[str, Settings] = {
     "cot2": {"learning_rate": 1e-2, "weight_decay": 0.05},
 }
 """From study `mnns-tuning`, which also chose Coconut's mixing in CHOSEN."""
+RL_RATES: dict[str, dict[str, float]] = {
+    "discrete": {
+        "k1": 1e-3, "k3": 1e-3, "k6": 1e-3, "k136": 1e-3, "k3-paper": 1e-3, "k3-official": 1e-3, "dirichlet2": 3e-5,
+        "dirichlet5": 3e-5,
+    },
+    "cot2": {
+        "k1": 1e-3, "k3": 3e-3, "k6": 3e-4, "k136": 3e-4, "k3-paper": 1e-3, "k3-official": 1e-3, "dirichlet2": 3e-4,
+        "dirichlet5": 3e-4,
+    },
+}  # fmt: skip
+"""Peak learning rates of reinforcement learning from study `mnns-rl-tuning`, by start and sampler."""
 PAPER = Training(
     steps=328_000, batch_size=16, learning_rate=1e-4, warmup=0.0, schedule="constant", weight_decay=0.01,
     log_every=1000, save_every=10_000,
@@ -70,7 +84,7 @@ LARGE = 50_000
 
 COMPARISONS: dict[str, Comparison] = {
     "mnns": Comparison(
-        "MNNS", MNNS(), key=DIGITS, tuned=MNNS_TUNED,
+        "MNNS", MNNS(), key=DIGITS, tuned={**MNNS_TUNED, **_rates(grpo=RL_RATES["cot2"]["k3"])},
         published={"direct": 68.35, "discrete": 84.92, "coconut": 92.58, "cot2": 98.94},
     ),
     "mnns-d16": Comparison(
@@ -113,43 +127,83 @@ CHOSEN: dict[str, Method] = {"coconut": Coconut(mixing=0.0)}
 
 
 def comparisons() -> dict[str, Comparison]:
-    """Every comparison by name: those above, and an untuned one for each registered task in none of them."""
+    """Every comparison by name: those above, and an untuned one for each registered task in none of them.
+
+    A task that cannot be made with its default settings is left out with a PluginWarning.
+    """
     known = {type(where.task) for where in COMPARISONS.values()}
-    tasks = {name: kind() for name, kind in TASKS.loaded().items() if kind not in known}
-    return COMPARISONS | {
-        name: Comparison(name, task, training=Training(6000, num_train=None if task.listed else LARGE))
-        for name, task in tasks.items()
-    }
+    return COMPARISONS | _made(TASKS, _untuned, lambda kind: kind not in known)
+
+
+def _untuned(kind: type[Task]) -> Comparison:
+    """A comparison on a task with its default settings."""
+    task = kind()
+    return Comparison(task.name, task, training=Training(6000, num_train=None if task.listed else LARGE))
 
 
 def contenders() -> dict[str, Method]:
-    """Every registered method that can be compared from fresh weights, by name: the usual order, then newcomers."""
+    """Every registered method that is compared with all others, by name: the usual order, then newcomers."""
     usual = ("direct", "pause", "discrete", "coconut", "cot2")
-    found = {name: method for name, method in _with_usual_settings().items() if not method.needs_start}
+    found = {name: method for name, method in methods().items() if method.compared}
     order = [*(name for name in usual if name in found), *(name for name in found if name not in usual)]
     return {name: found[name] for name in order}
 
 
-def _with_usual_settings() -> dict[str, Method]:
-    """Every registered method; one that cannot be made without being told settings is left out with a warning."""
-    found = {}
-    for name, kind in METHODS.loaded().items():
-        try:
-            found[name] = CHOSEN.get(name) or kind()
-        except (TypeError, ValueError) as error:
-            said = f"left out: the method {name!r} has no usual settings ({error}): give its fields defaults"
-            warnings.warn(said, PluginWarning, stacklevel=2)
+def methods() -> dict[str, Method]:
+    """Every registered method with its usual settings, by name.
+
+    One that cannot be made without being told settings, or whose start is not there, is left out with a PluginWarning.
+    """
+    found = _made(METHODS, _with_usual_settings)
+    for name in [*found]:
+        chain = [name]
+        while (start := found[chain[-1]].starts_from) in found and start not in chain:
+            chain.append(start)
+        if start is not None:
+            why = "in a circle" if start in chain else f"from {start!r}, which is not there"
+            _leave_out(METHODS, name, f"starts {why}: set starts_from to the name of another method")
+            del found[name]
     return found
 
 
+def _with_usual_settings(kind: type[Method]) -> Method:
+    """A method as it is trained where nothing was tuned."""
+    replace(Training(), **kind.recipe)  # raises if it has no such fields
+    return CHOSEN.get(kind.name) or kind()
+
+
+def _made(
+    registry: Registry[Any], make: Callable[[Any], Kind], chosen: Callable[[Any], bool] = lambda kind: True
+) -> dict[str, Kind]:
+    """What a function makes of every chosen class of a registry, by name; what fails is left out with a warning."""
+    found = {}
+    for name, kind in registry.loaded().items():
+        try:
+            if chosen(kind):
+                found[name] = make(kind)
+        except Exception as error:  # it is another package's code
+            said = f"{type(error).__name__}: {error}"
+            _leave_out(registry, name, f"has no usual settings ({said}): give its fields defaults")
+    return found
+
+
+def _leave_out(registry: Registry[Any], name: str, why: str) -> None:
+    """Warns that an entry is left out, and says who brought it."""
+    said = f"left out: the {registry.word} {name!r} of {owner(registry.points[name])} {why}"
+    warnings.warn(said, PluginWarning, stacklevel=4)
+
+
 def build(comparison: str, method: Method, seed: int = 0, **settings: Any) -> Experiment:
-    """A run of a method in a comparison: as tuned there, or with the method's usual settings; `settings` override.
+    """A run of a method in a comparison, with the run it starts from.
+
+    Its settings are those tuned there, or else in the comparison that this one is `like`, or else the method's usual
+    ones.
 
     Args:
         comparison: its name.
         method: what to train; variants of a method share what was found for its name.
         seed: all seeds.
-        settings: fields of Training.
+        settings: fields of Training that override.
 
     Raises:
         ValueError: there is no such comparison, or a setting is wrong.
@@ -157,17 +211,22 @@ def build(comparison: str, method: Method, seed: int = 0, **settings: Any) -> Ex
     known = comparisons()
     if comparison not in known:
         raise ValueError(f"unknown comparison {comparison!r}: expected one of {', '.join(known)}")
-    where = known[comparison]
-    training = replace(where.training, **{**method.recipe, **where.tuned.get(method.name, {}), **settings})
-    start = build(comparison, CoT2(), seed, num_train=training.num_train) if method.needs_start else None
+    where, name = known[comparison], method.name
+    elsewhere = known[where.like].tuned if where.like else {}
+    tuned = where.tuned.get(name, elsewhere.get(name, {}))
+    training = replace(where.training, **{**method.recipe, **tuned, **settings})
+    start = None
+    if method.starts_from is not None:
+        before = _with_usual_settings(METHODS.named(method.starts_from))
+        start = build(comparison, before, seed, num_train=training.num_train)
     return Experiment(where.task, method, where.model, training, Seeds.all(seed), start)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Reinforcement learning on MNNS
 
-STARTS: dict[str, str] = {"discrete": "discrete CoT", "cot2": "CoT2"}
-"""Methods that reinforcement learning starts from, trained as in study `mnns`, and what tables call them."""
+STARTS = ("discrete", "cot2")
+"""Methods that reinforcement learning starts from, trained as in study `mnns`."""
 SAMPLERS: dict[str, GRPO] = {
     "k1": GRPO(samples=1),
     "k3": GRPO(samples=3),
@@ -180,26 +239,12 @@ SAMPLERS: dict[str, GRPO] = {
 }
 """Ways to sample latents. k1 is plain discrete GRPO; Dirichlet latents of concentration K - 1 vary as much as K tokens
 do."""
-RL = Training(steps=1000, batch_size=64, weight_decay=0.0)
-"""Batches of rollouts, and prompts in each; with groups of 8, 512,000 rollouts a run."""
-RL_RATES: dict[str, dict[str, float]] = {
-    "discrete": {
-        "k1": 1e-3, "k3": 1e-3, "k6": 1e-3, "k136": 1e-3, "k3-paper": 1e-3, "k3-official": 1e-3, "dirichlet2": 3e-5,
-        "dirichlet5": 3e-5,
-    },
-    "cot2": {
-        "k1": 1e-3, "k3": 3e-3, "k6": 3e-4, "k136": 3e-4, "k3-paper": 1e-3, "k3-official": 1e-3, "dirichlet2": 3e-4,
-        "dirichlet5": 3e-4,
-    },
-}  # fmt: skip
-"""Peak learning rates from study `mnns-rl-tuning`, by start and sampler."""
 
 
 def build_rl(start: str, sampler: str, seed: int = 0, **settings: Any) -> Experiment:
     """A run of GRPO with a sampler, from a run of study `mnns`; `settings` are fields of Training that override."""
-    before = build("mnns", METHODS[start](), seed)
-    training = replace(RL, **{"learning_rate": RL_RATES[start][sampler], **settings})
-    return replace(before, method=SAMPLERS[sampler], training=training, start=before)
+    run = build("mnns", SAMPLERS[sampler], seed, **{"learning_rate": RL_RATES[start][sampler], **settings})
+    return replace(run, start=build("mnns", methods()[start], seed, num_train=run.training.num_train))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -207,16 +252,17 @@ def build_rl(start: str, sampler: str, seed: int = 0, **settings: Any) -> Experi
 
 
 def recipes() -> dict[str, Callable[..., Experiment]]:
-    """Every recipe by name; each takes a seed."""
-    found: dict[str, Callable[..., Experiment]] = {}
-    methods = contenders() | _with_usual_settings()
-    for comparison in comparisons():
-        for name, method in methods.items():
-            found[f"{comparison}/{name}"] = partial(build, comparison, method)
-    for start in STARTS:
-        for sampler in SAMPLERS:
-            found[f"mnns-rl/{sampler}-from-{start}"] = partial(build_rl, start, sampler)
-    return found
+    """Every recipe by name; it takes a seed. `mnns/grpo` is the run of `mnns-rl/k3-from-cot2`."""
+    everyone = contenders() | methods()
+    found = {
+        f"{comparison}/{name}": partial(build, comparison, method)
+        for comparison in comparisons()
+        for name, method in everyone.items()
+    }
+    rl = {
+        f"mnns-rl/{sampler}-from-{start}": partial(build_rl, start, sampler) for start in STARTS for sampler in SAMPLERS
+    }
+    return {**found, **rl}
 
 
 def recipe(name: str, seed: int = 0) -> Experiment:
@@ -230,15 +276,29 @@ def recipe(name: str, seed: int = 0) -> Experiment:
         arm = name.partition("/")[2]
         if arm in METHODS:
             METHODS.named(arm)  # one that cannot be loaded says why
-        places = ", ".join(dict.fromkeys(each.partition("/")[0] for each in known))
+        close = difflib.get_close_matches(name, known, 1)
+        meant = f"did you mean {close[0]}? A recipe is" if close else "expected"
+        comparisons = ", ".join(dict.fromkeys(each.partition("/")[0] for each in known))
         raise ValueError(
-            f"unknown recipe {name!r}: expected comparison/method, such as mnns/cot2; comparisons are {places}, "
+            f"unknown recipe {name!r}: {meant} comparison/method, such as mnns/cot2; comparisons are {comparisons}, "
             f"methods {', '.join(METHODS)}"
         )
     return known[name](seed)
 
 
-def is_tuned(name: str) -> bool:
-    """Whether a recipe's rates were searched for."""
+def is_tuned(name: str, run: Experiment | None = None) -> bool:
+    """Whether a recipe's learning rate was searched for; with a run, also whether the search holds for that run.
+
+    It does if the run has the recipe's task, method, model, settings of training and start. Seeds, and how often it
+    logs and saves, may differ.
+    """
     comparison, _, arm = name.partition("/")
-    return comparison == "mnns-rl" or arm in comparisons()[comparison].tuned
+    searched = comparison == "mnns-rl" or arm in comparisons()[comparison].tuned
+    return searched and (run is None or _what_is_learnt(run) == _what_is_learnt(recipe(name)))
+
+
+def _what_is_learnt(run: Experiment) -> Experiment:
+    """The run with seeds 0, and with the usual settings of what does not change its weights."""
+    training = replace(run.training, log_every=1, save_every=1, micro_batch=None)
+    start = None if run.start is None else _what_is_learnt(run.start)
+    return replace(run, training=training, seeds=Seeds(), start=start)

@@ -1,15 +1,19 @@
 """What a trained run leaves in runs.jsonl: right and all answers per key, from which every interval is computed later.
 
-docs/records.md lists the fields. Forms: 1 is the first edition's (constant, attainable, ladder, "itself", one
-environment, no accuracies written out); 2 is today's.
+docs/records.md lists the fields. Forms: 1 is the first edition's (constant, attainable, ladder, "itself", the
+measuring environment alone, no accuracies written out); 2 is today's.
 """
 
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab.run import Record
+
+if TYPE_CHECKING:
+    import tinylatent.lab.experiment  # whose records these are, and so imports them
 
 DEFAULT = "default"
 """The evaluation of a method as it is, beside those under controls and by other decoders."""
@@ -44,14 +48,19 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     accuracy: Interval | None = None
     """Share of right answers with its 95 % interval over keys; form 1 has none."""
 
+    def __post_init__(self) -> None:
+        _check_counts(self.right, self.total)
 
-class StageEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class StageEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a stage of training had learnt when it ended, thinking as it taught."""
 
     step: int
     """Steps of training at its end."""
     right: list[int]
     """Right answers of each key of the validation part."""
+    accuracy: Interval | None = None
+    """Share of right answers with its 95 % interval over keys; form 1 has none."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -146,14 +155,19 @@ class ExperimentRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=
     accuracy_ceiling: float = 1.0
     """Highest accuracy that can be expected: less than 1 where answers are partly chance."""
 
-    @property
-    def experiment(self) -> Any:
-        """The experiment it is of, an `Experiment`."""
-        if "_experiment" not in self.__dict__:
-            from tinylatent.lab.experiment import Experiment  # whose records these are, and so imports them
+    @cached_property
+    def experiment(self) -> "tinylatent.lab.experiment.Experiment":
+        """The experiment it is of."""
+        from tinylatent.lab.experiment import Experiment  # whose records these are, and so imports them
 
-            self.__dict__["_experiment"] = Experiment.from_json(self.run)
-        return self.__dict__["_experiment"]
+        return Experiment.from_json(self.run)
+
+    def __post_init__(self) -> None:
+        if DEFAULT not in self.evaluations or len(self.keys) != len(self.total):
+            raise ValueError(f"expected the evaluation {DEFAULT!r}, and as many keys as totals")
+        before = () if self.before is None else self.before.evaluations.values()
+        for judged in (*self.evaluations.values(), *before, *self.stages):
+            _check_counts(judged.right, self.total)
 
     @property
     def accuracy(self) -> float:
@@ -168,17 +182,21 @@ class ExperimentRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def lift_record(record: dict[str, Any]) -> dict[str, Any]:
     """A record of form 1 in today's form; what form 1 did not write down is absent."""
-    environments = record["environments"]
-    record["environments"] = {"training": [environments["measuring"]], **environments}
     record["majority_baseline"] = record.pop("constant")
     record["accuracy_ceiling"] = record.pop("attainable", 1.0)
     record["levels"] = record.pop("ladder", {})
     for judged in (record, record.get("before", {})):
         if "evaluations" in judged:
             found = judged["evaluations"]
-            judged["evaluations"] = {DEFAULT if name == "itself" else name: each for name, each in found.items()}
+            judged["evaluations"] = {DEFAULT if name == "itself" else name: way for name, way in found.items()}
     names = {"rate": "learning_rate", "silent_groups": "frac_reward_zero_std"}
     record["metrics"] = [
         {names.get(name, name): value for name, value in line.items()} for line in record.get("metrics", [])
     ]
     return record
+
+
+def _check_counts(right: list[int], total: list[int]) -> None:
+    """Raises ValueError unless there is a number of right answers for each key, at most its total."""
+    if not total or len(right) != len(total) or any(not 0 <= r <= n for r, n in zip(right, total, strict=True)):
+        raise ValueError("expected for each key a number of right answers from 0 to its total, and at least one key")

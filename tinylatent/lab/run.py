@@ -1,15 +1,15 @@
 """What every run is: a frozen value that goes to JSON and back, has an identity, and measures itself.
 
 Studies are grids of runs. Most runs are experiments (a method trained on a task); others enumerate, or check a claim.
-A record remembers the run it is of as the JSON that was written then, and its id is the hash of that JSON: it is
-checked first, and only then lifted to the form of today.
+A record holds its run as the JSON that was written, and its id is the hash of that JSON. Reading checks the id first,
+then that the run writes this very JSON, and only then lifts the record to the form of today.
 """
 
 import copy
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,8 +29,9 @@ VERSION = 2
 class Environments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Where a run's numbers come from: code, versions, machine."""
 
-    training: list[dict[str, str]] = msgspec.field(default_factory=list)
-    """What trained it, one for every sitting on another machine or commit; empty where nothing was trained."""
+    training: list[dict[str, str]] | None = None
+    """What trained it, one for every sitting on another machine or commit; empty where nothing was trained, absent
+    where it was not recorded, as in form 1."""
     measuring: dict[str, str]
     """What measured it."""
 
@@ -65,6 +66,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return dict(msgspec.to_builtins(self))
 
 
+class NotInstalledError(ValueError):
+    """A stored run names a task or a method that is not installed, or not in the version that wrote it."""
+
+
 class Run(ABC):
     """One run. Subclasses are frozen dataclasses; their `record` names the class of their records."""
 
@@ -73,7 +78,7 @@ class Run(ABC):
     record: ClassVar[type[Record]] = Record
     """The class of its records."""
     always: ClassVar[bool] = False
-    """Whether finished runs are measured again: where what is asked about is the code, not its settings."""
+    """Whether a study measures finished runs again; so do checks of the code, which changes while settings do not."""
 
     @property
     @abstractmethod
@@ -87,12 +92,17 @@ class Run(ABC):
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """The run as plain values."""
+        """The run as plain values. `from_json` must give a run that writes the same, or its records are refused."""
 
     @classmethod
     @abstractmethod
     def from_json(cls, values: dict[str, Any]) -> "Run":
-        """The run that these values of today's form describe; ValueError if there is none."""
+        """The run that these values of today's form describe.
+
+        Raises:
+            NotInstalledError: what they name is not installed.
+            ValueError: they describe no run.
+        """
 
     @abstractmethod
     def measure(
@@ -110,6 +120,9 @@ class Run(ABC):
             on_progress: told as it goes on.
             start: folder of the run it starts from, where it starts from one that was done before.
         """
+
+    def check(self, folder: Path, start: Path | None = None) -> None:  # noqa: B027 - most runs can always be done
+        """Refuses what cannot be done, before anything is touched; ValueError says why."""
 
     @classmethod
     def lift(cls, written: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +154,9 @@ class Run(ABC):
 
 
 def read_record(kind: type[Run], values: Any) -> Any:
-    """A record of a kind of run from JSON of any form: its id is checked as written, then it is lifted.
+    """A record of a kind of run from JSON of any form: id and run are checked as written, then it is lifted.
+
+    Where a package that the run names is not installed, the run cannot be checked; its numbers are read all the same.
 
     Raises:
         ValueError: the run was changed after it was recorded, or this is no record of this kind.
@@ -151,6 +166,8 @@ def read_record(kind: type[Run], values: Any) -> Any:
     form = values.get("version", 1)
     if not isinstance(form, int) or not 1 <= form <= VERSION:
         raise ValueError(f"a record of form {form!r}: this program reads 1 to {VERSION}; use a newer one")
+    if form == 1 and "version" in values:
+        raise ValueError("it says that it is of form 1 and is of another: it was changed, measure it again")
     name = "run" if "version" in values else "experiment"
     run = values.get(name)
     if not isinstance(run, dict):
@@ -158,21 +175,51 @@ def read_record(kind: type[Run], values: Any) -> Any:
     if values.get("id") != kind.written_identity(run):
         raise ValueError("its id is not that of its run: one of the two was changed")
     try:
+        if "version" in values:
+            _check_run(kind, run)
         return msgspec.convert(kind.lift(copy.deepcopy(values)), kind.record)
     except (msgspec.ValidationError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no record of the kind {kind.__name__} ({type(error).__name__}: {error})") from error
 
 
-def new_record(run: Run, training: list[dict[str, str]] | None = None, **values: Any) -> Any:
+def _check_run(kind: type[Run], written: dict[str, Any]) -> None:
+    """Raises ValueError unless the run that this JSON describes writes the same JSON."""
+    try:
+        again = kind.from_json(copy.deepcopy(written)).to_json()
+    except NotInstalledError:
+        return
+    if identity(again) != identity(written):
+        names = sorted(name for name in again.keys() | written.keys() if again.get(name) != written.get(name))
+        raise ValueError(
+            f"its run is not what a {kind.__name__} of these settings writes, see {', '.join(names) or 'its numbers'}: "
+            "it was changed by hand; measure it again"
+        )
+
+
+def new_record(
+    run: Run,
+    training: Sequence[dict[str, str]] | None = (),
+    device: torch.device | str = "cpu",
+    **values: Any,
+) -> Any:
     """A record of a run that was measured here and now.
 
     Args:
         run: what was measured.
-        training: the environments it was trained in.
+        training: the environments it was trained in; None where they were not recorded.
+        device: where it was measured.
         values: the other fields of its class of records.
+
+    Raises:
+        ValueError: a field's value is of another type than its class says.
     """
-    where = Environments(training=training or [], measuring=environment())
-    return run.record(version=VERSION, id=run.identity, run=run.to_json(), environments=where, **values)
+    where = Environments(training=None if training is None else [*training], measuring=environment(device))
+    about: dict[str, Any] = {"version": VERSION, "id": run.identity, "run": run.to_json(), "environments": where}
+    try:
+        plain = msgspec.to_builtins(run.record(**about, **values))
+        return msgspec.convert(plain, run.record)
+    except (ValueError, TypeError) as error:  # a ValidationError is a ValueError
+        raise ValueError(f"what was measured is no {run.record.__name__}, which could not be read: {error}") from error
 
 
 def note_progress(folder: Path, step: int, on_progress: Progress | None) -> None:

@@ -29,6 +29,8 @@ IDENTITY = re.compile(r"[0-9a-f]{12}")
 PREFIX = re.compile(r"[0-9a-f]{4,12}")
 MAX_LISTED = 10
 """Runs that an error lists."""
+FIRST = "run"
+"""Subfolder of a stored run where the first edition kept all but its record."""
 DELETED = ".tinylatent-deleted-"
 """How the folder of a run is called while it is being removed."""
 
@@ -44,7 +46,7 @@ class Stored:
     """None where it cannot be read."""
     record: Record | None = None
     """What it left when it was finished."""
-    is_held: bool = False
+    is_training: bool = False
     """Whether a process trains it at this moment."""
     reason: str = ""
     """Why it cannot be read."""
@@ -52,7 +54,7 @@ class Stored:
     @property
     def state(self) -> State:
         """Finished; in training at this moment; stopped: begun, and nobody trains it; or unreadable."""
-        if self.is_held:
+        if self.is_training:
             return "training"
         if self.reason:
             return "unreadable"
@@ -60,7 +62,7 @@ class Stored:
 
     @property
     def identity(self) -> str:
-        """That of its run; the folder's name where that cannot be read."""
+        """That of its run today; the folder's name where the run cannot be read."""
         return self.folder.name if self.run is None else self.run.identity
 
     @property
@@ -69,7 +71,7 @@ class Stored:
         if self.run is None:
             return int(self.last_metrics().get("step", 0))
         finished = self.record is not None and getattr(self.record, "stopped", None) is None
-        return self.run.work if finished else self.run.done(self.folder)
+        return self.run.work if finished else self.run.done(_files_of(self.folder))
 
     @property
     def work(self) -> int | None:
@@ -98,7 +100,7 @@ class Stored:
     @property
     def changed(self) -> float:
         """When it was last written to, in seconds since 1970."""
-        paths = [self.folder / name for name in (RESULT, METRICS, CONFIG)]
+        paths = [self.folder / RESULT, *(_files_of(self.folder) / name for name in (METRICS, CONFIG))]
         written = [path for path in paths if os.path.exists(path)] or [self.folder]
         return max((path.stat().st_mtime for path in written), default=0.0)
 
@@ -114,7 +116,7 @@ class Stored:
 
     def last_metrics(self) -> dict[str, Any]:
         """The last whole line of its metrics.jsonl; empty if there is none."""
-        return last_line(self.folder / METRICS)
+        return last_line(_files_of(self.folder) / METRICS)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -142,7 +144,7 @@ def stored_runs(results: Path, folders: Sequence[Path] = (), only_training: bool
             )
         found += inside
     once, known = {path.resolve(): path for path in reversed(found)}, recipe_settings()
-    chosen = (path for path in once.values() if not only_training or is_locked(path))
+    chosen = (path for path in once.values() if not only_training or _is_training(path))
     return sorted((_stored(path, known) for path in chosen), key=_order)
 
 
@@ -156,22 +158,30 @@ def _is_run(path: Path) -> bool:
     return any(os.path.isfile(path / name) for name in (CONFIG, RESULT))
 
 
+def _files_of(folder: Path) -> Path:
+    """Where a run's config, metrics and checkpoints are: its folder, or the subfolder of the first edition."""
+    return folder if os.path.exists(folder / CONFIG) or not _is_run(folder / FIRST) else folder / FIRST
+
+
+def _is_training(folder: Path) -> bool:
+    """Whether a process trains it at this moment."""
+    return is_locked(folder) or is_locked(_files_of(folder))
+
+
 def _stored(folder: Path, known: Mapping[str, Settings]) -> Stored:
     """The run in a folder, or why it cannot be read."""
-    held = is_locked(folder)
+    is_training = _is_training(folder)
     try:
         run, record = _read(folder)
         if run is not None:
-            found = Stored(folder, run_name(run, known), run, record, held)
+            found = Stored(folder, run_name(run, known), run, record, is_training)
             _ = found.accuracy, found.train_accuracy  # a record that was changed may lack what they need
             return found
-        begun = held or os.path.exists(folder / METRICS)  # what is no experiment says what it is when it is done
+        begun = is_training or os.path.exists(folder / METRICS)  # other kinds are told by their record
         reason = "" if begun else f"it holds neither {CONFIG} nor {RESULT}: delete it"
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
-    except (KeyError, ZeroDivisionError) as error:
-        reason = f"its {RESULT} was changed ({type(error).__name__}: {error}): delete it to measure again"
-    return Stored(folder, folder.name, is_held=held, reason=reason)
+    return Stored(folder, folder.name, is_training=is_training, reason=reason)
 
 
 def _read(folder: Path) -> tuple[Run | None, Record | None]:
@@ -182,15 +192,20 @@ def _read(folder: Path) -> tuple[Run | None, Record | None]:
     """
     run: Run | None = None
     record: Record | None = None
-    if (folder / CONFIG).exists():
-        run = Experiment.from_json(read_json(folder / CONFIG))
+    written_ids: set[str] = set()
+    config = _files_of(folder) / CONFIG
+    if config.exists():
+        values = read_json(config)
+        run = Experiment.from_json(values)
+        written_ids.add(Experiment.written_identity(values))
     if (folder / RESULT).exists():
         kind, record = _recorded(read_json(folder / RESULT))
+        written_ids.add(record.id)
         of = kind.from_json(record.run)
         if run is not None and of != run:
             raise ValueError(f"its {RESULT} is of another run than its {CONFIG}: delete the one that is wrong")
         run = of
-    if run is not None and IDENTITY.fullmatch(folder.name) and run.identity != folder.name:
+    if run is not None and IDENTITY.fullmatch(folder.name) and folder.name not in {run.identity, *written_ids}:
         raise ValueError(f"it holds the run {run.identity}: rename or delete it")
     return run, record
 
@@ -230,7 +245,7 @@ def find(runs: Sequence[Stored], words: Iterable[str]) -> list[Stored]:
     """
     found = list(runs)
     for word in words:
-        found = [each for each in found if _fits(each, word)]
+        found = [run for run in found if _fits(run, word)]
         if not found:
             _check_setting(runs, word)
     return found
@@ -240,7 +255,7 @@ def _fits(stored: Stored, word: str) -> bool:
     recipe, *others = stored.name.split(" ")
     if word in (stored.state, stored.identity, recipe, *recipe.split("/"), *others):
         return True
-    if PREFIX.fullmatch(word) and stored.identity.startswith(word):
+    if PREFIX.fullmatch(word) and any(known.startswith(word) for known in (stored.identity, stored.folder.name)):
         return True
     name, _, value = word.partition("=")
     if name not in stored.settings:
@@ -255,10 +270,10 @@ def _fits(stored: Stored, word: str) -> bool:
 def _check_setting(runs: Sequence[Stored], word: str) -> None:
     """Raises ValueError if a word asks for a setting that no run has."""
     name, is_setting, _ = word.partition("=")
-    known = {name for each in runs for name in each.settings} | {"seed", "start"}
+    known = {name for run in runs for name in run.settings} | {"seed", "start"}
     if is_setting and runs and name not in known:
         part = name.partition(".")[0] + "."
-        near = sorted(each for each in known if each.startswith(part)) or ["seed", "training.learning_rate"]
+        near = sorted(setting for setting in known if setting.startswith(part)) or ["seed", "training.learning_rate"]
         raise ValueError(f"no run has a setting {name!r}: expected one such as {', '.join(near)}")
 
 
@@ -268,7 +283,7 @@ def pick(runs: Sequence[Stored], name: str) -> list[Stored]:
     Raises:
         ValueError: there is none.
     """
-    exact = [each for each in runs if name in (each.name, each.identity, str(each.folder))]
+    exact = [run for run in runs if name in (run.name, run.identity, str(run.folder))]
     found = exact or (find(runs, name.split()) if name.split() else [])
     if not found:
         raise ValueError(
@@ -285,7 +300,7 @@ def pick_one(runs: Sequence[Stored], name: str) -> Stored:
     """
     found = pick(runs, name)
     if len(found) > 1:
-        several = ", ".join(f"{each.folder} ({short(each.name)})" for each in found[:MAX_LISTED])
+        several = ", ".join(f"{run.folder} ({short(run.name)})" for run in found[:MAX_LISTED])
         more = f" and {len(found) - MAX_LISTED} more" if len(found) > MAX_LISTED else ""
         raise ValueError(
             f"{name!r} names {len(found)} runs: {several}{more}; give an id, or more of the name in quotes"
@@ -314,18 +329,20 @@ def compare(runs: Sequence[Stored]) -> Compared:
     Raises:
         ValueError: fewer than two, one twice, or one that cannot be read.
     """
-    if len({each.folder.resolve() for each in runs}) < max(2, len(runs)):
+    if len({run.folder.resolve() for run in runs}) < max(2, len(runs)):
         raise ValueError(f"{len(runs)} runs to compare, or one of them twice: expected two or more different ones")
-    for each in runs:
-        if each.run is None:
-            raise ValueError(f"{each.folder} cannot be compared: {each.reason or 'what it is stands in no file yet'}")
-    values = {name: [each.settings.get(name) for each in runs] for run in runs for name in run.settings}
+    for stored in runs:
+        if stored.run is None:
+            why = stored.reason or "what it is stands in no file yet"
+            raise ValueError(f"{stored.folder} cannot be compared: {why}")
+    names = dict.fromkeys(name for stored in runs for name in stored.settings)
+    values = {name: [stored.settings.get(name) for stored in runs] for name in names}
     differing = {
-        name: [None if name not in each.settings else written(each.settings[name]) for each in runs]
+        name: [None if name not in run.settings else written(run.settings[name]) for run in runs]
         for name, found in values.items()
         if any(value != found[0] for value in found)
     }
-    return Compared(runs, differing, [None, *(_gap(each.record, runs[0].record) for each in runs[1:])])
+    return Compared(runs, differing, [None, *(_gap(run.record, runs[0].record) for run in runs[1:])])
 
 
 def _gap(ours: Record | None, theirs: Record | None) -> Interval | None:
@@ -334,7 +351,7 @@ def _gap(ours: Record | None, theirs: Record | None) -> Interval | None:
         return None
     if (ours.keys, ours.total) != (theirs.keys, theirs.total):
         return None
-    right, other = ([each.evaluations[DEFAULT].right] for each in (ours, theirs))
+    right, other = ([record.evaluations[DEFAULT].right] for record in (ours, theirs))
     return paired_difference(right, other, [ours.total])
 
 
@@ -353,23 +370,23 @@ def check_deletion(chosen: Sequence[Stored], runs: Sequence[Stored], force: bool
     Raises:
         ValueError: one is being trained, is a link, or a run that is kept starts from it.
     """
-    gone = {each.folder for each in chosen}
-    for each in chosen:
-        if is_locked(each.folder):
-            raise ValueError(f"{each.folder} ({short(each.name)}) is being trained: stop that first")
-        if each.folder.is_symlink():
-            raise ValueError(f"{each.folder} is a link: remove it by hand; what it points to is not in the store")
+    gone = {run.folder for run in chosen}
+    for run in chosen:
+        if _is_training(run.folder):
+            raise ValueError(f"{run.folder} ({short(run.name)}) is being trained: stop that first")
+        if run.folder.is_symlink():
+            raise ValueError(f"{run.folder} is a link: remove it by hand; what it points to is not in the store")
         for other in runs:
             start = None if other.run is None else other.run.starts_from
-            if not force and other.folder not in gone and start is not None and start.identity == each.identity:
+            if not force and other.folder not in gone and start is not None and start.identity == run.identity:
                 raise ValueError(
-                    f"{other.identity} ({short(other.name)}) starts from {each.identity} ({short(each.name)}): "
+                    f"{other.identity} ({short(other.name)}) starts from {run.identity} ({short(run.name)}): "
                     "delete both, or use --force"
                 )
 
 
 def delete(stored: Stored) -> None:
-    """Deletes a run's folder: it leaves its place at once, and is removed then, so that no half run is ever found.
+    """Deletes a run's folder: it is renamed at once and then removed, so that no half run is ever found.
 
     What a kill left of earlier ones beside it is removed as well. Links are removed, never what they point to.
 
@@ -393,7 +410,7 @@ def delete(stored: Stored) -> None:
 
 
 @dataclass(frozen=True)
-class Progress:
+class StudyProgress:
     """How far one profile of a study is."""
 
     finished: int
@@ -404,9 +421,9 @@ class Progress:
     """Runs its table was made of; 0 where there is none."""
 
 
-def study_progress(study: Study, profile: Profile, results: Path) -> Progress:
+def study_progress(study: Study, profile: Profile, results: Path) -> StudyProgress:
     """How far a profile of a study is, counted from the store and from what it wrote."""
     grid, store = study.grid(profile), results / STORE
     finished = sum((store / run.identity / RESULT).is_file() for run in grid)
     lines = (store / profile if profile == "quick" else results) / study.name / RUNS
-    return Progress(finished, len(grid), lines.read_bytes().count(b"\n") if lines.is_file() else 0)
+    return StudyProgress(finished, len(grid), lines.read_bytes().count(b"\n") if lines.is_file() else 0)

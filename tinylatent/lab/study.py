@@ -7,6 +7,7 @@ which git ignores; a full study writes results/NAME/, to be committed.
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any, Literal, get_args
 
 from tqdm import tqdm
 
-from tinylatent.core.files import DamagedError, atomic, read_lines, write_json, write_text
-from tinylatent.core.registry import Registry
+from tinylatent.core.files import DamagedError, atomic, read_json, read_lines, write_json, write_text
+from tinylatent.core.identity import checksum
+from tinylatent.core.registry import PluginWarning, Registry
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.launchers import Job, Launcher
 from tinylatent.lab.launchers.launcher import stored_record
@@ -24,7 +26,7 @@ from tinylatent.lab.run import Record, Run, read_record
 from tinylatent.lab.tables import Table, provenance
 
 Profile = Literal["quick", "full"]
-RUNS, FINDINGS, STORE = "runs.jsonl", "findings.json", "runs"
+RUNS, FINDINGS, PROVENANCE, STORE = "runs.jsonl", "findings.json", "provenance.json", "runs"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def reproduce(
         known = {record.id for record in records}
         more = [run for run in study.after(profile, records) if run.identity not in known]
     target = store / profile / study.name if profile == "quick" else results / study.name
+    (target / PROVENANCE).unlink(missing_ok=True)  # it vouches for the runs before
     lines = (json.dumps({"study": study.name, "profile": profile, **record.to_json()}) for record in records)
     write_text(target / RUNS, "".join(line + "\n" for line in lines))
     return rebuild(study, target)
@@ -101,12 +104,12 @@ def rebuild(study: Study, folder: Path) -> Outcome:
     records, runs = read_runs(study, folder), folder / RUNS
     try:
         tables, origin = study.tables(records), provenance(records, runs)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise DamagedError(
             f"{runs} does not hold what {study.name} needs ({type(error).__name__}: {error}): reproduce it again"
         ) from error
     csvs = ["table.csv", *(f"table-{number}.csv" for number in range(2, len(tables) + 1))]
-    files = {name: folder / name for name in (*csvs, "table.md", FINDINGS, "figure.png", "provenance.json", RUNS)}
+    files = {name: folder / name for name in (*csvs, "table.md", FINDINGS, "figure.png", PROVENANCE, RUNS)}
     with atomic(files["figure.png"]) as temporary:
         study.figure(records, temporary)
     for name, table in zip(csvs, tables, strict=True):
@@ -116,7 +119,7 @@ def rebuild(study: Study, folder: Path) -> Outcome:
         {"table": name, **each.to_json()} for name, table in zip(csvs, tables, strict=True) for each in table.findings
     ]
     write_json(files[FINDINGS], {"study": study.name, "findings": found})
-    write_json(files["provenance.json"], origin)
+    write_json(files[PROVENANCE], origin)
     return Outcome(tables, files, records)
 
 
@@ -142,9 +145,9 @@ def study_of(folder: Path) -> Study:
 
 
 def read_runs(study: Study, folder: Path) -> list[Any]:
-    """The records of a folder's runs.jsonl, in today's form: each of the run it names, once, the grid complete.
+    """The records of a folder's runs.jsonl, in today's form: each of the run it names, once, and none missing.
 
-    A method of the grid that has no record at all is left out: it was installed after these runs.
+    A method that has no record at all is left out, with a warning: it was installed after these runs.
 
     Raises:
         DamagedError: something is missing, damaged or another study's.
@@ -164,18 +167,28 @@ def read_runs(study: Study, folder: Path) -> list[Any]:
             raise DamagedError(f"{path}, line {number}: the same run stands there twice")
         runs[run.identity] = run
         records.append(record)
-    grid = {run.identity: run for run in study.grid(lines[0]["profile"])}
-    known = {_newcomer(run) for run in runs.values()}
-    missing = [run for identity, run in grid.items() if identity not in runs and _newcomer(run) in known]
-    if missing:
-        raise DamagedError(
-            f"{path} lacks {len(missing)} of the {len(grid)} runs of {study.name} as it is now: reproduce it again"
-        )
+    _check_complete(study, lines[0]["profile"], records, runs, path)
     return records
 
 
-def _newcomer(run: Run) -> str:
-    """What may be absent as a whole: an experiment's method."""
+def _check_complete(study: Study, profile: Profile, records: list[Any], runs: dict[str, Run], path: Path) -> None:
+    """Raises DamagedError if a run of a study is missing, or warns if all runs of a method are."""
+    wanted = {run.identity: run for run in [*study.grid(profile), *study.after(profile, records)]}
+    absent = [run for identity, run in wanted.items() if identity not in runs]
+    known = {_method(run) for run in runs.values()}
+    missing = [run for run in absent if _method(run) in known]
+    if missing:
+        raise DamagedError(
+            f"{path} lacks {len(missing)} of the {len(wanted)} runs of {study.name} as it is now, such as "
+            f"{missing[0].label}: reproduce it again"
+        )
+    if absent:
+        names = ", ".join(sorted({_method(run) for run in absent}))
+        warnings.warn(f"left out: {path} has no runs of {names}; reproduce the study to add them", PluginWarning, 3)
+
+
+def _method(run: Run) -> str:
+    """The name of an experiment's method; empty for runs of other kinds."""
     return run.method.name if isinstance(run, Experiment) else ""
 
 
@@ -184,9 +197,15 @@ def _stored(folder: Path) -> list[dict[str, Any]]:
     path = folder / RUNS
     if not path.exists():
         raise DamagedError(f"{path} is missing: expected the stored runs; reproduce the study to make them")
-    lines = read_lines(path)
+    lines, known = read_lines(path), path.with_name(PROVENANCE)
     if not lines or any("study" not in line or line.get("profile") not in get_args(Profile) for line in lines):
         raise DamagedError(f"{path} holds no runs of a study: reproduce the study to make them")
+    if len({line["profile"] for line in lines}) > 1:
+        raise DamagedError(f"{path} mixes runs of both profiles: reproduce the study to make them again")
+    if known.exists() and read_json(known).get("runs_checksum") != checksum(path.read_bytes()):
+        raise DamagedError(
+            f"{path} is not the file that {known.name} vouches for: restore it, or delete {known} to accept the change"
+        )
     return lines
 
 
@@ -221,25 +240,37 @@ def _job(run: Run, store: Path, device: str) -> Job:
 
 
 def _done(jobs: Sequence[Job], launcher: Launcher, total: int) -> Iterator[Record]:
-    """Records as their jobs end, under one bar of all their work; it is read from their own metrics files."""
+    """Records as their jobs end, under one bar of all their work; it is read from their own metrics files.
+
+    Raises:
+        ValueError: some jobs failed; all others were done first.
+    """
     if not jobs:
         return
     for job in jobs:
         if job.run.always:
-            (job.folder / "metrics.jsonl").unlink(missing_ok=True)
+            job.forget()
     units, say = sum(job.run.work for job in jobs), f"{len(jobs)} of {total} runs to do"
-    waiting = {job.run.identity: job for job in jobs}
+    waiting, failed = {job.run.identity: job for job in jobs}, {}
     with (
         launcher.submit(jobs) as submitted,
         tqdm(total=units, desc=say, unit="step", unit_scale=True, mininterval=0.5, disable=None) as bar,
     ):
         while waiting:
-            for job in submitted.ended(0.5):
+            for job, error in submitted.ended(0.5):
                 del waiting[job.run.identity]
-                record = job.record()
+                record = job.record() if error is None else None
                 if record is None:
-                    raise ValueError(f"{job.run.label} ended without a record in {job.folder}: start it again")
+                    failed[job.run.label] = str(error or f"no record in {job.folder}")
+                    bar.write(f"  failed: {job.run.label}: {failed[job.run.label]}", file=sys.stderr)
+                    continue
                 bar.write(f"  {record.summary()}", file=sys.stderr)
                 yield record
             ahead = sum(job.run.work for job in jobs if job.run.identity not in waiting)
             bar.update(ahead + sum(min(job.done, job.run.work) for job in waiting.values()) - bar.n)
+    if failed:
+        label, reason = next(iter(failed.items()))
+        more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+        raise ValueError(
+            f"{len(failed)} of {len(jobs)} runs failed: {label} ({reason}){more}; the others are kept in the store"
+        )

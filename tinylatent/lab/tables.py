@@ -69,7 +69,7 @@ def provenance(records: Sequence[Any], runs: Path) -> dict[str, Any]:
         "command": f"tinylatent reproduce {first.study} --profile {first.profile}",
         "runs": len(records),
         "runs_checksum": checksum(runs.read_bytes()),
-        "trained_in": _distinct(each for record in records for each in record.environments.training),
+        "trained_in": _distinct(each for record in records for each in record.environments.training or []),
         "measured_in": _distinct(record.environments.measuring for record in records),
         "seeds": _distinct(record.seeds for record in records if record.seeds),
         "training": _distinct(

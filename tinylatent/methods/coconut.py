@@ -56,6 +56,8 @@ class Coconut(Method):
     """
 
     name = "coconut"
+    label = "Coconut"
+    colour = "#4f8f5b"
 
     stages: int = 3
     """Number of the last stage: stage k makes k steps of the chain latent, or all of a shorter chain."""

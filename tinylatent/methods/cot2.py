@@ -31,6 +31,8 @@ class CoT2(Method):
     """
 
     name = "cot2"
+    label = "CoT2"
+    colour = "#b5403a"
     supervised = True
 
     budget: int | None = None

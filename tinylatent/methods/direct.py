@@ -10,3 +10,4 @@ class Direct(Method):
     """Answers at once."""
 
     name = "direct"
+    colour = "#8c8c8c"

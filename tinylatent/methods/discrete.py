@@ -17,6 +17,8 @@ class DiscreteCoT(Method):
     """Writes every step of one trace as tokens, then the answer."""
 
     name = "discrete"
+    label = "discrete CoT"
+    colour = "#3b6fb6"
     supervised = True
     temperatures = (0.5, 0.7, 1.0, 1.4)
 

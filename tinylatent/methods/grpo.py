@@ -49,9 +49,10 @@ class GRPO(PolicyGradient):
     """
 
     name = "grpo"
-    needs_start = True
+    starts_from = "cot2"
+    compared = False  # it has a study of its own
     temperatures = (1.0,)
-    recipe = MappingProxyType({"steps": 1000, "learning_rate": 3e-4, "weight_decay": 0.0, "save_every": 100})
+    recipe = MappingProxyType({"steps": 1000, "learning_rate": 3e-4, "weight_decay": 0.0})
 
     samples: int = 3
     """K, tokens sampled in a latent step; 1 is discrete chain of thought."""

@@ -21,6 +21,7 @@ class PauseTokens(Method):
     """Waits as long as the chain would take, then answers."""
 
     name = "pause"
+    colour = "#c08a3e"
 
     def parts(self, backbone: Any, generator: torch.Generator) -> nn.ModuleDict:
         """The learned vector."""

@@ -153,8 +153,14 @@ class Method:
     """Temperatures at which evaluation samples several answers to a problem; empty if it samples none."""
     inherits: ClassVar[tuple[str, ...]] = ("backbone",)
     """Prefixes of the parameters and buffers that are copied from the run it starts from, up to a dot."""
-    needs_start: ClassVar[bool] = False
-    """Whether it must start from a trained run."""
+    starts_from: ClassVar[str | None] = None
+    """Name of the method whose run in the same comparison it begins with; None for fresh weights."""
+    compared: ClassVar[bool] = True
+    """Whether it stands in the comparisons of all methods."""
+    label: ClassVar[str] = ""
+    """What tables and figures call it; its name if empty."""
+    colour: ClassVar[str] = ""
+    """Its colour in figures, such as "#3b6fb6"; a spare one if empty."""
     drops_out: ClassVar[bool] = True
     """Whether dropout applies to its loss; False where old and new policy must be the same function."""
 

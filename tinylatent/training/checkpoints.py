@@ -41,7 +41,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer | None,
     seconds: float = 0.0,
     stopped: str | None = None,
-    environments: Sequence[Mapping[str, str]] = (),
+    environments: Sequence[Mapping[str, str]] | None = (),
 ) -> None:
     """Writes checkpoint `step` under `folder` atomically, then removes older ones.
 
@@ -52,7 +52,7 @@ def save_checkpoint(
         optimizer: its state is saved; None to save none.
         seconds: the time training took so far.
         stopped: why training stopped early; None if it did not.
-        environments: code, versions and machines that trained it so far.
+        environments: code, versions and machines that trained it so far; None where not all of them are known.
     """
     target = folder / f"step-{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def save_checkpoint(
             "step": step,
             "seconds": seconds,
             "stopped": stopped,
-            "environments": [dict(environment) for environment in environments],
+            "environments": None if environments is None else [dict(environment) for environment in environments],
             "config": _config_checksum(folder),
             "files": files,
             "metrics_bytes": len(written),

@@ -118,7 +118,7 @@ def _fit(
     if folder is not None:
         _restore(folder, saved, method, recipe, model, optimizer, say)
     first, spent = (0, 0.0) if saved is None else (saved.step, saved.manifest["seconds"])
-    where = environments(saved) if folder is not None else []
+    where = environments(saved, examples.prompt_BN.device) if folder is not None else []
     log = _Log(folder, first, recipe.batch_size, on_progress or (lambda step, loss: None))
     if saved is not None and saved.manifest.get("stopped") is not None:
         return model
@@ -274,11 +274,11 @@ def _restore(
         say(f"{folder}: resumed at step {saved.step}{remark}")
 
 
-def environments(saved: Checkpoint | None) -> list[dict[str, str]]:
-    """The environments that trained a run up to its checkpoint, and this one."""
-    before: list[dict[str, str]] = [] if saved is None else saved.manifest.get("environments", [])
-    now = environment()
-    return before if now in before else [*before, now]
+def environments(saved: Checkpoint | None, device: torch.device) -> list[dict[str, str]] | None:
+    """The environments that trained a run up to its checkpoint, and this one; None where the checkpoint has none."""
+    before: list[dict[str, str]] | None = [] if saved is None else saved.manifest.get("environments")
+    now = environment(device)
+    return before if before is None or now in before else [*before, now]
 
 
 def ended(saved: Checkpoint, recipe: Training) -> bool:

@@ -95,7 +95,7 @@ BROKEN = {
 }
 
 
-SLOW = {"threshold", "wendel", "search"}
+SLOW = {"threshold", "wendel", "search", "early", "committed", "period"}
 
 
 @pytest.mark.parametrize("name", sorted({name for name, *_ in BROKEN.values() if name.startswith("cot2")}))

@@ -10,6 +10,7 @@ from tinylatent_theory.claims.command import Claims
 from tinylatent_theory.claims.ledger import LEDGER
 
 from tinylatent.lab.findings import OPEN
+from tinylatent.lab.launchers import LAUNCHERS
 
 NAMES = ("hrpo_printed_sign", "kurtosis_range")
 
@@ -17,7 +18,7 @@ NAMES = ("hrpo_printed_sign", "kurtosis_range")
 class Here:
     """A launcher that does its jobs in this process, as they are asked for."""
 
-    def __init__(self, workers):
+    def __init__(self):
         self.waiting = []
 
     @contextlib.contextmanager
@@ -28,17 +29,22 @@ class Here:
     def ended(self, timeout):
         job = self.waiting.pop()
         job.do()
-        return [job]
+        return [(job, None)]
 
 
 @pytest.fixture
 def here(monkeypatch):
-    monkeypatch.setattr(command, "Local", Here)
+    """Registers Here under the name "here", and returns the numbers of workers that it was made with."""
+    made = []
+    monkeypatch.setitem(LAUNCHERS.points, "here", None)
+    monkeypatch.setitem(LAUNCHERS._found, "here", lambda workers: made.append(workers) or Here())
+    return made
 
 
 def test_named_claims_are_shown_in_full_and_nothing_is_kept(here, capsys, tmp_path):
     first, last = sorted(NAMES, key=[*LEDGER].index)
-    Claims(id=(last, first), results=tmp_path).run()
+    Claims(id=(last, first), results=tmp_path, launcher="here", workers=7).run()
+    assert here == [7]
     shown = capsys.readouterr().out
     for part in ("counterexample", "theory/tinylatent_theory/claims/hrpo.py:"):
         assert part in shown
@@ -57,7 +63,7 @@ def test_a_process_of_its_own_finds_the_claims(capsys):
 def test_the_whole_ledger_is_stored_and_told_in_short(here, monkeypatch, capsys, tmp_path):
     """A ledger of two, that is."""
     monkeypatch.setattr(study, "LEDGER", {name: LEDGER[name] for name in NAMES})
-    Claims(results=tmp_path).run()
+    Claims(results=tmp_path, launcher="here").run()
     shown = capsys.readouterr().out
     assert "hrpo_printed_sign  fails\nkurtosis_range     holds\n" in shown
     assert "2 of 2 verdicts are those on record" in shown
@@ -67,7 +73,7 @@ def test_the_whole_ledger_is_stored_and_told_in_short(here, monkeypatch, capsys,
 def test_a_changed_verdict_is_told_and_fails(here, capsys, monkeypatch):
     monkeypatch.setitem(LEDGER, "kurtosis_range", replace(LEDGER["kurtosis_range"], recorded=OPEN))
     with pytest.raises(SystemExit) as stop:
-        Claims(id=("kurtosis_range",), json=True).run()
+        Claims(id=("kurtosis_range",), json=True, launcher="here").run()
     assert stop.value.code == 1
     assert "1 of 1 verdicts changed: kurtosis_range: holds (on record: not enough evidence)" in capsys.readouterr().err
 
@@ -75,6 +81,11 @@ def test_a_changed_verdict_is_told_and_fails(here, capsys, monkeypatch):
 def test_an_unknown_id_is_told():
     with pytest.raises(ValueError, match="unknown claim 'kurtosis': expected ids such as kurtosis_identity"):
         Claims(id=("kurtosis_range", "kurtosis")).run()
+
+
+def test_an_unknown_launcher_is_told():
+    with pytest.raises(ValueError, match=r"unknown launcher 'cluster': expected one of .*local"):
+        Claims(id=("kurtosis_range",), launcher="cluster").run()
 
 
 def test_names_are_listed_without_checking(capsys, monkeypatch):

@@ -67,6 +67,7 @@ def test_the_exact_share_by_integration(sigma):
     assert latentr3.easy_and_hard(sigma) == pytest.approx(float(total), abs=3e-3)
 
 
+@pytest.mark.slow
 def test_other_rewards_and_norms_flip_the_verdicts(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(latentr3, "perplexity_reward", lambda log_prob: -(-log_prob.sum(-1)).exp())

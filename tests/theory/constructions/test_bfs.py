@@ -43,6 +43,7 @@ def test_larger_random_graphs(nodes, edges, depth):
     assert machine.width == bfs_width(task)
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=40)
 def test_any_dag_in_any_order_is_searched(data):

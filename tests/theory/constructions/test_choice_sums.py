@@ -55,6 +55,7 @@ def test_subset_sum_is_solved_exhaustively(numbers, high):
     assert machine.width == subset_sum_width(task)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 6), st.integers(1, 12), st.integers(0, 12), st.sampled_from(["one-hot", "fourier"]))
 @settings(max_examples=30)
 def test_any_number_and_range_of_digits(digits, low, more, basis):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from tinylatent_theory.predictions import phase_curve
 from tinylatent_theory.predictions.capacity import held_share, is_held, is_held_by_least_squares, needed_width, wendel
+from tinylatent_theory.stored import StoredFile
 
 from tinylatent.core.files import DamagedError
 
@@ -32,6 +34,7 @@ def test_wendel_is_the_sum_over_faces(width, states, vocabulary):
     assert wendel(width, states, vocabulary) == pytest.approx(1 - min(1.0, missed), abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "states", "vocabulary"), [(4, 1, 7), (6, 2, 10), (7, 3, 10)])
 def test_the_linear_programme_has_wendels_probability(width, states, vocabulary):
     """600 embeddings; an exact binomial test fails a correct solver once in a million seeds."""
@@ -69,6 +72,7 @@ def test_the_curve_is_the_minimum_by_brute_force():
         assert needed_width(states, vocabulary) == pytest.approx(values.min(), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("states", "vocabulary"), [(2, 89), (8, 89), (15, 40)])
 def test_the_correction_is_the_mean_of_the_minimum(states, vocabulary):
     """4000 normal vectors, the distance to the polar cone by one-dimensional search: within 0.35 and closer."""
@@ -86,6 +90,7 @@ def test_the_correction_is_the_mean_of_the_minimum(states, vocabulary):
     assert abs(corrected - exact) < abs(plain - exact)
 
 
+@pytest.mark.slow
 def test_half_of_the_embeddings_hold_what_the_curve_says():
     """In the middle of the transition the share is far from 0 and 1; well off it, it is not (100 draws each)."""
     generator = np.random.default_rng(0)
@@ -108,10 +113,16 @@ def test_impossible_sizes_are_told():
         held_share(4, 1, 8, 0, generator)
 
 
-def test_trained_rows_are_the_stored_ones(monkeypatch, tmp_path):
-    rows = phase_curve.trained(16)
-    assert [(row.budget, row.states) for row in rows] == [(1, 1), (4, 4), (16, 8)]
-    assert str(rows[0].accuracy) in phase_curve.STORED.read_text()
-    monkeypatch.setattr(phase_curve, "STORED", tmp_path / "table.csv")
-    with pytest.raises(DamagedError, match="is missing: expected the stored study"):
-        phase_curve.trained(16)
+def test_trained_rows_are_those_of_the_table():
+    text = b"width,budget,accuracy,low,high\n16,1,84,82,86\n16,16,96,94,98\n24,1,1,1,1\n"
+    rows = phase_curve.trained(StoredFile(Path("table.csv"), text), 16)
+    assert [(row.budget, row.states, row.accuracy, row.low, row.high) for row in rows] == [
+        (1, 1, 84, 82, 86),
+        (16, 8, 96, 94, 98),
+    ]
+
+
+@pytest.mark.parametrize("text", [b"a,b\n1,2\n", b"width,budget,accuracy,low,high\n16,1\n", b"width\nwide\n", b"\xff"])
+def test_a_table_that_is_none_of_the_study_is_told(text):
+    with pytest.raises(DamagedError, match=r"table\.csv is not what study mnns-budget writes .*rebuild mnns-budget"):
+        phase_curve.trained(StoredFile(Path("table.csv"), text), 16)

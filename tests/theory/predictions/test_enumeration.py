@@ -92,6 +92,7 @@ def test_paths_are_all_multisets():
     assert [len(part.log_weight) for part in paths.cut(CHUNK)] == [64] * 6 + [16]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", [0.7, 2.0, 5.0])
 def test_the_grid_is_scipys_integral(gamma):
     """One latent step over the simplex of two tokens, by adaptive quadrature of the plain Dirichlet density."""
@@ -174,6 +175,7 @@ def estimates(world, paths, kind, group=8, scale=1.0):
     return combined([group_estimate(moments, kind, group) for moments in each])
 
 
+@pytest.mark.slow
 def test_the_papers_ratio_is_biased_in_direction_for_more_tokens_alone():
     world = World(3, 2, seed=0)
     for samples in (1, 3):

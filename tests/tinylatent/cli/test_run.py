@@ -11,7 +11,7 @@ from tinylatent.cli.main import main, parse
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab import measure
 from tinylatent.lab.launchers.launcher import stored_record
-from tinylatent.lab.recipes import recipe, recipes
+from tinylatent.lab.recipes import is_tuned, recipe, recipes
 from tinylatent.lab.records import Answered, Stopped
 from tinylatent.lab.study import STUDIES, Study, reproduce
 from tinylatent.lab.tables import Table
@@ -54,13 +54,14 @@ def test_a_recipe_without_flags_is_a_run_of_its_study(comparison):
         assert any(found), method
 
 
+@pytest.mark.slow
 def test_a_recipe_without_flags_is_the_recipe():
     for name in recipes():
         assert experiment(name) == recipe(name), name
 
 
 def test_a_given_flag_overrides_also_where_its_value_is_a_global_default():
-    """grpo's own recipe has 1000 steps, no decay and a rate of 3e-4; those of Training are given here."""
+    """grpo's own recipe has 1000 steps and no decay; those of Training are given here."""
     usual = Training()
     flags = ["--training.steps", str(usual.steps), "--training.weight-decay", str(usual.weight_decay)]
     found = experiment("mnns/grpo", *flags)
@@ -134,7 +135,7 @@ ERRORS = {
     "absurd width": (["mnns/cot2", "--model.width", "4000000", "--model.heads", "1"], "width"),
     "experts of another kind": (["mnns/cot2", "--model.mlp", "swiglu", "--model.experts", "2"], "experts"),
     "no micro-batch": (["mnns/cot2", "--training.micro-batch", "0"], "micro_batch"),
-    "space too large": (["mnns/cot2", "--task.digits", "6", "--task.high", "30"], "too large to list"),
+    "space too large": (["mnns/cot2", "--task.digits", "6", "--task.high", "30"], "too many to list: say how many"),
     "nothing to validate": (["mnns/cot2", "--task.digits", "1", "--task.high", "2"], "validation"),
     "too few for both parts": (["mnns/cot2", "--training.num-train", "6000"], "6000"),
 }
@@ -156,11 +157,19 @@ def test_capacity_that_the_task_cannot_fill_is_refused_before_training(tmp_path,
     assert not (tmp_path / "run").exists()
 
 
-def test_rates_that_nobody_searched_for_are_said(tmp_path, capsys):
-    for name, said in (("mnns/pause", ""), ("recommendation/pause", "recommendation/pause have not been tuned")):
-        main(["run", name, "--training.batch-size", "1000000", "--results", str(tmp_path)])
-        assert said in (error := capsys.readouterr().err)
-        assert ("tuned" in error) == bool(said)
+def test_a_start_of_another_task_is_refused_and_one_of_another_method_is_named(run_folder, refused, capsys):
+    error = refused(["run", "subset-sum/grpo", "--start", str(run_folder)])
+    assert "is of task mnns, the recipe subset-sum/grpo of subset-sum: choose a recipe of its task" in error
+    experiment("mnns-rl/k3-from-discrete", "--start", str(run_folder))
+    assert "starting from cot2, where mnns-rl/k3-from-discrete starts from discrete" in capsys.readouterr().err
+
+
+def test_rates_that_nobody_searched_for_are_said(run_folder, capsys):
+    """Of a tuned recipe, too, where flags made it another run; of the recipe itself there is nothing to say."""
+    main(["run", "mnns/cot2", "--out", str(run_folder), *TINY, *SHORT])
+    assert "have not been tuned for these settings of mnns/cot2" in capsys.readouterr().err
+    assert is_tuned("mnns/cot2", experiment("mnns/cot2", "--seed", "4"))
+    assert not is_tuned("recommendation/pause", experiment("recommendation/pause"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

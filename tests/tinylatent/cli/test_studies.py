@@ -8,6 +8,7 @@ from tinylatent.cli import studies
 from tinylatent.cli.main import main
 from tinylatent.core.registry import Registry
 from tinylatent.lab.findings import exactly
+from tinylatent.lab.launchers import launcher as launcher_module
 from tinylatent.lab.study import Outcome
 from tinylatent.lab.tables import Table
 
@@ -57,14 +58,26 @@ GUEST = """
 class Far:
     def __init__(self, workers):
         self.workers = workers
+
+    def submit(self, jobs):
+        ...
+
+
+def none():
+    ...
 """
 
 
 def test_a_launcher_is_chosen_by_name(asked, installed, monkeypatch, tmp_path, capsys):
-    installed("launching", "[tinylatent.launchers]\nfar = far_launcher:Far\n", GUEST, "far_launcher")
-    monkeypatch.setattr(studies, "LAUNCHERS", Registry("tinylatent.launchers", "launcher"))
+    installed(
+        "launching", "[tinylatent.launchers]\nfar = far_launcher:Far\nnone = far_launcher:none\n", GUEST, "far_launcher"
+    )
+    monkeypatch.setattr(launcher_module, "LAUNCHERS", Registry("tinylatent.launchers", "launcher"))
     words = ["--launcher", "far", "--workers", "7", "--profile", "full", "--results", str(tmp_path)]
     assert main(["reproduce", "mnns", *words]) == 0
     ((study, profile, results, launcher, device),) = asked
     assert (study.name, profile, results, launcher.workers, device) == ("mnns", "full", tmp_path, 7, "cpu")
     assert type(launcher).__name__ == "Far"
+    words[1] = "none"
+    assert main(["reproduce", "mnns", *words]) == 2
+    assert "the launcher 'none' of launching is none: expected a class" in capsys.readouterr().err

@@ -106,6 +106,7 @@ def test_seeds_rows_steps_and_draws_all_matter():
     assert values.unique().numel() == 840
 
 
+@pytest.mark.slow
 def test_uniforms_are_uniform():
     """Kolmogorov-Smirnov for each of four ways to walk through the streams; false alarm 1e-6 in all."""
     walks = {

@@ -26,7 +26,7 @@ PLAN = (Segment(GREEDY, 1),)
 # Force
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(make=cases(PARALLEL, forced="always", most_group=1))
 def test_force_is_the_stepwise_rollout_of_the_same_plan(model, make):
     """Values of all steps, waiting ones too, and gradients with respect to weights and given actions."""
@@ -85,7 +85,7 @@ def test_force_needs_every_action(model, plan):
 # Replay
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(make=st.one_of(cases(), cases(PARALLEL)))
 def test_replay_is_the_rollout(model, make):
     """Sampled tokens with stop ids, repeats, groups, waiting rows; step by step, and in one forward."""

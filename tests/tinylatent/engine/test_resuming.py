@@ -21,7 +21,7 @@ IDS = torch.tensor([[1, 2], [3, 4]])
 PLAN = (Segment(GREEDY, 1),)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(make=cases(), cut=st.integers(1, 3))
 def test_a_resumed_rollout_is_one_rollout(model, make, cut):
     """Cut anywhere between parts; twice from the same trace, which stays as it was; replayed as a whole."""

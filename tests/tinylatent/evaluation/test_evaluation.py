@@ -207,7 +207,7 @@ def test_greedy_answers_are_those_of_the_plan(name):
 # Batches and controls
 
 
-@pytest.mark.parametrize("control", [None, "noise", "zero"])
+@pytest.mark.parametrize("control", [None, "noise"])
 @pytest.mark.parametrize("name", METHODS)
 def test_batch_size_does_not_matter(name, control):
     method = METHODS[name]()
@@ -283,7 +283,7 @@ def test_samples_do_not_depend_on_the_batch(name):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_samples_follow_the_shares_of_every_problem(temperature):
-    """Each problem has shares of its own, over three tokens; frequencies of 4000 samples within five deviations.
+    """Each problem has shares of its own, over three tokens; frequencies of 2000 samples within five deviations.
 
     On correct code one of the 81 comparisons would fail for about one seed in ten thousand.
     """
@@ -293,12 +293,12 @@ def test_samples_follow_the_shares_of_every_problem(temperature):
     for p in range(len(ROWS)):
         shares_PTV[p, -1, rng.choice(V, 3, replace=False)] = rng.dirichlet([2, 2, 2])
     model = table(shares_PTV)
-    answer_PS = sample_answers(SPEAKER, CoT2(), model, 4000, temperature=temperature)[..., 0]
+    answer_PS = sample_answers(SPEAKER, CoT2(), model, 2000, temperature=temperature)[..., 0]
     assert model.backbone.prompts_read == len(ROWS), "the samples of a problem share its prompt"
     want_PV = shares_PTV[:, -1].astype(float) ** (1 / temperature)
     want_PV /= want_PV.sum(-1, keepdims=True)
-    have_PV = np.stack([np.bincount(answer_S, minlength=V) / 4000 for answer_S in answer_PS])
-    assert (np.abs(have_PV - want_PV) <= 5 * np.sqrt(want_PV * (1 - want_PV) / 4000) + 1e-9).all()
+    have_PV = np.stack([np.bincount(answer_S, minlength=V) / 2000 for answer_S in answer_PS])
+    assert (np.abs(have_PV - want_PV) <= 5 * np.sqrt(want_PV * (1 - want_PV) / 2000) + 1e-9).all()
 
 
 COLD = [name for name, kind in METHODS.items() if not issubclass(kind, PolicyGradient)]  # theirs are always sampled

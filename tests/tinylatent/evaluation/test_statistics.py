@@ -241,7 +241,7 @@ def test_identical_methods_are_not_declared_equal_beyond_the_keys_seen():
     assert interval.kind == EXACT
 
 
-def test_one_method_always_right_the_other_never():
+def test_one_method_is_always_right_and_the_other_never():
     total = [np.full(10, 2, dtype=np.uint8)]
     interval = paired_difference([0 * total[0]], total, total)
     assert (interval.value, interval.low) == (-1.0, -1.0)
@@ -432,7 +432,7 @@ def test_deviation_intervals_cover():
     assert low <= sum(each.low <= 2.0 <= each.high for each in ratios) <= high
 
 
-def test_deviations_of_constants_and_of_single_values():
+def test_constants_do_not_deviate_and_single_values_are_refused():
     assert deviation_interval([2.0, 2.0]).high == 0
     assert deviation_ratio([1.0, 2.0], [3.0, 3.0]).low == 0
     for bad in ([], [1.0]):

@@ -1,5 +1,6 @@
 """The bench compares like with like: its bare loop computes the laboratory's own loss, and every figure is there."""
 
+import pytest
 import torch
 
 from tinylatent.lab import bench
@@ -29,6 +30,7 @@ def test_rollouts_of_several_group_sizes():
     assert all(value > 0 for value in figures.values())
 
 
+@pytest.mark.slow
 def test_figures_and_profile(monkeypatch):
     monkeypatch.setattr(bench, "GENERATED", {"mnns": bench.GENERATED["mnns"]})  # one task of all
     figures = bench.measure(rounds=1)

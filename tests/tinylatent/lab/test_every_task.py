@@ -36,6 +36,7 @@ def experiment(task, method):
     return Experiment(task, METHODS[method](), ModelConfig(8, 2, 2), recipe, Seeds.all(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("task", SMALL.values(), ids=SMALL)
 def test_every_method_thinks_about_every_task_alike_in_any_batch(task, method):
@@ -53,6 +54,7 @@ def test_every_registered_task_is_among_them():
     assert {task.name for task in SMALL.values()} == set(TASKS)
 
 
+@pytest.mark.slow
 def test_every_level_is_measured_on_keys_never_trained_on():
     task = MultiHop(3, 1, 8, capacity=4)
     assert task.quotiented

@@ -173,6 +173,14 @@ NOT_ONE = {
     "another field": {**BASE.to_json(), "model": {"depth": 3}},
     "no training": {**BASE.to_json(), "training": None},
     "a word for a number": {**BASE.to_json(), "training": {"steps": "ten"}},
+    "a word for a seed": {**BASE.to_json(), "seeds": {"init": "0"}},
+    "a truth for a rate": {**BASE.to_json(), "training": {"learning_rate": True}},
+    "a fraction for a number of steps": {**BASE.to_json(), "training": {"steps": 2.0}},
+    "another schedule": {**BASE.to_json(), "training": {"schedule": "steep"}},
+    "nothing for a width": {**BASE.to_json(), "model": {"width": None}},
+    "a word for a number of the task": {**BASE.to_json(), "task": {"name": "mnns", "digits": "3"}},
+    "a word for a number of the method": {**BASE.to_json(), "method": {**BASE.to_json()["method"], "budget": "all"}},
+    "a part too many": {**BASE.to_json(), "mood": "good"},
     "form 1 without a shape": without(BASE.to_json(), "version"),
 }
 
@@ -181,6 +189,40 @@ NOT_ONE = {
 def test_what_is_no_experiment_is_refused_in_words(values, unchecked):
     with pytest.raises(ValueError, match=r"not an experiment this version can read: .*; (expected|install)"):
         Experiment.from_json(values)
+
+
+def test_a_value_of_another_type_is_named():
+    values = {**BASE.to_json(), "training": {"learning_rate": True}}
+    with pytest.raises(ValueError, match=r"training\.learning_rate is True \(Expected `float`, got `bool`\); expected"):
+        Experiment.from_json(values)
+
+
+def test_whole_numbers_stand_for_fractions(unchecked):
+    values = {**BASE.to_json(), "training": {"learning_rate": 1, "clip_norm": 2}}
+    found = Experiment.from_json(values)
+    assert (found.training.learning_rate, found.training.clip_norm) == (1.0, 2.0)
+
+
+class Unheard:
+    """A type that JSON does not know."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Odd(CoT2):
+    """Its fields have types that cannot be checked."""
+
+    name = "odd"
+    own: Unheard | str = "x"
+    nested: tuple[Unheard, ...] = ()
+    plain: int = 1
+
+
+def test_a_type_that_json_does_not_know_is_not_checked(monkeypatch, unchecked):
+    monkeypatch.setattr(lab, "METHODS", {"odd": Odd})
+    whole = dataclasses.replace(BASE, method=Odd(own=3, nested=(1, 2)))
+    assert Experiment.from_json(json.loads(json.dumps(whole.to_json()))) == whole
+    with pytest.raises(ValueError, match=r"method\.plain is 'y' \(Expected `int`, got `str`\)"):
+        Experiment.from_json(dataclasses.replace(BASE, method=Odd(plain="y")).to_json())
 
 
 def test_what_is_missing_is_named():

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from tinylatent.evaluation.statistics import Interval
-from tinylatent.lab.findings import EXPLORATORY, FAILS, HOLDS, OPEN, STRICTER, Finding, Verdict, decided, exactly
+from tinylatent.lab.findings import FAILS, HOLDS, OPEN, STRICTER, Finding, Verdict, decided, exactly
 
 GAP = Interval(0.1, 0.05, 0.15, "bootstrap")
 
@@ -58,19 +58,22 @@ def test_a_sentence_has_verdict_claim_and_evidence(finding, sentence):
 
 
 def test_as_json_an_estimate_is_there_with_its_interval_and_unit():
-    finding = Finding("CoT2 wins", HOLDS, "+10 points", GAP, "nats", "methods", {"x": [1.0]})
+    finding = Finding("CoT2 wins", HOLDS, "+10 points", GAP, "nats", "methods", {"x": [1.0]}, runs=5)
     assert json.loads(json.dumps(finding.to_json())) == {
         "claim": "CoT2 wins",
         "verdict": "holds",
+        "exploratory": True,
         "family": "methods",
+        "runs": 5,
         "estimate": 0.1,
         "low": 0.05,
         "high": 0.15,
         "unit": "nats",
+        "kind": "bootstrap",
         "evidence": "+10 points",
     }
 
 
 def test_as_json_what_was_not_estimated_is_absent():
     found = exactly("1 + 1 = 2", True, "by hand").to_json()
-    assert found == {"claim": "1 + 1 = 2", "verdict": "holds", "family": EXPLORATORY, "evidence": "by hand"}
+    assert found == {"claim": "1 + 1 = 2", "verdict": "holds", "exploratory": True, "evidence": "by hand"}

@@ -157,7 +157,9 @@ def test_a_run_knows_every_environment_it_was_trained_in(commits, known, tmp_pat
 
     whole = experiment(save_every=2)
     for sitting, commit in enumerate(commits):
-        monkeypatch.setattr(loop, "environment", lambda commit=commit: {**environment(), "commit": commit})
+        monkeypatch.setattr(
+            loop, "environment", lambda device, commit=commit: {**environment(device), "commit": commit}
+        )
         if sitting == 0:
             monkeypatch.setattr(loop._Log, "write", kill)
             with pytest.raises(KeyboardInterrupt):
@@ -166,7 +168,7 @@ def test_a_run_knows_every_environment_it_was_trained_in(commits, known, tmp_pat
     assert (saved.step, [each["commit"] for each in saved.manifest["environments"]]) == (4, ["one"])
     record = measure(whole, tmp_path)
     assert [each["commit"] for each in record.environments.training] == known
-    assert record.environments.measuring == environment()
+    assert record.environments.measuring == environment("cpu")
 
 
 def test_no_steps_are_a_model_as_its_start_left_it(tmp_path, unchecked):

@@ -1,13 +1,12 @@
 """Launchers do jobs: all of them or none, their records left in their folders, progress read from there."""
 
-import contextlib
 import multiprocessing
 import os
 import subprocess
 import sys
 
 import pytest
-from counting import Counting
+from counting import Counting, Here
 
 from tinylatent.core.files import read_json
 from tinylatent.lab import study as studies
@@ -18,7 +17,7 @@ from tinylatent.lab.tables import Table
 
 
 def drained(submitted, count):
-    """The jobs as they ended, all of them."""
+    """The jobs as they ended, all of them, with what they raised."""
     ended = []
     while len(ended) < count:
         ended += submitted.ended(60.0)
@@ -45,24 +44,33 @@ def test_the_local_launcher_is_registered():
     assert LAUNCHERS["local"] is Local
 
 
+@pytest.mark.slow
 def test_jobs_are_done_by_other_processes(tmp_path):
     jobs = [Job(Counting(number), tmp_path / str(number)) for number in (1, 2, 3)]
     with Local(2).submit(jobs) as submitted:
         ended = drained(submitted, 3)
         assert submitted.ended(0.0) == []
-    assert sorted(job.run.up_to for job in ended) == [1, 2, 3]
+    assert sorted((job.run.up_to, error) for job, error in ended) == [(1, None), (2, None), (3, None)]
     assert [job.record().counted for job in jobs] == [1, 2, 3]
     assert [job.done for job in jobs] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_what_a_job_raises_is_passed_on_and_stops_the_others(tmp_path):
     """The one that fails does so when the other is under way, which would take a minute more."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     waiting = Job(Counting(1, "wait", str(gate)), tmp_path / "waiting")
     failing = Job(Counting(2, "raise", str(gate)), tmp_path / "failing")
-    with pytest.raises(ValueError, match="cannot count beyond 2"), Local(2).submit([waiting, failing]) as submitted:
-        drained(submitted, 2)
+
+    def first_ended():
+        with Local(2).submit([waiting, failing]) as submitted:
+            ((job, error),) = submitted.ended(60.0)
+            assert job == failing
+            raise error
+
+    with pytest.raises(ValueError, match="cannot count beyond 2"):
+        first_ended()
     for process in multiprocessing.active_children():
         process.join(30)
     assert multiprocessing.active_children() == []
@@ -82,7 +90,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 sys.path[:0] = {path}
-from counting import Counting
+from counting import Counting, Here
 from tinylatent.lab.launchers import Job
 from tinylatent.lab.launchers.local import Local
 
@@ -93,6 +101,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent(tmp_path):
     """The pipe closes only when every process that holds it has ended, so reading on waits for the worker."""
     os.mkfifo(tmp_path / "gate")
@@ -107,24 +116,6 @@ def test_workers_end_with_a_killed_parent(tmp_path):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Any other
-
-
-class Here:
-    """A launcher that does one job a call, in this process."""
-
-    def __init__(self):
-        self.submitted = []
-
-    @contextlib.contextmanager
-    def submit(self, jobs):
-        self.submitted.append([job.run.up_to for job in jobs])
-        self.waiting = [*jobs]
-        yield self
-
-    def ended(self, timeout):
-        job = self.waiting.pop(0)
-        job.do()
-        return [job]
 
 
 COUNTS = Study(
@@ -143,13 +134,13 @@ def test_a_study_is_reproduced_by_any_launcher(tmp_path):
     launcher = Here()
     outcome = reproduce(COUNTS, "full", tmp_path, launcher)
     assert outcome.files["table.csv"].read_text() == "to\n3\n5\n6\n7\n"
-    assert launcher.submitted == [[3, 5], [6], [7]]
+    assert [[job.run.up_to for job in jobs] for jobs in launcher.submitted] == [[3, 5], [6], [7]]
     reproduce(COUNTS, "full", tmp_path, launcher)
-    assert launcher.submitted == [[3, 5], [6], [7]]
+    assert [[job.run.up_to for job in jobs] for jobs in launcher.submitted] == [[3, 5], [6], [7]]
 
 
 def test_progress_is_read_from_the_metrics_of_the_runs(tmp_path, monkeypatch):
-    """Also of those under way: here the second job is half done when the first ends."""
+    """Also of those under way: here the other job is half done when the first ends."""
     seen = []
 
     class Bar:
@@ -173,11 +164,11 @@ def test_progress_is_read_from_the_metrics_of_the_runs(tmp_path, monkeypatch):
 
     class Half(Here):
         def ended(self, timeout):
-            for job in self.waiting[1:]:
+            for job in self.waiting[:-1]:
                 job.folder.mkdir(exist_ok=True, parents=True)
                 (job.folder / "metrics.jsonl").write_text('{"step": 2}\n')
             return super().ended(timeout)
 
     monkeypatch.setattr(studies, "tqdm", Bar)
     reproduce(Study(**{**vars(COUNTS), "after": lambda profile, records: ()}), "full", tmp_path, Half())
-    assert seen == [8, 5, 8]
+    assert seen == [8, 7, 8]

@@ -18,10 +18,11 @@ from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load, train
 from tinylatent.lab.measure import measure
 from tinylatent.lab.records import DEFAULT
-from tinylatent.methods import CoT2, Direct, DiscreteCoT
+from tinylatent.methods import Coconut, CoT2, Direct, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.speakers import Symbols
 from tinylatent.training import loop
+from tinylatent.training.checkpoints import find_checkpoint
 from tinylatent.training.config import Training
 
 RUN = Experiment(
@@ -98,11 +99,54 @@ def test_costs_are_counted(measured):
 
 def test_what_trained_is_told_from_what_measured(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "environment", lambda: {"machine": "a cluster"})
+        patch.setattr(loop, "environment", lambda device: {"machine": "a cluster"})
         train(RUN, tmp_path)
     record = measure(RUN, tmp_path)
     assert record.environments.training == [{"machine": "a cluster"}]
     assert record.environments.measuring["machine"] != "a cluster"
+
+
+def test_where_it_was_trained_is_told_only_where_every_sitting_recorded_it(tmp_path, monkeypatch):
+    """Checkpoints of the first edition did not."""
+    half = replace(RUN, training=replace(RUN.training, save_every=6))
+
+    def kill(*options, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "environments", lambda saved, device: None)
+        patch.setattr(loop._Log, "write", kill)
+        with pytest.raises(KeyboardInterrupt):
+            train(half, tmp_path)
+    assert find_checkpoint(tmp_path).step == 6
+    record = measure(half, tmp_path)
+    assert record.environments.training is None
+    assert record.environments.measuring["device"] == "cpu"
+    (where,) = measure(half, None).environments.training
+    assert where == record.environments.measuring
+
+
+def test_what_is_sampled_is_drawn_from_the_seed_of_the_run(monkeypatch):
+    """At every difficulty it is the same in all runs, as it was in the first edition."""
+    seeds = []
+
+    def evaluated(*words, **options):
+        seeds.append(options["seed"])
+        return evaluate(*words, **options)
+
+    monkeypatch.setattr(measuring, "evaluate", evaluated)
+    run = replace(RUN, task=MNNS(2, 1, 4, capacity=3), method=Direct())
+    measure(run, None)
+    own = run.seeds.derive("sampling", "evaluation")
+    assert seeds == [own, own, 0, 0], "validation, training, and the difficulties 2 and 3"
+
+
+def test_every_stage_has_its_accuracy():
+    run = replace(RUN, method=Coconut())
+    record = measure(run, None)
+    assert record.stages
+    for stage in record.stages:
+        assert stage.accuracy == accuracy_interval([stage.right], [record.total])
 
 
 def test_methods_without_latents_have_no_controls_and_those_that_sample_are_sampled():

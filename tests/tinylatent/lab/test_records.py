@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from records import record_of
 from schema import fields, kinds, render
@@ -21,7 +22,7 @@ from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.launchers.launcher import RESULT, stored_record
 from tinylatent.lab.measure import measure
-from tinylatent.lab.records import DEFAULT
+from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.run import Record, new_record, read_record
 from tinylatent.lab.studies.comparison import comparison
 from tinylatent.lab.study import STUDIES
@@ -110,7 +111,6 @@ def test_results_have_the_names_of_today():
     assert [*record.evaluations] == [DEFAULT]
     assert record.evaluations[DEFAULT].right == line["evaluations"]["itself"]["right"]
     assert record.accuracy == sum(line["evaluations"]["itself"]["right"]) / sum(line["total"])
-    assert record.environments.training == [line["environment"]], "one machine trained and measured"
 
 
 def test_what_form_1_did_not_write_down_is_absent():
@@ -119,6 +119,14 @@ def test_what_form_1_did_not_write_down_is_absent():
     assert record.levels == {}
     assert (record.train, record.before, record.stopped) == (None,) * 3
     assert record.evaluations[DEFAULT].accuracy is None
+
+
+@pytest.mark.parametrize("study", [*TRAINED, *OTHERS])
+def test_form_1_does_not_say_where_a_run_was_trained(study):
+    """It has the environment that measured it, and may have been trained on another machine."""
+    for line in lines(study):
+        environments = read_record(STUDIES[study].kind, line).environments
+        assert (environments.training, environments.measuring) == (None, line["environment"])
 
 
 def test_what_reinforcement_learning_logged_has_the_names_of_today():
@@ -164,6 +172,24 @@ def test_nan_survives_the_round_trip():
     assert math.isnan(again.evaluations[DEFAULT].kl[1])
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("parameters", 1.5), ("cost", None), ("keys", "many"), ("majority_baseline", np.float64(0.5))]
+)
+def test_what_could_not_be_read_is_not_recorded(field, value):
+    """Nothing can be read from a file that could not be written, or is refused."""
+    whole = {name: getattr(record_of(RUN, 90), name) for name in ExperimentRecord.__struct_fields__[6:]}
+    assert new_record(RUN, **whole).evaluations == record_of(RUN, 90).evaluations
+    with pytest.raises(ValueError, match="what was measured is no ExperimentRecord, which could not be read: "):
+        new_record(RUN, **{**whole, field: value})
+
+
+def test_nan_is_recorded():
+    before = record_of(RUN, 90)
+    evaluations = {DEFAULT: msgspec.structs.replace(before.evaluations[DEFAULT], kl=[math.nan])}
+    whole = {name: getattr(before, name) for name in ExperimentRecord.__struct_fields__[6:]}
+    assert math.isnan(new_record(RUN, **{**whole, "evaluations": evaluations}).evaluations[DEFAULT].kl[0])
+
+
 def test_fields_at_their_default_are_left_out():
     written = record_of(RUN, 90, levels={}).to_json()
     assert not {"study", "profile", "stopped", "before", "levels", "metrics", "train"} & written.keys()
@@ -183,10 +209,14 @@ def test_records_of_runs_that_train_nothing_say_so():
     class Plain(Experiment):
         record = Record
 
-    record = new_record(Plain(RUN.task, RUN.method, RUN.model, RUN.training, RUN.seeds))
+    record_run = Plain(RUN.task, RUN.method, RUN.model, RUN.training, RUN.seeds)
+    record = new_record(record_run)
     assert record.environments.training == []
     assert record.environments.measuring.keys() >= {"commit", "torch", "machine"}
-    assert "training" not in record.to_json()["environments"]
+    assert record.to_json()["environments"]["training"] == []
+    unknown = new_record(record_run, training=None)
+    assert unknown.environments.training is None
+    assert "training" not in unknown.to_json()["environments"]
     assert record.summary() == record.id == RUN.identity
 
 
@@ -228,6 +258,7 @@ KIND = r"no record of the kind Experiment \(ValidationError: "
         (today, lambda r: r.pop("run"), "a record of form 2 has its run under 'run': this has none"),
         (then, lambda r: r.pop("experiment"), "a record of form 1 has its run under 'experiment': this has none"),
         (today, lambda r: r.update(version=3), "a record of form 3: this program reads 1 to 2; use a newer one"),
+        (today, lambda r: r.update(version=1), "it says that it is of form 1 and is of another: it was changed"),
         (today, lambda r: r.update(version="new"), "a record of form 'new': this program reads 1 to 2"),
         (today, lambda r: r.update(mood="good"), KIND + "Object contains unknown field `mood`"),
         (today, lambda r: r.update(constant=0.5), KIND + "Object contains unknown field `constant`"),
@@ -248,6 +279,46 @@ def test_a_changed_record_is_refused_in_a_sentence(record, change, said):
     with pytest.raises(ValueError, match=said) as raised:
         read_record(Experiment, values)
     assert "\n" not in str(raised.value)
+
+
+def again(values, change):
+    """A record whose run was changed, under the id of what it is now."""
+    change(values["run"])
+    return {**values, "id": identity(values["run"])}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda run: run.update(mood="good"), "it has the unknown mood; expected what config.json holds"),
+        (lambda run: run["seeds"].update(init="0"), r"seeds.init is '0' \(Expected `int`, got `str`\)"),
+        (lambda run: run["training"].update(learning_rate=True), "training.learning_rate is True"),
+        (lambda run: run["training"].update(steps=2.0), r"training.steps is 2.0 \(Expected `int`, got `float`\)"),
+        (lambda run: run["training"].update(schedule="steep"), "training.schedule is 'steep'"),
+        (lambda run: run["task"].update(digits=None), "task.digits is None"),
+        (lambda run: run["method"].update(budget="all"), "method.budget is 'all'"),
+        (lambda run: run["training"].update(warmup=Training().warmup), "these settings writes, see training: it was"),
+        (lambda run: run["training"].update(learning_rate=1), "these settings writes, see its numbers: it was"),
+        (lambda run: run["seeds"].pop("init"), "these settings writes, see seeds: it was changed by hand; measure it"),
+        (lambda run: run.update(start=None), "not an experiment this version can read"),
+        (lambda run: run.update(version=True), "an experiment of form True"),
+    ],
+)
+def test_a_run_that_no_experiment_writes_is_refused_under_whatever_id(change, said, unchecked):
+    with pytest.raises(ValueError, match=said) as raised:
+        read_record(Experiment, again(today(), change))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", [STUDIES[name].kind for name in OTHERS])
+def test_runs_of_other_kinds_are_what_these_write_too(kind):
+    """A run with one setting more is refused, under whatever id."""
+    for run in [run for name in OTHERS for run in STUDIES[name].grid("quick") if STUDIES[name].kind is kind][:3]:
+        values = {"version": 2, "id": run.identity, "run": run.to_json()}
+        with pytest.raises(ValueError, match="missing required field"):
+            read_record(kind, values)
+        with pytest.raises(ValueError, match="measure it again"):
+            read_record(kind, again(values, lambda written: written.update(mood="good")))
 
 
 @pytest.mark.parametrize("values", [None, [], "x", 3])

@@ -59,7 +59,7 @@ def plain(evaluations):
 
 def test_a_run_begins_with_the_weights_it_starts_from(tmp_path, unchecked):
     """Trained under its own folder, or found elsewhere: the same run, and its record tells before from after."""
-    whole = begun_from(GRPO(samples=2, kl=0.1), steps=300)
+    whole = begun_from(GRPO(samples=2, kl=0.1), steps=150)
     record = measure(whole, tmp_path / "a")
     train(whole.start, tmp_path / "start", say=quiet)
     again = measure(whole, tmp_path / "b", start=tmp_path / "start")

@@ -15,7 +15,7 @@ from records import record_of
 from stored import put
 from tinylatent_tasks import MNNS
 
-from tinylatent.core.files import write_json
+from tinylatent.core.files import read_lines, write_json
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab import store
 from tinylatent.lab.experiment import Experiment
@@ -23,6 +23,7 @@ from tinylatent.lab.launchers import Job
 from tinylatent.lab.names import run_name
 from tinylatent.lab.recipes import build
 from tinylatent.lab.records import Answered, Stopped
+from tinylatent.lab.run import read_record
 from tinylatent.lab.store import (
     check_deletion,
     compare,
@@ -33,11 +34,12 @@ from tinylatent.lab.store import (
     stored_runs,
     study_progress,
 )
-from tinylatent.lab.study import Study
+from tinylatent.lab.study import STUDIES, Study
 from tinylatent.methods import GRPO, CoT2, Direct, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.config import Training
 
+FIRST = Path(__file__).resolve().parents[2] / "data/first_edition"
 COT2 = [build("mnns", CoT2(), seed) for seed in (0, 2, 10)]
 DISCRETE = build("mnns", DiscreteCoT(), 2)
 LONGER = build("mnns", CoT2(), 2, steps=9900)
@@ -151,6 +153,73 @@ def test_folders_elsewhere_are_told_once(results, monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# The first edition
+
+
+def first_edition(results, study="mnns", is_finished=True, step=None):
+    """A run in a store of the first edition: under the id it had then, its config and metrics in a subfolder."""
+    line = read_lines(FIRST / f"{study}.jsonl")[0]
+    folder = results / "runs" / line["id"]
+    (folder / "run").mkdir(parents=True)
+    write_json(folder / "run/config.json", line["experiment"])
+    if step is not None:
+        (folder / "run/metrics.jsonl").write_text(f'{{"step": {step}}}\n')
+    if is_finished:
+        write_json(folder / "result.json", line)
+    return line, folder
+
+
+@pytest.mark.parametrize("study", ["mnns", "mnns-rl", "tasks"])
+def test_runs_of_the_first_edition_are_told_by_their_names_of_today(study, tmp_path):
+    line, folder = first_edition(tmp_path, study)
+    (stored,) = stored_runs(tmp_path)
+    record = read_record(Experiment, line)
+    assert (stored.state, stored.reason, stored.folder) == ("finished", "", folder)
+    assert (stored.run, stored.record, stored.name) == (record.experiment, record, run_name(record.experiment))
+    assert stored.accuracy.value == pytest.approx(record.accuracy)
+    assert stored.identity == record.experiment.identity != folder.name
+    for name in (folder.name, folder.name[:5], stored.identity, stored.name):
+        assert pick_one([stored], name) is stored
+
+
+@pytest.mark.parametrize("study", ["mnns", "claims", "capacity", "estimators"])
+def test_a_result_of_the_first_edition_alone_tells_its_run(study, tmp_path):
+    """Other kinds never had a config."""
+    line = read_lines(FIRST / f"{study}.jsonl")[0]
+    (tmp_path / "runs" / line["id"]).mkdir(parents=True)
+    write_json(tmp_path / "runs" / line["id"] / "result.json", line)
+    (stored,) = stored_runs(tmp_path)
+    kind = STUDIES[study].kind
+    assert (stored.state, stored.reason) == ("finished", "")
+    assert stored.run == kind.from_json(read_record(kind, line).run)
+
+
+def test_a_run_that_the_first_edition_began_is_told(tmp_path):
+    _, folder = first_edition(tmp_path, is_finished=False, step=40)
+    (stored,) = stored_runs(tmp_path)
+    assert (stored.state, stored.done, stored.reason) == ("stopped", 40, "")
+    assert stored.last_metrics() == {"step": 40}
+    assert stored.changed == max(path.stat().st_mtime for path in (folder / "run").iterdir())
+    with locked_elsewhere(folder / "run"):
+        assert [run.state for run in stored_runs(tmp_path, only_training=True)] == ["training"]
+        with pytest.raises(ValueError, match="is being trained"):
+            check_deletion([stored], [stored])
+
+
+def test_a_folder_with_a_config_of_the_first_edition_has_the_id_of_then(tmp_path):
+    """Any other is that of another run."""
+    line, folder = first_edition(tmp_path, is_finished=False)
+    (folder / "run/config.json").rename(folder / "config.json")
+    assert [run.state for run in stored_runs(tmp_path)] == ["stopped"]
+    folder.rename(folder.with_name("0" * 12))
+    (stored,) = stored_runs(tmp_path)
+    assert (stored.state, stored.reason) == (
+        "unreadable",
+        f"it holds the run {Experiment.from_json(line['experiment']).identity}: rename or delete it",
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Damage
 
 
@@ -187,12 +256,9 @@ def config(text):
         (damaged(lambda r: r.update(id="0" * 12)), "its id is not that of its run"),
         (damaged(lambda r: r["run"]["method"].update(name="telepathy")), "its id is not that of its run"),
         (damaged(lambda r: r.pop("keys")), "no record of the kind Experiment"),
-        (damaged(lambda r: r["evaluations"].pop("default")), r"its result\.json was changed \(KeyError: 'default'\)"),
-        (damaged(lambda r: r["evaluations"]["default"].update(right=[999])), "correct"),
-        (
-            damaged(lambda r: r.update(train={"right": [], "total": []})),
-            r"its result\.json was changed \(ZeroDivisionError",
-        ),
+        (damaged(lambda r: r["evaluations"].pop("default")), "expected the evaluation 'default'"),
+        (damaged(lambda r: r["evaluations"]["default"].update(right=[999])), "expected for each key a number of right"),
+        (damaged(lambda r: r.update(train={"right": [], "total": []})), "and at least one key"),
         (damaged(lambda r: r.update(record_of(COT2[1], 90).to_json())), "is of another run than its config"),
         (
             lambda folder: put(None, COT2[1], 90, folder=folder),

@@ -3,17 +3,18 @@
 Launchers and progress are tested in test_launchers.py, the studies themselves under studies/.
 """
 
-import contextlib
 import json
+import warnings
 from dataclasses import replace
 
 import pytest
-from counting import Counting
+from counting import Counting, Here
 from tinylatent_tasks import MNNS
 
 from tinylatent.cli.main import main
 from tinylatent.core.files import DamagedError, read_json, read_lines
 from tinylatent.core.identity import checksum
+from tinylatent.core.registry import PluginWarning
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab import study as lab
 from tinylatent.lab.experiment import Experiment
@@ -29,24 +30,6 @@ from tinylatent.lab.tables import Table
 from tinylatent.methods import GRPO, Coconut, CoT2, Direct, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.config import Training
-
-
-class Here:
-    """A launcher that does jobs in this process when it is asked what has ended; it remembers them."""
-
-    def __init__(self):
-        self.done = []
-
-    @contextlib.contextmanager
-    def submit(self, jobs):
-        self.waiting = [*jobs]
-        yield self
-
-    def ended(self, timeout):
-        job = self.waiting.pop()  # in another order than they were submitted
-        job.do()
-        self.done.append(job)
-        return [job]
 
 
 def tiny(method, seed):
@@ -111,10 +94,11 @@ def test_a_full_study_is_written_beside_the_runs(tmp_path):
     assert (tmp_path / "runs" / Counting(2).identity / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_other_processes_measure_what_this_one_does(tmp_path):
     run = tiny(DiscreteCoT(), 0)
     with Local(1).submit([Job(run, tmp_path)]) as submitted:
-        (job,) = submitted.ended(120.0)
+        ((job, _),) = submitted.ended(120.0)
     here, there = measure(run, None), job.record()
     assert there.evaluations[DEFAULT].right == here.evaluations[DEFAULT].right
     assert there.evaluations[DEFAULT].kl == here.evaluations[DEFAULT].kl
@@ -156,10 +140,29 @@ def test_runs_that_ask_about_the_code_are_always_done_again(tmp_path):
 def test_an_ended_job_without_a_record_is_named(tmp_path):
     class Careless(Here):
         def ended(self, timeout):
-            return [self.waiting.pop()]
+            return [(self.waiting.pop(), None)]
 
-    with pytest.raises(ValueError, match=r"counting to 3 ended without a record in .*: start it again"):
+    with pytest.raises(ValueError, match=r"1 of 1 runs failed: counting to 3 .no record in "):
         reproduce(counts(Counting(3)), "quick", tmp_path, Careless())
+    kind = Always(3)
+    reproduce(counts(kind), "quick", tmp_path, Here())
+    with pytest.raises(ValueError, match=r"1 of 1 runs failed"):  # an earlier record is not taken for a new one
+        reproduce(counts(kind), "quick", tmp_path, Careless())
+
+
+class Failing(Counting):
+    def measure(self, folder, device="cpu", on_progress=None, start=None):
+        raise ValueError(f"cannot count to {self.up_to}")
+
+
+def test_a_run_that_fails_does_not_keep_the_others_from_ending(tmp_path, capsys):
+    runs, launcher = [Counting(2), Failing(3), Counting(4), Failing(5)], Here()
+    with pytest.raises(ValueError, match=r"2 of 4 runs failed: counting to 5 .*, and 1 more; the others are kept"):
+        reproduce(counts(*runs), "quick", tmp_path, launcher)
+    assert [job.run.up_to for job in launcher.done] == [4, 2]
+    assert "failed: counting to 3: cannot count to 3" in capsys.readouterr().err
+    reproduce(counts(Counting(2), Counting(4)), "quick", tmp_path, launcher)
+    assert len(launcher.done) == 2
 
 
 def test_what_is_no_profile_and_no_grid_is_refused(tmp_path, unchecked):
@@ -199,7 +202,20 @@ def test_findings_are_written_as_data(outcome):
         for each in table.findings
     ]
     assert found["findings"] == expected
-    assert {"table", "claim", "verdict", "family", "estimate", "low", "high", "unit", "evidence"} == {*expected[0]}
+    assert {
+        "table",
+        "claim",
+        "verdict",
+        "family",
+        "estimate",
+        "low",
+        "high",
+        "unit",
+        "evidence",
+        "kind",
+        "runs",
+        "exploratory",
+    } == {*expected[0]}
 
 
 def test_provenance_names_command_seeds_and_runs(outcome):
@@ -242,7 +258,10 @@ def refused(folder, said, study=TINY):
         (lambda r: r.update(version=9), "line 1 cannot be used .a record of form 9"),
         (lambda r: r["run"].pop("model"), "line 1 cannot be used .its id is not that of its run"),
         (lambda r: r.pop("environments"), "line 1 cannot be used .no record of the kind Experiment"),
-        (lambda r: r["evaluations"]["default"].update(right=[999]), r"not hold what tiny needs \(ValueError: .*again"),
+        (
+            lambda r: r["evaluations"]["default"].update(right=[999]),
+            "line 1 cannot be used .no record of the kind Experiment",
+        ),
         (lambda r: r.update(profile="endless"), "holds no runs of a study"),
         (lambda r: r.update(study="other"), "holds runs of study other, not of tiny"),
     ],
@@ -259,7 +278,7 @@ def test_changed_runs_are_refused(change, said, stored):
     [
         (lambda lines: [*lines[:-1], lines[-1][:-20]], r"runs\.jsonl, line 8 is damaged"),
         (lambda lines: [*lines, lines[0]], "line 9: the same run stands there twice"),
-        (lambda lines: lines[1:], "lacks 1 of the 8 runs of tiny as it is now: reproduce it again"),
+        (lambda lines: lines[1:], "lacks 1 of the 8 runs of tiny as it is now, such as mnns/direct seed 0: reproduce"),
         (lambda lines: [], "holds no runs of a study: reproduce the study"),
         (lambda lines: ['{"id": "x"}\n'], "holds no runs of a study: reproduce the study"),
     ],
@@ -279,12 +298,43 @@ def test_runs_of_another_study_and_no_runs_are_refused(stored):
 def test_a_method_that_was_installed_later_may_be_missing_as_a_whole(stored):
     lines = (stored / "runs.jsonl").read_text().splitlines(keepends=True)
     (stored / "runs.jsonl").write_text("".join(line for line in lines if '"cot2"' not in line))
-    assert [row["method"] for row in rebuild(TINY, stored).tables[0].rows][-1] == "Coconut, zero"
+    with pytest.warns(PluginWarning, match="has no runs of cot2; reproduce the study to add them"):
+        rebuild(TINY, stored)
+    with warnings.catch_warnings(action="ignore"):
+        assert [row["method"] for row in rebuild(TINY, stored).tables[0].rows][-1] == "Coconut, zero"
+
+
+def test_runs_that_only_earlier_ones_name_must_be_there_too(tmp_path):
+    """The grid alone would not miss the second round."""
+    study = replace(counts(Counting(2)), after=lambda profile, records: [Counting(3)])
+    path = reproduce(study, "quick", tmp_path, Here()).files["runs.jsonl"]
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    (path.parent / "provenance.json").unlink()
+    with pytest.raises(DamagedError, match="lacks 1 of the 2 runs of counts as it is now, such as counting to 3"):
+        rebuild(study, path.parent)
+
+
+def test_an_edit_is_noticed_until_it_is_accepted(tmp_path):
+    found = reproduce(counts(Counting(2)), "quick", tmp_path, Here())
+    runs, known = found.files["runs.jsonl"], found.files["provenance.json"]
+    runs.write_text(runs.read_text().replace('"counted": 2', '"counted": 9'))
+    with pytest.raises(DamagedError, match=r"is not the file that provenance\.json vouches for: restore it"):
+        rebuild(counts(Counting(2)), runs.parent)
+    known.unlink()
+    assert rebuild(counts(Counting(2)), runs.parent).records[0].counted == 9
+
+
+def test_runs_of_both_profiles_do_not_stand_in_one_file(stored):
+    lines = (stored / "runs.jsonl").read_text().splitlines(keepends=True)
+    lines[1] = lines[1].replace('"profile": "quick"', '"profile": "full"')
+    (stored / "runs.jsonl").write_text("".join(lines))
+    refused(stored, "mixes runs of both profiles")
 
 
 def test_runs_of_other_kinds_must_be_all_there(tmp_path):
     found = reproduce(counts(Counting(2), Counting(3)), "quick", tmp_path, Here())
     path = found.files["runs.jsonl"]
+    found.files["provenance.json"].unlink()
     path.write_text(path.read_text().splitlines(keepends=True)[0])
     with pytest.raises(DamagedError, match="lacks 1 of the 2 runs of counts"):
         rebuild(counts(Counting(2), Counting(3)), path.parent)

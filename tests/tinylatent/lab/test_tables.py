@@ -73,7 +73,7 @@ def test_json_has_the_numbers_as_they_are():
     assert TABLE.to_json() == {
         "title": "Title",
         "rows": ROWS,
-        "findings": [{"claim": "x is a number", "verdict": "holds", "family": "exploratory", "evidence": "seen"}],
+        "findings": [{"claim": "x is a number", "verdict": "holds", "exploratory": True, "evidence": "seen"}],
         "remarks": ["Nothing else is."],
     }
 

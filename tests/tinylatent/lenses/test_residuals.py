@@ -109,7 +109,7 @@ def test_the_stream_is_the_sum_of_its_additions_unless_norms_stand_after_them(ti
     assert adds_up or residuals.gap() > 0.1
 
 
-def test_the_gap_by_hand():
+def test_the_gap_is_as_computed_by_hand():
     """2 + 1 + 0 is 3, not 4; and after it 1 + 1 more are 5, not 5.5: off by 1 of 5.5."""
     stream, attention, mlp = (torch.tensor(x).view(-1, 1, 1, 1) for x in ([2.0, 4.0, 5.5], [1.0, 1.0], [0.0, 1.0]))
     assert Residuals(stream, attention, mlp).gap() == pytest.approx(1 / 5.5)

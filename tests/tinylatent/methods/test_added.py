@@ -47,6 +47,16 @@ class Murmur(Method):
 
     def taught(self, model, examples):
         return self.thinking(model, examples)
+
+
+@dataclass(frozen=True)
+class Echo(Murmur):
+    """Goes on from a run of discrete chain of thought."""
+
+    name = "echo"
+    label = "Echo!"
+    colour = "#123456"
+    starts_from = "discrete"
 '''
 MAIN = "import sys; from tinylatent.cli.main import main; sys.exit(main())"
 
@@ -55,7 +65,7 @@ MAIN = "import sys; from tinylatent.cli.main import main; sys.exit(main())"
 def python(tmp_path_factory):
     """python(packages, words...) runs Python where these packages are installed; returns the finished process.
 
-    A package is (name, source of its module, line of its entry points).
+    A package is (name, source of its module, its entry points): one line for a method, others with their group before.
     """
 
     def run(packages, *words):
@@ -66,7 +76,8 @@ def python(tmp_path_factory):
             info.mkdir()
             (sites[-1] / f"{name}.py").write_text(source)
             (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-            (info / "entry_points.txt").write_text(f"[tinylatent.methods]\n{line}\n" if line else "")
+            group = "" if line.startswith("[") else "[tinylatent.methods]\n"
+            (info / "entry_points.txt").write_text(f"{group}{line}\n" if line else "")
         path = os.pathsep.join(map(str, [ROOT, *sites]))
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         environment.pop("PYTEST_XDIST_WORKER", None)
@@ -76,6 +87,7 @@ def python(tmp_path_factory):
 
 
 MURMURING = ("murmuring", MODULE, "murmur = murmuring:Murmur")
+ECHOING = ("echoing", MODULE, "echo = echoing:Echo")
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +123,7 @@ def rebuilt(name):
 print(json.dumps({{
     "arms": {{name: [*arms(name)] for name in COMPARISONS}},
     "colours": {{name: arm.colour for name, arm in arms("mnns").items()}},
+    "labels": {{name: arm.label for name, arm in arms("mnns").items()}},
     "grids": {{
         f"{{name}} {{profile}}": [*dict.fromkeys(run.method.name for run in STUDIES[name].grid(profile))]
         for name in {COMPARED} for profile in ("quick", "full")
@@ -118,6 +131,8 @@ print(json.dumps({{
     "recipes": [name for name in recipes() if "murmur" in name],
     "recipe": "mnns/murmur" in recipes() and recipe("mnns/murmur", 3).to_json(),
     "same": "murmur" in arms("mnns") and arms("mnns")["murmur"].recipe(3) == recipe("mnns/murmur", 3),
+    "starts": {{name: arms(name)["echo"].recipe(3).start == recipe(f"{{name}}/discrete", 3) for name in COMPARISONS}}
+    if "echo" in arms("mnns") else {{}},
     "rebuilt": {{name: rebuilt(name) for name in {COMPARED} if sys.argv[1:]}},
 }}))
 """
@@ -144,6 +159,16 @@ def test_it_has_a_recipe_in_every_comparison(found):
     expected = Experiment(method=Direct(), seeds=Seeds.all(3)).to_json()
     assert found["recipe"] == {**expected, "method": {"name": "murmur", "version": 1}}
     assert found["same"]
+
+
+def test_one_that_starts_from_a_run_joins_all_comparisons_by_its_line_alone(started):
+    """With the look of its class; it begins with what its comparison trains, and each study has that run too."""
+    found = json.loads(started("-c", PROBE, packages=[ECHOING]))
+    assert {*found["arms"]} == {*COMPARISONS}
+    assert all(arms == [*contenders(), "echo"] for arms in found["arms"].values())
+    assert (found["labels"]["echo"], found["colours"]["echo"]) == ("Echo!", "#123456")
+    assert all("echo" in methods for methods in found["grids"].values()), found["grids"]
+    assert found["starts"] == dict.fromkeys(COMPARISONS, True)
 
 
 def stored(study):
@@ -244,7 +269,7 @@ def test_broken_ones_are_named_and_left_out(python):
     assert not {"mnns/broken", "mnns/needy"} & {*listed["recipes"]}
     imported, made = done.stderr.splitlines()
     assert f"left out: {SAID}" in imported
-    assert "left out: the method 'needy' has no usual settings (" in made
+    assert "left out: the method 'needy' of needy has no usual settings (" in made
     assert made.endswith(": give its fields defaults")
 
 
@@ -253,6 +278,58 @@ def test_asking_for_a_broken_one_says_why_there_is_none(python):
     assert done.returncode == 2
     assert f"tinylatent: {SAID}" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+TASK = """
+from dataclasses import dataclass
+
+from tinylatent_tasks import MNNS
+
+
+@dataclass(frozen=True)
+class Riddle(MNNS):
+    name = "riddle"
+
+    def __post_init__(self):
+        raise OSError("no riddles on this machine")
+"""
+RIDDLING = ("riddling", TASK, "[tinylatent.tasks]\nriddle = riddling:Riddle")
+
+
+@pytest.mark.parametrize("words", [("list", "--json"), ("run", "mnns/cot2", "--help"), ("run", "--help")], ids=" ".join)
+def test_a_task_that_cannot_be_made_is_named_and_left_out(words, python):
+    done = python([RIDDLING], "-c", MAIN, *words)
+    assert done.returncode == 0, done.stderr
+    assert "mnns/cot2" in done.stdout
+    assert "riddle/" not in done.stdout
+    (line,) = done.stderr.splitlines()
+    said = (
+        "tinylatent: left out: the task 'riddle' of riddling has no usual settings (OSError: no riddles on this machine"
+    )
+    assert line.startswith(said)
+
+
+STUDY = """
+from tinylatent.lab.study import Study
+
+
+def grid(profile):
+    raise OSError("no runs on this machine")
+
+
+STUDY = Study("gridless", "Why?", grid, None, None)
+"""
+GRIDLESS = ("gridding", STUDY, "[tinylatent.studies]\ngridless = gridding:STUDY")
+
+
+def test_a_study_without_a_grid_is_named_and_left_out_of_the_status(python, tmp_path):
+    done = python([GRIDLESS], "-c", MAIN, "status", "--json", "--results", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert [each["study"] for each in json.loads(done.stdout)["studies"]] == [*STUDIES]
+    (line,) = done.stderr.splitlines()
+    assert line == (
+        "tinylatent: left out: the study 'gridless' of gridding has no grid (OSError: no runs on this machine)"
+    )
 
 
 def test_two_packages_with_one_name_are_both_named(python):

@@ -17,15 +17,18 @@ from variants import (
     EVERY,
     FIXED,
     LATE,
+    MORE,
     OURS,
     ROWS,
     STATES,
     TASK,
+    VARIANTS,
     WITH_VARIANTS,
     examples_of,
     inferred,
     model_of,
     one,
+    with_methods,
 )
 
 from tinylatent.core.seeds import PURPOSES, Seeds
@@ -39,7 +42,7 @@ from tinylatent.training.config import Training
 
 
 @EVERY
-def test_registered_under_its_name(method):
+def test_a_method_is_registered_under_its_name(method):
     assert METHODS[method.name] is type(method)
 
 
@@ -201,7 +204,7 @@ def test_a_seed_changes_what_it_should_and_only_that(purpose):
         assert offsets[0] == offsets[1]
 
 
-@WITH_VARIANTS
+@with_methods(*(kind() for kind in METHODS.values()), slow=VARIANTS[len(METHODS) :] + MORE)
 def test_same_seeds_same_weights(method):
     def weights(seeds):
         whole = Experiment(TASK, method, ModelConfig(8, 1, 1), Training(steps=5, batch_size=8), seeds)

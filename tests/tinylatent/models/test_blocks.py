@@ -64,7 +64,7 @@ def test_every_kind_is_its_formula_whatever_is_read(tiny, kind, past, masked):
     assert any("router" in name for name, _ in model.named_parameters()) == ("experts" in kind)
 
 
-def test_every_kind_over_a_cache_and_with_padding(tiny, kind):
+def test_every_kind_is_its_formula_over_a_cache_and_with_padding(tiny, kind):
     """Slot by slot after a prompt, rows forked in between, the first row with two slots of padding."""
     model, x_BSD = tiny(**kind), random(2, 6, 8).requires_grad_()
     mask_BS = torch.tensor([[False] * 2 + [True] * 4, [True] * 6])

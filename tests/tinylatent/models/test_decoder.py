@@ -36,7 +36,7 @@ def test_plain_forward_is_the_formula(model):
     assert cache.layers[0][0].shape == (3, 2, 5, 4)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(cuts=st.lists(st.integers(1, 4), min_size=1, max_size=4), masked=st.booleans())
 def test_forward_over_a_cache_is_the_formula(model, cuts, masked):
     """In pieces of any size; with a mask, the second row has two slots of padding."""
@@ -57,7 +57,7 @@ def test_forward_over_a_cache_is_the_formula(model, cuts, masked):
     assert_same_function(model, got, expected, x_BSD)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4), seed=st.integers(0, 9))
 def test_left_padding_changes_nothing(model, lengths, seed):
     N = max(lengths)

@@ -67,7 +67,7 @@ def test_step_by_step_is_the_same_as_at_once(model):
     assert counted(run) == model.flops(7) == sum(model.flops(1, past) for past in range(7))
 
 
-def test_attention_grows_with_the_square_of_the_slots_by_hand():
+def test_attention_grows_with_the_square_of_the_slots():
     """One slot: 12 D^2 weights a layer, one pair. Two slots: twice the weights, three pairs."""
     for D, L in ((16, 1), (24, 2)):
         model = Decoder.fresh(11, 20, ModelConfig(D, L, 2))

@@ -117,7 +117,7 @@ def test_shares_of_a_token_that_stands_there_twice_add_up():
 
 
 @given(dense_BTV=shares(), size=st.integers(1, 3))
-def test_rows_and_parts_of_targets(dense_BTV, size):
+def test_rows_and_parts_of_targets_are_theirs(dense_BTV, size):
     count = len(dense_BTV)
     for targets in (Targets(6, dense_BTV=dense_BTV), Targets.from_dense(dense_BTV)):
         for index in (slice(1, 3), torch.arange(count).flip(0), torch.zeros(2, dtype=torch.int64)):

@@ -50,7 +50,7 @@ def over_tokens(run, mask_BT):
 
 
 @pytest.mark.parametrize("mask_BT", [None, MASK_BT], ids=["all", "masked"])
-@pytest.mark.parametrize("rows", [None, 1, 3, 0], ids=["kept", "by one", "by three", "no room at all"])
+@pytest.mark.parametrize("rows", [None, 1, 3, 0], ids=["kept", "by one", "by three", "nothing kept at all"])
 def test_token_loss_is_a_plain_loop(mask_BT, rows, model, chunks):
     loop = over_tokens(said(model), torch.ones(B, T, dtype=torch.bool) if mask_BT is None else mask_BT)
     expected = loss_and_gradients(model, loop / B)
@@ -62,7 +62,7 @@ def test_token_loss_is_a_plain_loop(mask_BT, rows, model, chunks):
 
 
 @pytest.mark.parametrize("rows", [None, 1, 3])
-def test_token_loss_of_some_steps_and_a_part_of_a_batch(rows, model, chunks):
+def test_token_loss_counts_some_steps_and_a_part_of_a_batch(rows, model, chunks):
     """The last two steps, divided by the rows of a batch of ten."""
     late_BT = MASK_BT & torch.tensor([False, True, True])
     expected = loss_and_gradients(model, over_tokens(said(model), late_BT) / 10)
@@ -74,7 +74,7 @@ def test_token_loss_of_some_steps_and_a_part_of_a_batch(rows, model, chunks):
 
 
 @pytest.mark.parametrize("mask_BT", [None, MASK_BT], ids=["all", "masked"])
-@pytest.mark.parametrize("rows", [None, 1, 3, 0], ids=["kept", "by one", "by three", "no room at all"])
+@pytest.mark.parametrize("rows", [None, 1, 3, 0], ids=["kept", "by one", "by three", "nothing kept at all"])
 @pytest.mark.parametrize("form", [0, 1], ids=["dense", "sparse"])
 def test_mixture_loss_is_kl_plus_entropy(mask_BT, rows, form, model, chunks):
     """A constant apart from CSFT's sum of KL divergences; zeros in the target cost nothing."""

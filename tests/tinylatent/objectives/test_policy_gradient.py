@@ -91,7 +91,7 @@ def test_equal_rewards_teach_nothing(kind):
     assert frac_reward_zero_std(advantages(rewards, 2, kind), 2).item() == 0.75
 
 
-def test_one_right_of_eight():
+def test_one_right_of_eight_has_the_whole_advantage():
     """By hand: mean 1/8, unbiased variance 1/8."""
     got = advantages(torch.tensor([1.0] + [0.0] * 7, dtype=torch.float64), 8)
     assert got[0].item() == pytest.approx((7 / 8) / math.sqrt(1 / 8), rel=1e-5)
@@ -124,7 +124,7 @@ def test_groups_that_cannot_be_compared_are_refused(rewards, group, kind, said, 
         (1.5, 0.0, 0.0, False),
     ],
 )
-def test_clipping_by_hand(ratio, advantage, expected, held):
+def test_clipping_is_as_computed_by_hand(ratio, advantage, expected, held):
     log_ratio = torch.tensor([[ratio]], dtype=torch.float64).log().requires_grad_()
     got, where = clipped(log_ratio, torch.tensor([advantage], dtype=torch.float64), 0.1)
     assert got.item() == pytest.approx(expected)
@@ -158,7 +158,7 @@ def test_k3_averages_to_the_divergence(logits):
     assert k3(p[None], p[None]).abs().max() == 0
 
 
-def test_averages_by_plain_loops():
+def test_averages_are_plain_loops():
     generator = torch.Generator().manual_seed(0)
     values_BT = torch.randn(4, 5, generator=generator, dtype=torch.float64)
     live_BT = torch.tensor(

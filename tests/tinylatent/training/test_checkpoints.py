@@ -66,7 +66,7 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_checkpoint_round_trip(run):
+def test_a_checkpoint_gives_back_what_was_saved(run):
     model, optimizer = trained()
     other, other_optimizer = trained(seed=1)
     saved = find_checkpoint(run)

@@ -101,14 +101,14 @@ def test_offsets_stay_in_range_and_change_with_step_and_seed():
     assert not torch.equal(drawn[1], offsets(200, 3, Seeds.all(4), 1))
 
 
-@pytest.mark.parametrize(("capacity", "spare"), [(None, 0), (2, 0), (3, 2), (5, 6)])
+@pytest.mark.parametrize(("capacity", "spare"), [(None, 0), (2, 0), (5, 6)])
 def test_offsets_are_drawn_only_where_positions_are_to_spare(capacity, spare):
     """The largest offset puts the last slot where that of the longest problem is: <bos>, digits, all words but one."""
     spy = Spy()
-    train(experiment(spy, MNNS(2, 1, 4, capacity=capacity), steps=40))
+    train(experiment(spy, MNNS(2, 1, 4, capacity=capacity), steps=20))
     drawn = [examples.offset_B for examples, _ in spy.seen]
     if spare == 0:
-        assert drawn == [None] * 40
+        assert drawn == [None] * 20
     else:
         assert torch.cat(drawn).unique().tolist() == list(range(spare + 1))
         longest = Symbols(MNNS(capacity, 1, 4), np.array([[1] * capacity])).examples().slots
@@ -228,7 +228,7 @@ def test_a_verifier_reaches_the_rollouts_through_the_loop():
 DROPPING = ModelConfig(8, 2, 1, dropout=0.5)
 
 
-@pytest.mark.parametrize("method", [CoT2(), CoT2(prefix="self"), DiscreteCoT()], ids=repr)
+@pytest.mark.parametrize("method", [CoT2(prefix="self"), DiscreteCoT()], ids=repr)
 def test_dropout_is_seeded(method):
     """The same run twice is the same, bit for bit; another sampling seed drops other numbers, and none is another."""
     base = weights(train(experiment(method, config=DROPPING)))

@@ -256,12 +256,14 @@ def references(tmp_path_factory):
 
 BEFORE_A_CHECKPOINT, AFTER = (0, 1, 4, 7, 8, 11, 12), 5
 """Before the first step, before the first checkpoint, just before and after others, before the last."""
+SHARP = ("coconut", "cot2-dropout", "groups-that-change")
+"""Those that keep most between steps and are quick."""
 
 
 @pytest.mark.parametrize(
     ("name", "step"),
     [
-        *((name, AFTER) for name in VARIANTS),
+        *(pytest.param(name, AFTER, marks=[pytest.mark.slow] * (name not in SHARP)) for name in VARIANTS),
         *(pytest.param("grpo-all", step, marks=pytest.mark.slow) for step in BEFORE_A_CHECKPOINT),
         *(("groups-that-change", step) for step in BEFORE_A_CHECKPOINT),
     ],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylatent.lab.launchers.local import Local
+from tinylatent.lab.launchers import launcher_named
 from tinylatent.lab.study import Profile, measure_all, reproduce
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ class Claims:
     profile: Profile = "quick"
     """Two minutes with fixed seeds, or larger sizes with fresh ones."""
     workers: int = 2
-    """Processes, one thread each."""
+    """Checks at a time; each has a process with one thread where they run on this machine."""
+    launcher: str = "local"
+    """What does the checks; `tinylatent list` shows what there is."""
     results: Path = Path("results")
     """Folder of results; nothing is written where claims are named."""
     json: bool = False
@@ -41,7 +43,7 @@ class Claims:
         """Checks, prints, stores.
 
         Raises:
-            ValueError: an id is unknown.
+            ValueError: an id or the launcher is unknown.
             SystemExit: with 1, if a verdict is not the one on record.
         """
         if self.names:
@@ -66,7 +68,7 @@ class Claims:
         """The records of the claims asked for, in the ledger's order."""
         from tinylatent_theory.claims.study import LEDGER, STUDY, Check
 
-        launcher = Local(self.workers)
+        launcher = launcher_named(self.launcher, self.workers)
         if not self.id:
             return reproduce(STUDY, self.profile, self.results, launcher).records
         checks = {name: Check(name, self.profile) for name in self.id}

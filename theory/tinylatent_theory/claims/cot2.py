@@ -6,11 +6,11 @@ Letters: m digits, R largest state, W coordinates of the state.
 """
 
 import itertools
+import json
 
 import numpy as np
 from tinylatent_tasks import MNNS, SubsetSum
 
-from tinylatent.core.files import read_json
 from tinylatent.lab.findings import HOLDS, OPEN, STRICTER, Finding
 from tinylatent.lab.study import FINDINGS
 from tinylatent_theory.claims.ledger import Trial, claim, concluded, judged, judged_twice
@@ -28,7 +28,7 @@ from tinylatent_theory.constructions.choice_sums import (
 )
 from tinylatent_theory.constructions.commit import best_online, committed, committed_by_engine
 from tinylatent_theory.predictions.frontier import growth
-from tinylatent_theory.predictions.phase_curve import STORED
+from tinylatent_theory.stored import stored
 
 FRONTIER = 1e-4
 """Largest error of a share that a construction may make in float32."""
@@ -201,7 +201,11 @@ def _one_parity(task: MNNS) -> bool:
     recorded=OPEN,
 )
 def best_budget_grows_with_width(trial: Trial) -> Finding:
-    """What the stored study found; a test holds its findings to its runs."""
-    findings = read_json(STORED.parent / FINDINGS)["findings"]
-    (one,) = (each for each in findings if each["claim"] == "the best budget grows with the width")
-    return concluded(one["verdict"], one["evidence"])
+    """Repeats what the stored study found, and names the file it read; a test holds its findings to its runs."""
+    file = stored("mnns-budget", FINDINGS)
+    try:
+        findings = json.loads(file.data)["findings"]
+        (one,) = (each for each in findings if each["claim"] == "the best budget grows with the width")
+        return concluded(one["verdict"], f"{one['evidence']}; {FINDINGS} of mnns-budget, checksum {file.checksum}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise file.damaged("mnns-budget", error) from error

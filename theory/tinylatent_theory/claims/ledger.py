@@ -115,7 +115,7 @@ def claim(
 
 def concluded(verdict: Verdict, evidence: str, **curves: list[float]) -> Finding:
     """A check's finding; `Claim.examine` adds the statement."""
-    return Finding("", verdict, evidence, family=FAMILY, curves=curves)
+    return Finding("", verdict, evidence, family=FAMILY, curves=curves, exploratory=False)
 
 
 def judged(true: bool, evidence: str, **curves: list[float]) -> Finding:

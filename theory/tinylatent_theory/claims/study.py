@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from tinylatent.core.identity import identity
 from tinylatent.lab.findings import FAILS, Finding, Verdict, exactly
 from tinylatent.lab.plots import figure
-from tinylatent.lab.run import Progress, Record, Run, new_record, note_progress
+from tinylatent.lab.run import Progress, Record, new_record, note_progress
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
 from tinylatent_theory.claims import (  # noqa: F401 - each enters its claims into the ledger
@@ -38,18 +38,19 @@ from tinylatent_theory.claims import (  # noqa: F401 - each enters its claims in
     superposition,
 )
 from tinylatent_theory.claims.ledger import ALPHA, FAMILY, LEDGER, Claim, Trial
+from tinylatent_theory.runs import PlainRun, settings_of
 
 LONGEST = "two_layers_search_every_dag"
 REFUTED = "fails: counterexample"
-"""What tables, and records of form 1, call a failure that a counterexample shows."""
+"""How tables, and records of form 1, write that a counterexample shows the failure."""
 COLUMNS = {"claim": "s", "verdict": "s", "on record": "s", "checked by": "s", "source": "s", "seconds": ".1f"}
 
 
 class CheckRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
-    """A checked claim."""
+    """What the check of a claim gave."""
 
     verdict: Verdict
-    """What the check says of the statement."""
+    """Whether the statement holds."""
     evidence: str
     """One or two sentences with the numbers."""
     seconds: float
@@ -63,12 +64,12 @@ class CheckRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
     @property
     def claim(self) -> Claim:
-        """The claim it is of."""
-        return LEDGER[self.run["claim"]]
+        """The claim that was checked, as the ledger has it."""
+        return LEDGER[Check.from_json(self.run).claim]
 
     @property
     def seeds(self) -> Mapping[str, int]:
-        """The seed by its purpose."""
+        """The seed of the check, under the name "claim"."""
         return {"claim": self.seed}
 
     @property
@@ -77,7 +78,7 @@ class CheckRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True,
         return self.verdict == self.claim.recorded
 
     def finding(self) -> "Entry":
-        """What was found about the claim's statement."""
+        """The finding about the claim's statement."""
         claim = self.claim
         return Entry(
             claim.statement.removesuffix("."),
@@ -90,20 +91,21 @@ class CheckRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True,
         )
 
     def summary(self) -> str:
-        """One line about it."""
+        """The claim's id and verdict, and the verdict on record if it is another."""
         differs = "" if self.is_as_recorded else f" (on record: {self.claim.recorded})"
         return f"{self.claim.name}: {self.verdict}{differs}"
 
 
 @dataclass(frozen=True)
-class Check(Run):
-    """One claim under one profile.
+class Check(PlainRun):
+    """One claim under one profile; the seed is drawn when it runs, and stands in the record.
 
     Raises:
         ValueError: there is no such claim.
     """
 
     record = CheckRecord
+    version: ClassVar[int] = 2
     always: ClassVar[bool] = True
 
     claim: str
@@ -125,30 +127,26 @@ class Check(Run):
         """The claim's id."""
         return self.claim
 
-    def to_json(self) -> dict[str, Any]:
-        """The check as plain values; its seed is drawn when it runs."""
-        return {"version": self.version, "claim": self.claim, "profile": self.profile, "seeds": {}}
-
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Check":
-        """The check that wrote these values; KeyError if one is missing, ValueError if another version wrote them."""
-        if values["version"] != cls.version:
-            raise ValueError(f"written by version {values['version']} of the ledger, this is {cls.version}")
-        return cls(values["claim"], values["profile"])
+    def lift_run(cls, record: dict[str, Any]) -> None:
+        """Moves the seed of a run of version 1 into its record, where a verdict could be REFUTED.
 
-    @classmethod
-    def lift(cls, written: dict[str, Any]) -> dict[str, Any]:
-        """A record in today's form: form 1 kept the seed in the run, and had a verdict with a counterexample's name."""
-        record = super().lift(written)
-        if "claim" in record["run"]["seeds"]:
-            record["seed"] = record["run"]["seeds"].pop("claim")
+        Raises:
+            ValueError: the run has not exactly one seed, or the record one of its own.
+        """
+        run = record["run"]
+        if run.get("version") == 1:
+            if "seed" in record:
+                raise ValueError("it has a seed of its own: a record of form 1 keeps its seed in its run")
+            settings = settings_of(run, "claim", cls.version)
+            record["seed"] = settings.pop("seed")
             record["verdict"] = FAILS if record["verdict"] == REFUTED else record["verdict"]
-        return record
+            record["run"] = cls.from_json(settings).to_json()
 
     @classmethod
     def written_identity(cls, run: dict[str, Any]) -> str:
-        """The id of a check, whatever its seed."""
-        return identity({**run, "seeds": {}})
+        """The id of a check; that of version 1 leaves out the seed, which form 1 kept in the run."""
+        return identity({**run, "seeds": {}} if run.get("version") == 1 else run)
 
     def measure(
         self,
@@ -228,7 +226,8 @@ def tables(records: list[CheckRecord]) -> list[Table]:
     counts = ", ".join(f"{count} {word}" for word, count in Counter(words).items())
     legend = (
         "The id of a claim is the name of the function that checks it, under theory/tinylatent_theory/claims. [R]: "
-        f"derived, or stated this way, here. Statistical checks are tests of level {ALPHA:g} each. {counts}."
+        f"derived, or stated this way, here. A statistical check is a test of level {ALPHA:g}: a statement it does "
+        f"not reject is said to hold, and the evidence names the difference that it would have noticed. {counts}."
     )
     same = sum(record.is_as_recorded for record in records)
     whole = "every verdict is the one on record"

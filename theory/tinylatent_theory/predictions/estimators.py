@@ -9,8 +9,8 @@ an update starts. A world's seed is shared by all its sizes and policies, so see
 logits divided by K and is judged by the objective of that policy; Dirichlet's ratio is that of densities.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar, get_args
@@ -23,7 +23,7 @@ from tinylatent.engine.thoughts import Dirichlet, MultiToken
 from tinylatent.evaluation.statistics import Interval, mean_interval
 from tinylatent.lab.findings import Finding, decided, exactly
 from tinylatent.lab.plots import figure
-from tinylatent.lab.run import Progress, Record, Run, new_record, note_progress
+from tinylatent.lab.run import Progress, Record, new_record, note_progress
 from tinylatent.lab.studies.compare import grouped
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
@@ -45,6 +45,7 @@ from tinylatent_theory.predictions.enumeration import (
     token_information,
     token_paths,
 )
+from tinylatent_theory.runs import PlainRun, settings_of
 
 GROUP = 8
 FAMILY = "estimators"
@@ -84,7 +85,7 @@ class Against(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class CaseRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
-    """An enumerated case."""
+    """What the enumeration of a case gave."""
 
     objective: float
     """Expected reward."""
@@ -93,34 +94,39 @@ class CaseRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     paths: int
     """Paths of the latent steps."""
     estimators: dict[str, Against]
-    """By the name of the advantage; also "straight-through"."""
+    """Every estimator by the name of its advantage, and "straight-through"."""
     grid_error: float | None = None
     """Relative error of the gradient on the grid against a finer one, for Dirichlet latents."""
 
     @property
     def case(self) -> "Case":
-        """The case it is of."""
+        """The case that was enumerated."""
         return Case.from_json(self.run)
 
+    @property
+    def seeds(self) -> Mapping[str, int]:
+        """The seed of the world, under the name "world"."""
+        return {"world": self.case.seed}
+
     def summary(self) -> str:
-        """One line about it."""
+        """The case, and how far GRPO turns the gradient."""
         case, cosine = self.case, self.estimators["std"].cosine
         return f"{case.label}, {case.ratio}: cosine of GRPO {cosine:.4f}"
 
 
 @dataclass(frozen=True)
-class Case(Run):
+class Case(PlainRun):
     """One policy in one world."""
 
     record = CaseRecord
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     vocabulary: int
     steps: int
     samples: int | None = None
-    """Tokens a latent step, or else"""
+    """Tokens a latent step; None where latents are points of the simplex."""
     gamma: float | None = None
-    """the concentration of Dirichlet latents."""
+    """Concentration of Dirichlet latents; None where tokens are sampled."""
     ratio: Ratio = "exact"
     seed: int = 0
 
@@ -131,7 +137,7 @@ class Case(Run):
 
     @property
     def policy(self) -> str:
-        """How latents are sampled, as tables say it."""
+        """How latents are sampled, in the words of the tables."""
         return f"K = {self.samples}" if self.samples else f"Dirichlet {self.gamma:g}"
 
     @property
@@ -139,25 +145,19 @@ class Case(Run):
         """World and policy."""
         return f"V = {self.vocabulary}, {self.steps} steps, {self.policy}"
 
-    def to_json(self) -> dict[str, Any]:
-        """The case as plain values."""
-        values = asdict(self)
-        world = World(self.vocabulary, self.steps)
-        size = {"version": self.version, "width": world.width, "spread": world.spread}
-        return {**size, "seeds": {"world": values.pop("seed")}, **values}
-
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Case":
-        """The case that wrote these values.
+    def lift_run(cls, record: dict[str, Any]) -> None:
+        """Rewrites a run of version 1, which wrote every setting, the size of its world too, and its seed apart.
 
         Raises:
-            KeyError: one is missing.
-            ValueError: another version wrote them.
+            ValueError: its settings are not those of a case, or its world had another size.
         """
-        if values["version"] != cls.version:
-            raise ValueError(f"written by version {values['version']} of the enumeration, this is {cls.version}")
-        names = ("vocabulary", "steps", "samples", "gamma", "ratio")
-        return cls(**{name: values[name] for name in names}, seed=values["seeds"]["world"])
+        run = record["run"]
+        if run.get("version") == 1:
+            size = {name: run.pop(name, None) for name in ("width", "spread")}
+            if size != {"width": World.width, "spread": World.spread}:
+                raise ValueError(f"its worlds have {size}: expected {World.width} and {World.spread}; measure it again")
+            record["run"] = cls.from_json(settings_of(run, "world", cls.version)).to_json()
 
     def paths(self, world: World, spacing: float = 0.25) -> Paths:
         """Every path of GRPO's own policy; where latents are points of the simplex, on a grid of this spacing."""
@@ -290,22 +290,27 @@ def _turned(claim: str, records: list[CaseRecord], estimator: str) -> Finding:
     def turn(record: CaseRecord) -> float:
         return 1 - record.estimators[estimator].cosine
 
-    mean, worst = _over_worlds(_seedwise(records, turn)), max(map(turn, records))
-    parts = f"mean over seeds {mean.value:.4f} [{max(0.0, mean.low):.4f}, {mean.high:.4f}], at most {worst:.4f}"
-    return exactly(claim, worst < EXACT, f"1 - cosine: {parts}", FAMILY)
+    values, worst = _seedwise(records, turn), max(map(turn, records))
+    mean = _over_worlds(values)
+    ends = f" [{max(0.0, mean.low):.4f}, {mean.high:.4f}]" if mean else ""
+    said = f"1 - cosine: mean over seeds {fmean(values):.4f}{ends}, at most {worst:.4f}"
+    return exactly(claim, worst < EXACT, said, FAMILY)
 
 
-def _over_worlds(values: list[float]) -> Interval:
-    """Mean with its interval; of one world, nothing is known beyond it."""
-    return mean_interval(values) if len(values) > 1 else Interval(values[0], -1.0, 1.0, "one world")
+def _over_worlds(values: list[float]) -> Interval | None:
+    """The mean with its interval; None for a single world, which tells nothing of others."""
+    return mean_interval(values) if len(values) > 1 else None
 
 
 def _calmer(claim: str, values: list[float]) -> Finding:
-    """Whether a difference of noise is surely positive over seeds."""
-    gap = _over_worlds(values)
+    """Whether the whole interval of a difference of noise, over seeds, is positive."""
+    gap, unit = _over_worlds(values), "noise over the norm of the mean"
+    said = f"difference of their noise {fmean(values):.2f}"
+    if gap is None:
+        return Finding(claim, decided(False, False, len(values)), f"{said} at the only seed", None, unit, FAMILY)
     verdict = decided(gap.low > 0, gap.high < 0, len(values))
-    evidence = f"difference of their noise {gap.value:.2f} [{gap.low:.2f}, {gap.high:.2f}] over {len(values)} seeds"
-    return Finding(claim, verdict, evidence, gap, "noise over the norm of the mean", FAMILY)
+    evidence = f"{said} [{gap.low:.2f}, {gap.high:.2f}] over {len(values)} seeds"
+    return Finding(claim, verdict, evidence, gap, unit, FAMILY)
 
 
 def _findings(records: list[CaseRecord]) -> Iterator[Finding]:
@@ -345,8 +350,8 @@ def _noise(record: CaseRecord, estimator: str) -> float:
 
 def _noise_saved(record: CaseRecord, exact: list[CaseRecord]) -> float:
     """Noise of leave-one-out with the exact ratio minus that with a record's own, in the same world."""
-    twin = replace(record.case, ratio="exact").identity
-    (other,) = (each for each in exact if each.id == twin)
+    twin = replace(record.case, ratio="exact")
+    (other,) = (each for each in exact if each.case == twin)
     return _noise(other, "leave-one-out") - _noise(record, "leave-one-out")
 
 
@@ -416,17 +421,16 @@ def draw(records: list[CaseRecord], path: Path) -> None:
 
 
 def _lines(axes: Axes, records: list[CaseRecord], what: str, scale: int) -> None:
-    """A line a ratio, with the interval over worlds."""
+    """Draws a line for each ratio, with the interval over worlds."""
     ones = [record for record in records if record.case.samples == 1]  # all ratios are one there
     for ratio, colour in SHADES.items():
         group = ones + [r for r in records if r.case.ratio == ratio and _samples(r) > 1]
-        found = {
-            samples: _over_worlds(_values(each, "leave-one-out", what))
-            for samples, each in grouped(group, _samples).items()
-        }
-        axes.plot([*found], [scale * each.value for each in found.values()], "o-", color=colour, label=ratio)
-        for samples, each in found.items():
-            axes.plot([samples] * 2, [scale * each.low, scale * each.high], color=colour)
+        found = {n: _values(each, "leave-one-out", what) for n, each in grouped(group, _samples).items()}
+        axes.plot([*found], [scale * fmean(values) for values in found.values()], "o-", color=colour, label=ratio)
+        for samples, values in found.items():
+            ends = _over_worlds(values)
+            if ends is not None:
+                axes.plot([samples] * 2, [scale * ends.low, scale * ends.high], color=colour)
 
 
 STUDY = Study(

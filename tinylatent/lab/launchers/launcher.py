@@ -4,34 +4,60 @@ How far a job is stands in its own metrics.jsonl, so that progress is read the s
 files. A launcher only starts jobs, says which have ended, and stops them.
 """
 
+import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
+
 from tinylatent.core.files import DamagedError, locked, read_json, write_json
-from tinylatent.core.registry import Registry
-from tinylatent.lab.run import Record, Run, read_record
+from tinylatent.core.registry import Registry, owner
+from tinylatent.lab.experiment import device_named
+from tinylatent.lab.run import Progress, Record, Run, read_record
+from tinylatent.training.checkpoints import METRICS
 
 RESULT = "result.json"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be done in a folder."""
+    """One run to be done in a folder, on this machine or another."""
 
     run: Run
     folder: Path
     device: str = "cpu"
+    """auto, cpu or cuda: resolved where the job is done."""
     start: Path | None = None
     """Folder of the run it starts from, done before."""
 
-    def do(self) -> None:
-        """Measures the run and stores its record in the folder."""
-        with locked(self.folder):
-            record = self.run.measure(self.folder, self.device, start=self.start)
-            write_json(self.folder / RESULT, record.to_json())
+    def do(self, on_progress: Progress | None = None) -> Any:
+        """Measures the run with one thread, stores its record in the folder and returns it.
+
+        Raises:
+            ValueError: the run cannot be done, or the device is not there.
+        """
+        device, threads = device_named(self.device), torch.get_num_threads()
+        self.run.check(self.folder, self.start)
+        torch.set_num_threads(1)  # results depend on their number
+        try:
+            with locked(self.folder):
+                record = self.run.measure(self.folder, device, on_progress, self.start)
+                write_json(self.folder / RESULT, record.to_json())
+        except ValueError:
+            if all(path.name.startswith(".") for path in self.folder.iterdir()):
+                shutil.rmtree(self.folder)  # nothing was learnt
+            raise
+        finally:
+            torch.set_num_threads(threads)
+        return record
+
+    def forget(self) -> None:
+        """Removes an earlier record and the progress towards it, for runs that are measured again each time."""
+        for name in (RESULT, METRICS):
+            (self.folder / name).unlink(missing_ok=True)
 
     def record(self) -> Record | None:
         """The record it left; None if it has not been done.
@@ -69,12 +95,8 @@ def stored_record(run: Run, folder: Path) -> Any:
 class Submitted(Protocol):
     """Jobs that were handed to a launcher."""
 
-    def ended(self, timeout: float) -> Sequence[Job]:
-        """The jobs that ended well since the last call; waits at most `timeout` seconds for one.
-
-        Raises:
-            Exception: what a job raised; the others are stopped when the block is left.
-        """
+    def ended(self, timeout: float) -> Sequence[tuple[Job, Exception | None]]:
+        """The jobs that ended since the last call, with what they raised; waits at most `timeout` seconds for one."""
         ...
 
 
@@ -89,3 +111,22 @@ class Launcher(Protocol):
 
 LAUNCHERS: Registry[Any] = Registry("tinylatent.launchers", "launcher")
 """Launchers by name, called with the number of workers: this package's and any other's."""
+
+
+def launcher_named(name: str, workers: int) -> Launcher:
+    """A registered launcher with so many workers.
+
+    Raises:
+        ValueError: there is none of this name, or it is no launcher.
+    """
+    kind = LAUNCHERS.named(name)
+    try:
+        launcher = kind(workers)
+    except TypeError as error:
+        launcher = error
+    if not isinstance(launcher, Launcher):
+        raise ValueError(
+            f"the launcher {name!r} of {owner(LAUNCHERS.points[name])} is none: expected a class that takes the number "
+            "of workers and has `submit`"
+        )
+    return launcher

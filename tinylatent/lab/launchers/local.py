@@ -8,7 +8,9 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -37,8 +39,9 @@ class Local:
             try:
                 yield futures
             except BaseException:
+                workers = [*(pool._processes or {}).values()]  # of this pool alone
                 pool.shutdown(wait=False, cancel_futures=True)
-                for process in multiprocessing.active_children():
+                for process in workers:
                     process.terminate()
                 raise
 
@@ -46,17 +49,23 @@ class Local:
 class Futures:
     """Jobs in a pool."""
 
-    def __init__(self, waiting: dict[Future[None], Job]):
+    def __init__(self, waiting: dict[Future[Any], Job]):
         self.waiting = waiting
 
-    def ended(self, timeout: float) -> list[Job]:
-        """The jobs that ended since the last call; raises what a job raised."""
+    def ended(self, timeout: float) -> list[tuple[Job, Exception | None]]:
+        """The jobs that ended since the last call, with what they raised.
+
+        Raises:
+            BrokenProcessPool: a worker was killed, so that no job of the pool can end.
+        """
         finished, _ = wait(self.waiting, timeout, FIRST_COMPLETED)
-        jobs = []
+        found: list[tuple[Job, Exception | None]] = []
         for future in finished:
-            jobs.append(self.waiting.pop(future))
-            future.result()
-        return jobs
+            error = future.exception()
+            if error is not None and (isinstance(error, BrokenProcessPool) or not isinstance(error, Exception)):
+                raise error
+            found.append((self.waiting.pop(future), error))
+        return found
 
 
 def _start_worker() -> None:

@@ -1,16 +1,18 @@
 """Compare: what all studies say about their records: intervals, paired differences, and findings about them."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from tinylatent.engine.controls import CONTROLS
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
-from tinylatent.lab.findings import EXPLORATORY, Finding, decided
-from tinylatent.lab.records import DEFAULT, ExperimentRecord
+from tinylatent.lab.findings import Finding, decided
+from tinylatent.lab.records import DEFAULT, ExperimentRecord, Sampling
 
 Name = TypeVar("Name", bound=Hashable)
 Item = TypeVar("Item")
 Records = Sequence[ExperimentRecord]
+Statistic = Literal["pass", "majority"]
+"""What several answers to a problem come to: whether any of k is right, or whether most are."""
 
 
 def grouped(records: Iterable[Item], name: Callable[[Item], Name]) -> dict[Name, list[Item]]:
@@ -51,20 +53,28 @@ def difference(ours: Records, theirs: Records, control: str = DEFAULT) -> Interv
     return paired_difference(rights(ours), rights(theirs, control), totals(ours))
 
 
-def sampled_counts(group: Records, figure_of: str, temperature: str, k: str) -> tuple[list[list[int]], list[int]]:
-    """Right shares of "pass" or "majority" as whole numbers per key of each run, and what one problem counts for."""
-    found = []
-    for record in group:
-        assert record.sampling is not None, "asked only of methods that sample"
-        sampled = record.sampling.temperatures[temperature]
-        found.append((sampled.pass_ if figure_of == "pass" else sampled.majority)[k])
-    return [each.right for each in found], [each.of for each in found]
+def sampling_of(record: ExperimentRecord) -> Sampling:
+    """What a record sampled.
+
+    Raises:
+        ValueError: it sampled nothing.
+    """
+    if record.sampling is None:
+        raise ValueError(f"run {record.id} of {method_of(record)} sampled no answers: expected pass@k and majority@k")
+    return record.sampling
 
 
-def sampled_accuracy(group: Records, figure_of: str, temperature: str, k: str) -> Interval:
+def sampled_counts(group: Records, statistic: Statistic, temperature: str, k: str) -> tuple[list[list[int]], list[int]]:
+    """Right shares of a statistic as whole numbers per key of each run, and what one problem counts for."""
+    sampled = [sampling_of(record).temperatures[temperature] for record in group]
+    counts = [(found.pass_ if statistic == "pass" else found.majority)[k] for found in sampled]
+    return [count.right for count in counts], [count.of for count in counts]
+
+
+def sampled_accuracy(group: Records, statistic: Statistic, temperature: str, k: str) -> Interval:
     """pass@k or majority@k with its interval."""
-    right, of = sampled_counts(group, figure_of, temperature, k)
-    return accuracy_interval(right, [scaled(r.total, each) for r, each in zip(group, of, strict=True)])
+    right, of = sampled_counts(group, statistic, temperature, k)
+    return accuracy_interval(right, [scaled(record.total, by) for record, by in zip(group, of, strict=True)])
 
 
 def scaled(values: Sequence[int], by: int) -> list[int]:
@@ -100,13 +110,14 @@ def points(gap: Interval) -> str:
     return f"{value} points [{low}, {high}]"
 
 
-def positive(claim: str, gap: Interval, runs: int, family: str = EXPLORATORY) -> Finding:
+def positive(claim: str, gap: Interval, runs: int, family: str = "") -> Finding:
     """Whether a difference over this many runs is positive, as the claim says."""
     alone = " of one run" if runs == 1 else ""
-    return Finding(claim, decided(gap.low > 0, gap.high < 0, runs), f"{points(gap)}{alone}", gap, family=family)
+    verdict = decided(gap.low > 0, gap.high < 0, runs)
+    return Finding(claim, verdict, f"{points(gap)}{alone}", gap, family=family, runs=runs)
 
 
-def better(label: str, ours: Records, other: str, theirs: Records, family: str = EXPLORATORY) -> Finding:
+def better(label: str, ours: Records, other: str, theirs: Records, family: str = "") -> Finding:
     """Whether one group of runs is more often right than another."""
     return positive(f"{label} is more often right than {other}", difference(ours, theirs), len(ours), family)
 
@@ -120,7 +131,8 @@ def latents_matter(label: str, group: Records) -> Finding:
     verdict = decided(all(g.low > 0 for g in gaps.values()), any(g.high < 0 for g in gaps.values()), len(group))
     evidence = ", ".join(f"{points(gap)} over {control}" for control, gap in gaps.items())
     least = min(gaps.values(), key=lambda gap: gap.value)
-    return Finding(f"{label} needs its own latents", verdict, evidence, least, family="controls")
+    claim = f"{label} needs its own latents"
+    return Finding(claim, verdict, evidence, least, family="controls", runs=len(group))
 
 
 def against_published(label: str, interval: Interval, published: float) -> str:
@@ -129,7 +141,7 @@ def against_published(label: str, interval: Interval, published: float) -> str:
     How far the published value itself is off is not known: it has no interval.
     """
     low, value, high = (100 * x for x in (interval.low, interval.value, interval.high))
-    place = "below" if published < low else "above" if published > high else "inside"
+    where = "below" if published < low else "above" if published > high else "inside"
     return (
-        f"{label}: the published {published:.2f} lies {place} what was measured, {value:.2f} [{low:.2f}, {high:.2f}]."
+        f"{label}: the published {published:.2f} lies {where} what was measured, {value:.2f} [{low:.2f}, {high:.2f}]."
     )

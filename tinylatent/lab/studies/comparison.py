@@ -1,6 +1,6 @@
 """Comparison: a table and a figure of methods side by side, each latent one followed by its controls.
 
-Whoever has records of one comparison of `recipes.COMPARISONS` shows them here; methods are those of the records.
+The records are of one comparison of `recipes.COMPARISONS`, and the methods those of the records.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 
 from tinylatent.evaluation.statistics import Interval
-from tinylatent.lab.arms import colour, label
+from tinylatent.lab.arms import Arm, arms
 from tinylatent.lab.findings import Finding
 from tinylatent.lab.plots import interval_row, published_mark
 from tinylatent.lab.recipes import COMPARISONS
@@ -52,25 +52,21 @@ def comparison(records: Records, title: str, name: str) -> Table:
         title: of the table.
         name: of the comparison in `COMPARISONS`, which knows published values and what a key is.
     """
-    where, groups = COMPARISONS[name], grouped(records, method_of)
-    published = where.published
-    columns = {column: spec for column, spec in COLUMNS.items() if published or column != "published"}
-    rows = [
-        _row(groups[method], variant, interval, published.get(method))
-        for method, variant, interval in intervals(records)
-    ]
+    where, known, groups = COMPARISONS[name], arms(name), grouped(records, method_of)
+    columns = {column: spec for column, spec in COLUMNS.items() if where.published or column != "published"}
+    rows = [_row(known[method], groups[method], variant, interval) for method, variant, interval in intervals(records)]
     beside = [
-        against_published(label(method), accuracy(groups[method]), value)
-        for method, value in published.items()
-        if method in groups
+        against_published(arm.label, accuracy(groups[method]), arm.published)
+        for method, arm in known.items()
+        if method in groups and arm.published is not None
     ]
     baseline = 100 * fmean(record.majority_baseline for record in records)
     return Table(
         title,
         columns,
         [{column: row[column] for column in columns if column in row} for row in rows],
-        LEGEND.format(key=where.key, published=PUBLISHED_LEGEND if published else ""),
-        [*_findings(groups)],
+        LEGEND.format(key=where.key, published=PUBLISHED_LEGEND if where.published else ""),
+        [*_findings(groups, known)],
         [*beside, f"The majority baseline, always saying the most frequent training answer, scores {baseline:.2f} %."],
     )
 
@@ -82,48 +78,48 @@ def intervals(records: Records) -> Iterator[tuple[str, str, Interval]]:
             yield name, variant, accuracy(group, variant)
 
 
-def _row(group: Records, variant: str, interval: Interval, published: float | None) -> dict[str, Value]:
+def _row(arm: Arm, group: Records, variant: str, interval: Interval) -> dict[str, Value]:
     """One method as it is, or under a control."""
     first, evaluations = group[0], [record.evaluations[variant] for record in group]
-    name = label(method_of(first))
     row: dict[str, Value] = {
-        "method": name if variant == DEFAULT else f"{name}, {variant}",
+        "method": arm.label if variant == DEFAULT else f"{arm.label}, {variant}",
         **percent(interval),
-        "kl": fmean(fmean(each.kl) for each in evaluations) if evaluations[0].kl else None,
-        "norm": fmean(fmean(each.norm) for each in evaluations) if evaluations[0].norm else None,
+        "kl": fmean(fmean(found.kl) for found in evaluations) if evaluations[0].kl else None,
+        "norm": fmean(fmean(found.norm) for found in evaluations) if evaluations[0].norm else None,
     }
     if variant == DEFAULT:
         row |= {
-            "published": published,
+            "published": arm.published,
             "seeds": len(group),
             "steps": first.cost.steps,
             "kflop": first.cost.flops / 1000,
             "parameters": first.parameters,
             "train_s": fmean(record.cost.training_seconds for record in group),
-            "eval_per_s": fmean(each.problems_per_s for each in evaluations),
+            "eval_per_s": fmean(found.problems_per_s for found in evaluations),
         }
     return row
 
 
-def _findings(groups: Mapping[str, Records]) -> Iterator[Finding]:
+def _findings(groups: Mapping[str, Records], known: Mapping[str, Arm]) -> Iterator[Finding]:
     """Each latent method against all that stand before it on the same splits, and against its controls."""
     names = list(groups)
     latent = [name for name in names if controls(groups[name])]
     for claimed in reversed(latent):
         for other in names[: names.index(claimed)]:
-            yield better(label(claimed), groups[claimed], label(other), groups[other], "methods")
+            yield better(known[claimed].label, groups[claimed], known[other].label, groups[other], "methods")
     for name in latent:
-        yield latents_matter(label(name), groups[name])
+        yield latents_matter(known[name].label, groups[name])
 
 
 def draw_accuracies(axes: Axes, records: Records, name: str) -> None:
     """Draws a comparison's intervals from top to bottom, controls hollow, published values as diamonds."""
-    published, rows = COMPARISONS[name].published, list(intervals(records))[::-1]
-    for place, (method, variant, interval) in enumerate(rows):
-        interval_row(axes, place, interval, colour(method), hollow=variant != DEFAULT)
-        if variant == DEFAULT and method in published:
-            published_mark(axes, published[method], place)
-    labels = [label(method) if variant == DEFAULT else f"{variant} latents" for method, variant, _ in rows]
+    known, rows = arms(name), list(intervals(records))[::-1]
+    for y, (method, variant, interval) in enumerate(rows):
+        arm = known[method]
+        interval_row(axes, y, interval, arm.colour, hollow=variant != DEFAULT)
+        if variant == DEFAULT and arm.published is not None:
+            published_mark(axes, arm.published, y)
+    labels = [known[method].label if variant == DEFAULT else f"{variant} latents" for method, variant, _ in rows]
     axes.set_yticks(range(len(rows)), labels)
     published_mark(axes, label="published")
     axes.plot([], [], "o-", color="black", label="measured, 95 %")

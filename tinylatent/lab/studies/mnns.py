@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
-from tinylatent.lab.arms import arms, colour, label
+from tinylatent.lab.arms import Arm, arms
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import Finding
 from tinylatent.lab.plots import figure, interval_column
@@ -77,28 +77,28 @@ def _stage_findings(group: Records, discrete: Records) -> Iterator[Finding]:
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:
     """Draws accuracy beside the published values, the distance from the oracle step by step, and Coconut's stages."""
-    groups = grouped(records, method_of)
+    groups, known = grouped(records, method_of), arms(COMPARISON)
     with figure(path, 11, 3.6, columns=3) as (left, middle, right):
         draw_accuracies(left, records, COMPARISON)
         left.legend(loc="lower right")  # where the controls leave room
         for name, group in groups.items():
-            _draw_kl(middle, name, group)
+            _draw_kl(middle, known[name], group)
         middle.set(xlabel="step", ylabel="KL from the oracle's frontier, nats", yscale="log")
         middle.xaxis.set_major_locator(MaxNLocator(integer=True))
         middle.legend()
         for stage, interval in enumerate(stage_intervals(groups["coconut"]) if "coconut" in groups else []):
-            interval_column(right, stage, interval, colour("coconut"))
+            interval_column(right, stage, interval, known["coconut"].colour)
         right.set(xlabel="Coconut's latent steps", ylabel="accuracy at the end of the stage, %", ylim=(0, 102))
         right.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_kl(axes: Axes, name: str, group: Records) -> None:
+def _draw_kl(axes: Axes, arm: Arm, group: Records) -> None:
     """Draws a line a seed, for methods whose steps are taught the frontier or a trace of it."""
     for record in group:
         kl = record.evaluations[DEFAULT].kl
         if kl:
-            said = label(name) if record is group[0] else None
-            axes.plot(range(1, len(kl) + 1), kl, "o-", color=colour(name), alpha=0.7, label=said)
+            label = arm.label if record is group[0] else None
+            axes.plot(range(1, len(kl) + 1), kl, "o-", color=arm.colour, alpha=0.7, label=label)
 
 
 STUDY = Study(

@@ -5,16 +5,16 @@ The 3 x 3 table of Gozeten et al. 2025: budget B in {1, 4, 16} (16 are all trace
 width has learning rates of its own (studies `mnns-tuning` and `mnns-tuning-small`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tinylatent.lab.arms import colour
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import Finding, decided
 from tinylatent.lab.plots import figure, interval_column, published_mark, shade
 from tinylatent.lab.recipes import build
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import (
+    Records,
     accuracy,
     controls,
     difference,
@@ -51,7 +51,7 @@ LEGEND = (
     "shuffled, zero: accuracy with the latents replaced at evaluation. Learning rates are tuned for B = 1 and B = 16 "
     "at each width, weight decay at d = 32; B = 4 takes the rates of B = 16."
 )
-Cells = dict[tuple[int, int], list[ExperimentRecord]]
+Cells = Mapping[tuple[int, int], Records]
 """Records by (width, budget)."""
 
 
@@ -66,9 +66,17 @@ def grid(profile: Profile) -> list[Experiment]:
 
 
 def cell(record: ExperimentRecord) -> tuple[int, int]:
-    """(width, budget) of a record."""
-    method = record.experiment.method
-    return record.experiment.model.width, 1 if isinstance(method, DiscreteCoT) else method.budget or ALL
+    """(width, budget) of a record.
+
+    Raises:
+        ValueError: its method is none of those in BUDGETS.
+    """
+    budgets, run = {method: budget for budget, method in BUDGETS.items()}, record.experiment
+    if run.method not in budgets:
+        raise ValueError(
+            f"run {record.id} is of {run.method}: expected discrete chain of thought or CoT2 with a budget"
+        )
+    return run.model.width, budgets[run.method]
 
 
 def tables(records: list[ExperimentRecord]) -> list[Table]:
@@ -111,25 +119,26 @@ def _growth(cells: Cells, best: dict[int, int]) -> Finding:
         rivals = [(width, small, other) for width in (narrow, wide) for other in BUDGETS if other != small]
     gaps = [difference(cells[width, ours], cells[width, other]) for width, ours, other in rivals]
     sure = all(gap.low > 0 for gap in gaps)
-    verdict = decided(sure and small < large, sure and small >= large, len(cells[narrow, small]))
+    runs = len(cells[narrow, small])
+    verdict = decided(sure and small < large, sure and small >= large, runs)
     measured = ", ".join(f"{budget} at d = {width}" for width, budget in best.items())
     told = "; ".join(
         f"B = {ours} minus B = {other} at d = {width}: {points(gap)}"
         for (width, ours, other), gap in zip(rivals, gaps, strict=True)
     )
     evidence = f"best measured: {measured}; {told}"
-    return Finding("the best budget grows with the width", verdict, evidence, family="budget")
+    return Finding("the best budget grows with the width", verdict, evidence, family="budget", runs=runs)
 
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:
     """Draws accuracy against width, a colour a budget, published values beside."""
     cells = grouped(records, cell)
     with figure(path, 5.5, 3.4) as (axes,):
-        for place, budget in enumerate(BUDGETS):
-            tint = colour("discrete") if budget == 1 else shade(colour("cot2"), place - 1, len(BUDGETS) - 1)
+        for index, budget in enumerate(BUDGETS):
+            tint = DiscreteCoT.colour if budget == 1 else shade(CoT2.colour, index - 1, len(BUDGETS) - 1)
             label: str | None = "B = 1 (discrete CoT)" if budget == 1 else f"B = {budget}"
             for width in [width for width, of in cells if of == budget]:
-                x = width + 1.4 * (place - 1)
+                x = width + 1.4 * (index - 1)
                 interval_column(axes, x, accuracy(cells[width, budget]), tint, label=label)
                 published_mark(axes, x + 0.45, PUBLISHED[width, budget])
                 label = None

@@ -12,14 +12,14 @@ from pathlib import Path
 from matplotlib.ticker import ScalarFormatter
 
 from tinylatent.evaluation.statistics import Interval, paired_difference
-from tinylatent.lab.arms import arms, colour
+from tinylatent.lab.arms import arms
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import Finding
 from tinylatent.lab.plots import figure, interval_column, published_mark, shade
-from tinylatent.lab.recipes import COMPARISONS
-from tinylatent.lab.records import ExperimentRecord, Sampling
+from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import (
     Records,
+    Statistic,
     accuracy,
     better,
     grouped,
@@ -30,6 +30,7 @@ from tinylatent.lab.studies.compare import (
     rights,
     sampled_accuracy,
     sampled_counts,
+    sampling_of,
     scaled,
 )
 from tinylatent.lab.studies.comparison import comparison
@@ -38,6 +39,7 @@ from tinylatent.lab.tables import Table, Value
 
 COMPARISON = "mnns-d24-l1"
 """In the paper's smallest shape; what is published there of discrete CoT is greedy."""
+STATISTICS: tuple[Statistic, ...] = ("pass", "majority")
 SEEDS: dict[Profile, range] = {"quick": range(1), "full": range(5)}
 PUBLISHED_PASS = {"1": 30.28, "2": 49.11, "5": 75.45, "10": 88.98, "14": 93.11}
 """pass@k of discrete CoT at temperature 1 in percent, from the paper."""
@@ -52,24 +54,17 @@ def grid(profile: Profile) -> list[Experiment]:
     return [arms(COMPARISON)[name].recipe(seed) for name in ("discrete", "cot2") for seed in SEEDS[profile]]
 
 
-def gap(cot2: Records, discrete: Records, figure_of: str, temperature: str, k: str) -> Interval:
+def gap(cot2: Records, discrete: Records, statistic: Statistic, temperature: str, k: str) -> Interval:
     """CoT2's single shot minus pass@k or majority@k of discrete chain of thought, on the same splits."""
     require_same_splits(cot2, discrete)
-    right, of = sampled_counts(discrete, figure_of, temperature, k)
-    ours = [scaled(right_K, each) for right_K, each in zip(rights(cot2), of, strict=True)]
-    return paired_difference(ours, right, [scaled(r.total, each) for r, each in zip(cot2, of, strict=True)])
-
-
-def sampling_of(group: Records) -> Sampling:
-    """What the first record sampled; all have the same temperatures and ks."""
-    sampling = group[0].sampling
-    assert sampling is not None, "discrete CoT samples"
-    return sampling
+    right, of = sampled_counts(discrete, statistic, temperature, k)
+    ours = [scaled(right_K, by) for right_K, by in zip(rights(cot2), of, strict=True)]
+    return paired_difference(ours, right, [scaled(record.total, by) for record, by in zip(cot2, of, strict=True)])
 
 
 def settings(group: Records) -> tuple[list[str], list[str]]:
-    """Temperatures and ks of the records, as their keys."""
-    temperatures = sampling_of(group).temperatures
+    """Temperatures and ks of the records, as their keys; all records have the same."""
+    temperatures = sampling_of(group[0]).temperatures
     return list(temperatures), list(next(iter(temperatures.values())).pass_)
 
 
@@ -81,11 +76,11 @@ def tables(records: list[ExperimentRecord]) -> list[Table]:
     for temperature in temperatures:
         for k in ks:
             row: dict[str, Value] = {"temperature": temperature, "k": k, "steps": int(k) * group[0].cost.steps}
-            for name in ("pass", "majority"):
+            for name in STATISTICS:
                 found = sampled_accuracy(group, name, temperature, k)
                 row |= percent(found, f"{name}@k", f"{name} low", f"{name} high")
             rows.append(row | {"published": PUBLISHED_PASS.get(k) if temperature == "1" else None})
-    samples = sampling_of(group).samples
+    samples = sampling_of(group[0]).samples
     legend = (
         f"steps: decoded steps of k chains. pass@k: unbiased from {samples} samples; it needs somebody who knows which "
         f"chain is right. majority@k: over {samples} // k disjoint blocks of k samples. published: pass@k at "
@@ -103,9 +98,9 @@ def _findings(records: Records) -> Iterator[Finding]:
     temperatures, ks = settings(discrete)
     steps = cot2[0].cost.steps
     yield better(f"at equal decoded steps ({steps}) CoT2", cot2, "greedy discrete CoT", discrete, "sampling")
-    for name, fewest in (("pass", 2), ("majority", 3)):  # fewer are one sample again
+    for name, fewest in zip(STATISTICS, (2, 3), strict=True):  # fewer are one sample again
         for k in [k for k in ks if int(k) >= fewest]:
-            best = max(temperatures, key=lambda each: (sampled_accuracy(discrete, name, each, k).value, each))
+            best = max(temperatures, key=lambda t: (sampled_accuracy(discrete, name, t, k).value, t))
             theirs = f"{int(k) * discrete[0].cost.steps} decoded steps, temperature {best}"
             claim = f"one shot of CoT2 ({steps} steps) is above {name}@{k} of discrete CoT ({theirs})"
             yield positive(claim, gap(cot2, discrete, name, best, k), len(cot2), "sampling")
@@ -113,28 +108,28 @@ def _findings(records: Records) -> Iterator[Finding]:
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:
     """Draws pass@k and majority@k against decoded steps, a line a temperature, CoT2's single shot beside."""
-    groups = grouped(records, method_of)
-    discrete, single = groups["discrete"], accuracy(groups["cot2"])
+    groups, known = grouped(records, method_of), arms(COMPARISON)
+    discrete, single, cot2 = groups["discrete"], accuracy(groups["cot2"]), known["cot2"]
     temperatures, ks = settings(discrete)
     steps = discrete[0].cost.steps
     with figure(path, 8.5, 3.4, columns=2, sharey=True) as panels:
-        for axes, name in zip(panels, ("pass", "majority"), strict=True):
-            for place, temperature in enumerate(temperatures):
-                tint = shade(colour("discrete"), place, len(temperatures))
+        for axes, name in zip(panels, STATISTICS, strict=True):
+            for index, temperature in enumerate(temperatures):
+                tint = shade(known["discrete"].colour, index, len(temperatures))
                 found = [sampled_accuracy(discrete, name, temperature, k) for k in ks]
-                x = [steps * int(k) * 1.03 ** (place - 1.5) for k in ks]
-                axes.plot(x, [100 * each.value for each in found], color=tint, linewidth=1)
-                for at, each in zip(x, found, strict=True):
+                x = [steps * int(k) * 1.03 ** (index - 1.5) for k in ks]
+                axes.plot(x, [100 * interval.value for interval in found], color=tint, linewidth=1)
+                for at, interval in zip(x, found, strict=True):
                     label = f"discrete CoT, temperature {temperature}" if at == x[0] else None
-                    interval_column(axes, at, each, tint, label=label)
-            interval_column(axes, steps, single, colour("cot2"), label="CoT2, one shot")
-            axes.axhline(100 * single.value, color=colour("cot2"), linewidth=1, linestyle=":")
+                    interval_column(axes, at, interval, tint, label=label)
+            interval_column(axes, steps, single, cot2.colour, label="CoT2, one shot")
+            axes.axhline(100 * single.value, color=cot2.colour, linewidth=1, linestyle=":")
             axes.set(xlabel="decoded steps", ylabel=f"{name}@k, % (95 %)", ylim=(0, 102), xscale="log")
             axes.set_xticks([steps * int(k) for k in ks])
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.minorticks_off()
         published_mark(panels[0], [steps * int(k) for k in PUBLISHED_PASS], list(PUBLISHED_PASS.values()))
-        published_mark(panels[0], steps, COMPARISONS[COMPARISON].published["cot2"])
+        published_mark(panels[0], steps, cot2.published)
         published_mark(panels[1], label="published")
         panels[1].legend(loc="lower right")
 

@@ -3,17 +3,18 @@
 Records are grouped by way: the name of the method that training started from, and the name of the sampler.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from statistics import fmean
 
 import msgspec
 
 from tinylatent.evaluation.statistics import Interval, mean_interval, paired_difference
-from tinylatent.lab.arms import SAMPLER_LOOKS
-from tinylatent.lab.findings import Finding, decided
+from tinylatent.lab.arms import arms, sampler_arms
+from tinylatent.lab.findings import HOLDS, Finding, decided
 from tinylatent.lab.recipes import SAMPLERS, STARTS
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.studies.compare import (
+    Records,
     accuracy,
     controls,
     difference,
@@ -28,16 +29,15 @@ from tinylatent.lab.studies.compare import (
     totals,
 )
 from tinylatent.lab.tables import Table, Value
+from tinylatent.methods import GRPO
 
 RIVALS = (
     ("k3", "k1"), ("k6", "k1"), ("k136", "k6"), ("dirichlet2", "k3"), ("dirichlet5", "k6"), ("k3-paper", "k3"),
     ("k3-official", "k3"),
 )  # fmt: skip
 """Pairs of samplers: is the first better than the second?"""
-OWN = {"discrete": "greedy", "cot2": "mixture"}
-"""How each start answers without sampling."""
-VOTERS, TOKENS = ("k1", "k3", "k6"), (6, 12, 24)
-"""Samplers whose chains vote, and sampled tokens a step."""
+TOKENS = (6, 12, 24)
+"""Sampled tokens a step at which chains vote."""
 COLUMNS = {
     "start": "s", "latents": "s", "rate": "g", "before": ".2f", "after": ".2f", "low": ".2f", "high": ".2f",
     "gain": "+.2f", "gain low": "+.2f", "gain high": "+.2f", "greedy": ".2f", "mixture": ".2f", "noise": ".2f",
@@ -54,51 +54,54 @@ CHAINS = {
     "high": ".2f", "pass@N": ".2f", "pass low": ".2f", "pass high": ".2f",
 }  # fmt: skip
 Way = tuple[str, str]
-Group = list[ExperimentRecord]
 
 
-def before(group: Group) -> Group:
-    """The records as they would be without reinforcement learning: the start with the same inference."""
+def before(group: Records) -> Records:
+    """The records as they would be without reinforcement learning: the start with the same inference.
+
+    Raises:
+        ValueError: a record starts from no other run.
+    """
     found = []
     for record in group:
-        assert record.before is not None, "asked only of runs that start from another"
         then = record.before
+        if then is None:
+            raise ValueError(f"run {record.id} was not evaluated before its training: expected a run with a start")
         found.append(msgspec.structs.replace(record, evaluations=then.evaluations, sampling=then.sampling))
     return found
 
 
-def gain(group: Group, decoder: str = DEFAULT) -> Interval:
+def gain(group: Records, decoder: str = DEFAULT) -> Interval:
     """Accuracy after minus before, on the same problems."""
     return paired_difference(rights(group, decoder), rights(before(group), decoder), totals(group))
 
 
-def sampler_label(name: str) -> str:
-    """What tables call a sampler."""
-    return SAMPLER_LOOKS[name][0]
-
-
-def sampler_colour(name: str) -> str:
-    """A sampler's colour."""
-    return SAMPLER_LOOKS[name][1]
-
-
-def words(way: Way) -> str:
+def _labels(way: Way) -> tuple[str, str]:
     """What tables call a start and a sampler."""
     start, sampler = way
-    return f"{STARTS[start]}, {sampler_label(sampler)}"
+    return arms("mnns")[start].label, sampler_arms(start)[sampler].label
+
+
+def _words(way: Way) -> str:
+    """The same in one phrase."""
+    return ", ".join(_labels(way))
 
 
 def _names(way: Way) -> dict[str, Value]:
     """The cells that name a start and a sampler."""
-    start, sampler = way
-    return {"start": STARTS[start], "latents": sampler_label(sampler)}
+    return dict(zip(("start", "latents"), _labels(way), strict=True))
+
+
+def _unsampled(start: str) -> str:
+    """The decoder of GRPO that thinks as a start does, without sampling."""
+    return next(name for name, method in GRPO().decoders.items() if method.name == start)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Accuracy
 
 
-def accuracies(groups: dict[Way, Group]) -> Table:
+def accuracies(groups: Mapping[Way, Records]) -> Table:
     """A row a way: accuracy before and after, with other decoders, and under controls."""
     rows: list[dict[str, Value]] = []
     gains = {way: gain(group) for way, group in groups.items()}
@@ -127,40 +130,47 @@ def accuracies(groups: dict[Way, Group]) -> Table:
         "beside these. There is a verdict for every way to sample and no correction for their number."
     )
     title = "MNNS, m = 4: reinforcement learning with sampled latents"
-    return Table(title, COLUMNS, rows, legend, [*_accuracy_findings(groups, gains)], [*_shares(gains)])
+    findings = [*_gain_findings(groups, gains)]
+    return Table(title, COLUMNS, rows, legend, [*findings, *_accuracy_findings(groups)], [*_shares(findings, gains)])
 
 
-def _accuracy_findings(groups: dict[Way, Group], gains: dict[Way, Interval]) -> Iterator[Finding]:
-    """Whether each start gains, how samplers compare, and whether anything beats the start's own inference."""
+def _gain_findings(groups: Mapping[Way, Records], gains: Mapping[Way, Interval]) -> Iterator[Finding]:
+    """Whether reinforcement learning improves a start, a finding for each way."""
     for way, group in groups.items():
-        yield positive(f"{words(way)}: reinforcement learning improves it", gains[way], len(group), "gains")
+        yield positive(f"{_words(way)}: reinforcement learning improves it", gains[way], len(group), "gains")
+
+
+def _accuracy_findings(groups: Mapping[Way, Records]) -> Iterator[Finding]:
+    """Whether starts gain without sampling, how samplers compare, and whether any beats the start without sampling."""
     for way, group in groups.items():
-        own = OWN[way[0]]
-        claim = f"{words(way)}: without sampling ({own}), the trained weights are more often right than the start's"
+        own = _unsampled(way[0])
+        claim = f"{_words(way)}: without sampling ({own}), the trained weights are more often right than the start's"
         yield positive(claim, gain(group, own), len(group), "gains")
     for start in STARTS:
         for claimed, other in RIVALS:
             if (start, claimed) in groups and (start, other) in groups:
                 ours, theirs = groups[start, claimed], groups[start, other]
-                claim = f"{STARTS[start]}: {sampler_label(claimed)} ends higher than {sampler_label(other)}"
+                (label, higher), (_, lower) = _labels((start, claimed)), _labels((start, other))
+                claim = f"{label}: {higher} ends higher than {lower}"
                 yield positive(claim, difference(ours, theirs), len(ours), "samplers")
     for way, group in groups.items():
-        own = OWN[way[0]]
-        claim = f"{words(way)}: sampling, the trained weights are more often right than the start without ({own})"
+        own = _unsampled(way[0])
+        claim = f"{_words(way)}: sampling, the trained weights are more often right than the start without ({own})"
         gap = paired_difference(rights(group), rights(before(group), own), totals(group))
         yield positive(claim, gap, len(group), "gains")
     for way, group in groups.items():
         if controls(group):
-            yield latents_matter(words(way), group)
+            yield latents_matter(_words(way), group)
 
 
-def _shares(gains: dict[Way, Interval]) -> Iterator[str]:
-    """How many ways to sample gain from each start."""
-    for start, label in STARTS.items():
-        here = [each for way, each in gains.items() if way[0] == start]
-        values = [100 * each.value for each in here]
+def _shares(findings: list[Finding], gains: Mapping[Way, Interval]) -> Iterator[str]:
+    """How many ways to sample gain from each start, by the findings about gains."""
+    for start in dict.fromkeys(start for start, _ in gains):
+        here = [(found, gain) for found, (way, gain) in zip(findings, gains.items(), strict=True) if way[0] == start]
+        values = [100 * gain.value for _, gain in here]
+        improved = sum(found.verdict == HOLDS for found, _ in here)
         yield (
-            f"From {label}, reinforcement learning surely improves {sum(each.low > 0 for each in here)} of {len(here)} "
+            f"From {arms('mnns')[start].label}, reinforcement learning surely improves {improved} of {len(here)} "
             f"ways to sample (gains between {min(values):+.2f} and {max(values):+.2f} points)."
         )
 
@@ -174,12 +184,12 @@ def entropy(record: ExperimentRecord) -> float:
     return fmean(record.evaluations[DEFAULT].entropy[:-1])
 
 
-def entropy_change(group: Group) -> Interval:
+def entropy_change(group: Records) -> Interval:
     """Mean entropy of the latent steps after minus before, over seeds."""
     return mean_interval([entropy(now) - entropy(then) for now, then in zip(group, before(group), strict=True)])
 
 
-def stepwise_change(group: Group) -> list[float]:
+def stepwise_change(group: Records) -> list[float]:
     """Mean entropy of each step after minus before, the answer's included, over seeds."""
     now, then = (
         [fmean(at) for at in zip(*(record.evaluations[DEFAULT].entropy for record in records), strict=True)]
@@ -188,12 +198,12 @@ def stepwise_change(group: Group) -> list[float]:
     return [a - b for a, b in zip(now, then, strict=True)]
 
 
-def learning(groups: dict[Way, Group]) -> Table:
+def learning(groups: Mapping[Way, Records]) -> Table:
     """A row a way: entropy before and after, rewards, and what the groups of rollouts taught."""
     rows: list[dict[str, Value]] = []
     findings = []
     for way, group in groups.items():
-        change, lines = entropy_change(group), [record.metrics for record in group]
+        change, logs = entropy_change(group), [record.metrics for record in group]
         row: dict[str, Value] = {
             **_names(way),
             "entropy before": fmean(map(entropy, before(group))),
@@ -202,17 +212,17 @@ def learning(groups: dict[Way, Group]) -> Table:
             "low": change.low,
             "high": change.high,
             **dict(zip(STEPS, stepwise_change(group), strict=True)),
-            "gradient norm": fmean([fmean([line["gradient_norm"] for line in each]) for each in lines]),
+            "gradient norm": fmean([fmean([line["gradient_norm"] for line in log]) for log in logs]),
             "stopped": sum(record.stopped is not None for record in group),
         }
         for when, at in (("first", 0), ("last", -1)):
-            row[f"reward {when}"] = fmean([each[at]["reward"] for each in lines])
-            row[f"silent {when}"] = fmean([each[at]["frac_reward_zero_std"] for each in lines])
+            row[f"reward {when}"] = fmean([log[at]["reward"] for log in logs])
+            row[f"silent {when}"] = fmean([log[at]["frac_reward_zero_std"] for log in logs])
         rows.append(row)
         verdict = decided(change.high < 0, change.low > 0, len(group))
         evidence = f"{change.value:+.3f} nats [{change.low:+.3f}, {change.high:+.3f}]"
-        claim = f"{words(way)}: it lowers the entropy of the latent steps"
-        findings.append(Finding(claim, verdict, evidence, change, "nats", family="entropy"))
+        claim = f"{_words(way)}: it lowers the entropy of the latent steps"
+        findings.append(Finding(claim, verdict, evidence, change, "nats", "entropy", runs=len(group)))
     legend = (
         "entropy: of the latent steps' softmax at temperature 1 in nats (official draws from a flatter one), on "
         "validation problems, mean over steps; change: after minus before, then each step's own and the answer's. The "
@@ -227,33 +237,35 @@ def learning(groups: dict[Way, Group]) -> Table:
 # Chains at equal sampled tokens
 
 
-def voters(groups: dict[Way, Group]) -> dict[tuple[str, str, int], Group]:
-    """The records whose chains vote, by start, "before" or "after", and K."""
+def voters(groups: Mapping[Way, Records]) -> dict[tuple[str, str, int], Records]:
+    """The records whose chains vote, by start, "before" or "after", and K: samplers that are K tokens and no more."""
+    plain = {name: sampler.samples for name, sampler in SAMPLERS.items() if sampler == GRPO(samples=sampler.samples)}
     return {
-        (start, when, SAMPLERS[name].samples): as_of(groups[start, name])
+        (start, when, K): before(groups[start, name]) if when == "before" else groups[start, name]
         for start in STARTS
-        for when, as_of in (("before", before), ("after", list[ExperimentRecord]))
-        for name in VOTERS
+        for when in ("before", "after")
+        for name, K in plain.items()
         if (start, name) in groups
     }
 
 
-def chains(groups: dict[Way, Group]) -> Table:
+def chains(groups: Mapping[Way, Records]) -> Table:
     """A row for each start, before and after, tokens a step and K: votes of N chains of K tokens."""
     rows: list[dict[str, Value]] = []
     findings, found = [], voters(groups)
+    labels = {start: arms("mnns")[start].label for start in STARTS}
     for (start, when, K), group in found.items():
         for tokens in TOKENS:
             k = str(tokens // K)
-            row: dict[str, Value] = {"start": STARTS[start], "when": when, "tokens": tokens, "K": K, "N": tokens // K}
+            row: dict[str, Value] = {"start": labels[start], "when": when, "tokens": tokens, "K": K, "N": tokens // K}
             row["one chain"] = 100 * sampled_accuracy(group, "pass", "1", "1").value
             row |= percent(sampled_accuracy(group, "majority", "1", k), "majority@N")
             row |= percent(sampled_accuracy(group, "pass", "1", k), "pass@N", "pass low", "pass high")
             rows.append(row)
             for other in dict.fromkeys((start, "discrete")) if K > 1 else ():
                 claim = (
-                    f"{STARTS[start]}, {when}: a vote of {k} of its chains of K = {K} beats one of {tokens} discrete "
-                    f"chains of {'the same start' if other == start else STARTS[other]}, {when} ({tokens} sampled "
+                    f"{labels[start]}, {when}: a vote of {k} of its chains of K = {K} beats one of {tokens} discrete "
+                    f"chains of {'the same start' if other == start else labels[other]}, {when} ({tokens} sampled "
                     "tokens a step)"
                 )
                 gap = votes_gap(group, k, found[other, when, 1], str(tokens))
@@ -268,13 +280,13 @@ def chains(groups: dict[Way, Group]) -> Table:
     return Table("N chains of K tokens at equal sampled tokens", CHAINS, rows, legend, findings)
 
 
-def votes_gap(ours: Group, k: str, theirs: Group, j: str) -> Interval:
+def votes_gap(ours: Records, k: str, theirs: Records, j: str) -> Interval:
     """majority@k of one group of runs minus majority@j of another, on the same splits."""
     require_same_splits(ours, theirs)
     (our_right, our_of), (right, of) = (
         sampled_counts(group, "majority", "1", votes) for group, votes in ((ours, k), (theirs, j))
     )
-    a = [scaled(right_K, each) for right_K, each in zip(our_right, of, strict=True)]
-    b = [scaled(right_K, each) for right_K, each in zip(right, our_of, strict=True)]
+    a = [scaled(right_K, by) for right_K, by in zip(our_right, of, strict=True)]
+    b = [scaled(right_K, by) for right_K, by in zip(right, our_of, strict=True)]
     both = [x * y for x, y in zip(our_of, of, strict=True)]
-    return paired_difference(a, b, [scaled(record.total, each) for record, each in zip(ours, both, strict=True)])
+    return paired_difference(a, b, [scaled(record.total, by) for record, by in zip(ours, both, strict=True)])

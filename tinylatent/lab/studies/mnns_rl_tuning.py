@@ -7,16 +7,16 @@ answer greedy.
 
 from pathlib import Path
 
-from tinylatent.lab.arms import sampler_arms
+from tinylatent.lab.arms import arms, sampler_arms
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.recipes import RL, SAMPLERS, STARTS
+from tinylatent.lab.recipes import SAMPLERS, STARTS
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import grouped
 from tinylatent.lab.studies.mnns_rl import way_of
-from tinylatent.lab.studies.mnns_rl_tables import sampler_colour, sampler_label
 from tinylatent.lab.studies.search import FIRST, Contender, better_rates, draw_rates, rates_table
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table
+from tinylatent.methods import GRPO
 
 RATES: dict[str, tuple[float, ...]] = {
     name: (3e-5, 1e-4, 3e-4, 1e-3) if sampler.gamma else (1e-4, 3e-4, 1e-3, 3e-3) for name, sampler in SAMPLERS.items()
@@ -24,7 +24,7 @@ RATES: dict[str, tuple[float, ...]] = {
 """As many for each. Dirichlet's were moved a step lower after a first search from discrete chain of thought, in which
 its accuracy fell with every rise of the rate; the lowest is still chosen there."""
 SECOND = 101
-STEPS: dict[Profile, int] = {"quick": RL.steps // 10, "full": RL.steps}
+STEPS: dict[Profile, int] = {"quick": GRPO.recipe["steps"] // 10, "full": GRPO.recipe["steps"]}
 
 
 def grid(profile: Profile) -> list[Experiment]:
@@ -49,18 +49,18 @@ def after(profile: Profile, records: list[ExperimentRecord]) -> list[Experiment]
 def contender(record: ExperimentRecord) -> Contender:
     """The sampler and start of a record."""
     start, sampler = way_of(record)
-    return sampler, f"from {STARTS[start]}"
+    return sampler, f"from {arms('mnns')[start].label}"
 
 
 def tables(records: list[ExperimentRecord]) -> list[Table]:
     """Every rate of every sampler and start, which was chosen, and how surely."""
     title = "Learning rates of reinforcement learning on MNNS, on tuning splits"
-    return [rates_table(title, "start", grouped(records, contender), 2, sampler_label)]
+    return [rates_table(title, "start", grouped(records, contender), sampler_arms(STARTS[0]), 2)]
 
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:
     """A panel a start."""
-    draw_rates(grouped(records, contender), path, sampler_label, sampler_colour)
+    draw_rates(grouped(records, contender), sampler_arms(STARTS[0]), path)
 
 
 STUDY = Study(

@@ -10,7 +10,7 @@ of all is what `recipes` holds. Everything else is the default recipe. No report
 from itertools import product
 from pathlib import Path
 
-from tinylatent.lab.arms import colour, label
+from tinylatent.lab.arms import arms
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.plots import figure, shade
 from tinylatent.lab.recipes import Settings, build, contenders
@@ -32,10 +32,10 @@ from tinylatent.lab.tables import Table, Value
 from tinylatent.methods import METHODS, Coconut
 from tinylatent.objectives.method import Method
 
-OWN: dict[str, tuple[Method, ...]] = {
+VARIANTS: dict[str, tuple[Method, ...]] = {
     "coconut": (Coconut(share=0.1), Coconut(share=0.3), Coconut(mixing=0.0), Coconut(mixing=0.3))
 }
-"""Settings of a method's own that are tried last."""
+"""Methods with other settings of their own, which are tried last."""
 RATES = (5e-4, 2e-3, 5e-3, 1e-2)
 DECAYS = (0.01, 0.05, 0.25)
 NEIGHBOURS = (0.5, 2.0)
@@ -79,6 +79,8 @@ def after(profile: Profile, records: list[ExperimentRecord]) -> list[Experiment]
     """Each method's better half on the other seeds; then the best one's neighbours; then the method's own settings."""
     groups, runs = grouped(records, method_of), []
     for name, method in searchers().items():
+        if name not in groups:
+            continue
         half, found = better_half(groups[name], configurations(profile)), tried_on_all(groups[name])
         runs += [run(method, each, seed, profile) for each in half for seed in OTHERS]
         if not found.keys() >= set(half):
@@ -88,7 +90,7 @@ def after(profile: Profile, records: list[ExperimentRecord]) -> list[Experiment]
         runs += [run(method, each, seed, profile) for each in beside for seed in (FIRST, *OTHERS)]
         if found.keys() >= set(beside):
             usual = best({each: seen for each, seen in found.items() if not each.own})
-            others = OWN.get(name, ())
+            others = VARIANTS.get(name, ())
             runs += [run(other, usual, seed, profile) for other in others for seed in (FIRST, *OTHERS)]
     return runs
 
@@ -96,34 +98,35 @@ def after(profile: Profile, records: list[ExperimentRecord]) -> list[Experiment]
 def tables(records: list[ExperimentRecord]) -> list[Table]:
     """Every configuration of every method, which was chosen, and how surely."""
     rows: list[dict[str, Value]] = []
-    groups = grouped(records, method_of)
+    groups, known = grouped(records, method_of), arms("mnns")
     for name, group in groups.items():
         chosen = winner(group)
         for each, runs in searched(group).items():
-            row: dict[str, Value] = {"method": label(name), "rate": each.learning_rate, "own": each.own}
+            row: dict[str, Value] = {"method": known[name].label, "rate": each.learning_rate, "own": each.own}
             row |= {"weight decay": each.weight_decay, "seeds": len(runs), "chosen": "yes" if each == chosen else ""}
             rows.append(row | percent(accuracy(runs)))
-    findings = [margin(label(name), group) for name, group in groups.items()]
+    findings = [margin(known[name].label, group) for name, group in groups.items()]
     return [Table("The same search for every method, on tuning splits", COLUMNS, rows, LEGEND, findings)]
 
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:
     """Draws a panel a method: accuracy against rate, a line a decay, intervals; full dots saw all seeds."""
-    groups = grouped(records, method_of)
+    groups, known = grouped(records, method_of), arms("mnns")
     with figure(path, 1.9 * len(groups) + 0.6, 2.6, columns=len(groups), sharey=True) as panels:
         for axes, (name, group) in zip(panels, groups.items(), strict=True):
             found = searched(group)
             decays = sorted({each.weight_decay for each in found})
-            for place, decay in enumerate(decays):
+            for index, decay in enumerate(decays):
                 here = [(each, runs) for each, runs in found.items() if each.weight_decay == decay and not each.own]
                 points = [(each.learning_rate, accuracy(runs), len(runs)) for each, runs in here]
-                tint, apart = shade(colour(name), place, len(decays)), 1.06 ** (place - (len(decays) - 1) / 2)
+                tint = shade(known[name].colour, index, len(decays))
+                apart = 1.06 ** (index - (len(decays) - 1) / 2)
                 x = [rate * apart for rate, _, _ in points]
                 axes.plot(x, [100 * i.value for _, i, _ in points], color=tint, label=f"decay {decay:g}")
                 axes.vlines(x, [100 * i.low for _, i, _ in points], [100 * i.high for _, i, _ in points], color=tint)
                 for at, (_, interval, seeds) in zip(x, points, strict=True):
                     axes.plot(at, 100 * interval.value, "o", color=tint, mfc=tint if seeds > 1 else "white", ms=4)
-            axes.set(title=label(name), xlabel="peak learning rate", xscale="log", ylim=(0, 102))
+            axes.set(title=known[name].label, xlabel="peak learning rate", xscale="log", ylim=(0, 102))
             axes.xaxis.minorticks_off()
             axes.legend(fontsize=7, loc="lower center")
         panels[0].text(0.03, 0.97, "hollow: one seed", transform=panels[0].transAxes, fontsize=7, va="top")

@@ -8,6 +8,7 @@ is too low for a small one, and discrete chain of thought suffers most from that
 
 from pathlib import Path
 
+from tinylatent.lab.arms import arms
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.recipes import COMPARISONS, Settings, build
 from tinylatent.lab.records import ExperimentRecord
@@ -19,7 +20,7 @@ from tinylatent.methods import CoT2, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.method import Method
 
-METHODS: tuple[Method, ...] = (DiscreteCoT(), CoT2())
+TUNED: tuple[Method, ...] = (DiscreteCoT(), CoT2())
 WHERE = ("mnns-d16", "mnns-d24", "mnns-d24-l1")
 """Comparisons in models smaller than the usual one."""
 RATES = (2e-3, 5e-3, 1e-2)
@@ -33,7 +34,7 @@ def run(method: Method, where: str, rate: float, seed: int, profile: Profile) ->
 
 def grid(profile: Profile) -> list[Experiment]:
     """The first round: every method, shape and rate on the first seed."""
-    return [run(method, where, rate, FIRST, profile) for method in METHODS for where in WHERE for rate in RATES]
+    return [run(method, where, rate, FIRST, profile) for method in TUNED for where in WHERE for rate in RATES]
 
 
 def after(profile: Profile, records: list[ExperimentRecord]) -> list[Experiment]:
@@ -41,31 +42,32 @@ def after(profile: Profile, records: list[ExperimentRecord]) -> list[Experiment]
     groups = grouped(records, contender)
     return [
         run(method, where, rate, seed, profile)
-        for method in METHODS
+        for method in TUNED
         for where in WHERE
-        for rate in better_rates(groups[method.name, written(COMPARISONS[where].model)], RATES)
+        for rate in better_rates(groups[method.name, in_words(COMPARISONS[where].model)], RATES)
         for seed in OTHERS
     ]
 
 
 def contender(record: ExperimentRecord) -> Contender:
     """The method and shape of a record."""
-    return method_of(record), written(record.experiment.model)
+    return method_of(record), in_words(record.experiment.model)
 
 
-def written(shape: ModelConfig) -> str:
-    """A shape as it stands in the table."""
-    return f"d = {shape.width}, layers {shape.layers}, heads {shape.heads}"
+def in_words(model: ModelConfig) -> str:
+    """The shape of a model as it stands in the table."""
+    return f"d = {model.width}, layers {model.layers}, heads {model.heads}"
 
 
 def tables(records: list[ExperimentRecord]) -> list[Table]:
     """Every rate of every method and shape, which was chosen, and how surely."""
-    return [rates_table("Learning rates of smaller models, on tuning splits", "shape", grouped(records, contender))]
+    title = "Learning rates of smaller models, on tuning splits"
+    return [rates_table(title, "shape", grouped(records, contender), arms("mnns"))]
 
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:
     """Draws a panel a shape."""
-    draw_rates(grouped(records, contender), path)
+    draw_rates(grouped(records, contender), arms("mnns"), path)
 
 
 STUDY = Study(

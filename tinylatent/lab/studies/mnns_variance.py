@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.evaluation.statistics import deviation_interval, deviation_ratio
-from tinylatent.lab.arms import arms, colour, label
+from tinylatent.lab.arms import arms
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import Finding, decided
 from tinylatent.lab.plots import figure
@@ -21,7 +21,8 @@ from tinylatent.lab.studies.compare import Records, grouped, method_of
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
 
-METHODS = ("direct", "discrete", "cot2")
+VARIED = ("direct", "discrete", "cot2")
+"""Arms of study `mnns` whose seeds are varied."""
 PURPOSES = ("split", "init", "order")
 SEEDS: dict[Profile, range] = {"quick": range(3), "full": range(6)}
 COLUMNS = {
@@ -43,7 +44,7 @@ def grid(profile: Profile) -> list[Experiment]:
     rows = (*PURPOSES, "together")
     return [
         replace(arms("mnns")[name].recipe(0), seeds=seeds)
-        for name in METHODS
+        for name in VARIED
         for seeds in dict.fromkeys(seeds for varied in rows for seeds in _varied(varied, profile))
     ]
 
@@ -69,12 +70,13 @@ def accuracies(group: Records, varied: str) -> list[float]:
 def tables(records: list[ExperimentRecord]) -> list[Table]:
     """A row a method and purpose."""
     rows: list[dict[str, Value]] = []
+    known = arms("mnns")
     for name, group in grouped(records, method_of).items():
         whole = sum(stdev(accuracies(group, purpose)) ** 2 for purpose in PURPOSES)
         for varied in (*PURPOSES, "together"):
             values = accuracies(group, varied)
             sd = deviation_interval(values)
-            row: dict[str, Value] = {"method": label(name), "varied": varied, "seeds": len(values)}
+            row: dict[str, Value] = {"method": known[name].label, "varied": varied, "seeds": len(values)}
             row |= {"accuracy": fmean(values), "lowest": min(values), "highest": max(values)}
             row |= {"sd": sd.value, "sd low": sd.low, "sd high": sd.high}
             rows.append(row | {"share": 100 * sd.value**2 / whole if varied in PURPOSES and whole else None})
@@ -85,16 +87,18 @@ def tables(records: list[ExperimentRecord]) -> list[Table]:
 def _findings(records: Records) -> Iterator[Finding]:
     """Whether the purpose that moves a method most surely moves it more than the one that moves it least."""
     for name, group in grouped(records, method_of).items():
+        label = arms("mnns")[name].label
         spread = {purpose: accuracies(group, purpose) for purpose in PURPOSES}
         ranked = sorted(PURPOSES, key=lambda purpose: -stdev(spread[purpose]))
         ratio = deviation_ratio(spread[ranked[0]], spread[ranked[-1]], LEVEL)
         yield Finding(
-            f"the {ranked[0]} moves {label(name)} more than the {ranked[-1]} does",
-            decided(ratio.low > 1, ratio.high < 1, len(group)),
+            f"the {ranked[0]} moves {label} more than the {ranked[-1]} does",
+            decided(ratio.low > 1, ratio.high < 1, len(spread[ranked[0]])),
             f"ratio of deviations {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}], all three pairs allowed for",
             ratio if isfinite(ratio.value) else None,
             "ratio",
             "seeds",
+            runs=len(spread[ranked[0]]),
         )
 
 
@@ -104,13 +108,14 @@ def draw(records: list[ExperimentRecord], path: Path) -> None:
     rows = (*PURPOSES, "together")
     with figure(path, 2.7 * len(groups), 2.8, columns=len(groups)) as panels:
         for axes, (name, group) in zip(panels, groups.items(), strict=True):
-            for place, varied in enumerate(rows):
+            arm = arms("mnns")[name]
+            for x, varied in enumerate(rows):
                 values = accuracies(group, varied)
-                axes.plot([place] * len(values), values, "o", color=colour(name), alpha=0.5, markersize=5)
+                axes.plot([x] * len(values), values, "o", color=arm.colour, alpha=0.5, markersize=5)
                 mean, sd = fmean(values), stdev(values)
-                axes.errorbar(place + 0.22, mean, sd, fmt="_", color=colour(name), capsize=3, linewidth=2)
+                axes.errorbar(x + 0.22, mean, sd, fmt="_", color=arm.colour, capsize=3, linewidth=2)
             axes.set_xticks(range(len(rows)), rows)
-            axes.set(title=label(name), xlim=(-0.5, len(rows) - 0.5))
+            axes.set(title=arm.label, xlim=(-0.5, len(rows) - 0.5))
         panels[0].set_ylabel("accuracy of each run, % (mean, one sd)")
 
 

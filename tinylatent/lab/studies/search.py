@@ -5,14 +5,14 @@ where runs are dear (one round of successive halving, Karnin et al. 2013); the b
 reported result uses these splits.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
 from tinylatent.core.identity import plain
-from tinylatent.lab.arms import colour, label
+from tinylatent.lab.arms import Arm
 from tinylatent.lab.findings import Finding
 from tinylatent.lab.plots import figure, interval_column
 from tinylatent.lab.records import ExperimentRecord
@@ -34,9 +34,8 @@ class Configuration(NamedTuple):
 
 
 Contender = tuple[str, str]
-"""A method's name, or what tells it from others, and in words where it is tuned: a shape, a task or a start."""
-Found = dict[Configuration, list[ExperimentRecord]]
-"""Runs by configuration."""
+"""Who is tuned, and where: the name of a method or sampler; a shape, task or start as the table says it."""
+ByConfiguration = Mapping[Configuration, Records]
 RATE_COLUMNS = {"rate": "g", "seeds": "d", "accuracy": ".2f", "low": ".2f", "high": ".2f", "chosen": "s"}
 RATE_LEGEND = (
     "accuracy: percent of the validation part, mean over seeds 100 (seeds 1) or 100 to {last} (seeds {seeds}), 95 % "
@@ -45,7 +44,7 @@ RATE_LEGEND = (
 )
 
 
-def searched(records: Records) -> Found:
+def searched(records: Records) -> ByConfiguration:
     """One method's records by configuration, the lowest rate first."""
     return dict(sorted(grouped(records, configuration).items()))
 
@@ -75,7 +74,7 @@ def better_rates(records: Records, rates: Iterable[float]) -> list[float]:
     return [each.learning_rate for each in better_half(records, [Configuration(r, decay, settings) for r in rates])]
 
 
-def tried_on_all(records: Records, seeds: int = SEEDS) -> Found:
+def tried_on_all(records: Records, seeds: int = SEEDS) -> ByConfiguration:
     """One method's records by configuration, those that saw every seed."""
     return {each: group for each, group in searched(records).items() if len(group) == seeds}
 
@@ -85,7 +84,7 @@ def winner(records: Records, seeds: int = SEEDS) -> Configuration:
     return best(tried_on_all(records, seeds))
 
 
-def best(found: Found) -> Configuration:
+def best(found: ByConfiguration) -> Configuration:
     """The configuration of the best mean."""
     return max(found, key=lambda each: _mean(found[each]))
 
@@ -123,9 +122,9 @@ def margin(name: str, group: Records, seeds: int = SEEDS) -> Finding:
 def rates_table(
     title: str,
     heading: str,
-    groups: Mapping[Contender, Sequence[ExperimentRecord]],
+    groups: Mapping[Contender, Records],
+    known: Mapping[str, Arm],
     seeds: int = SEEDS,
-    label: Callable[[str], str] = label,
 ) -> Table:
     """Every rate of every contender, which was chosen on that many seeds, and how surely.
 
@@ -133,47 +132,39 @@ def rates_table(
         title: of the table.
         heading: of the column that says where a contender is tuned.
         groups: records by contender.
+        known: the arm of each contender, by its name.
         seeds: on which the better half was tried.
-        label: what the table calls a contender, by its name.
     """
     rows: list[dict[str, Value]] = []
     for (name, where), group in groups.items():
         chosen = winner(group, seeds)
         for each, runs in searched(group).items():
-            row: dict[str, Value] = {"method": label(name), heading: where, "rate": each.learning_rate}
+            row: dict[str, Value] = {"method": known[name].label, heading: where, "rate": each.learning_rate}
             mark = "yes" if each == chosen else ""
             rows.append({**row, "seeds": len(runs), **percent(accuracy(runs)), "chosen": mark})
-    findings = [margin(f"{label(name)}, {where}", group, seeds) for (name, where), group in groups.items()]
+    findings = [margin(f"{known[name].label}, {where}", group, seeds) for (name, where), group in groups.items()]
     columns = {"method": "s", heading: "s", **RATE_COLUMNS}
     decay = next(iter(groups.values()))[0].experiment.training.weight_decay
     legend = RATE_LEGEND.format(last=FIRST + seeds - 1, seeds=seeds, words={2: "two", 3: "three"}[seeds], decay=decay)
     return Table(title, columns, rows, legend, findings)
 
 
-def draw_rates(
-    groups: Mapping[Contender, Sequence[ExperimentRecord]],
-    path: Path,
-    label: Callable[[str], str] = label,
-    colour: Callable[[str], str] = colour,
-) -> None:
-    """Draws a panel for each place: accuracy against rate, a line a contender; hollow dots saw one seed.
+def draw_rates(groups: Mapping[Contender, Records], known: Mapping[str, Arm], path: Path) -> None:
+    """Draws a panel for each shape, task or start: accuracy against rate, a line a contender.
 
-    Args:
-        groups: records by contender.
-        path: the file to write.
-        label: what the legend calls a contender, by its name.
-        colour: of a contender, by its name.
+    Hollow dots saw one seed. `known` has the arm of each contender, by its name.
     """
-    places = list(dict.fromkeys(where for _, where in groups))
-    with figure(path, 2.7 * len(places), 2.8, columns=len(places), sharey=True) as panels:
-        for axes, where in zip(panels, places, strict=True):
-            here = {name: searched(group) for (name, place), group in groups.items() if place == where}
+    titles = list(dict.fromkeys(where for _, where in groups))
+    with figure(path, 2.7 * len(titles), 2.8, columns=len(titles), sharey=True) as panels:
+        for axes, title in zip(panels, titles, strict=True):
+            here = {name: searched(group) for (name, where), group in groups.items() if where == title}
             for name, found in here.items():
+                tint = known[name].colour
                 for each, runs in found.items():
-                    interval_column(axes, each.learning_rate, accuracy(runs), colour(name), len(runs) == 1)
+                    interval_column(axes, each.learning_rate, accuracy(runs), tint, len(runs) == 1)
                 values = [100 * accuracy(runs).value for runs in found.values()]
-                axes.plot([each.learning_rate for each in found], values, color=colour(name), label=label(name))
-            axes.set(title=where, xlabel="peak learning rate", xscale="log", ylim=(0, 102))
+                axes.plot([each.learning_rate for each in found], values, color=tint, label=known[name].label)
+            axes.set(title=title, xlabel="peak learning rate", xscale="log", ylim=(0, 102))
             rates = sorted({each.learning_rate for found in here.values() for each in found})
             axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
             axes.minorticks_off()

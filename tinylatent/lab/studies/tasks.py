@@ -6,6 +6,7 @@ capacity than training uses: MNNS is trained on 4 numbers and asked about 5, loo
 about 6; there training places prompts at random positions, so that none is new.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,23 @@ from matplotlib.axes import Axes
 from tinylatent_tasks import MNNS, MultiHop, Task
 
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
-from tinylatent.lab.arms import arms, colour, label
+from tinylatent.lab.arms import Arm, arms
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import Finding
 from tinylatent.lab.plots import figure, interval_column
 from tinylatent.lab.recipes import COMPARISONS
 from tinylatent.lab.records import ExperimentRecord
-from tinylatent.lab.studies.compare import accuracy, better, controls, difference, grouped, method_of, percent, positive
+from tinylatent.lab.studies.compare import (
+    Records,
+    accuracy,
+    better,
+    controls,
+    difference,
+    grouped,
+    method_of,
+    percent,
+    positive,
+)
 from tinylatent.lab.studies.comparison import comparison
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
@@ -27,8 +38,8 @@ from tinylatent.lab.tables import Table, Value
 COMPARED = ("mnns-longer", "subset-sum", "multihop", "reachability")
 """Comparisons of `recipes`, one a task."""
 SEEDS: dict[Profile, range] = {"quick": range(2), "full": range(5)}
-QUICK = 3
-"""The quick profile takes this part of the steps."""
+PARTS: dict[Profile, int] = {"quick": 3, "full": 1}
+"""By what the steps of training are divided."""
 PUBLISHED = {
     "CoT2 paper, ProsQA": {"direct": 54.91, "discrete": 68.50, "coconut": 90.03, "cot2": 93.37},
     "CoT2 paper, ProntoQA": {"direct": 73.65, "discrete": 82.47, "coconut": 96.94, "cot2": 98.01},
@@ -51,8 +62,7 @@ LEVELS_LEGEND = (
     "three latent steps and says what follows them in tokens, which that stage never trained; CoT2 and discrete chain "
     "of thought do more of the same."
 )
-Group = list[ExperimentRecord]
-Methods = dict[str, Group]
+ByMethod = Mapping[str, Records]
 """Records of one task by the name of their method."""
 
 
@@ -67,42 +77,51 @@ def grid(profile: Profile) -> list[Experiment]:
 
 
 def shortened(run: Experiment, profile: Profile) -> Experiment:
-    """The run as a profile has it: the quick one takes a third of the steps."""
-    steps = run.training.steps
-    return run if profile == "full" else replace(run, training=replace(run.training, steps=steps // QUICK))
+    """The run as a profile has it, and the run that it starts from too: the quick one takes a third of the steps."""
+    start = None if run.start is None else shortened(run.start, profile)
+    training = replace(run.training, steps=run.training.steps // PARTS[profile])
+    return replace(run, training=training, start=start)
 
 
-def place_of(record: ExperimentRecord) -> str:
-    """The name, in COMPARED, of the comparison whose task a record's is."""
-    return {COMPARISONS[name].task: name for name in COMPARED}[record.experiment.task]
+def comparison_of(record: ExperimentRecord) -> str:
+    """The name, in COMPARED, of the comparison whose task a record's is.
+
+    Raises:
+        ValueError: there is none.
+    """
+    names = {COMPARISONS[name].task: name for name in COMPARED}
+    if record.experiment.task not in names:
+        raise ValueError(f"run {record.id} is on {record.experiment.task}: expected a task of {', '.join(COMPARED)}")
+    return names[record.experiment.task]
 
 
 def tables(records: list[ExperimentRecord]) -> list[Table]:
     """The overview, a comparison a task, accuracy by difficulty, and what others published."""
-    places = grouped(records, place_of)
+    groups = grouped(records, comparison_of)
     compared = []
-    for name, group in places.items():
+    for name, group in groups.items():
         title = COMPARISONS[name].title
         compared.append(comparison(group, f"{title[:1].upper()}{title[1:]}: {COMPARISONS[name].task}", name))
-    methods = {name: grouped(group, method_of) for name, group in places.items()}
+    methods = {name: grouped(group, method_of) for name, group in groups.items()}
     return [_overview(methods), *compared, _by_level(methods), _published(methods["reachability"])]
 
 
-def _rivals(groups: Methods) -> list[tuple[str, str]]:
+def _rivals(groups: ByMethod) -> list[tuple[str, str]]:
     """CoT2 against discrete chain of thought and Coconut, as far as they are there."""
     return [("cot2", other) for other in ("discrete", "coconut") if {"cot2", other} <= groups.keys()]
 
 
-def _overview(places: dict[str, Methods]) -> Table:
+def _overview(compared: Mapping[str, ByMethod]) -> Table:
     """A row a method and task, and whether superposition beats one discrete chain on each."""
     rows: list[dict[str, Value]] = []
     findings = []
-    for place, groups in places.items():
-        title = COMPARISONS[place].title
+    for comparison_name, groups in compared.items():
+        title, known = COMPARISONS[comparison_name].title, arms(comparison_name)
         for name, group in groups.items():
-            rows.append({"task": title, "method": label(name), **percent(accuracy(group)), "seeds": len(group)})
+            rows.append({"task": title, "method": known[name].label, **percent(accuracy(group)), "seeds": len(group)})
         for ours, theirs in _rivals(groups):
-            findings.append(better(f"{title}: {label(ours)}", groups[ours], label(theirs), groups[theirs], "methods"))
+            claimed, other = f"{title}: {known[ours].label}", known[theirs].label
+            findings.append(better(claimed, groups[ours], other, groups[theirs], "methods"))
     legend = "accuracy: percent of problems of keys never seen in training, mean over seeds, with its 95 % interval."
     columns = {"task": "s", "method": "s", "accuracy": ".2f", "low": ".2f", "high": ".2f", "seeds": "d"}
     return Table("The methods on four tasks", columns, rows, legend, findings)
@@ -112,41 +131,45 @@ def _overview(places: dict[str, Methods]) -> Table:
 # Difficulty levels
 
 
-def by_level(group: Group) -> dict[int, Interval]:
+def by_level(group: Records) -> dict[int, Interval]:
     """Accuracy of runs that differ in seeds, at each difficulty level of their task."""
     return {int(level): accuracy_interval(*_counts(group, level)) for level in group[0].levels}
 
 
-def _counts(group: Group, level: str) -> tuple[list[list[int]], list[list[int]]]:
+def _counts(group: Records, level: str) -> tuple[list[list[int]], list[list[int]]]:
     """Right answers and problems per key of each run, at one difficulty level."""
     answered = [record.levels[level] for record in group]
-    return [each.right for each in answered], [each.total for each in answered]
+    return [level.right for level in answered], [level.total for level in answered]
 
 
 def trained(task: Task) -> int:
     """The greatest difficulty that a task is trained on."""
-    assert isinstance(task, MNNS | MultiHop), "only these have capacity to spare here"
+    assert isinstance(task, MNNS | MultiHop), "of the tasks in COMPARED only these have capacity to spare"
     return task.digits if isinstance(task, MNNS) else task.hops
 
 
-def _with_levels(places: dict[str, Methods]) -> dict[str, Methods]:
+def _with_levels(compared: Mapping[str, ByMethod]) -> dict[str, ByMethod]:
     """The tasks with capacity beyond training, which are asked at several difficulty levels."""
-    return {place: groups for place, groups in places.items() if COMPARISONS[place].task.levels()}
+    return {name: groups for name, groups in compared.items() if COMPARISONS[name].task.levels()}
 
 
-def _by_level(places: dict[str, Methods]) -> Table:
+def _by_level(compared: Mapping[str, ByMethod]) -> Table:
     """A row a task, difficulty and method."""
     rows: list[dict[str, Value]] = []
     findings: list[Finding] = []
-    for place, groups in _with_levels(places).items():
-        title, most = COMPARISONS[place].title, trained(COMPARISONS[place].task)
+    for comparison_name, groups in _with_levels(compared).items():
+        where, known = COMPARISONS[comparison_name], arms(comparison_name)
+        title, most = where.title, trained(where.task)
         found = {name: by_level(group) for name, group in groups.items()}
         for level in next(iter(found.values())):
             about: dict[str, Value] = {"task": title, "difficulty": level, "trained": "yes" if level <= most else "no"}
-            rows += [{**about, "method": label(name), **percent(each[level])} for name, each in found.items()]
-        findings += [
-            _beyond(f"{title} at {most + 1}", str(most + 1), groups, ours, theirs) for ours, theirs in _rivals(groups)
-        ]
+            rows += [{**about, "method": known[name].label, **percent(at[level])} for name, at in found.items()]
+        for ours, theirs in _rivals(groups):
+            claim = (
+                f"{title} at {most + 1}, beyond training: {known[ours].label} is more often right than "
+                f"{known[theirs].label}"
+            )
+            findings.append(_beyond(claim, str(most + 1), groups, ours, theirs))
     columns = {
         "task": "s", "difficulty": "d", "trained": "s", "method": "s", "accuracy": ".2f", "low": ".2f", "high": ".2f",
     }  # fmt: skip
@@ -154,7 +177,7 @@ def _by_level(places: dict[str, Methods]) -> Table:
     return Table(title, columns, rows, LEVELS_LEGEND, findings)
 
 
-def _beyond(where: str, level: str, groups: Methods, ours: str, theirs: str) -> Finding:
+def _beyond(claim: str, level: str, groups: ByMethod, ours: str, theirs: str) -> Finding:
     """Whether one method is more often right than another at a difficulty level that none was trained on.
 
     Raises:
@@ -164,16 +187,16 @@ def _beyond(where: str, level: str, groups: Methods, ours: str, theirs: str) -> 
     if keys[0] != keys[1]:
         raise ValueError(f"runs of {ours} and {theirs} were not asked the same problems at difficulty level {level}")
     (right, totals), (other, _) = (_counts(groups[name], level) for name in (ours, theirs))
-    claim = f"{where}, beyond training: {label(ours)} is more often right than {label(theirs)}"
     return positive(claim, paired_difference(right, other, totals), len(right), "beyond training")
 
 
-def _published(groups: Methods) -> Table:
+def _published(groups: ByMethod) -> Table:
     """A row a method: ours on reachability, and what others published on their tasks."""
     rows: list[dict[str, Value]] = []
+    known = arms("reachability")
     for name, group in groups.items():
         values = {title: published.get(name) for title, published in PUBLISHED.items()}
-        rows.append({"method": label(name), **percent(accuracy(group), "here"), **values})
+        rows.append({"method": known[name].label, **percent(accuracy(group), "here"), **values})
     columns = {"method": "s", "here": ".2f", "low": ".2f", "high": ".2f", **dict.fromkeys(PUBLISHED, ".2f")}
     claim = "CoT2's lead over discrete CoT, which its paper has on both tasks, is there on ours"
     findings = []
@@ -189,29 +212,29 @@ def _published(groups: Methods) -> Table:
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:
     """Accuracy a task, methods side by side with their controls hollow; then the curves beyond training."""
-    places = {name: grouped(group, method_of) for name, group in grouped(records, place_of).items()}
-    levels = _with_levels(places)
+    compared = {name: grouped(group, method_of) for name, group in grouped(records, comparison_of).items()}
+    levels = _with_levels(compared)
     with figure(path, 5.5 + 3 * len(levels), 3.4, columns=1 + len(levels)) as (left, *others):
-        for middle, groups in enumerate(places.values()):
+        for middle, (comparison_name, groups) in enumerate(compared.items()):
             for number, (name, runs) in enumerate(groups.items()):
-                at = middle + 0.75 / len(groups) * (number - (len(groups) - 1) / 2)
-                interval_column(left, at, accuracy(runs), colour(name), label=label(name) if not middle else None)
+                arm, x = arms(comparison_name)[name], middle + 0.75 / len(groups) * (number - (len(groups) - 1) / 2)
+                interval_column(left, x, accuracy(runs), arm.colour, label=None if middle else arm.label)
                 for control in controls(runs):
-                    interval_column(left, at + 0.05, accuracy(runs, control), colour(name), hollow=True)
-        left.set_xticks(range(len(places)), [COMPARISONS[place].title for place in places])
+                    interval_column(left, x + 0.05, accuracy(runs, control), arm.colour, hollow=True)
+        left.set_xticks(range(len(compared)), [COMPARISONS[name].title for name in compared])
         left.set(ylabel="validation accuracy, % (hollow: latents replaced)", ylim=(0, 102))
         left.legend(fontsize=7, loc="lower left")
-        for axes, (place, groups) in zip(others, levels.items(), strict=True):
-            _draw_levels(axes, COMPARISONS[place].title, COMPARISONS[place].task, groups)
+        for axes, (name, methods) in zip(others, levels.items(), strict=True):
+            _draw_levels(axes, COMPARISONS[name].title, COMPARISONS[name].task, methods, arms(name))
 
 
-def _draw_levels(axes: Axes, title: str, task: Task, groups: Methods) -> None:
+def _draw_levels(axes: Axes, title: str, task: Task, groups: ByMethod, known: Mapping[str, Arm]) -> None:
     """Accuracy against difficulty, a line a method."""
     for name, runs in groups.items():
-        found = by_level(runs)
-        axes.plot([*found], [100 * each.value for each in found.values()], color=colour(name))
-        for level, each in found.items():
-            interval_column(axes, level, each, colour(name))
+        found, tint = by_level(runs), known[name].colour
+        axes.plot([*found], [100 * interval.value for interval in found.values()], color=tint)
+        for level, interval in found.items():
+            interval_column(axes, level, interval, tint)
     axes.axvspan(trained(task) + 0.5, max(found) + 0.5, color="black", alpha=0.06, linewidth=0)
     axes.set(title=f"{title}: shaded is beyond training", ylim=(0, 102), xticks=list(found))
     axes.set_xlabel("numbers" if isinstance(task, MNNS) else "hops")

@@ -13,7 +13,7 @@ from tinylatent.lab.recipes import COMPARISONS
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import grouped, method_of
 from tinylatent.lab.studies.search import FIRST, Contender, better_rates, draw_rates, rates_table
-from tinylatent.lab.studies.tasks import place_of, shortened
+from tinylatent.lab.studies.tasks import comparison_of, shortened
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table
 
@@ -40,26 +40,25 @@ def after(profile: Profile, records: list[ExperimentRecord]) -> list[Experiment]
     """The second round: the better half of the rates on one seed more."""
     return [
         shortened(arms(name)[method].recipe(SECOND, learning_rate=rate), profile)
-        for (name, method), group in grouped(records, lambda each: (place_of(each), method_of(each))).items()
+        for (name, method), group in grouped(records, lambda record: (comparison_of(record), method_of(record))).items()
         for rate in better_rates(group, RATES[name])
     ]
 
 
 def contender(record: ExperimentRecord) -> Contender:
     """The method and task of a record."""
-    return method_of(record), COMPARISONS[place_of(record)].title
+    return method_of(record), COMPARISONS[comparison_of(record)].title
 
 
 def tables(records: list[ExperimentRecord]) -> list[Table]:
     """Every rate of every method and task, which was chosen, and how surely."""
-    return [
-        rates_table("Learning rates on other tasks, on tuning splits", "task", grouped(records, contender), seeds=2)
-    ]
+    title = "Learning rates on other tasks, on tuning splits"
+    return [rates_table(title, "task", grouped(records, contender), arms("subset-sum"), seeds=2)]
 
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:
     """A panel a task."""
-    draw_rates(grouped(records, contender), path)
+    draw_rates(grouped(records, contender), arms("subset-sum"), path)
 
 
 STUDY = Study(

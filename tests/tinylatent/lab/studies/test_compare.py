@@ -17,18 +17,18 @@ from tinylatent.methods import CoT2, DiscreteCoT
 def test_a_verdict_needs_the_whole_interval_and_more_than_one_run(low, high, verdict):
     gap = Interval((low + high) / 2, low, high, "")
     found = compare.positive("a is better", gap, runs=2)
-    assert (found.verdict, found.estimate) == (verdict, gap)
+    assert (found.verdict, found.estimate, found.runs) == (verdict, gap, 2)
     assert found.evidence == f"{50 * (low + high):+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
     alone = compare.positive("a is better", gap, runs=1)
     assert (alone.verdict, alone.evidence) == (OPEN, f"{found.evidence} of one run")
 
 
 @pytest.mark.parametrize(
-    ("published", "place"), [(89.0, "below"), (99.9, "above"), (95.0, "inside"), (90.0, "inside"), (99.0, "inside")]
+    ("published", "where"), [(89.0, "below"), (99.9, "above"), (95.0, "inside"), (90.0, "inside"), (99.0, "inside")]
 )
-def test_published_values_are_placed(published, place):
+def test_published_values_are_told_beside_measured_ones(published, where):
     said = compare.against_published("X", Interval(0.95, 0.90, 0.99, ""), published)
-    assert said == f"X: the published {published:.2f} lies {place} what was measured, 95.00 [90.00, 99.00]."
+    assert said == f"X: the published {published:.2f} lies {where} what was measured, 95.00 [90.00, 99.00]."
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,7 @@ def test_latents_matter_only_if_every_control_hurts(zero, verdict):
     runs = [record_of(Experiment(seeds=Seeds.all(s)), 90, {**CONTROLS, "zero": zero}) for s in range(3)]
     found = compare.latents_matter("X", runs)
     assert (found.claim, found.verdict, found.family) == ("X needs its own latents", verdict, "controls")
+    assert found.runs == 3
     assert "+60.00 points [+59.50, +60.50] over shuffled" in found.evidence
     assert found.estimate.value == pytest.approx(min(60, 90 - zero) / 100)
     assert compare.latents_matter("X", runs[:1]).verdict == OPEN
@@ -49,3 +50,9 @@ def test_differences_demand_the_same_splits():
     for other in (changed(theirs[0], keys=["00", "02"]), changed(theirs[0], total=[101] * 10)):
         with pytest.raises(ValueError, match="runs of cot2 and discrete are not on the same splits"):
             compare.difference(ours, [other])
+
+
+def test_what_sampled_nothing_has_no_pass_at_k():
+    record = changed(record_of(Experiment(method=DiscreteCoT()), 90), sampling=None)
+    with pytest.raises(ValueError, match=f"run {record.id} of discrete sampled no answers: expected pass@k"):
+        compare.sampled_accuracy([record], "pass", "1", "5")

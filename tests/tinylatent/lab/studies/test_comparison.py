@@ -46,7 +46,8 @@ def test_latent_methods_are_held_against_all_before_them_and_against_their_contr
     assert found[2].estimate.value == pytest.approx(0.14)
 
 
-def test_a_latent_method_that_nobody_foresaw_is_held_against_all():
+def test_a_latent_method_that_nobody_foresaw_is_held_against_all(monkeypatch):
+    monkeypatch.setattr(GRPO, "compared", True)
     start = recipe("mnns/cot2")
     newcomer = record_of(replace(start, method=GRPO(samples=3), start=start), 50)
     table = comparison([record_of(start, 94), newcomer], "Title", "mnns")

@@ -7,13 +7,12 @@ from records import records_of
 
 from tinylatent.core.files import read_json, write_text
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.findings import EXPLORATORY
 from tinylatent.lab.study import FINDINGS, STUDIES, rebuild
 
 TRAINED = {name: study for name, study in STUDIES.loaded().items() if study.kind is Experiment}
 
 
-@pytest.mark.parametrize("profile", ["quick", "full"])
+@pytest.mark.parametrize("profile", ["quick", pytest.param("full", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("study", TRAINED.values(), ids=TRAINED)
 def test_every_profile_of_every_study_can_be_shown(study, profile, tmp_path):
     """Rows have no column that is not there, each table has findings of a named family, and the figure is drawn."""
@@ -22,7 +21,7 @@ def test_every_profile_of_every_study_can_be_shown(study, profile, tmp_path):
     outcome = rebuild(study, tmp_path)
     for table in outcome.tables:
         assert {name for row in table.rows for name in row} == set(table.columns)
-        assert {each.family for each in table.findings} - {EXPLORATORY}, table.title
+        assert all(each.family and each.runs for each in table.findings), table.title
         assert all("[" in each.evidence for each in table.findings), table.title
     assert len(read_json(outcome.files[FINDINGS])["findings"]) == sum(len(table.findings) for table in outcome.tables)
     assert outcome.files["figure.png"].stat().st_size > 1000

@@ -1,6 +1,7 @@
 """Study `mnns-budget`: the best budget of each width, and when it is said to grow."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from records import record_of
@@ -8,6 +9,7 @@ from records import record_of
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN
 from tinylatent.lab.studies import mnns_budget
 from tinylatent.lab.studies.compare import grouped
+from tinylatent.methods import Direct
 
 
 def table_of(percents):
@@ -48,3 +50,11 @@ def test_the_best_budget_of_each_width_is_named():
     assert narrow.claim.startswith("at d = 16 B = 1, the best measured, is better than B = 4")
     assert wide.claim == "at d = 32 B = 16, the best measured, is better than B = 4, the second best"
     assert (wide.verdict, wide.estimate.value) == (HOLDS, pytest.approx(0.12))
+
+
+def test_a_run_of_another_method_is_told():
+    other = record_of(replace(mnns_budget.grid("full")[0], method=Direct()), 50)
+    with pytest.raises(
+        ValueError, match=rf"run {other.id} is of Direct\(\): expected discrete chain of thought or CoT2"
+    ):
+        mnns_budget.tables([other])

@@ -4,10 +4,12 @@ import pytest
 from records import changed, record_of
 
 from tinylatent.core.seeds import Seeds
-from tinylatent.lab.findings import FAILS, HOLDS
-from tinylatent.lab.recipes import SAMPLERS, STARTS, build_rl
+from tinylatent.lab.findings import FAILS, HOLDS, OPEN
+from tinylatent.lab.recipes import SAMPLERS, STARTS, build, build_rl
 from tinylatent.lab.records import DEFAULT, Before, Counts
 from tinylatent.lab.studies import mnns_rl, mnns_rl_tuning
+from tinylatent.lab.studies.mnns_rl_tables import accuracies
+from tinylatent.methods import CoT2
 
 OFFSETS = (-2, -1, 0, 1, 2) * 2
 TURNED = {"k1": -1, "k3": 2}  # keys change each in their own way, and not alike with both samplers
@@ -52,13 +54,13 @@ def test_gains_are_told_apart_from_losses():
             record("cot2", "k1", seed, 30, 50),
             record("cot2", "k3", seed, 40, 80),
         ]
-    accuracies, learning, _ = mnns_rl.tables(records)
-    rows = {(row["start"], row["latents"]): row for row in accuracies.rows}
+    judged, learning, _ = mnns_rl.tables(records)
+    rows = {(row["start"], row["latents"]): row for row in judged.rows}
     assert rows["discrete CoT", "K = 1"]["gain"] == pytest.approx(10)
     assert rows["discrete CoT", "K = 3"]["gain"] == pytest.approx(-5)
     assert rows["CoT2", "K = 3"]["before"] == pytest.approx(42)
     assert rows["CoT2", "K = 3"]["rate"] == 3e-3
-    found = findings(accuracies)
+    found = findings(judged)
     improves = "reinforcement learning improves it"
     assert found[f"discrete CoT, K = 1: {improves}"] == (HOLDS, pytest.approx(10))
     assert found[f"discrete CoT, K = 3: {improves}"] == (FAILS, pytest.approx(-5))
@@ -70,7 +72,7 @@ def test_gains_are_told_apart_from_losses():
     assert found[f"CoT2, K = 1: {both}"] == (FAILS, pytest.approx(52 - 97))
     assert "CoT2, K = 3 needs its own latents" in found
     assert "CoT2, K = 1 needs its own latents" not in found, "tokens are no latents"
-    first, second = accuracies.remarks
+    first, second = judged.remarks
     assert first.startswith("From discrete CoT, reinforcement learning surely improves 1 of 2 ways to sample (gains be")
     assert second.startswith("From CoT2, reinforcement learning surely improves 2 of 2 ways")
     change = {(row["start"], row["latents"]): row["change"] for row in learning.rows}
@@ -81,6 +83,14 @@ def test_gains_are_told_apart_from_losses():
     found = findings(learning)
     assert found[f"discrete CoT, K = 1: {lowers}"] == (HOLDS, pytest.approx(-0.6))
     assert found[f"discrete CoT, K = 3: {lowers}"] == (FAILS, pytest.approx(0.25))
+
+
+def test_a_single_run_improves_nothing_surely():
+    """Its interval lies above zero: its finding and the remark say alike that this is not enough."""
+    table = accuracies({("cot2", "k1"): [record("cot2", "k1", 0, 30, 50)]})
+    gained = table.findings[0]
+    assert (gained.verdict, gained.runs, gained.estimate.low > 0) == (OPEN, 1, True)
+    assert table.remarks[0].startswith("From CoT2, reinforcement learning surely improves 0 of 1 ways")
 
 
 def test_votes_are_compared_at_equal_tokens_though_they_are_counted_differently():
@@ -119,9 +129,18 @@ def test_a_sampler_is_known_by_all_its_settings():
             assert mnns_rl.way_of(record_of(build_rl(start, sampler), 50)) == (start, sampler)
 
 
+def test_what_is_none_of_reinforcement_learning_is_told():
+    made = record("cot2", "k1", 0, 30, 50)
+    with pytest.raises(ValueError, match=f"run {made.id} was not evaluated before its training: expected a run with a"):
+        mnns_rl.tables([changed(made, before=None)])
+    other = record_of(build("mnns", CoT2()), 50)
+    with pytest.raises(ValueError, match=f"run {other.id} is none of reinforcement learning on MNNS: expected a start"):
+        mnns_rl.tables([other])
+
+
 def test_the_better_rates_of_every_sampler_go_on_to_a_second_seed():
     """The lowest rate is best, then the next."""
-    first = [record_of(each, (90, 80, 70, 60)[place % 4]) for place, each in enumerate(mnns_rl_tuning.grid("quick"))]
+    first = [record_of(each, (90, 80, 70, 60)[index % 4]) for index, each in enumerate(mnns_rl_tuning.grid("quick"))]
     second = mnns_rl_tuning.after("quick", first)
     assert {(each.seeds, each.training.steps) for each in second} == {(Seeds.all(101), 100)}
     rates = [rate for _ in STARTS for name in SAMPLERS for rate in mnns_rl_tuning.RATES[name][:2]]

@@ -64,7 +64,7 @@ def test_only_coconut_has_settings_of_its_own_to_try():
     """At its best rate and decay, with four other schedules, on all seeds."""
     rounds, records = searched(lambda each: 60 if each.method == Coconut(share=0.3) else 50)
     assert [{each.method.name for each in runs} == {"coconut"} for runs in rounds] == [False, False, False, True]
-    assert {each.method for each in rounds[3]} == set(mnns_tuning.OWN["coconut"])
+    assert {each.method for each in rounds[3]} == set(mnns_tuning.VARIANTS["coconut"])
     assert len(rounds[3]) == 4 * 3
     best = search.winner(grouped(records, method_of)["coconut"])
     assert best == (2.5e-4, 0.01, "share 0.3"), "ties go to the smaller rate"

@@ -3,6 +3,7 @@
 import pytest
 from records import record_of
 
+from tinylatent.lab.arms import Arm
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import HOLDS
 from tinylatent.lab.recipes import build
@@ -75,11 +76,12 @@ def test_a_margin_says_how_sure_the_choice_is_and_where_it_stands(scores, edge):
     assert found.evidence.partition("]")[2] == edge
 
 
-def test_contenders_go_by_the_labels_they_are_given():
+def test_contenders_go_by_the_labels_of_their_arms():
     group = tried({LOW: [50, 50], MIDDLE: [80, 80], HIGH: [60]})
     groups = {("a", "here"): group, ("b", "there"): group}
-    table = search.rates_table("Title", "place", groups, seeds=2, label=str.upper)
-    assert [(row["method"], row["place"], row["rate"]) for row in table.rows if row["chosen"]] == [
+    known = {name: Arm(name.upper(), build, "black") for name in "ab"}
+    table = search.rates_table("Title", "where", groups, known, seeds=2)
+    assert [(row["method"], row["where"], row["rate"]) for row in table.rows if row["chosen"]] == [
         ("A", "here", 2e-3),
         ("B", "there", 2e-3),
     ]

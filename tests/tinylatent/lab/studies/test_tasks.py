@@ -5,7 +5,7 @@ from records import changed, record_of
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.findings import HOLDS
-from tinylatent.lab.recipes import COMPARISONS
+from tinylatent.lab.recipes import COMPARISONS, recipe
 from tinylatent.lab.studies import tasks, tasks_tuning
 from tinylatent.lab.studies.compare import method_of
 
@@ -73,11 +73,27 @@ def test_the_better_rates_of_every_method_go_on_to_a_second_seed():
     rates, names = tasks_tuning.RATES, {COMPARISONS[name].task: name for name in tasks_tuning.RATES}
     first = []
     for each in tasks_tuning.grid("quick"):
-        place = rates[names[each.task]].index(each.training.learning_rate)
-        first.append(record_of(each, (80, 90, 70)[place]))
+        index = rates[names[each.task]].index(each.training.learning_rate)
+        first.append(record_of(each, (80, 90, 70)[index]))
     second = tasks_tuning.after("quick", first)
     assert {each.seeds for each in second} == {Seeds.all(101)}
     assert [each.training.learning_rate for each in second] == [
         rate for name in rates for _ in PERCENTS for rate in rates[name][:2]
     ]
     assert {each.training.steps for each in second} == {2000, 1333}, "a third of what the full study takes"
+
+
+def test_the_quick_profile_shortens_what_a_run_starts_from_too():
+    """So that a method begins with a run of the same grid."""
+    whole = recipe("multihop/grpo")
+    short = tasks.shortened(whole, "quick")
+    assert (short.training.steps, short.start) == (333, tasks.shortened(recipe("multihop/cot2"), "quick"))
+    assert tasks.shortened(whole, "full") == whole
+
+
+def test_a_run_on_another_task_is_told():
+    other = record_of(recipe("arithmetic/cot2"), 50)
+    with pytest.raises(
+        ValueError, match=rf"run {other.id} is on Arithmetic\(.*expected a task of mnns-longer, subset-sum"
+    ):
+        tasks.tables([other])
