@@ -5,6 +5,7 @@ the reference that is registered for its class (see `Naive`). In float64 to 1e-9
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,7 +140,7 @@ class Done:
     """Whether it takes one."""
 
 
-class Naive:
+class Naive(ABC):
     """The definition of a thought, for one row at one step; a subclass registers itself: `class X(Naive, of=Thought)`.
 
     The test of a new thought brings its own; `cases.assert_a_thought_is_its_definition` then takes it through the
@@ -154,22 +155,22 @@ class Naive:
     def __init__(self, thought: Any):
         self.thought = thought
 
+    @abstractmethod
     def given(self, rows: int, steps: int, generator: torch.Generator) -> Action:
         """Any action for so many rows and steps; its numbers ask for gradients."""
-        raise NotImplementedError
 
+    @abstractmethod
     def choose(self, now: Now) -> Any:
         """What is chosen where nothing is given."""
-        raise NotImplementedError
 
     def read(self, action: Action) -> Any:
         """What a given action of one row and step chooses: its only value."""
         (value,) = action.values.values()
         return value
 
+    @abstractmethod
     def act(self, now: Now, chosen: Any) -> Done:
         """What comes of the choice."""
-        raise NotImplementedError
 
 
 def naive(thought: Thought) -> Naive:

@@ -63,7 +63,8 @@ WITH_AVERAGES = with_methods(*VARIANTS, slow=MORE + AVERAGES)
 TASK = MNNS(3, 1, 4)
 ROWS = np.array([[1, 2, 4], [4, 4, 4], [3, 1, 1], [2, 4, 3], [1, 3, 2]])
 EARLY, LATE = TrainState(0, 10, 0), TrainState(9, 10, 0)
-STATES = pytest.mark.parametrize("state", [EARLY, LATE], ids=["first", "last"])
+STATES = pytest.mark.parametrize("state", [pytest.param(EARLY, marks=pytest.mark.slow), LATE], ids=["first", "last"])
+"""The first step of training, and the last."""
 
 
 def model_of(method, task=TASK, state=LATE, **seeds):

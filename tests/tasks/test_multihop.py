@@ -217,7 +217,7 @@ def test_keys_of_ambiguous_lookups_ignore_the_order_of_facts_alone():
 # Room
 
 
-@pytest.mark.parametrize("nodes", [4, 7, 8, 9])
+@pytest.mark.parametrize("nodes", [4, 7, 8, pytest.param(9, marks=pytest.mark.slow)])
 def test_levels_agree_on_what_counts_as_the_same(nodes):
     """Seven nodes make nearly classes enough, eight do; every level has the task's keys: hold-outs stay held out."""
     task = MultiHop(nodes=nodes, capacity=6)

@@ -222,14 +222,13 @@ def test_a_budget_of_one_is_the_chain(task):
             task.batch(task.problems(1, 0), rule="absolute")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "recommendation")) for name in KINDS]
-)
-def test_oracles_agree_with_their_second_solver_on_ten_thousand_problems(name):
-    """Answers and best traces, over random configurations."""
+@pytest.mark.parametrize("examples", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", KINDS)
+def test_oracles_agree_with_their_second_solver(name, examples):
+    """Answers and best traces, over random configurations: ten thousand problems in all, a few hundred in short."""
     compared = 0
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=examples)
     @given(EXAMPLES[name]["random"], st.integers(0, 2**32))
     def compare(task, seed):
         nonlocal compared
@@ -242,7 +241,7 @@ def test_oracles_agree_with_their_second_solver_on_ten_thousand_problems(name):
         compared += len(rows)
 
     compare()
-    assert compared >= 10_000
+    assert compared >= 100 * examples
 
 
 @over_tasks

@@ -231,16 +231,20 @@ def _made(kind: Callable[..., Any], part: str, values: dict[str, Any]) -> Any:
         types = {}
     for name, value in values.items():
         try:
-            with suppress(TypeError, NotImplementedError):
+            with suppress(TypeError, _UncheckableError):
                 msgspec.convert(value, types.get(name, Any), dec_hook=_unchecked)
         except msgspec.ValidationError as error:
             raise TypeError(f"{part}.{name} is {value!r} ({error})") from error
     return kind(**{name: _tupled(value) for name, value in values.items()})
 
 
+class _UncheckableError(Exception):
+    """A type that JSON does not know."""
+
+
 def _unchecked(kind: Any, value: Any) -> Any:
-    """Says of a type that it cannot be checked."""
-    raise NotImplementedError
+    """Says that a type cannot be checked."""
+    raise _UncheckableError
 
 
 def _tupled(value: Any) -> Any:

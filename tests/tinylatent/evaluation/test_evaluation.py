@@ -212,8 +212,8 @@ def test_greedy_answers_are_those_of_the_plan(name):
 def test_batch_size_does_not_matter(name, control):
     method = METHODS[name]()
     model = wild(method, dtype=torch.float64)
-    speaker = Symbols(TASK, ROWS[:10])
-    results = [evaluate(speaker, method, model, control=control, seed=5, batch=batch) for batch in (1, 4, 9, 1000)]
+    speaker = Symbols(TASK, ROWS[:6])
+    results = [evaluate(speaker, method, model, control=control, seed=5, batch=batch) for batch in (1, 4, 5, 1000)]
     for result in results[1:]:
         assert result.answer_PA.tolist() == results[0].answer_PA.tolist()
         assert result.entropy_T == pytest.approx(results[0].entropy_T, abs=1e-6)
@@ -274,9 +274,9 @@ def test_samples_do_not_depend_on_the_batch(name):
     """Not even where a batch holds fewer rows than a problem has samples."""
     method = METHODS[name]()
     model = wild(method, dtype=torch.float64)
-    speaker = Symbols(TASK, ROWS[:10])
+    speaker = Symbols(TASK, ROWS[:6])
     drawn = [sample_answers(speaker, method, model, 6, seed=3, batch=batch) for batch in (1, 12, 40, 1000)]
-    assert drawn[0].shape == (10, 6, 1)
+    assert drawn[0].shape == (6, 6, 1)
     assert all(np.array_equal(drawn[0], other) for other in drawn[1:])
     assert not np.array_equal(drawn[0], sample_answers(speaker, method, model, 6, seed=4))
 

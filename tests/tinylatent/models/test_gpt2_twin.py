@@ -112,12 +112,13 @@ PLANS = {
     "stopping": (Segment(Token(1.0, stop_ids=EVEN), 4), Segment(Mixture(), 1), Segment(Token(), 1)),
     "repeated": (Repeat((Segment(Hidden(), 1),), lambda state: state.logits[:, 0] > 0, 3), Segment(Token(), 2)),
 }  # fmt: skip
+ALL = "offset, padded, groups"
 CALLS = {
     "whole": {},
     "padded": {"mask_BN": MASK},
     "groups": {"mask_BN": MASK, "group": 3},
     "offset": {"offset_B": torch.tensor([0, 9, 4])},
-    "offset, padded, groups": {"mask_BN": MASK, "offset_B": torch.tensor([7, 0, 20]), "group": 2},
+    ALL: {"mask_BN": MASK, "offset_B": torch.tensor([7, 0, 20]), "group": 2},
 }
 
 
@@ -155,7 +156,7 @@ def assert_same_gradients(found, wanted, ours, gpt2):
     assert mine[0].any()
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", [pytest.param(call, marks=[pytest.mark.slow] * (call != ALL)) for call in CALLS])
 @pytest.mark.parametrize("plan", PLANS)
 def test_rollouts_agree_in_values_and_gradients(ours, theirs, plan, call):
     wanted, found = think(ours, plan, CALLS[call]), think(theirs, plan, CALLS[call])
@@ -163,7 +164,7 @@ def test_rollouts_agree_in_values_and_gradients(ours, theirs, plan, call):
     assert_same_gradients(found, wanted, ours, theirs.model.transformer)
 
 
-@pytest.mark.parametrize("call", ["whole", "offset, padded, groups"])
+@pytest.mark.parametrize("call", ["whole", ALL])
 def test_continuing_twice_agrees(ours, theirs, call):
     wanted, found = think(ours, "hidden", CALLS[call]), think(theirs, "hidden", CALLS[call])
     for plan in ("mixture", "pause", "mixture"):

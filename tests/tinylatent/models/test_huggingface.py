@@ -37,7 +37,11 @@ from tinylatent.engine.thoughts import Hidden, Mixture, Token
 from tinylatent.models.huggingface import HFBackbone
 
 
-@pytest.fixture(params=FAMILIES)
+QUICK = ("Llama", "Gemma3")
+"""Rotary positions and untied weights; a scale, a cap and a sliding window."""
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in FAMILIES])
 def family(request):
     return request.param
 
@@ -47,7 +51,7 @@ def backbone(family):
     return HFBackbone(small(family))
 
 
-@pytest.fixture(params=ROUGH)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) for name in ROUGH])
 def rough(request):
     return request.param
 
