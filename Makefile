@@ -10,6 +10,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 CODE := tinylatent tasks theory tests
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 .PHONY: install lab check test fast format bench
 
@@ -30,10 +31,10 @@ check: install
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/python -m pytest -n $(WORKERS) -q
+	$(PYTEST)
 
 fast: check
-	$(BIN)/python -m pytest -n $(WORKERS) -q -m "not slow" --hypothesis-profile fast
+	$(PYTEST) -m "not slow" --hypothesis-profile fast
 
 format: install
 	$(BIN)/ruff check --fix $(CODE)

@@ -30,7 +30,7 @@ def test_reference_mixer_gives_the_published_first_outputs_for_seed_zero():
     assert outputs == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 4).flatmap(lambda m: st.lists(st.lists(INT64, min_size=m, max_size=m), min_size=1)), SEEDS)
 def test_stable_hash_equals_the_plain_reference(rows, seed):
     array = np.array(rows, np.int64).reshape(len(rows), -1)
@@ -59,7 +59,7 @@ def test_stable_hash_rejects_what_is_not_a_matrix_of_integers(columns):
         stable_hash(columns)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(-50, 50), st.integers(0, 2**32 - 1), st.integers(0, 20), st.integers(0, 20), SEEDS)
 def test_an_item_of_uniform_integers_depends_on_its_place_alone(low, width, few, more, seed):
     large = uniform_integers(low, low + width, (few + more, 5), seed)
@@ -86,7 +86,7 @@ def test_uniform_integers_refuse_bad_requests(low, high, shape):
         uniform_integers(low, high, shape, 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 30), max_size=60), SEEDS, st.floats(0, 1))
 def test_lowest_fraction_has_the_exact_size_in_unique_keys(items, seed, fraction):
     keys = np.array(items, np.uint64)

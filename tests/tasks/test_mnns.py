@@ -125,7 +125,7 @@ def test_answers_of_the_whole_space_equal_the_slow_solver():
     assert task.sum_values(task.chain(space)).tolist() == [solve_slowly(row)[1] for row in space.tolist()]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60)
 @given(tasks_with_rows(), st.none() | st.integers(1, 70), st.sampled_from(RULES))
 def test_frontier_equals_the_slow_frontier(task_rows, budget, rule):
     task, rows = task_rows
@@ -138,7 +138,7 @@ def test_frontier_equals_the_slow_frontier(task_rows, budget, rule):
         assert [as_dictionary(task, share_V) for share_V in frontier_TV] == expected_float32
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60)
 @given(tasks_with_rows(), st.none() | st.integers(1, 70), st.sampled_from(RULES))
 def test_no_mass_is_lost_and_all_of_it_lies_on_sums(task_rows, budget, rule):
     task, rows = task_rows
@@ -150,7 +150,7 @@ def test_no_mass_is_lost_and_all_of_it_lies_on_sums(task_rows, budget, rule):
     assert (np.abs(sums) <= (steps + 1) * task.high).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tasks_with_rows())
 def test_chain_is_the_frontier_of_budget_one_and_the_slow_best_trace(task_rows):
     task, rows = task_rows
@@ -162,7 +162,7 @@ def test_chain_is_the_frontier_of_budget_one_and_the_slow_best_trace(task_rows):
     assert task.answer(rows).tolist() == [solve_slowly(row)[0] for row in rows.tolist()]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tasks_with_rows(), st.integers(0, 3))
 def test_a_budget_of_every_trace_is_no_budget(task_rows, more):
     task, rows = task_rows
@@ -192,7 +192,7 @@ def test_capacity_widens_the_vocabulary_without_changing_the_frontier():
     assert np.array_equal(wide.sum(axis=2), np.ones((50, 4)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tasks_with_rows(), st.randoms(use_true_random=False))
 def test_permuted_problems_share_key_and_answer(task_rows, random):
     task, rows = task_rows

@@ -11,7 +11,7 @@ SEEDS = st.integers(0, 2**32)
 PROBLEM = [3, 5, 2, 8]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS)
 def test_parts_of_a_listed_space_partition_it_by_key(seed):
     task = MNNS(digits=3, high=6)
@@ -24,7 +24,7 @@ def test_parts_of_a_listed_space_partition_it_by_key(seed):
     assert {tuple(row) for row in some.tolist()} < {tuple(row) for row in more.tolist()} < listed
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS)
 def test_parts_of_a_space_too_large_to_list_share_no_key(seed):
     task = MNNS(digits=11, high=4)  # 4,194,304 problems but 364 multisets: the draws hit every key again and again

@@ -214,7 +214,7 @@ def test_keys_of_ambiguous_lookups_ignore_the_order_of_facts_alone():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Room
+# Capacity
 
 
 @pytest.mark.parametrize("nodes", [4, 7, 8, pytest.param(9, marks=pytest.mark.slow)])

@@ -71,6 +71,7 @@ def test_the_small_file_can_be_posed_in_the_smallest_task():
         pose([])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="the published validation items are not at hand")
 def test_the_published_items_agree_with_networkx():
     items = read_items(PUBLISHED)

@@ -139,7 +139,11 @@ EXAMPLES = {
     },
 }
 
-TASKS = [KINDS[name](**config) for name in KINDS for config in EXAMPLES[name]["good"]]
+TASKS = [
+    pytest.param(KINDS[name](**config), marks=[pytest.mark.slow] * (place > 1))
+    for name in KINDS
+    for place, config in enumerate(EXAMPLES[name]["good"])
+]
 EXEMPT = {"recommendation"}
 """Tasks split by time: a user is in both parts."""
 over_tasks = pytest.mark.parametrize("task", TASKS, ids=repr)

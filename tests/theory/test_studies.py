@@ -92,7 +92,8 @@ def sentences(table):
 # All three
 
 
-@pytest.mark.parametrize("profile", ["quick", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["quick", "full"])
 @pytest.mark.parametrize("study", MADE, ids=lambda study: study.name)
 def test_every_profile_can_be_shown(study, profile, tmp_path):
     """Tables hold no absent column, each has findings of a named family, and the figure is drawn."""

@@ -98,6 +98,7 @@ BROKEN = {
 SLOW = {"threshold", "wendel", "search", "early", "committed", "period"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({name for name, *_ in BROKEN.values() if name.startswith("cot2")}))
 def test_unbroken_the_verdict_is_the_one_on_record_at_these_sizes_too(name):
     assert not broken(name)

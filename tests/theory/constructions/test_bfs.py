@@ -90,6 +90,7 @@ def test_within_is_networkx():
             assert held_C == [far.get(node, 99) <= step for node in range(16)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["sets", "source"])
 def test_a_broken_part_is_noticed(broken, monkeypatch):
     task = task_of(4)

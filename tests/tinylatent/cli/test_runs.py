@@ -268,6 +268,7 @@ def test_status_of_a_run_that_has_just_begun(told, results):
     assert lines[2].split() == ["0123456789ab", "0123456789ab", "0/?"]
 
 
+@pytest.mark.slow
 def test_status_tells_how_far_studies_are(told, results):
     path = results / "runs" / "quick" / "mnns" / "runs.jsonl"
     path.parent.mkdir(parents=True)

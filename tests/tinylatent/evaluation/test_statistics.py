@@ -218,6 +218,7 @@ def test_swapping_the_methods_mirrors_the_interval():
     assert (ba.low, ba.high) == pytest.approx((-ab.high, -ab.low), abs=0.06 * width(ab))
 
 
+@pytest.mark.slow
 def test_paired_interval_covers_as_promised():
     """500 worlds, a 0.1 more often right than b on every key: 90.5 to 98 % of the intervals cover 0.1.
 

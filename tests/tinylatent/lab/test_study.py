@@ -381,6 +381,7 @@ def test_runs_of_a_study_that_is_not_registered_are_refused(registered, monkeypa
     assert "is of an unknown study tiny: expected one of other" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_damaged_folder_does_not_keep_others_from_being_rebuilt(registered, capsys):
     (registered / "second").mkdir()
     (registered / "second" / "runs.jsonl").write_text('{"study": "ti')

@@ -194,7 +194,7 @@ def test_too_few_steps_for_the_stages_are_refused_before_training(fields, steps,
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("work", [measure, train])
+@pytest.mark.parametrize("work", [pytest.param(measure, marks=pytest.mark.slow), train])
 def test_a_missing_or_damaged_stage_is_named_before_anything_is_trained(work, tmp_path):
     """The advice names the run's folder: a stage alone cannot be made again."""
     measure(experiment(), tmp_path)
@@ -261,7 +261,8 @@ def test_a_stage_s_weights_are_those_of_a_run_that_ends_there(tmp_path):
         torch.testing.assert_close(tensor, model.state_dict()[name], atol=2e-5, rtol=1e-4)
 
 
-def test_record_holds_the_curve_of_stages(tmp_path):
+@pytest.mark.slow
+def test_a_record_holds_the_curve_of_stages(tmp_path):
     whole = experiment()
     record = measure(whole, tmp_path)
     assert [stage.step for stage in record.stages] == [4, 8, 12]
@@ -270,7 +271,6 @@ def test_record_holds_the_curve_of_stages(tmp_path):
         load_weights(find_checkpoint(tmp_path / STAGES / str(stage)), model)
         right = evaluate(whole.speaker("validation"), whole.method, model).right_P
         assert sum(found.right) == right.sum()
-    assert measure(experiment(DiscreteCoT()), None).stages == []
 
 
 def test_more_latents_than_steps_get_positions_of_their_own():

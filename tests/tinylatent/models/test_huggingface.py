@@ -36,7 +36,6 @@ from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import Hidden, Mixture, Token
 from tinylatent.models.huggingface import HFBackbone
 
-
 QUICK = ("Llama", "Gemma3")
 """Rotary positions and untied weights; a scale, a cap and a sliding window."""
 

@@ -287,7 +287,7 @@ def test_a_run_stopped_at_every_second_step_ends_as_one_that_was_not(name, refer
     assert (find_checkpoint(tmp_path).folder / WEIGHTS).read_bytes() == want.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["cot2", "grpo-all"])
+@pytest.mark.parametrize("name", ["cot2", pytest.param("grpo-all", marks=pytest.mark.slow)])
 def test_a_run_stopped_between_a_checkpoint_and_the_next_line_writes_the_same_lines(name, tmp_path, monkeypatch):
     """Lines every third step, checkpoints every fourth: a checkpoint lies between two lines, which hold means."""
     whole = variant(name, steps=11, log_every=3, save_every=4)

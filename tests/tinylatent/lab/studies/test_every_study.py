@@ -12,8 +12,12 @@ from tinylatent.lab.study import FINDINGS, STUDIES, rebuild
 TRAINED = {name: study for name, study in STUDIES.loaded().items() if study.kind is Experiment}
 
 
+SLOW = {"mnns-tuning", "mnns-tuning-small", "mnns-rl-tuning", "tasks-tuning"}
+STUDY = [pytest.param(study, marks=[pytest.mark.slow] * (name in SLOW), id=name) for name, study in TRAINED.items()]
+
+
 @pytest.mark.parametrize("profile", ["quick", pytest.param("full", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("study", TRAINED.values(), ids=TRAINED)
+@pytest.mark.parametrize("study", STUDY)
 def test_every_profile_of_every_study_can_be_shown(study, profile, tmp_path):
     """Rows have no column that is not there, each table has findings of a named family, and the figure is drawn."""
     lines = ({"study": study.name, "profile": profile, **each.to_json()} for each in records_of(study, profile))
