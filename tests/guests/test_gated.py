@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from cases import assert_a_thought_is_its_definition
+from thoughts import NaiveToken
 from tinylatent_tasks import MNNS
 from torch import nn
 
@@ -48,6 +50,16 @@ class Openness(nn.Module):
         self.value = nn.Parameter(torch.full((width,), value))
 
 
+class NaiveGated(NaiveToken, of=Gated):
+    """The equation, for one row."""
+
+    def input(self, now, id):
+        token, gate = now.table_VD[id], self.thought.gate
+        r, i = (1 / (1 + (-part @ token).exp()) for part in gate["project"].weight.chunk(2))
+        a = (1 + (-gate["open"].value).exp()) ** (-8 * r)
+        return a * token + (1 - a**2).sqrt() * i * (now.logits.softmax(0) @ now.table_VD)
+
+
 @dataclass(frozen=True)
 class Hybrid(PolicyGradient):
     name = "hybrid"
@@ -74,6 +86,11 @@ class Hybrid(PolicyGradient):
 
 
 TASK = MNNS(digits=3, high=3)
+
+
+def test_a_gated_thought_is_its_definition(model):
+    gate = Hybrid().parts(model, torch.Generator().manual_seed(0))["gate"].double()
+    assert_a_thought_is_its_definition(model, Gated(gate, 1.2))
 
 
 def test_a_gated_thought_fits(unchecked):

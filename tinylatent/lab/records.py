@@ -4,6 +4,7 @@ docs/records.md lists the fields. Forms: 1 is the first edition's (constant, att
 measuring environment alone, no accuracies written out); 2 is today's.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -196,7 +197,7 @@ def lift_record(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _check_counts(right: list[int], total: list[int]) -> None:
+def _check_counts(right: Sequence[int | float], total: Sequence[int]) -> None:
     """Raises ValueError unless there is a number of right answers for each key, at most its total."""
     if not total or len(right) != len(total) or any(not 0 <= r <= n for r, n in zip(right, total, strict=True)):
         raise ValueError("expected for each key a number of right answers from 0 to its total, and at least one key")

@@ -42,7 +42,7 @@ def test_every_method_starts_with_the_same_twelve():
 def test_the_better_half_goes_on_and_only_its_best_has_its_neighbours_tried():
     """At seed 100 the seventh is best; on the other seeds it falls back, the eighth comes out best."""
     grid = mnns_tuning.configurations("full")
-    first = dict(zip(grid, [10, 20, 30, 40, 50, 60, 93, 80, 70, 65, 64, 5], strict=True))
+    first = dict(zip(grid, [10, 20, 30, 40, 50, 60, 93, 80, 70, 65, 64, 6], strict=True))
 
     def score(run):
         pair = Configuration(run.training.learning_rate, run.training.weight_decay)
