@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from counting import Counting, Here
+from locks import locked_elsewhere
 
 from tinylatent.core.files import read_json
 from tinylatent.lab import study as studies
@@ -34,6 +35,15 @@ def test_a_job_leaves_its_record(tmp_path):
     job.do()
     assert (job.record().counted, job.done) == (4, 4)
     assert read_json(tmp_path / "run" / "result.json")["id"] == Counting(4).identity
+
+
+def test_a_folder_that_another_has_just_taken_is_left_to_it(tmp_path):
+    """It holds the other's lock and nothing else yet."""
+    job = Job(Counting(4), tmp_path / "run")
+    with locked_elsewhere(job.folder):
+        with pytest.raises(ValueError, match="in use by another process"):
+            job.do()
+        assert (job.folder / ".lock").exists()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -91,6 +101,7 @@ from dataclasses import dataclass
 from pathlib import Path
 sys.path[:0] = {path}
 from counting import Counting, Here
+from locks import locked_elsewhere
 from tinylatent.lab.launchers import Job
 from tinylatent.lab.launchers.local import Local
 

@@ -44,12 +44,13 @@ class Job:
         torch.set_num_threads(1)  # results depend on their number
         try:
             with locked(self.folder):
-                record = self.run.measure(self.folder, device, on_progress, self.start)
+                try:
+                    record = self.run.measure(self.folder, device, on_progress, self.start)
+                except ValueError:
+                    if all(path.name.startswith(".") for path in self.folder.iterdir()):
+                        shutil.rmtree(self.folder)  # nothing was learnt
+                    raise
                 write_json(self.folder / RESULT, record.to_json())
-        except ValueError:
-            if all(path.name.startswith(".") for path in self.folder.iterdir()):
-                shutil.rmtree(self.folder)  # nothing was learnt
-            raise
         finally:
             torch.set_num_threads(threads)
         return record
