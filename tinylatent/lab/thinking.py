@@ -1,0 +1,117 @@
+"""Thinking: one problem, step by step; the oracle's exact frontier beside what a model holds at the same step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tinylatent_tasks import Task
+
+from tinylatent.lab.experiment import Experiment
+from tinylatent.objectives.method import Model
+from tinylatent.objectives.speakers import Symbols
+
+VISIBLE = 1e-3
+"""Smallest share that is worth a line."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where oracle and model are after one step of reasoning."""
+
+    oracle: Mapping[str, float]
+    """Share of every state that either of the two holds to more than VISIBLE, by its token."""
+    model: Mapping[str, float] | None
+    """The model's shares of the same states; None where its method takes no such step."""
+    kl: float | None
+    """KL(oracle || model) in nats over all states; None without a model's step."""
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """A problem, its answer, and every step."""
+
+    problem: dict[str, Any]
+    """As JSON."""
+    right: Any
+    """The right answer, as JSON."""
+    steps: list[Step]
+    method: str | None = None
+    """Name of the model's method; None without a model."""
+    answer: Any = None
+    """The model's answer, as JSON; None where it is no answer, and without a model."""
+    is_right: bool | None = None
+    """Whether the model's answer is right; None without a model."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The problem and its steps as plain values: the shares of every state by oracle and model."""
+        steps = [
+            {
+                "step": number,
+                "shares": {
+                    token: {"oracle": share} | ({} if step.model is None else {"model": step.model[token]})
+                    for token, share in step.oracle.items()
+                },
+            }
+            | ({} if step.kl is None else {"kl": step.kl})
+            for number, step in enumerate(self.steps, 1)
+        ]
+        model = {} if self.method is None else {"method": self.method, "model": self.answer, "right": self.is_right}
+        return {"problem": self.problem, "answer": self.right, "steps": steps, **model}
+
+    def __str__(self) -> str:
+        """A line for each state of each step."""
+        lines = [f"problem {' '.join(map(str, self.problem.values()))}, answer {self.right}"]
+        for number, step in enumerate(self.steps, 1):
+            lines.append(f"step {number:<4d} oracle   {self.method or ''}".rstrip())
+            for token, share in step.oracle.items():
+                model = "" if self.method is None else f"{'-':>8s}"
+                if step.model is not None:
+                    model = f"{step.model[token]:8.4f}"
+                lines.append(f"{token:>9s} {share:7.4f} {model}".rstrip())
+        if self.method is not None:
+            lines.append(f"{self.method} answers {self.answer}: {'right' if self.is_right else 'wrong'}")
+        return "\n".join(lines)
+
+
+def think(task: Task, row: np.ndarray, experiment: Experiment | None = None, model: Model | None = None) -> Thinking:
+    """One problem of a task, step by step.
+
+    Args:
+        task: what the problem is of.
+        row: the problem (M,).
+        experiment, model: who thinks about it beside the oracle; nobody by default.
+    """
+    batch = task.batch(row[None])
+    oracle_TV = batch.frontier_BTV[0, : batch.steps_B[0]]
+    right = task.say(task.answer_ids(task.answer(row[None]))[0])
+    names = task.vocabulary.tokens
+    if experiment is None or model is None:
+        return Thinking(task.to_json(row.tolist()), right, [_step(oracle_V, None, names) for oracle_V in oracle_TV])
+    device = model.backbone.table.weight.device
+    solution = experiment.method.solve(
+        model, Symbols(task, row[None]).examples(device), experiment.streams(torch.arange(1, device=device))
+    )
+    with torch.no_grad():
+        model_TV = solution.trace.logits_BTV[0].softmax(-1).cpu().numpy()
+    # Answers of several tokens end later than the oracle, which knows the last of them alone; and a method that skips
+    # steps ends with the answer too.
+    ahead = len(model_TV) - len(oracle_TV)
+    steps = [
+        _step(oracle_V, model_TV[t + ahead] if t + ahead >= 0 else None, names) for t, oracle_V in enumerate(oracle_TV)
+    ]
+    written = task.write(row.tolist(), solution.answer_BA[0].cpu().numpy())
+    problem = task.to_json(row.tolist())
+    return Thinking(problem, right, steps, experiment.method.name, written["answer"], written["right"])
+
+
+def _step(oracle_V: np.ndarray, model_V: np.ndarray | None, names: Any) -> Step:
+    """A step's shares by token, and how far the two are apart. A model knows tokens that the task has not."""
+    if model_V is None:
+        return Step({names[i]: float(oracle_V[i]) for i in np.flatnonzero(oracle_V > VISIBLE)}, None, None)
+    model_V = model_V[: len(oracle_V)]
+    shown = np.flatnonzero((oracle_V > VISIBLE) | (model_V > VISIBLE))
+    held = oracle_V > 0
+    kl = float((oracle_V[held] * np.log(oracle_V[held] / model_V[held].clip(1e-30))).sum())
+    return Step({names[i]: float(oracle_V[i]) for i in shown}, {names[i]: float(model_V[i]) for i in shown}, kl)
