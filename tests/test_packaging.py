@@ -1,8 +1,11 @@
-"""The wheel holds the three packages, leaves a user's own tasks.py and theory.py alone, and tells mypy its types.
+"""The wheel holds the three packages and their licence, leaves a user's own tasks.py and theory.py alone, and tells mypy
+its types.
 
 All of it in a copy of the repository and an environment of its own, without a network.
 """
 
+import email
+import hashlib
 import json
 import shutil
 import subprocess
@@ -14,10 +17,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import tinylatent
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+APACHE = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+"""SHA-256 of the licence's text."""
 PACKAGES = ("tinylatent", "tinylatent_tasks", "tinylatent_theory")
 HEAVY = ("numpy", "scipy", "torch", "matplotlib", "tyro", "transformers")
 """Packages whose own types say nothing here, and take mypy most of its time."""
@@ -36,7 +43,7 @@ def tree(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tree")
     for name in ("tinylatent", "tasks", "theory"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     return folder
 
@@ -104,6 +111,18 @@ def test_the_wheel_holds_the_packages_and_nothing_else(python, tree):
     }
     assert len([each for each in sources if each.endswith("py.typed")]) == len(PACKAGES)
     assert sources == {each for each in packed if each.startswith(PACKAGES) and not each.startswith(info.name)}
+
+
+def test_the_wheel_brings_its_licence_and_says_what_it_is(python):
+    """The text is the one that apache.org publishes, to the byte."""
+    (info,) = python.parents[1].glob("lib/python*/site-packages/tinylatent-*.dist-info")
+    assert hashlib.sha256((info / "licenses/LICENSE").read_bytes()).hexdigest() == APACHE
+    about = email.message_from_string((info / "METADATA").read_text(encoding="utf-8"))
+    assert (about["License-Expression"], about.get_all("License-File")) == ("Apache-2.0", ["LICENSE"])
+    assert about["Version"] == tinylatent.__version__
+    assert about.get_payload() == (ROOT / "README.md").read_text(encoding="utf-8")
+    assert {about["Author"], about["Requires-Python"]} == {PROJECT["project"]["authors"][0]["name"], ">=3.11"}
+    assert about.get_all("Classifier") == PROJECT["project"]["classifiers"]
 
 
 PLANTED = {
