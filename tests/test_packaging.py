@@ -1,4 +1,4 @@
-"""The wheel holds the three packages and their licence, leaves a user's own tasks.py and theory.py alone, and tells mypy
+"""The wheel holds the three packages and the licence, leaves a user's own tasks.py and theory.py alone, and tells mypy
 its types.
 
 All of it in a copy of the repository and an environment of its own, without a network.
