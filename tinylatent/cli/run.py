@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import tyro
-from tqdm import tqdm
 
 from tinylatent.cli.terminal import Device, filled, first_sentence, listed
-from tinylatent.core.files import read_json
 from tinylatent.core.seeds import Seeds
 from tinylatent.evaluation.statistics import accuracy_interval
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.folders import START, load
-from tinylatent.lab.launchers.launcher import RESULT, Job, stored_record
+from tinylatent.lab.folders import load
+from tinylatent.lab.launchers.launcher import RESULT
 from tinylatent.lab.recipes import comparisons, is_tuned, recipe, recipes
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.study import STORE
+from tinylatent.lab.trained import done
 from tinylatent.methods import METHODS
 from tinylatent.models.decoder import ModelConfig
-from tinylatent.training.checkpoints import CONFIG
 from tinylatent.training.config import Training
 
 SomeTask = TypeVar("SomeTask")
@@ -167,53 +165,6 @@ def _start_among(flags: Sequence[str]) -> Path | None:
         return parser.parse_known_args(flags)[0].start
     except argparse.ArgumentError:  # without a folder: the full parser says so
         return None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Doing it
-
-
-def done(
-    experiment: Experiment, folder: Path, device: str, start: Path | None = None, store: Path | None = None
-) -> ExperimentRecord:
-    """The record of an experiment in its folder: the stored one, or it is measured now, under a bar, and stored.
-
-    Args:
-        experiment: what to train.
-        folder: where it is kept.
-        device: where to train.
-        start: folder of the run it starts from.
-        store: where that run is done first, if no folder is given; by default it is trained under folder/start.
-    """
-    record = _stored(experiment, folder)
-    if record is not None:
-        print(f"finished before: {folder}", file=sys.stderr)
-        return record
-    if experiment.start is not None and start is None:
-        first = folder / START if store is None else store / experiment.start.identity
-        print(f"first what it starts from, {experiment.start.label}: {first}", file=sys.stderr)
-        if store is not None:
-            start = first
-            try:
-                done(experiment.start, first, device, store=store)
-            except ValueError as error:
-                raise ValueError(f"its start cannot be done ({error}): name one of your own by --start") from error
-    with tqdm(total=experiment.work, desc=experiment.label, unit="step", mininterval=0.5, disable=None) as bar:
-
-        def on_progress(step: int, loss: float) -> None:
-            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-            bar.update(step - bar.n)
-
-        found: ExperimentRecord = Job(experiment, folder, device, start).do(on_progress)
-    return found
-
-
-def _stored(experiment: Experiment, folder: Path) -> ExperimentRecord | None:
-    """The record of a finished run in its own folder; None in any other folder, which training refuses or takes."""
-    config = folder / CONFIG
-    if not config.exists() or Experiment.from_json(read_json(config)) != experiment:
-        return None
-    return stored_record(experiment, folder)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

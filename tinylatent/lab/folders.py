@@ -102,12 +102,22 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Experiment, 
     if not (folder / CONFIG).exists():
         raise ValueError(f"{folder} holds no run: expected a folder with {CONFIG}, as `tinylatent run --out` writes")
     experiment = Experiment.from_json(read_json(folder / CONFIG))
+    return experiment, load_checkpoint(experiment, folder, device)
+
+
+def load_checkpoint(experiment: Experiment, folder: Path, device: torch.device | str = "cpu") -> Model:
+    """The model of an experiment with the weights of the newest checkpoint in its folder.
+
+    Raises:
+        ValueError: there is no checkpoint yet.
+        DamagedError: a stored file is damaged.
+    """
     saved = find_checkpoint(folder)
     if saved is None:
         raise ValueError(f"{folder} has no checkpoint yet: let its training reach the first one")
     model = experiment.fresh(device)
     load_weights(saved, model)
-    return experiment, model
+    return model
 
 
 def _train(

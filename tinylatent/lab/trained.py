@@ -1,0 +1,189 @@
+"""One run and its trained model: what `tinylatent.run` and `tinylatent.load` return, and the command `run` does."""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from tinylatent.core.files import read_json
+from tinylatent.evaluation.evaluate import evaluate
+from tinylatent.evaluation.statistics import Interval, accuracy_interval, cluster_counts
+from tinylatent.lab.experiment import Experiment, device_named
+from tinylatent.lab.folders import START, load_checkpoint
+from tinylatent.lab.folders import load as load_folder
+from tinylatent.lab.launchers.launcher import Job, stored_record
+from tinylatent.lab.recipes import build, comparisons, recipe
+from tinylatent.lab.records import DEFAULT, ExperimentRecord
+from tinylatent.lab.thinking import Thinking, think
+from tinylatent.objectives.examples import Examples
+from tinylatent.objectives.method import Method, Model
+from tinylatent.objectives.speakers import Symbols
+from tinylatent.training.checkpoints import CONFIG
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and the experiment it comes from."""
+
+    experiment: Experiment
+    model: Model
+    record: ExperimentRecord | None
+    """What was measured; None if its training was interrupted."""
+
+    def __str__(self) -> str:
+        """What it is, and how often it is right."""
+        found = (100 * share for share in (self.accuracy.value, self.accuracy.low, self.accuracy.high))
+        return "{}: {:.2f} % right [{:.2f}, {:.2f}]".format(self.experiment.label, *found)
+
+    @cached_property
+    def accuracy(self) -> Interval:
+        """Share of right answers on the validation part, with its 95 % interval over keys."""
+        if self.record is None:
+            return self.evaluate()
+        return accuracy_interval([self.record.evaluations[DEFAULT].right], [self.record.total])
+
+    def evaluate(self, control: str | None = None) -> Interval:
+        """Share of right answers on the validation part, with its 95 % interval over keys.
+
+        Args:
+            control: replaces the latents: "noise", "shuffled" or "zero"; None for the method itself.
+
+        Raises:
+            ValueError: unknown control, or the method has no latents to replace.
+        """
+        speaker, device = self.experiment.speaker("validation"), self._device
+        seed = self.experiment.seeds.derive("sampling", "evaluation")
+        found = evaluate(speaker, self.experiment.method, self.model, control=control, seed=seed, device=device)
+        _, right, total = cluster_counts(self.experiment.task.key(speaker.problems), found.right_P)
+        return accuracy_interval([right], [total])
+
+    def examples(self, problems: Sequence[Any]) -> Examples:
+        """Problems as the model reads them: prompt ids, masks, targets, answers.
+
+        Args:
+            problems: each as a JSON value, such as [3, 5, 2, 8].
+
+        Raises:
+            ValueError: one is no problem of this task.
+        """
+        task = self.experiment.task
+        return Symbols(task, task.rows([task.read(problem).tolist() for problem in problems])).examples(self._device)
+
+    def think(self, problem: Any) -> Thinking:
+        """One problem, a JSON value such as [3, 5, 2, 8], step by step: the oracle's frontier beside the model's.
+
+        Raises:
+            ValueError: it is no problem of this task.
+        """
+        task = self.experiment.task.holding(problem)
+        return think(task, task.read(problem), self.experiment, self.model)
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = self.model.backbone.table.weight.device
+        return device
+
+
+def run(
+    name: str,
+    method: Method | None = None,
+    *,
+    seed: int = 0,
+    out: Path | str | None = None,
+    device: str = "cpu",
+    **settings: Any,
+) -> Trained:
+    """Trains and evaluates a recipe, or goes on where it was interrupted; a finished run is read.
+
+    Args:
+        name: a recipe, comparison/method such as "mnns/cot2"; or a comparison such as "mnns", with a method.
+        method: what to train in the comparison, one of your own for instance.
+        seed: all seeds.
+        out: folder of the run: config, metrics, checkpoints, result.json. None keeps nothing.
+        device: "cpu", "cuda", "mps", or "auto" for the fastest there is.
+        settings: fields of `Training` that override the recipe's, such as steps=1500.
+
+    Raises:
+        ValueError: no such recipe or setting, the folder holds another run, or training diverged.
+    """
+    if method is None:
+        usual = recipe(name, seed)
+    elif name in comparisons():
+        usual = build(name, method, seed)
+    else:
+        raise ValueError(
+            f"{name!r} with a method of your own: expected a comparison, one of {', '.join(comparisons())}"
+        )
+    try:
+        experiment = replace(usual, training=replace(usual.training, **settings))
+    except TypeError as error:
+        raise ValueError(f"{error}: expected fields of tinylatent.Training, such as steps=1500") from None
+    if out is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return _trained(experiment, Path(folder) / "run", device)
+    return _trained(experiment, Path(out), device)
+
+
+def load(folder: Path | str, device: str = "cpu") -> Trained:
+    """A run from its folder, with the weights of its newest checkpoint.
+
+    Raises:
+        ValueError: the folder holds no run, or no checkpoint yet.
+        DamagedError: a stored file is damaged.
+    """
+    experiment, model = load_folder(Path(folder), device_named(device))
+    return Trained(experiment, model, stored_record(experiment, Path(folder)))
+
+
+def _trained(experiment: Experiment, folder: Path, device: str) -> Trained:
+    record = done(experiment, folder, device)
+    return Trained(experiment, load_checkpoint(experiment, folder, device_named(device)), record)
+
+
+def done(
+    experiment: Experiment, folder: Path, device: str, start: Path | None = None, store: Path | None = None
+) -> ExperimentRecord:
+    """The record of an experiment in its folder: the stored one, or it is measured now, under a bar, and stored.
+
+    Args:
+        experiment: what to train.
+        folder: where it is kept.
+        device: where to train.
+        start: folder of the run it starts from.
+        store: where that run is done first, if no folder is given; by default it is trained under folder/start.
+    """
+    record = _stored(experiment, folder)
+    if record is not None:
+        print(f"finished before: {folder}", file=sys.stderr)
+        return record
+    if experiment.start is not None and start is None:
+        first = folder / START if store is None else store / experiment.start.identity
+        print(f"first what it starts from, {experiment.start.label}: {first}", file=sys.stderr)
+        if store is not None:
+            start = first
+            try:
+                done(experiment.start, first, device, store=store)
+            except ValueError as error:
+                raise ValueError(f"its start cannot be done ({error}): name one of your own by --start") from error
+    with tqdm(total=experiment.work, desc=experiment.label, unit="step", mininterval=0.5, disable=None) as bar:
+
+        def on_progress(step: int, loss: float) -> None:
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            bar.update(step - bar.n)
+
+        found: ExperimentRecord = Job(experiment, folder, device, start).do(on_progress)
+    return found
+
+
+def _stored(experiment: Experiment, folder: Path) -> ExperimentRecord | None:
+    """The record of a finished run in its own folder; None in any other folder, which training refuses or takes."""
+    config = folder / CONFIG
+    if not config.exists() or Experiment.from_json(read_json(config)) != experiment:
+        return None
+    return stored_record(experiment, folder)
