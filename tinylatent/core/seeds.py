@@ -101,10 +101,12 @@ class Streams:
 
     Args:
         seed: any integer, usually `Seeds.derive("sampling", ...)`.
-        rows_B: identity of each row; two rows with the same identity draw the same numbers.
+        rows_B: identity of each row; two rows with the same identity draw the same numbers. A number B stands for
+            rows 0 .. B - 1.
     """
 
-    def __init__(self, seed: int, rows_B: Int[Tensor, " B"]):
+    def __init__(self, seed: int, rows_B: Int[Tensor, " B"] | int):
+        rows_B = torch.arange(rows_B) if isinstance(rows_B, int) else rows_B
         root = torch.full_like(rows_B, _signed(seed % (1 << 64)))
         self.root_B = mix(mix(root) ^ rows_B)
         self.at(torch.zeros_like(rows_B))

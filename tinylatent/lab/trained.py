@@ -21,6 +21,7 @@ from tinylatent.lab.launchers.launcher import Job, stored_record
 from tinylatent.lab.recipes import build, comparisons, recipe
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.thinking import Thinking, think
+from tinylatent.methods import METHODS
 from tinylatent.objectives.examples import Examples
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.speakers import Symbols
@@ -84,6 +85,20 @@ class Trained:
         task = self.experiment.task.holding(problem)
         return think(task, task.read(problem), self.experiment, self.model)
 
+    def using(self, method: Method) -> "Trained":
+        """The same weights, read by another method: other thoughts at inference, for instance.
+
+        Raises:
+            ValueError: the method has parts of its own that these weights lack.
+        """
+        parts = getattr(self.model, "parts", {})
+        lacking = {*method.parts(self.model.backbone, torch.Generator())} - {*parts}
+        if lacking:
+            raise ValueError(
+                f"{method.name} has the parts {', '.join(sorted(lacking))}, which these weights lack: train it instead"
+            )
+        return replace(self, experiment=replace(self.experiment, method=method), record=None)
+
     @property
     def _device(self) -> torch.device:
         device: torch.device = self.model.backbone.table.weight.device
@@ -124,6 +139,11 @@ def run(
         experiment = replace(usual, training=replace(usual.training, **settings))
     except TypeError as error:
         raise ValueError(f"{error}: expected fields of tinylatent.Training, such as steps=1500") from None
+    if out is not None and METHODS.get(usual.method.name) is not type(usual.method):
+        raise ValueError(
+            f"{type(usual.method).__name__} is not registered, so a folder of it could not be read again: leave out "
+            "`out`, or register it under the entry-point group tinylatent.methods"
+        )
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
             return _trained(experiment, Path(folder) / "run", device)
