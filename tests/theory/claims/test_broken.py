@@ -10,10 +10,12 @@ import torch
 from tinylatent_theory.claims import cot2, sampling, superposition
 from tinylatent_theory.constructions import bfs, choice_sums, commit
 from tinylatent_theory.predictions import capacity, markov
+from tinylatent_theory.predictions.enumeration import World
+from tinylatent_theory.predictions.frontier import growth
 from verdicts import broken
 
 import tinylatent.engine.thoughts
-from tinylatent.engine.thoughts import Mixture, MultiToken
+from tinylatent.engine.thoughts import Hidden, Mixture, MultiToken
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +74,39 @@ def half_the_width(states, vocabulary):
     return capacity.needed_width(states, vocabulary) / 2
 
 
+def states_never_meet(task):
+    return [{**row, "largest": row["traces"]} for row in growth(task)]
+
+
+def root_left_out(task, problems, steps):
+    """What is within so many edges, without the root; over one edge that is where walks end."""
+    held_BTC = bfs.within(task, problems, steps)
+    held_BTC[torch.arange(len(held_BTC)), :, torch.as_tensor(problems)[:, 0]] = False
+    return held_BTC
+
+
+def as_the_mlp_leaves_it(task, problem, thoughts, original=superposition.attended):
+    return (original(task, problem, thoughts) > superposition.FLOAT32).double()
+
+
+def half_as_long(self, state, action):
+    return action["hidden"] / 2
+
+
+class Blind(World):
+    """A world whose tokens look alike, so that it cannot matter what is fed back."""
+
+    def __post_init__(self):
+        with torch.no_grad():
+            self.model.table.weight[:] = self.model.table.weight[0].clone()
+
+
+def a_ramp(width, states, vocabulary, draws, generator, known_sum=True):
+    """Held shares that rise linearly in d / d*, alike for all sizes: no threshold gets sharper."""
+    share = (width / capacity.needed_width(states, vocabulary) - 0.3) / 1.3
+    return round(draws * min(max(share, 0.0), 1.0)) / draws
+
+
 def one_thought_more(task, machine, problems, steps):
     return bfs.search(task, machine, problems, min(steps + 1, task.depth))
 
@@ -90,6 +125,12 @@ BROKEN = {
     "gamma": ("dirichlet_matches_k_tokens", tinylatent.engine.thoughts, "log_concentration", twice_as_sure),
     "wendel": ("superposition_holds_what_wendel_says", sampling, "wendel", two_wider),
     "threshold": ("superposition_has_a_phase_transition", sampling, "needed_width", half_the_width),
+    "doubling": ("traces_double_and_states_do_not", cot2, "growth", states_never_meet),
+    "blind": ("mixtures_average_chains_of_a_transformer", sampling, "World", Blind),
+    "ramp": ("superposition_has_a_phase_transition", sampling, "held_share", a_ramp),
+    "root": ("frontier_and_superposition_hold_the_same_nodes", superposition, "within", root_left_out),
+    "equalised": ("attention_alone_keeps_weights_equal", superposition, "attended", as_the_mlp_leaves_it),
+    "half": ("coconut_latents_outgrow_embeddings", Hidden, "latent", half_as_long),
     "search": ("two_layers_search_every_dag", bfs, "GAP", 0.5),
     "early": ("search_takes_as_many_thoughts_as_the_distance", superposition, "search", one_thought_more),
 }

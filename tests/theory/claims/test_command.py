@@ -65,7 +65,8 @@ def test_the_whole_ledger_is_stored_and_told_in_short(here, monkeypatch, capsys,
     monkeypatch.setattr(study, "LEDGER", {name: LEDGER[name] for name in NAMES})
     Claims(results=tmp_path, launcher="here").run()
     shown = capsys.readouterr().out
-    assert "hrpo_printed_sign  fails\nkurtosis_range     holds\n" in shown
+    assert "hrpo_printed_sign  paper     fails\nkurtosis_range     here      holds\n" in shown
+    assert "\npaper: 1, of which 1 fails: counterexample.\nhere: 1, of which 1 holds.\nall: 2, of which " in shown
     assert "2 of 2 verdicts are those on record" in shown
     assert (tmp_path / "runs/quick/claims/table.csv").read_text().count("the same") == 2
 

@@ -53,6 +53,19 @@ def test_weights_by_hand(p):
     assert std_weight(p, 4, 0.0) == pytest.approx(1.5 - 1.5 * (2 - math.sqrt(3)) * p * (1 - p))
 
 
+def test_pairs_of_graded_rewards_by_hand():
+    """The better of two unequal ones moves by what the worse does, 1/2 of (e_better - e_worse) times sqrt(1/2).
+
+    Three equally likely actions meet in three such pairs, each with probability 2/9, whatever their rewards.
+    """
+    got = torch.tensor([-2.0, 0.0, 2.0])  # times a constant: the middle one gains from the worst what it loses
+    truth = torch.tensor([0.0, 0.1, 1.0]) - 1.1 / 3
+    cosine = float(got @ truth / (got.norm() * truth.norm()))
+    assert estimators.graded_pairs([0, 0, 0], [0, 0.1, 1]) == pytest.approx(math.degrees(math.acos(cosine)), abs=1e-3)
+    assert estimators.graded_pairs([0, 1, -2], [0, 1, 1]) == pytest.approx(0, abs=1e-4), "rewards of 0 and 1"
+    assert estimators.graded_pairs([1, -1], [0.3, 0.9]) == pytest.approx(0, abs=1e-4), "two actions"
+
+
 def test_large_groups_divide_by_the_standard_deviation():
     assert std_weight(0.3, 4000) == pytest.approx(1 / math.sqrt(0.3 * 0.7), rel=1e-3)
 
@@ -68,9 +81,11 @@ def test_counterexamples_by_hand():
     assert "0.125 on average, the gradient is 0.25" in estimators.two_rollouts()
     one, other = 1.5 - 0.375 * (2 - math.sqrt(3)), 1.5 - 1.5 * 0.09 * (2 - math.sqrt(3))
     degrees = math.degrees(math.atan2(0.09 * other, 0.25 * one) - math.atan2(0.09, 0.25))
-    said = estimators.two_prompts()
+    said = estimators.one_prompt()
     assert f"{one:.4f} and {other:.4f}" in said
     assert f"{degrees:.2f} degrees" in said
+    assert "turned by 24.8 degrees" in said
+    assert "by 53.7 with rewards 0, 0.05, 1" in said
     assert "(0.0625, 0.1250) on average, the gradient is (0.1250, 0.1250): turned by 18.4" in (
         estimators.two_tokens_a_step()
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from tinylatent_theory.claims import ledger, study  # noqa: F401 - the study loads every claim
-from tinylatent_theory.claims.ledger import ALPHA, LEDGER, POWER, Trial, z_test
+from tinylatent_theory.claims.ledger import ALPHA, LEDGER, OURS, POWER, Origin, Trial, z_test
 
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN, STRICTER, Verdict
 
@@ -47,6 +47,7 @@ def test_an_entry_is_whole_and_leads_to_its_code(claim):
     assert len(found) == 1
     assert inspect.getdoc(claim.check)
     assert claim.source
+    assert claim.origin in get_args(Origin)
     assert claim.conditions
     assert claim.statement.endswith(".")
     if claim.recorded in (STRICTER, FAILS):
@@ -70,21 +71,61 @@ def test_verdicts_are_those_on_record(name, unchecked):
 
 
 def test_a_name_is_taken_once_and_failures_bring_a_counterexample():
-    def enter(recorded, name="a_new_claim"):
+    def enter(recorded, name="a_new_claim", source="s", origin="paper"):
         def check(trial):
             """Nothing."""
 
         check.__name__ = name
-        words = {"source": "s", "statement": "S.", "conditions": "c", "how": "exhaustive"}
+        words = {"source": source, "origin": origin, "statement": "S.", "conditions": "c", "how": "exhaustive"}
         ledger.claim(**words, recorded=recorded)(check)
 
     with pytest.raises(ValueError, match="expected a counterexample that can be run"):
         enter(FAILS)
-    with pytest.raises(ValueError, match="'maybe': expected one each of exhaustive"):
+    with pytest.raises(ValueError, match="'maybe': expected one of holds"):
         enter("maybe")
     with pytest.raises(ValueError, match="stands in the ledger already"):
         enter(HOLDS, next(iter(LEDGER)))
+    with pytest.raises(ValueError, match="'rumour': expected one of paper, code, folklore, here"):
+        enter(HOLDS, origin="rumour")
+    for origin, source in (("paper", "CoT2, section 5 [R]"), ("folklore", "[R]"), ("here", "CoT2, section 5")):
+        with pytest.raises(ValueError, match=r"expected \[R\] just where it is here"):
+            enter(HOLDS, source=source, origin=origin)
     assert "a_new_claim" not in LEDGER
+
+
+def test_what_we_say_is_not_ascribed_to_others():
+    """Nobody is shown to have claimed ten of the statements that fail."""
+    marked = {name for name, claim in LEDGER.items() if OURS in claim.source}
+    assert marked == {name for name, claim in LEDGER.items() if claim.origin == "here"}
+    refuted = {name for name, claim in LEDGER.items() if claim.recorded == FAILS}
+    assert refuted & marked == {
+        "kurtosis_is_basis_free",
+        "bad_signal_propagation_forces_outliers",
+        "straight_through_is_unbiased",
+        "hrpo_one_hot_is_no_op",
+        "hrpo_detached_latent_bias",
+        "latentseek_bfloat16_steps",
+        "mixtures_average_chains_of_a_transformer",
+        "attention_alone_keeps_weights_equal",
+        "frontier_and_superposition_hold_the_same_nodes",
+        "ctrls_naive_density_under_epsilon_greedy",
+    }
+    assert all(claim.origin == "here" for name, claim in LEDGER.items() if name.startswith("ctrls"))
+
+
+@pytest.mark.parametrize("paper", ["CoT2, section", "Zhu et al. 2025", "Coconut (", "CoLaR, section"])
+def test_sections_that_were_not_read_say_so(paper):
+    """Of these papers the sheets held notes alone, so that numbers of sections and theorems are to be verified."""
+    named = [claim for claim in LEDGER.values() if paper in claim.source]
+    assert named
+    assert all(re.search("texts? not at hand", claim.source) for claim in named)
+
+
+def test_every_claim_is_named_in_a_test_that_breaks_or_shows_it():
+    """Beside this file, which asks of all the same."""
+    folder = Path(__file__).parents[1]
+    told = "".join(path.read_text() for path in folder.rglob("test_*.py") if path != Path(__file__))
+    assert [name for name in LEDGER if name not in told] == []
 
 
 def test_seeds_by_purpose():

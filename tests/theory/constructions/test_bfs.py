@@ -8,7 +8,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tinylatent_tasks import Reachability
 from tinylatent_theory.constructions import bfs
-from tinylatent_theory.constructions.bfs import bfs_searcher, bfs_width, every_dag, every_question, search, within
+from tinylatent_theory.constructions.bfs import (
+    CyclicToo,
+    bfs_searcher,
+    bfs_width,
+    every_graph,
+    every_question,
+    search,
+    within,
+)
 from tinylatent_theory.constructions.checks import search_deviation
 
 
@@ -19,9 +27,28 @@ def task_of(nodes):
 @pytest.mark.parametrize(("nodes", "count"), [(1, 1), (2, 3), (3, 25), (4, 543)])
 def test_every_dag_is_every_dag(nodes, count):
     """The counts are those of labelled acyclic graphs (OEIS A003024); each is acyclic, none is there twice."""
-    graphs = every_dag(nodes)
+    graphs = every_graph(nodes)
     assert len({graph.tobytes() for graph in graphs}) == len(graphs) == count
     assert all(nx.is_directed_acyclic_graph(nx.from_numpy_array(g, create_using=nx.DiGraph)) for g in graphs)
+
+
+@pytest.mark.parametrize(("nodes", "count"), [(1, 1), (2, 4), (3, 64), (4, 4096)])
+def test_every_graph_is_every_graph(nodes, count):
+    graphs = every_graph(nodes, cycles=True)
+    assert len({graph.tobytes() for graph in graphs}) == len(graphs) == count
+    assert not graphs[:, range(nodes), range(nodes)].any()
+
+
+def test_every_question_on_every_directed_graph_of_three_nodes():
+    """Cycles included, which the task itself refuses; those of four nodes are a claim of the ledger."""
+    task = CyclicToo(nodes=6, depth=2, edges=6, least=1)
+    questions = every_question(task, 3, cycles=True)
+    found = search_deviation(task, bfs_searcher(task).float(), questions)
+    assert (found.wrong, found.problems) == (0, 96)
+    assert found.thoughts < 1e-6
+    assert all(row[0] not in row[1:3] for row in questions.tolist())
+    with pytest.raises(ValueError, match="has a cycle where an acyclic graph was expected"):
+        Reachability(nodes=6, depth=2, edges=6, least=1).rows(questions)
 
 
 def test_every_question_on_every_dag_of_three_nodes():

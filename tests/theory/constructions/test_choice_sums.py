@@ -12,6 +12,7 @@ from tinylatent_theory.constructions import choice_sums
 from tinylatent_theory.constructions.checks import deviation
 from tinylatent_theory.constructions.choice_sums import (
     log_hinges,
+    mnns_hidden,
     mnns_leakage,
     mnns_solver,
     mnns_width,
@@ -42,6 +43,19 @@ def test_mnns_is_solved_exhaustively(digits, low, high, basis):
     assert found.thoughts < FRONTIER
     assert found.leakage <= mnns_leakage(task) * FRESH[0] + FRESH[1]
     assert machine.width == mnns_width(task, basis)
+
+
+@pytest.mark.parametrize(("digits", "hidden"), [(4, 330), (5, 730), (8, 8382)])
+def test_hidden_units_grow_exponentially_with_the_digits(digits, hidden):
+    """Of digits 1..9; the machine itself is built at the first two sizes, and measured by a claim of the ledger."""
+    task = MNNS(digits=digits)
+    assert mnns_hidden(task) == hidden == (2 * (digits - 1) * 9 + 1) * (2 ** (digits - 2) + 2)
+
+
+@pytest.mark.parametrize(("digits", "low", "high"), [(3, 1, 4), (3, 4, 11), (4, 1, 9)])
+def test_hidden_units_are_those_of_the_machine(digits, low, high):
+    task = MNNS(digits=digits, low=low, high=high)
+    assert mnns_solver(task).blocks[0].mlp.up_proj.shape[1] == mnns_hidden(task)
 
 
 @pytest.mark.parametrize(("numbers", "high"), [(2, 6), (3, 5), (4, 3), (5, 2)])

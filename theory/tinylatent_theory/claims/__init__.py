@@ -1,1 +1,1 @@
-"""The ledger: published statements about latent chain-of-thought, each checked by the function that bears its name."""
+"""The ledger: statements about latent chain-of-thought, each checked by the function that bears its name."""

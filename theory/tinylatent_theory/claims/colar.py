@@ -61,7 +61,8 @@ def growth(tokens_V: Float[Tensor, " V"], c: int, repeat: float) -> tuple[float,
 
 
 @claim(
-    source="CoLaR, section 3.1",
+    source="CoLaR, section 3.1 (text not at hand)",
+    origin="paper",
     statement="Dividing the sum of c token embeddings by sqrt(c) keeps their variance.",
     conditions="independent embeddings; of mean zero, for the mean square to be kept too",
     how="exact algebra",
@@ -81,7 +82,7 @@ def colar_root_c_keeps_variance(trial: Trial) -> Finding:
         off_scale = max(off_scale, abs(square_1 - 1))
         repeating = max(repeating, growth(centred_V, c, repeat=0.5)[0])
     return judged_twice(
-        as_published=max(kept, off_scale, repeating - 1) < EXACT,
+        as_stated=max(kept, off_scale, repeating - 1) < EXACT,
         strictly=kept < EXACT,
         evidence=f"independent tokens: variance kept to {kept:.0e} at any mean, the mean square too at mean 0, but at "
         f"mean 1 it is {off_scale:.2g} times that off; tokens that repeat half of the time: {repeating:.3g} times the "
@@ -103,7 +104,8 @@ def best_accuracy(latents_NGd: Float[Tensor, "N G d"], answer_N: Int[Tensor, " N
 
 
 @claim(
-    source="[R]; CoLaR, section 3.1 (the sum)",
+    source="[R]; CoLaR, section 3.1 (the sum; text not at hand)",
+    origin="here",
     statement="A latent is the same for every order of the tokens in its group, so that chains whose answers differ "
     "by that order alone cannot be told apart.",
     conditions="all chains of up to six tokens of vocabularies of two to four; groups of two, three and six; random "
@@ -179,6 +181,7 @@ def sampled_soft_mse(residual_N: Tensor, sigma: Tensor, alpha: float) -> Float[T
 
 @claim(
     source="[R]; CoLaR, soft-MSE as on the project page",
+    origin="here",
     statement="Soft-MSE, E (mu + sigma epsilon - e)^2 - alpha H, is least at sigma = sqrt(alpha / 2) for any data.",
     conditions="alpha > 0; any targets and any mean; sigma free",
     how="exact algebra",
@@ -215,6 +218,7 @@ def printed_optimum() -> str:
 
 @claim(
     source="CoLaR, latent loss as printed on the project page",
+    origin="paper",
     statement="The latent loss (e - mu)^2 / (2 sigma) + log sigma is the negative log-likelihood of a normal "
     "distribution, up to a constant.",
     conditions="with 2 sigma^2 in the denominator, as in the authors' code; as printed its optimum is right at v = 4 "
@@ -278,6 +282,7 @@ def share_clipped(log_ratio_B1: Float[Tensor, "B 1"]) -> float:
 
 @claim(
     source="CoLaR's code, policy loss of the RL stage",
+    origin="code",
     statement="The exponential of the log-density averaged over the width, new minus old, is the policy ratio of a "
     "latent.",
     conditions="width 1; at width d it is the d-th root of the ratio",

@@ -22,12 +22,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @dataclass(frozen=True)
 class Claims:
-    """Check the ledger of published claims: verdicts and evidence. Exit status 1 if a verdict has changed."""
+    """Check the ledger of claims: verdicts, whose they are, evidence. Exit status 1 if a verdict has changed."""
 
     id: tuple[str, ...] = ()
     """Claims to check, by id, and to show in full; all by default."""
     names: bool = False
-    """Only list ids and statements; nothing is checked."""
+    """Only list ids, origins and statements; nothing is checked."""
     profile: Profile = "quick"
     """Two minutes with fixed seeds, or larger sizes with fresh ones."""
     workers: int = 2
@@ -77,10 +77,10 @@ class Claims:
 
 
 def listed(claims: Iterable["Claim"]) -> str:
-    """Every id with its statement, as lines of text."""
-    lines = {claim.name: claim.statement for claim in claims}
-    width = max(map(len, lines))
-    return "\n".join(f"{name:{width}s}  {statement}" for name, statement in lines.items())
+    """Every id with its origin and statement, as lines of text."""
+    found = list(claims)
+    width = max(len(claim.name) for claim in found)
+    return "\n".join(f"{claim.name:{width}s}  {claim.origin:8s}  {claim.statement}" for claim in found)
 
 
 def place(claim: "Claim") -> str:
@@ -96,6 +96,7 @@ def described(record: "CheckRecord") -> dict[str, Any]:
         "id": claim.name,
         "verdict": record.verdict,
         "recorded": claim.recorded,
+        "origin": claim.origin,
         "source": claim.source,
         "statement": claim.statement,
         "conditions": claim.conditions,
@@ -119,9 +120,14 @@ def card(record: "CheckRecord") -> str:
 
 
 def short_table(records: Sequence["CheckRecord"]) -> str:
-    """Id and verdict of every claim, as lines of text."""
+    """Id, origin and verdict of every claim, and the verdicts counted by origin, as lines of text."""
+    from tinylatent_theory.claims.study import tally
+
     width = max(len(record.claim.name) for record in records)
-    lines = [f"{record.claim.name:{width}s}  {record.summary().partition(': ')[2]}" for record in records]
+    lines = [
+        f"{record.claim.name:{width}s}  {record.claim.origin:8s}  {record.summary().partition(': ')[2]}"
+        for record in records
+    ]
     same = sum(record.is_as_recorded for record in records)
     ending = f"{same} of {len(records)} verdicts are those on record; tinylatent claims --id ID shows the evidence"
-    return "\n".join([*lines, "", ending])
+    return "\n".join([*lines, "", *tally(records), ending])

@@ -81,6 +81,7 @@ def simplex(generator: torch.Generator, *shape: int) -> Tensor:
 
 @claim(
     source=SOURCE + ", evidence lower bound [R]",
+    origin="here",
     statement="The step-wise evidence lower bound never exceeds log P(x), and equals it at the exact posterior.",
     conditions="two states, three steps; the exact posterior is a chain Q(z_t | z_t-1, x) and sees the whole text",
     how="exhaustive",
@@ -127,6 +128,7 @@ def copied_state() -> str:
 
 @claim(
     source=SOURCE + "; its assumption 5.2 as quoted elsewhere: the posterior is a product of Q(z_t | x_<=t)",
+    origin="here",
     statement="A posterior that factorises over steps can make the evidence lower bound equal log P(x).",
     conditions="transitions that do not depend on the last state",
     how="property test",
@@ -143,7 +145,7 @@ def ctrls_factorised_posterior_is_exact(trial: Trial) -> Finding:
             left[name].append(gap((initial_2, transition_22, evidence_T2), generator))
     chain, forgetful = max(left["chain"]), max(map(abs, left["forgetful"]))
     return judged_twice(
-        as_published=max(chain, forgetful) < EXACT,
+        as_stated=max(chain, forgetful) < EXACT,
         strictly=forgetful < EXACT,
         evidence=f"the best factorised posterior stays up to {chain:.2g} nats below log P(x), "
         f"{sum(left['chain']) / len(left['chain']):.2g} on average; if transitions forget the state, {forgetful:.0e}",
@@ -163,6 +165,7 @@ def gram_eigenvalues(tokens_nD: Float[Tensor, "n D"], divide: bool = False) -> F
 
 @claim(
     source=SOURCE + ", features of eq. 5 as quoted elsewhere",
+    origin="here",
     statement="A step's Gram eigenvalues forget its tokens' order, and grow with their number unless divided by it.",
     conditions="given hidden states; a model may still put the order into them",
     how="exhaustive",

@@ -143,10 +143,12 @@ def one_layer_repeated() -> str:
 
 
 @claim(
-    source="folklore; Csordás et al. 2025, arXiv 2505.13898, section 3.1, say it grows by accumulation; the sum is [R]",
+    source="folklore; Csordás et al. 2025, arXiv 2505.13898, section 3.1, say it grows by accumulation; at which"
+    " rate is folklore",
+    origin="folklore",
     statement="The norm of a pre-norm residual stream grows like the square root of depth at initialisation.",
-    conditions="additions uncorrelated with the stream, as those of independently drawn layers are, and of one size "
-    "(prompts of one slot); embeddings small beside them",
+    conditions="additions uncorrelated with the stream, as those of independently drawn layers are (shared ones are "
+    "not), and of one size (prompts of one slot); embeddings small beside them",
     how="statistical",
     recorded=STRICTER,
     counterexample=one_layer_repeated,
@@ -164,7 +166,7 @@ def prenorm_residual_grows_like_sqrt(trial: Trial) -> Finding:
     alone, shared, wide = (exponent(energy_IL.mean(0)) for energy_IL in (alone_IL, shared_IL, wide_IL))
     strictly = gap < EXACT and not test.rejected and abs(alone - 1) < NEAR
     return judged_twice(
-        as_published=strictly and abs(shared - 1) < NEAR,
+        as_stated=strictly and abs(shared - 1) < NEAR,
         strictly=strictly,
         evidence=f"over all signs of the additions E|h|^2 = |h_0|^2 + sum E|c|^2 to {gap:.0e}; in {layers} layers "
         f"|h_l|^2 grows with the power {alone:.3f} of l ({wide:.3f} with 4 slots), {shared:.3f} if one layer is "
@@ -177,6 +179,7 @@ def prenorm_residual_grows_like_sqrt(trial: Trial) -> Finding:
 @claim(
     source="Csordás et al. 2025, arXiv 2505.13898, section 3.1; layer-norm scaling: Sun et al. 2025, arXiv 2502.05795; "
     "the rates are [R]",
+    origin="here",
     statement="With independent layers late ones turn a pre-norm residual stream less, |c_l| / |h_l| falling like "
     "1/sqrt(l), and scaling norms by 1/sqrt(l) makes |h_l|^2 grow like log l.",
     conditions="independently drawn layers, prompts of one slot, embeddings small beside a layer's addition",
@@ -239,6 +242,7 @@ def rotation(d: int, generator: torch.Generator) -> Float[Tensor, "d d"]:
 
 @claim(
     source="He et al. 2024, arXiv 2405.19279, on signal propagation (their text was not at hand: derived here [R])",
+    origin="here",
     statement="With X scaled to mean square 1, n^2 d Kurt(X) is the sum of all squared entries of X X^T less that of "
     "the squared off-diagonal entries of X^T X.",
     conditions="any X that is not zero",
@@ -261,6 +265,7 @@ def kurtosis_identity(trial: Trial) -> Finding:
 
 @claim(
     source="He et al. 2024, arXiv 2405.19279, as a property of their metric [R]",
+    origin="here",
     statement="Neuron-RMS kurtosis lies between 1 and the number of neurons d, and reaches both.",
     conditions="any X that is not zero",
     how="property test",
@@ -294,7 +299,8 @@ def one_feature_rotated() -> str:
 
 
 @claim(
-    source="folklore",
+    source="[R]: a strict reading of He et al. 2024, arXiv 2405.19279 (text not at hand)",
+    origin="here",
     statement="Neuron-RMS kurtosis is a property of the representation, whatever orthogonal basis it is written in.",
     conditions="it is one of the representation in its basis; rotations among the tokens leave it alone",
     how="property test",
@@ -343,6 +349,7 @@ def equal_rows() -> str:
 
 @claim(
     source="He et al. 2024, arXiv 2405.19279, read strictly (they report that the two go together) [R]",
+    origin="here",
     statement="Bad signal propagation, all inputs becoming alike, implies high neuron kurtosis.",
     conditions="it implies high kurtosis or correlated neurons: the two share a sum",
     how="property test",

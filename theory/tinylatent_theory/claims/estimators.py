@@ -144,6 +144,7 @@ def bias(cases: list[Case], kind: Advantage) -> Finding:
 
 @claim(
     source="Williams 1992 (REINFORCE)",
+    origin="paper",
     statement="Reward times score is an unbiased estimate of the gradient of the expected reward.",
     conditions="tokens and Dirichlet latents, the score of every choice with weight 1, steps summed",
     how="exhaustive",
@@ -156,6 +157,7 @@ def reinforce_is_unbiased(trial: Trial) -> Finding:
 
 @claim(
     source="Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740 (RLOO)",
+    origin="paper",
     statement="Subtracting the mean reward of the other rollouts leaves the policy gradient unbiased.",
     conditions="independent rollouts, groups of two or more",
     how="exhaustive",
@@ -177,6 +179,7 @@ def two_rollouts() -> str:
 
 @claim(
     source="folklore (Shao et al. 2024, arXiv 2402.03300, subtract it; so do Liu et al. 2025, arXiv 2503.20783)",
+    origin="folklore",
     statement="Subtracting the group's own mean reward leaves the policy gradient unbiased.",
     conditions="groups of two or more; what is wrong is the size alone, by 1 - 1/G",
     how="exhaustive",
@@ -207,27 +210,41 @@ def std_weight(p: float, group: int, epsilon: float = 1e-6) -> float:
     return (1 - 1 / group) * mean / (p * (1 - p))
 
 
-def two_prompts() -> str:
-    """The smallest groups that turn it, and two prompts with a logit each."""
+def graded_pairs(logits: list[float], rewards: list[float]) -> float:
+    """Degrees by which dividing by the standard deviation of pairs turns the gradient of one prompt: over all pairs."""
+    p_V, reward_V = F.softmax(torch.tensor(logits, dtype=torch.float64), -1), torch.tensor(rewards, dtype=torch.float64)
+    pairs_N2 = torch.cartesian_prod(*[torch.arange(len(logits))] * 2)
+    advantage_N2 = advantages(reward_V[pairs_N2].flatten(), 2, "std").view(-1, 2)
+    score_VV = torch.eye(len(logits), dtype=torch.float64) - p_V
+    got_V = p_V[pairs_N2].prod(1) @ (advantage_N2[..., None] * score_VV[pairs_N2]).mean(1)
+    return math.degrees(math.asin(turned(got_V, (p_V * reward_V) @ score_VV)))
+
+
+def one_prompt() -> str:
+    """The fewest actions and the smallest groups that turn it, by graded rewards; and by rewards of 0 and 1."""
     group, p, q = 4, 0.5, 0.1
     got = torch.tensor([group_gradient(chance, group, "std") for chance in (p, q)], dtype=torch.float64)
     truth = torch.tensor([p * (1 - p), q * (1 - q)], dtype=torch.float64)
     weights, degrees = got / truth, math.degrees(math.asin(turned(got, truth)))
     return (
-        f"groups of {group}, a logit for each of two prompts, success probabilities {p:g} and {q:g}: their gradients "
-        f"are multiplied by {weights[0]:.4f} and {weights[1]:.4f}, which turns the sum by {degrees:.2f} degrees"
+        "one prompt, groups of 2, three actions of rewards 0, 0.1, 1: the gradient is turned by "
+        f"{graded_pairs([0, 0, 0], [0, 0.1, 1]):.1f} degrees where they are equally likely; by "
+        f"{graded_pairs([0, 0, -3], [0, 0.05, 1]):.1f} with rewards 0, 0.05, 1 and logits 0, 0, -3. With rewards of 0 "
+        f"and 1 it takes groups of {group} and two prompts: with a logit for each, success probabilities {p:g} and "
+        f"{q:g}, they are multiplied by {weights[0]:.4f} and {weights[1]:.4f}, turned by {degrees:.2f} degrees"
     )
 
 
 @claim(
     source="folklore (GRPO, Shao et al. 2024, arXiv 2402.03300, divides by it; that this weighs prompts by their "
     "difficulty is said by Liu et al. 2025, arXiv 2503.20783)",
+    origin="folklore",
     statement="Dividing advantages by the group's standard deviation changes only the size of the policy gradient.",
-    conditions="prompts of equal success probability; or rewards of 0 and 1 in groups of 2 or 3, where all groups with "
-    "two different rewards have one standard deviation",
+    conditions="rewards of 0 and 1, and prompts of equal success probability, or groups of 2 or 3, where all groups "
+    "with two different rewards have one standard deviation",
     how="exhaustive",
     recorded=STRICTER,
-    counterexample=two_prompts,
+    counterexample=one_prompt,
 )
 def group_std_only_rescales(trial: Trial) -> Finding:
     """The angle between estimate and gradient by group size; of each prompt alone, its closed-form weight."""
@@ -241,7 +258,7 @@ def group_std_only_rescales(trial: Trial) -> Finding:
                 got = group_estimate(moments, "std", group).mean
                 alone = max(alone, relative(got, std_weight(p, group) * truth))
     return judged_twice(
-        as_published=max(angles.values()) < EXACT,
+        as_stated=max(angles.values()) < EXACT,
         strictly=max(angles[2], angles[3], alone) < EXACT,
         evidence=f"sine of the angle to the gradient at most {max(angles[2], angles[3]):.0e} in groups of 2 and 3, up "
         f"to {angles[4]:.3f} in groups of 4 and {angles[8]:.3f} in groups of 8; a prompt's own gradient is multiplied "
@@ -293,7 +310,9 @@ def two_tokens_a_step() -> str:
 
 
 @claim(
-    source="CoT2, section 5 (ratio of CoT2-MTS); that it is biased was remarked in its public reviews, how is [R]",
+    source="CoT2, section 5 (ratio of CoT2-MTS; text not at hand), read strictly; its public reviews call "
+    "it biased, how is [R]",
+    origin="here",
     statement="GRPO's loss with the geometric mean of K token ratios for a latent step has the policy gradient.",
     conditions="K = 1; for K of 2 or more its gradient is that of the answer plus 1/K of that of the latent steps",
     how="exhaustive",
@@ -310,7 +329,7 @@ def mts_ratio_is_policy_gradient(trial: Trial) -> Finding:
             errors[K] = max(errors[K], relative(got, case.truth))
             split = max(split, relative(got, of_answer + of_latent / K))
     return judged_twice(
-        as_published=max(errors.values()) < EXACT,
+        as_stated=max(errors.values()) < EXACT,
         strictly=errors[1] < EXACT,
         evidence=f"relative error {errors[1]:.0e} at K = 1, up to {errors[2]:.2f} at K = 2 and {errors[3]:.2f} at "
         f"K = 3; with the latent part of the gradient divided by K it is {split:.0e}",
@@ -319,6 +338,7 @@ def mts_ratio_is_policy_gradient(trial: Trial) -> Finding:
 
 @claim(
     source="CoT2's official code, sampling_normalization; as a claim [R]",
+    origin="here",
     statement="Dividing the latent logits by K, in the sampler and in the ratio, makes GRPO's loss unbiased for the "
     "objective of the policy that samples so, and not for that of the policy without the division.",
     conditions="K of 2 or more; the plain product of the K probabilities; the answer's logits as they are",
@@ -360,7 +380,8 @@ def square_reward() -> str:
 
 
 @claim(
-    source="folklore (Bengio et al. 2013, arXiv 1308.3432, who call it biased)",
+    source="[R]; Bengio et al. 2013, arXiv 1308.3432, call it biased",
+    origin="here",
     statement="Feeding sampled tokens and sending the gradient straight through their mixture gives the gradient of "
     "the expected reward.",
     conditions="what follows the latent is a transformer; it would have to be linear in the latent",

@@ -87,6 +87,7 @@ def starts(r_min: float) -> Float[Tensor, " N"]:
 
 @claim(
     source="[R]; HRPO, equation 4 and the initialisation, in the form of the authors' code",
+    origin="here",
     statement="The gate exp(-c softplus(-Lambda) r) is u^r with u = sigmoid(Lambda)^c, and Lambda = -log(u^(-1/c) - 1) "
     "starts it at u for r = 1.",
     conditions="0 < u < 1",
@@ -114,6 +115,7 @@ def smaller_weight() -> str:
 
 @claim(
     source="HRPO, equation 4 and the remark of appendix A",
+    origin="paper",
     statement="With the gate exp(-c softplus(Lambda) r), a smaller Lambda raises the hidden ratio.",
     conditions="with softplus(-Lambda), as in the authors' code",
     how="exact algebra",
@@ -142,6 +144,7 @@ def two_gates() -> str:
 
 @claim(
     source="HRPO's code, the logged metric behind the figures of the hidden ratio",
+    origin="code",
     statement="sqrt(1 - mean(a)^2) is the mean hidden ratio.",
     conditions="all gates equal; else it is an upper bound, by Jensen's inequality",
     how="property test",
@@ -177,7 +180,9 @@ def drawn_variance(p_V: Float[Tensor, " V"], a: Float[Tensor, ""]) -> float:
 
 
 @claim(
-    source="folklore about the square root in RG-LRU gates, which HRPO's equation 4 takes over; conditions [R]",
+    source="folklore about the square root in RG-LRU gates, which HRPO's equation 4 takes over; its conditions are not"
+    " part of it",
+    origin="folklore",
     statement="The hybrid input a e + sqrt(1 - a^2) (i h) keeps the variance of the embeddings.",
     conditions="e and h independent and of equal variance, i = 1; a token drawn from p has correlation |p| with h",
     how="exact algebra",
@@ -195,7 +200,7 @@ def hrpo_mix_keeps_norm(trial: Trial) -> Finding:
         rows.append((independent, half, excess, excess - float(2 * a * hidden_ratio(a) * p_V.norm())))
     off = [max(map(abs, column)) for column in zip(*rows, strict=True)]
     return judged_twice(
-        as_published=max(off[:3]) < EXACT,
+        as_stated=max(off[:3]) < EXACT,
         strictly=off[0] < EXACT,
         evidence=f"independent, i = 1: kept to {off[0]:.0e}; i = 1/2: off by up to {off[1]:.2g}; a token drawn from p, "
         f"i = 1: up to {off[2]:.2g} too much, 2 a sqrt(1 - a^2) |p| to {off[3]:.0e}",
@@ -210,6 +215,7 @@ def twins() -> str:
 
 @claim(
     source="HRPO, the soft embedding, after equation 3; the purpose of its norm and the conditions [R]",
+    origin="here",
     statement="The soft token W_e^T p / |p| has the scale of a token embedding.",
     conditions="in mean square over embeddings of equal variance that are independent and of mean zero",
     how="exact algebra",
@@ -225,7 +231,7 @@ def hrpo_soft_embedding_scale(trial: Trial) -> Finding:
         rows.append([float((soft_token(p_V, Table(x_NV.T)) ** 2).mean() / (x_NV**2).mean()) - 1 for x_NV in tables])
     off = [max(map(abs, column)) for column in zip(*rows, strict=True)]
     return judged_twice(
-        as_published=max(off) < EXACT,
+        as_stated=max(off) < EXACT,
         strictly=off[0] < EXACT,
         evidence=f"independent of mean 0: the mean square is a token's to {off[0]:.0e}; of mean 1: up to {off[1]:.2g} "
         f"times that too much; all tokens equal: up to {off[2]:.2g} times",
@@ -241,6 +247,7 @@ def certain() -> str:
 
 @claim(
     source="[R]; HRPO, equation 4 and the soft embedding",
+    origin="here",
     statement="When the next token is certain, the hybrid input is that token's embedding.",
     conditions="i = sqrt((1 - a) / (1 + a)) alone; else it is (a + sqrt(1 - a^2) i) times the embedding",
     how="exact algebra",
@@ -287,6 +294,7 @@ def shrinkage(steps: int, recipe: Training) -> float:
 
 @claim(
     source="[R]; HRPO, appendix A (weight decay and Lambda) and tables 4 and 5",
+    origin="here",
     statement="Weight decay alone raises the hidden ratio from where HRPO starts (Lambda > 0).",
     conditions="zero gradients, AdamW, rate 1e-3, decay .1, cosine, warm-up .1; r = 1/2; below 0 it would lower it",
     how="exact algebra",
@@ -386,6 +394,7 @@ def one_step() -> str:
 
 @claim(
     source="[R]; HRPO's code (the soft token is stored as a constant)",
+    origin="here",
     statement="Detaching the soft token leaves the policy gradient unbiased.",
     conditions="only in the limit a = 1; random models of three tokens, two latent steps, embeddings frozen",
     how="exhaustive",

@@ -105,7 +105,8 @@ def expected_update(
 ) -> Float[Tensor, " D"]:
     """The mean of 1/K sum_k (s_k - b) g_k over groups of K whose first latent has no noise; exact up to the grid.
 
-    The batch's norm is left out: a positive factor of the whole update. No baseline means the mean of the group.
+    The batch's norm, which is random and depends on the rewards, is left out: the mean of an update divided by it has
+    another size, and may have another direction. No baseline means the mean of the group.
     """
     x_QD, weight_Q = grid
     latents_QD = r_D + sigma * x_QD
@@ -135,7 +136,8 @@ def cosine(a_D: Float[Tensor, " D"], b_D: Float[Tensor, " D"]) -> float:
 
 
 @claim(
-    source="LatentR3, reward of the released code (stage 2)",
+    source="[R] of LatentR3's released code (reward of stage 2)",
+    origin="here",
     statement="The reward lies in (-inf, -1]; it is -1 just for a certain answer, and -V under a uniform model.",
     conditions="answers of 1 to 6 tokens",
     how="property test",
@@ -162,6 +164,7 @@ def latentr3_perplexity_reward_range(trial: Trial) -> Finding:
 
 @claim(
     source="[R] of LatentR3's released code",
+    origin="here",
     statement="The advantages of a batch of n rewards have unit length, so one of them is of size 1 / sqrt(n).",
     conditions="rewards differ from the baseline by far more than 1e-6",
     how="property test",
@@ -223,6 +226,7 @@ def loud_noise() -> str:
 
 @claim(
     source="[R] of LatentR3's released code, whose baseline spans two prompts on two devices",
+    origin="here",
     statement="In a batch of two prompts of unequal difficulty most prompts have all eight advantages of one sign.",
     conditions="noise of a tenth of a latent's standard deviation; perplexities a factor of 2 apart",
     how="statistical",
@@ -249,7 +253,7 @@ def latentr3_two_prompts_grade_difficulty(trial: Trial) -> Finding:
         most.append(test.rejected and test.mean > 0.5)
     percent = ", ".join(f"{share:.0%}" for share in shares)
     return judged_twice(
-        as_published=not exact.rejected and all(most),
+        as_stated=not exact.rejected and all(most),
         strictly=not exact.rejected and most[0],
         evidence=f"{percent} of prompts at sigma {', '.join(map(str, SIGMAS))}; in a case known exactly, at sigma "
         f"{SIGMAS[1]}: {exact}",
@@ -275,8 +279,10 @@ def two_tokens() -> str:
 
 @claim(
     source="LatentR3, objective of the released code (stage 2); that it is meant as a policy gradient is its framing",
+    origin="code",
     statement="The likelihood gradient of the right answer, weighted by advantages, raises the expected reward.",
-    conditions="the released baseline; linear softmax decoders, D = 2, V = 10, K = 8; gradients in the latent",
+    conditions="the released baseline, before the batch's norm is divided by; linear softmax decoders, D = 2, V = 10, "
+    "K = 8; gradients in the latent",
     how="exact algebra",
     recorded=FAILS,
     counterexample=two_tokens,
@@ -332,7 +338,8 @@ def over_groups(
 
 
 @claim(
-    source="Williams 1992, for the latents of LatentR3 as a normal policy; [R]",
+    source="[R]; Williams 1992, for the latents of LatentR3 as a normal policy",
+    origin="here",
     statement="The score of the normal policy, weighted by advantages, has the expected reward's gradient as its mean.",
     conditions="leave-one-out baseline; with the group's mean 1 - 1/K of it; if one has no noise, its direction",
     how="exact algebra",

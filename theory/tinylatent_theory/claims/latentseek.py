@@ -137,6 +137,7 @@ def drawn(trial: Trial, case: str, number: int, V: int, N: int, D: int) -> tuple
 
 @claim(
     source="LatentSeek, section 3.1, eq. 7",
+    origin="paper",
     statement="The mean of reward times score over sampled tokens is the gradient of the expected reward.",
     conditions="tokens drawn at the temperature of the loss; a constant baseline changes nothing",
     how="exhaustive",
@@ -169,6 +170,7 @@ def constant_reward() -> str:
 
 @claim(
     source="LatentSeek, eq. 5 and 7 with the greedy tokens of section 3.1, and the released code",
+    origin="code",
     statement="The update at the most likely tokens alone follows the gradient of the expected reward.",
     conditions="random latents, heads and reward tables; only where no other prefix has a reward is it exact",
     how="exhaustive",
@@ -207,6 +209,7 @@ def latentseek_argmax_update_is_policy_gradient(trial: Trial) -> Finding:
 
 @claim(
     source="LatentSeek, section 3.3 (PSRM) and the constant-reward ablation; [R] for the identity",
+    origin="here",
     statement="Until its first success the search with the perfect sparse reward is that of a constant reward of -1.",
     conditions="the released loop: Adam, most likely tokens, threshold -0.2",
     how="property test",
@@ -262,6 +265,7 @@ def nearly_certain() -> str:
 
 @claim(
     source="[R] of LatentSeek's released code (Adam on the latents)",
+    origin="here",
     statement="Adam erases the size of the reward: the first step is the same at reward -1 and at -1/3.",
     conditions="coordinates whose gradient is 1e-3 or more (Adam's epsilon is 1e-8); above -0.2 there is no step",
     how="property test",
@@ -282,7 +286,7 @@ def latentseek_adam_erases_reward_size(trial: Trial) -> Finding:
         curve.append(abs(one - third))
     tolerance = 3 * EPSILON / 1e-3  # of a gradient g, the step is g / (g + epsilon) of the rate
     return judged_twice(
-        as_published=max(ordinary, *curve) < tolerance,
+        as_stated=max(ordinary, *curve) < tolerance,
         strictly=max(ordinary, size) < tolerance,
         evidence=f"coordinates move by the rate to {size:.0e} of it at either reward; where one token is e^5 ... e^25 "
         "times as likely as the other they differ by " + ", ".join(f"{each:.1g}" for each in curve),
@@ -313,6 +317,7 @@ def momentum() -> str:
 
 @claim(
     source="LatentSeek, section 3.3 and the released code (rewards in [-1, 0]); [R]",
+    origin="here",
     statement="As rewards are negative, every step lowers the log-probability of the tokens just shown.",
     conditions="plain gradient steps, of any rate (the log-probability is concave in z); or Adam's first step",
     how="property test",
@@ -334,7 +339,7 @@ def latentseek_negative_reward_only_walks_away(trial: Trial) -> Finding:
         first = max(first, float(rise_TN[0].max()))
         later.append(float((rise_TN[1:] > 0).double().mean()))
     return judged_twice(
-        as_published=plain < EXACT and first < 0 and max(later) == 0,
+        as_stated=plain < EXACT and first < 0 and max(later) == 0,
         strictly=plain < EXACT and first < 0,
         evidence="a plain step of rate 1e-3 ... 1e3 lowers it at every position, by rate |R| |score|^2 "
         f"{'or more' if plain < EXACT else 'but not always'}; Adam's first step lowers it by {-first:.1g} or more; of "
@@ -369,6 +374,7 @@ def stuck_at_eight() -> str:
 
 @claim(
     source="LatentSeek, appendix (Adam, bfloat16, rate 0.03) and the released code; [R]",
+    origin="here",
     statement="A step of 0.03 moves every latent.",
     conditions="below 8 in size, for bfloat16 as released; in float32, below 2^18",
     how="exhaustive",

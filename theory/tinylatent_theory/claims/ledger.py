@@ -1,9 +1,9 @@
 """The ledger: what is claimed, by whom, and what a check of it says.
 
-A claim is a function that checks a published statement and returns a Finding; `@claim` says what the statement is,
-where it stands, and which verdict is on record. The claim's id is the function's name, so a verdict in a table leads to
-its code by one search. A claim that fails, or needs stricter conditions than published, brings its smallest
-counterexample as a function of its own that anybody can run.
+A claim is a function that checks a statement and returns a Finding; `@claim` says what the statement is, where it comes
+from, and which verdict is on record. The claim's id is the function's name, so a verdict in a table leads to its code
+by one search. A claim that fails, or needs stricter conditions than stated, brings its smallest counterexample as a
+function of its own that anybody can run. Most statements are no paper's: `origin` says whose each is.
 
 Checks are either exact (enumeration, algebra in float64) or statistical. A statistical one is a test at level ALPHA,
 at most 1e-6 each: a correct statement is rejected that rarely. Its power says what it would have noticed.
@@ -27,6 +27,12 @@ from tinylatent.lab.study import Profile
 How = Literal["exhaustive", "exact algebra", "property test", "statistical", "stored study"]
 """exhaustive: over every case of a stated size; exact algebra: closed forms against each other, in float64; property
 test: over random cases, each of them exact; statistical: samples against a prediction; stored study: committed runs."""
+Origin = Literal["paper", "code", "folklore", "here"]
+"""Who makes the statement. paper: the cited paper, in so many words; code: the cited authors' code does what is right
+only if the statement is, or reports a number under its name; folklore: it is said without a source of its own; here: it
+was derived, or stated this way, here, a strict reading of others and a reconstruction included."""
+OURS = "[R]"
+"""Marks in a source what was derived, or stated this way, here."""
 FAMILY = "ledger"
 """The family of all findings of the ledger."""
 ALPHA = 1e-6
@@ -59,20 +65,22 @@ class Trial:
 
 @dataclass(frozen=True)
 class Claim:
-    """A published statement and how it is checked."""
+    """A statement and how it is checked."""
 
     name: str
     source: str
-    """Paper and section, or "folklore"; "[R]" where it was derived, or stated this way, here."""
+    """Paper and section, or "folklore"; OURS where it was derived, or stated this way, here."""
+    origin: Origin
+    """Who makes the statement."""
     statement: str
-    """One sentence, as published."""
+    """One sentence."""
     conditions: str
     """Under which it was checked; the stricter ones where it needs them."""
     how: How
     recorded: Verdict
     check: Callable[[Trial], Finding]
     counterexample: Callable[[], str] | None = None
-    """Returns the smallest case where the statement, as published, is wrong."""
+    """Returns the smallest case where the statement, without stricter conditions, is wrong."""
 
     def examine(self, trial: Trial) -> Finding:
         """Runs the check and returns its finding about the statement."""
@@ -86,6 +94,7 @@ LEDGER: dict[str, Claim] = {}
 def claim(
     *,
     source: str,
+    origin: Origin,
     statement: str,
     conditions: str,
     how: How,
@@ -95,19 +104,24 @@ def claim(
     """Enters a check into the ledger under its own name.
 
     Raises:
-        ValueError: the name is taken, `how` or verdict is no word of the ledger, a failure has no counterexample.
+        ValueError: the name is taken, a word is none of the ledger's, OURS marks the source of another's statement or
+            is missing at one of ours, a failure has no counterexample.
     """
 
     def enter(check: Callable[[Trial], Finding]) -> Callable[[Trial], Finding]:
         name = check.__name__
         if name in LEDGER:
             raise ValueError(f"claim {name} stands in the ledger already: give it another name")
-        if how not in get_args(How) or recorded not in get_args(Verdict):
-            words = ", ".join((*get_args(How), *get_args(Verdict)))
-            raise ValueError(f"claim {name}: {how!r}, {recorded!r}: expected one each of {words}")
+        for word, words in ((how, get_args(How)), (recorded, get_args(Verdict)), (origin, get_args(Origin))):
+            if word not in words:
+                raise ValueError(f"claim {name}: {word!r}: expected one of {', '.join(words)}")
+        if (OURS in source) != (origin == "here"):
+            raise ValueError(
+                f"claim {name}: origin {origin!r}, source {source!r}: expected {OURS} just where it is here"
+            )
         if recorded in (STRICTER, FAILS) and counterexample is None:
             raise ValueError(f"claim {name} is recorded as {recorded!r}: expected a counterexample that can be run")
-        LEDGER[name] = Claim(name, source, statement, conditions, how, recorded, check, counterexample)
+        LEDGER[name] = Claim(name, source, origin, statement, conditions, how, recorded, check, counterexample)
         return check
 
     return enter
@@ -123,9 +137,9 @@ def judged(true: bool, evidence: str, **curves: list[float]) -> Finding:
     return concluded(HOLDS if true else FAILS, evidence, **curves)
 
 
-def judged_twice(as_published: bool, strictly: bool, evidence: str, **curves: list[float]) -> Finding:
-    """A finding that the statement holds as published, or under the stricter conditions alone, or not even there."""
-    return concluded(FAILS if not strictly else HOLDS if as_published else STRICTER, evidence, **curves)
+def judged_twice(as_stated: bool, strictly: bool, evidence: str, **curves: list[float]) -> Finding:
+    """A finding that the statement holds as it stands, or under the stricter conditions alone, or not even there."""
+    return concluded(FAILS if not strictly else HOLDS if as_stated else STRICTER, evidence, **curves)
 
 
 def relative(value: Tensor, truth: Tensor) -> float:

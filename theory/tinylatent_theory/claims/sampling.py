@@ -7,6 +7,7 @@ Letters: K tokens a step, N chains, V states, d width, k states held.
 
 import math
 
+import numpy as np
 import torch
 from scipy import stats
 
@@ -44,9 +45,10 @@ def _closest(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @claim(
-    source="CoT2, section 5 (consistency)",
+    source="CoT2, section 5 (consistency; text not at hand)",
+    origin="paper",
     statement="If the next distribution is linear in the last input alone, base CoT2 is the mean of discrete chains.",
-    conditions="as published; every chain of random worlds of 2 to 4 states, forced through the engine",
+    conditions="as stated there; every chain of random worlds of 2 to 4 states, forced through the engine",
     how="exhaustive",
     recorded=HOLDS,
 )
@@ -85,7 +87,8 @@ def one_step_of_a_transformer() -> str:
 
 
 @claim(
-    source="CoT2, section 5, read without its assumption [R]",
+    source="CoT2, section 5 (text not at hand), read without its assumption [R]",
+    origin="here",
     statement="Feeding the mixture gives the average of the discrete chains' predictions.",
     conditions="random transformers: attention and softmax are not linear in the input",
     how="exhaustive",
@@ -118,9 +121,10 @@ def two_steps_of_two_tokens() -> str:
 
 
 @claim(
-    source="CoT2, section 5 (K tokens in parallel), the strong reading [R]",
+    source="CoT2, section 5 (K tokens in parallel; text not at hand), the strong reading [R]",
+    origin="here",
     statement="Sampling K tokens a step is worth K discrete chains.",
-    conditions="a single sampled step; with more the variance is larger than that of K chains",
+    conditions="a single sampled step; with more the variance is at least that of K chains",
     how="property test",
     recorded=STRICTER,
     counterexample=two_steps_of_two_tokens,
@@ -144,7 +148,7 @@ def k_tokens_are_worth_k_chains(trial: Trial) -> Finding:
     even_V, still = torch.full((2,), 0.5, dtype=torch.float64), [torch.eye(2, dtype=torch.float64)] * 4
     staying = [float(K * covariances(even_V, still, K)[-1][0, 0] / 0.25) for K in range(1, 11)]
     return judged_twice(
-        as_published=excess < EXACT,
+        as_stated=excess < EXACT,
         strictly=exact < EXACT,
         evidence=f"K = 3, variance times K against that of one token: equal to {exact:.0e} after one sampled step, "
         f"{min(ratios):.3f} to {max(ratios):.3f} times as much after four",
@@ -154,7 +158,8 @@ def k_tokens_are_worth_k_chains(trial: Trial) -> Finding:
 
 
 @claim(
-    source="CoT2, section 5 [R]",
+    source="CoT2, section 5 (text not at hand) [R]",
+    origin="here",
     statement="The covariance of K-token sampling lies between that of one token over K and that of one token.",
     conditions="linear Markov worlds; as quadratic forms",
     how="property test",
@@ -182,7 +187,8 @@ def k_token_covariance_is_bounded(trial: Trial) -> Finding:
 
 
 @claim(
-    source="CoT2, section 5 (multi-token sampling)",
+    source="CoT2, section 5 (multi-token sampling; text not at hand)",
+    origin="paper",
     statement="One token a step is discrete chain of thought, and with growing K the next input tends to base CoT2's.",
     conditions="temperature 1; the mean is the mixture for every K, the variance falls as 1/K",
     how="exact algebra",
@@ -212,7 +218,8 @@ def multi_token_sampling_interpolates(trial: Trial) -> Finding:
 
 
 @claim(
-    source="CoT2, section 5 (Dirichlet sampling) [R]",
+    source="CoT2, section 5 (Dirichlet sampling; text not at hand) [R]",
+    origin="here",
     statement="Dirichlet latents of concentration gamma have mean and covariance of K = gamma + 1 tokens.",
     conditions="linear Markov worlds, two states, two steps, K = 2, 3; to second order only, third moments differ",
     how="exact algebra",
@@ -250,7 +257,8 @@ def _third_moments(p: float, K: int) -> float:
 
 
 @claim(
-    source="CoT2, section 5 (error of the average)",
+    source="CoT2, section 5 (error of the average; text not at hand)",
+    origin="paper",
     statement="The error of the average of N sampled runs falls like 1/sqrt(N), and K tokens a step lower it further.",
     conditions="linear Markov worlds; squared error tr C^(K) / N exactly, absolute error at most sum sqrt(C_ii / N)",
     how="statistical",
@@ -279,7 +287,8 @@ def error_falls_like_root_n(trial: Trial) -> Finding:
 
 
 @claim(
-    source="CoT2, section 4 (capacity of z), sharpened by Wendel 1962 and Donoho and Tanner 2010 [R]",
+    source="CoT2, section 4 (capacity of z; text not at hand), sharpened by Wendel 1962, Donoho and Tanner 2010 [R]",
+    origin="here",
     statement="A superposition of width d holds k of v states, their sum unknown, with a probability that depends on "
     "(d, v, k) alone: P(Bin(v - k - 1, 1/2) <= d - k - 1).",
     conditions="normal random embeddings",
@@ -303,14 +312,17 @@ def superposition_holds_what_wendel_says(trial: Trial) -> Finding:
 
 
 @claim(
-    source="CoT2, section 4 (capacity of z), sharpened by Donoho and Tanner 2005 [R]",
-    statement="A distribution over k of v states survives in z = E^T alpha up to a sharp threshold in (d, v, k).",
-    conditions="normal random embeddings, sum 1: at least 9 of 10 above 1.5 d*, at most 2 of 10 below 0.5 d*",
+    source="CoT2, section 4 (capacity of z; text not at hand), sharpened by Donoho and Tanner 2005 [R]",
+    origin="here",
+    statement="A distribution over k of v states survives in z = E^T alpha up to a threshold in (d, v, k), which gets "
+    "sharper as k and v grow together.",
+    conditions="normal random embeddings, sum 1; v = 89: at least 9 of 10 above 1.5 d*, at most 2 of 10 below 0.5 d*; "
+    "k = v/10: at 0.7 and 1.3 d* fewer are on the wrong side with v = 160 than with 40; with 2 of 89 it is not sharp",
     how="statistical",
     recorded=HOLDS,
 )
 def superposition_has_a_phase_transition(trial: Trial) -> Finding:
-    """Embeddings that hold k of 89 states well above and well below d*; study capacity has the whole curve."""
+    """Embeddings that hold k of v states well above and well below d*; study capacity has the whole curve."""
     draws, right, said = trial.size(150, 600), True, []
     for states in (2, 4, 8):
         middle, generator = needed_width(states, 89), trial.numpy("embeddings", states)
@@ -320,8 +332,22 @@ def superposition_has_a_phase_transition(trial: Trial) -> Finding:
             right &= (held > draws / 2) == (side == "less")
             said.append(f"k = {states}, d* = {middle:.1f}: {held / draws:.3f} at d = {width}")
     noticed = (stats.norm.isf(ALPHA) + stats.norm.ppf(POWER)) * math.sqrt(0.25 / draws)
+    few, many = (_misplaced(v, 2 * draws, trial.numpy("sharper", v)) for v in (40, 160))
+    counts = [[wrong, 4 * draws - wrong] for wrong in (many, few)]
+    right &= float(stats.fisher_exact(counts, alternative="less").pvalue) <= ALPHA
+    shares = " and ".join(f"{wrong / (4 * draws):.3f}" for wrong in (few, many))
     return judged(
         right,
         f"{'; '.join(said)} ({draws} embeddings each; six exact binomial tests of at least 0.9 and at most 0.2, level "
-        f"{ALPHA:g} each, a difference of {noticed:.2f} is noticed with probability {POWER:g})",
+        f"{ALPHA:g} each, a difference of {noticed:.2f} is noticed with probability {POWER:g}); on the wrong side at "
+        f"0.7 and 1.3 d*: {shares} of {4 * draws} with 4 of 40 and 16 of 160 states (Fisher's exact test, same level)",
     )
+
+
+def _misplaced(vocabulary: int, draws: int, generator: np.random.Generator) -> int:
+    """How many of twice `draws` embeddings of v states hold a tenth of them at 0.7 d*, or do not at 1.3 d*."""
+    states = vocabulary // 10
+    middle = needed_width(states, vocabulary)
+    below = held_share(math.floor(0.7 * middle), states, vocabulary, draws, generator)
+    above = held_share(math.ceil(1.3 * middle), states, vocabulary, draws, generator)
+    return round(draws * (below + 1 - above))

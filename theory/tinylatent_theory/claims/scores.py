@@ -62,6 +62,7 @@ def worst_mean(score_nV: Float[Tensor, "n V"]) -> ZTest:
 
 @claim(
     source="folklore (every smooth density's score has mean zero)",
+    origin="folklore",
     statement="The score of a Dirichlet latent has mean zero in every logit, however small the concentrations.",
     conditions="log a is sampled in log space; samplers that return a itself clamp what is too small for a float",
     how="statistical",
@@ -101,6 +102,7 @@ def dirichlet_curvature(alpha_V: Float[Tensor, " V"], gamma: float) -> float:
 
 @claim(
     source="[R]",
+    origin="here",
     statement="The variance of a Dirichlet latent's score, summed over the logits, is at least one for every token of "
     "the vocabulary but one, however unlikely they are.",
     conditions="any shares and any gamma; a further token whose concentration goes to 0 adds one and sum alpha^2",
@@ -174,6 +176,7 @@ def even_against_nine_to_one() -> str:
 
 @claim(
     source="folklore on GRPO (Shao et al. 2024, arXiv 2402.03300, equation 4, after Schulman 2020)",
+    origin="folklore",
     statement="k3 as a loss over the policy's own actions has the gradient of KL(current || reference).",
     conditions="actions given, no gradient through their sampling; it has the gradient of KL(reference || current)",
     how="exact algebra",

@@ -8,10 +8,10 @@ import difflib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import msgspec
 import torch
@@ -37,13 +37,15 @@ from tinylatent_theory.claims import (  # noqa: F401 - each enters its claims in
     scores,
     superposition,
 )
-from tinylatent_theory.claims.ledger import ALPHA, FAMILY, LEDGER, Claim, Trial
+from tinylatent_theory.claims.ledger import ALPHA, FAMILY, LEDGER, Claim, Origin, Trial
 from tinylatent_theory.runs import PlainRun, settings_of
 
 LONGEST = "two_layers_search_every_dag"
 REFUTED = "fails: counterexample"
 """How tables, and records of form 1, write that a counterexample shows the failure."""
-COLUMNS = {"claim": "s", "verdict": "s", "on record": "s", "checked by": "s", "source": "s", "seconds": ".1f"}
+COLUMNS = {
+    "claim": "s", "verdict": "s", "on record": "s", "origin": "s", "checked by": "s", "source": "s", "seconds": ".1f",
+}  # fmt: skip
 
 
 class CheckRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
@@ -58,7 +60,7 @@ class CheckRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True,
     seed: int
     """The seed of everything it drew."""
     counterexample: str | None = None
-    """The smallest case where the published statement is wrong, for claims that bring one."""
+    """The smallest case where the statement as it stands is wrong, for claims that bring one."""
     curves: dict[str, list[float]] = msgspec.field(default_factory=dict)
     """What the figure may draw."""
 
@@ -86,6 +88,7 @@ class CheckRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True,
             self.evidence,
             family=FAMILY,
             id=claim.name,
+            origin=claim.origin,
             conditions=claim.conditions,
             counterexample=self.counterexample,
         )
@@ -185,9 +188,10 @@ def _like(name: str) -> str:
 
 @dataclass(frozen=True)
 class Entry(Finding):
-    """A finding of the ledger, told with its claim's id, conditions and counterexample."""
+    """A finding of the ledger, told with its claim's id, origin, conditions and counterexample."""
 
     id: str = ""
+    origin: str = ""
     conditions: str = ""
     counterexample: str | None = None
 
@@ -200,12 +204,24 @@ class Entry(Finding):
     def to_json(self) -> dict[str, Any]:
         """The entry as plain values."""
         more = {"conditions": self.conditions, "counterexample": self.counterexample}
-        return {"id": self.id, **super().to_json(), **more}
+        return {"id": self.id, "origin": self.origin, **super().to_json(), **more}
 
 
 def _word(verdict: Verdict, counterexample: object) -> str:
     """A verdict as tables write it."""
     return REFUTED if verdict == FAILS and counterexample is not None else verdict
+
+
+def tally(records: Sequence[CheckRecord]) -> list[str]:
+    """Verdicts counted by origin, a sentence for each origin that occurs and one for all."""
+    found = [(record.claim.origin, _word(record.verdict, record.counterexample)) for record in records]
+    groups = [(origin, [word for where, word in found if where == origin]) for origin in get_args(Origin)]
+    groups.append(("all", [word for _, word in found]))
+    return [
+        f"{origin}: {len(words)}, of which {', '.join(f'{count} {word}' for word, count in Counter(words).items())}."
+        for origin, words in groups
+        if words
+    ]
 
 
 def tables(records: list[CheckRecord]) -> list[Table]:
@@ -216,6 +232,7 @@ def tables(records: list[CheckRecord]) -> list[Table]:
             "claim": claim.name,
             "verdict": word,
             "on record": "the same" if record.is_as_recorded else _word(claim.recorded, claim.counterexample),
+            "origin": claim.origin,
             "checked by": claim.how,
             "source": claim.source,
             "seconds": record.seconds,
@@ -223,11 +240,13 @@ def tables(records: list[CheckRecord]) -> list[Table]:
         for record, word in zip(records, words, strict=True)
         for claim in [record.claim]
     ]
-    counts = ", ".join(f"{count} {word}" for word, count in Counter(words).items())
     legend = (
-        "The id of a claim is the name of the function that checks it, under theory/tinylatent_theory/claims. [R]: "
-        f"derived, or stated this way, here. A statistical check is a test of level {ALPHA:g}: a statement it does "
-        f"not reject is said to hold, and the evidence names the difference that it would have noticed. {counts}."
+        "The id of a claim is the name of the function that checks it, under theory/tinylatent_theory/claims. origin: "
+        "who makes the statement: the cited paper, the cited authors' code, folklore, or we, here, by deriving it, by "
+        "reading others strictly or by reconstruction, which [R] marks in the source; what fails there refutes nobody. "
+        "text not at hand: sections and theorems of that paper are named from notes, and are to be verified before "
+        f"they are quoted. A statistical check is a test of level {ALPHA:g}: a statement it does not reject is said to "
+        f"hold, and the evidence names the difference that it would have noticed. {' '.join(tally(records))}"
     )
     same = sum(record.is_as_recorded for record in records)
     whole = "every verdict is the one on record"
@@ -296,7 +315,7 @@ def grid(profile: Profile) -> list[Check]:
 
 STUDY = Study(
     "claims",
-    "Which published statements about latent chain-of-thought hold, where do they stop, and on what evidence?",
+    "Which statements about latent chain-of-thought hold, whose are they, where do they stop, and on what evidence?",
     grid,
     tables,
     draw,

@@ -13,7 +13,7 @@ from tinylatent.engine.thoughts import GREEDY, Hidden
 from tinylatent.lab.findings import FAILS, HOLDS, Finding
 from tinylatent.models.decoder import Decoder, ModelConfig
 from tinylatent_theory.claims.ledger import EXACT, Trial, claim, judged
-from tinylatent_theory.constructions.bfs import bfs_searcher, bfs_width, every_question, search, within
+from tinylatent_theory.constructions.bfs import CyclicToo, bfs_searcher, bfs_width, every_question, search, within
 from tinylatent_theory.constructions.checks import search_deviation
 
 FLOAT32 = 1e-6
@@ -26,11 +26,13 @@ def small_graphs(nodes: int) -> Reachability:
 
 
 @claim(
-    source="Zhu et al. 2025, theorem 1",
+    source="Zhu et al. 2025, theorem 1 (text not at hand)",
+    origin="paper",
     statement="Two layers solve graph reachability in D continuous thoughts, each the normalised superposition of all "
     "nodes within so many edges.",
     conditions="hand-made weights, float32, width 5 C + 8; every question on every acyclic graph of up to 4 nodes "
-    "(quick), 5 nodes (full), edges in one order; random graphs of 30 nodes; D: the target's distance, or more",
+    "(quick), 5 nodes (full), and on every directed graph, cycles included, of 3 nodes (quick), 4 nodes (full), edges "
+    "in one order; random acyclic graphs of 30 nodes; D: the target's distance, or more",
     how="exhaustive",
     recorded=HOLDS,
 )
@@ -47,6 +49,13 @@ def two_layers_search_every_dag(trial: Trial) -> Finding:
             off = search_deviation(task, machine, questions[np.unique(roots, axis=0, return_index=True)[1]]).thoughts
         sound &= not wrong and off < FLOAT32 and machine.width == bfs_width(task)
         said.append(f"{nodes} nodes: {wrong} of {found.problems} wrong, thoughts off by {off:.0e}")
+    for nodes in range(3, trial.size(4, 5)):
+        every = CyclicToo(nodes=2 * nodes, depth=nodes - 1, edges=nodes * (nodes - 1), least=1)
+        found = search_deviation(every, bfs_searcher(every).float(), every_question(every, nodes, cycles=True))
+        sound &= not found.wrong and found.thoughts < FLOAT32
+        said.append(
+            f"{nodes} nodes, cycles too: {found.wrong} of {found.problems} wrong, thoughts off by {found.thoughts:.0e}"
+        )
     task = Reachability(nodes=30, edges=60, depth=6, least=1)
     problems = task.problems(trial.size(200, 2000), trial.seed)
     found = search_deviation(task, bfs_searcher(task).float(), problems)
@@ -56,9 +65,11 @@ def two_layers_search_every_dag(trial: Trial) -> Finding:
 
 
 @claim(
-    source="Zhu et al. 2025, theorem 1 (number of thoughts)",
+    source="Zhu et al. 2025, theorem 1 (number of thoughts; text not at hand); that no fewer do is [R]",
+    origin="here",
     statement="A target D edges away is found after D thoughts, and not before.",
-    conditions="the hand-made machine; every question on every acyclic graph of 4 nodes",
+    conditions="the hand-made machine, which is no lower bound for others; every question on every acyclic graph of 4 "
+    "nodes",
     how="exhaustive",
     recorded=HOLDS,
 )
@@ -101,9 +112,11 @@ def triangle() -> str:
 
 
 @claim(
-    source="Zhu et al. 2025, section 4 (role of the MLP) [R]",
+    source="[R]; Zhu et al. 2025, section 4 (role of the MLP; text not at hand), who have one",
+    origin="here",
     statement="Attention alone carries the uniform superposition on; no MLP has to make its weights equal.",
-    conditions="a node that several edges lead to weighs as many times as much",
+    conditions="the attention of the hand-made machine, which weighs all edges from held nodes alike: a node that "
+    "several edges lead to weighs as many times as much; that no other attention does is not shown",
     how="property test",
     recorded=FAILS,
     counterexample=triangle,
@@ -133,7 +146,8 @@ def one_edge() -> str:
 
 
 @claim(
-    source="CoT2, section 3 (ProsQA) against Zhu et al. 2025 [R]",
+    source="CoT2, section 3 (ProsQA) against Zhu et al. 2025 (texts not at hand) [R]",
+    origin="here",
     statement="CoT2's frontier on graphs and the superposition of search hold the same nodes.",
     conditions="the frontier holds where walks of t edges end, weighted by walks; the superposition all within t edges",
     how="exhaustive",
@@ -161,7 +175,8 @@ def frontier_and_superposition_hold_the_same_nodes(trial: Trial) -> Finding:
 
 
 @claim(
-    source="Coconut (Hao et al. 2024), section 3; the size of its latents [R]",
+    source="Coconut (Hao et al. 2024), section 3 (text not at hand); the size of its latents [R]",
+    origin="here",
     statement="A latent step feeds back the hidden state after the final norm unchanged, which at initialisation is "
     "far longer than any token's embedding.",
     conditions="GPT-2's initialisation (normal, 0.02) and a final norm of gain 1: sqrt(d) against 0.02 sqrt(d)",

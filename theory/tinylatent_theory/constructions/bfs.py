@@ -13,12 +13,15 @@ the one that the thought before it holds.
 Letters: D width, C nodes, P positions, B problems, T steps.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float
 from tinylatent_tasks import Reachability
 from tinylatent_tasks.batch import Vocabulary
+from tinylatent_tasks.checks import checked_rows
 from tinylatent_tasks.graphs import adjacency, cyclic, distances
 from tinylatent_tasks.reachability import MARK
 from torch import Tensor
@@ -152,26 +155,38 @@ def within(task: Reachability, problems: npt.ArrayLike, steps: int) -> Bool[Tens
     return torch.from_numpy(distance_BC[:, None] <= np.arange(1, steps + 1)[:, None])
 
 
-def every_dag(nodes: int) -> npt.NDArray[np.bool_]:
-    """All acyclic graphs on labelled nodes as adjacency matrices (N, C, C): 1, 3, 25, 543, 29281 for C = 1 .. 5."""
+@dataclass(frozen=True)
+class CyclicToo(Reachability):
+    """Reachability whose problems may have cycles, as the theorem's may; a problem is taken as it is given."""
+
+    def rows(self, problems: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Rows of root, candidates and edges, of which only the names of nodes are checked."""
+        return checked_rows(problems, 3 + 2 * self.edges, -1, self.nodes - 1)
+
+
+def every_graph(nodes: int, cycles: bool = False) -> npt.NDArray[np.bool_]:
+    """All directed graphs on labelled nodes without self-loops as adjacency matrices (N, C, C).
+
+    Acyclic ones are 1, 3, 25, 543, 29281 for C = 1 .. 5; with `cycles` there are 2^(C (C - 1)).
+    """
     arrows = [(a, b) for a in range(nodes) for b in range(nodes) if a != b]
     graphs_NE = (np.arange(1 << len(arrows))[:, None] >> np.arange(len(arrows))) & 1
-    pairs = [(arrows.index((a, b)), arrows.index((b, a))) for a, b in arrows if a < b]
+    pairs = [] if cycles else [(arrows.index((a, b)), arrows.index((b, a))) for a, b in arrows if a < b]
     for there, back in pairs:  # no two opposite edges: what is left is a small part of all
         graphs_NE = graphs_NE[graphs_NE[:, there] + graphs_NE[:, back] < 2]
     links_NCC = np.zeros((len(graphs_NE), nodes, nodes), bool)
     for place, (a, b) in enumerate(arrows):
         links_NCC[:, a, b] = graphs_NE[:, place]
-    return links_NCC[~cyclic(links_NCC.astype(np.float32))]
+    return links_NCC if cycles else links_NCC[~cyclic(links_NCC.astype(np.float32))]
 
 
-def every_question(task: Reachability, nodes: int) -> npt.NDArray[np.int64]:
-    """All "which" problems on all acyclic graphs of `nodes` nodes, as rows of a task that has more.
+def every_question(task: Reachability, nodes: int, cycles: bool = False) -> npt.NDArray[np.int64]:
+    """All "which" problems on all graphs of `nodes` nodes, acyclic or all, as rows of a task that has more nodes.
 
     Roots, reached targets and unreached others, in both orders of the candidates; edges in the order of their nodes.
     """
     problems = []
-    for links_CC in every_dag(nodes):
+    for links_CC in every_graph(nodes, cycles):
         edges = np.full((task.edges, 2), -1)
         there = np.argwhere(links_CC)
         edges[: len(there)] = there
@@ -179,7 +194,7 @@ def every_question(task: Reachability, nodes: int) -> npt.NDArray[np.int64]:
         for _ in range(nodes):
             walks_CC |= walks_CC @ links_CC
         for root in range(nodes):
-            for target in np.flatnonzero(walks_CC[root]):
+            for target in np.flatnonzero(walks_CC[root] & (np.arange(nodes) != root)):
                 for other in np.flatnonzero(~walks_CC[root]):
                     if other != root:
                         for pair in ((target, other), (other, target)):

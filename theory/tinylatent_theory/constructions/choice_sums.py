@@ -148,6 +148,15 @@ def _check_size(experts: int, units: int, width: int) -> None:
         )
 
 
+def mnns_hidden(task: MNNS) -> int:
+    """Hidden units of an expert in the one-hot basis, for three digits or more: exponential in the digits.
+
+    A unit for each of 2 R + 1 sums and each of the 2^(m - 2) points k / M up to 1/2 of the broken line, and two a sum
+    that take the state away.
+    """
+    return (2 * reach(task) + 1) * (2 ** (task.digits - 2) + 2)
+
+
 def mnns_floor(task: MNNS) -> float:
     """C: the logarithm of 0 is taken for -C."""
     return MARGIN + math.log(2 ** (task.digits - 1) * len(task.vocabulary))

@@ -89,10 +89,11 @@ def wendel(width: int, states: int, vocabulary: int) -> float:
 
 
 def needed_width(states: float, vocabulary: int, corrected: bool = False) -> float:
-    """d*: the width at which half of all normal embeddings hold k states of sum 1 (k may be real).
+    """d*: about the width at which half of all normal embeddings hold k states of sum 1 (k may be real).
 
     The statistical dimension of the cone is the mean, over normal vectors, of a minimum over t. To leading order it is
-    the minimum of the mean; the corrected one takes off the next term, Var f' / (2 f'') at the minimum, at most 1.
+    the minimum of the mean, up to 1 too wide; the corrected one, which fits small sizes, takes off the next term,
+    Var f' / (2 f'') at the minimum.
 
     Raises:
         ValueError: impossible sizes.
