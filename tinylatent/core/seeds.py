@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tinylatent.core.precision import exact_device
+
 PURPOSES = ("split", "init", "order", "sampling")
 
 
@@ -97,7 +99,8 @@ class Streams:
     """A stream of uniforms for each row, keyed by (seed, row, the row's own step, draw).
 
     The rollout engine calls `at` with each row's own step count before a step; draws within a step are numbered by
-    call. A row's numbers therefore depend neither on its neighbours nor on how long they take.
+    call. A row's numbers therefore depend neither on its neighbours nor on how long they take. They are float64,
+    on the CPU where the device of the rows has none (see `core.precision`).
 
     Args:
         seed: any integer, usually `Seeds.derive("sampling", ...)`.
@@ -106,14 +109,15 @@ class Streams:
     """
 
     def __init__(self, seed: int, rows_B: Int[Tensor, " B"] | int):
-        rows_B = torch.arange(rows_B) if isinstance(rows_B, int) else rows_B
+        rows_B = torch.arange(rows_B) if isinstance(rows_B, int) else rows_B.to(exact_device(rows_B.device))
         root = torch.full_like(rows_B, _signed(seed % (1 << 64)))
         self.root_B = mix(mix(root) ^ rows_B)
         self.at(torch.zeros_like(rows_B))
 
     def at(self, steps_B: Int[Tensor, " B"] | int) -> None:
         """Moves every row to its own step, or all to the same, and restarts the numbering of draws."""
-        mixed = _mixed(steps_B, 1, self.root_B.device) if isinstance(steps_B, int) else mix(steps_B)
+        device = self.root_B.device
+        mixed = _mixed(steps_B, 1, device) if isinstance(steps_B, int) else mix(steps_B.to(device))
         self.step_B = mix(self.root_B ^ mixed)
         self.draw = 0
 

@@ -13,34 +13,38 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tinylatent.core.precision import back, wide
 from tinylatent.core.seeds import Streams
 
-DIVERGED = "there is nothing to sample from: the logits are not finite, training diverged; lower training.learning_rate"
+DIVERGED = (
+    "there is nothing to choose from: the logits are not finite, training diverged; lower training.learning_rate, or "
+    "take an earlier checkpoint"
+)
 FLOOR = 1e-30
 """Smaller concentrations are raised to this, so that the log of a component fits float32."""
 
 
 def categorical(
-    streams: Streams, logits_BV: Float[Tensor, "B V"], count: int = 1
+    streams: Streams, logits_BV: Float[Tensor, "B V"], count: int = 1, temperature: float = 1.0
 ) -> tuple[Int[Tensor, "B count"], Float[Tensor, "B count"]]:
-    """`count` independent draws from softmax(logits) by inverting the cumulative distribution, and their
-    log-probabilities in float64, without a graph.
+    """`count` independent draws from softmax(logits / temperature) by inverting the cumulative distribution, and their
+    log-probabilities, without a graph; both are computed in float64.
 
     Raises:
         ValueError: logits are not finite: training diverged.
     """
-    p_BV = F.softmax(logits_BV.detach().double(), dim=-1)
+    p_BV = F.softmax(wide(logits_BV.detach()) / temperature, dim=-1)
     cumulative_BV = p_BV.cumsum(-1)
     if not cumulative_BV[:, -1].isfinite().all():
         raise ValueError(DIVERGED)
     thresholds_BK = streams.uniform(count) * cumulative_BV[:, -1:]
     ids_BK = torch.searchsorted(cumulative_BV, thresholds_BK, right=True)
-    return ids_BK, p_BV.gather(-1, ids_BK).log()
+    return back(ids_BK, logits_BV.device), back(p_BV.gather(-1, ids_BK).log(), logits_BV.device)
 
 
 @torch.no_grad()
 def log_gamma(streams: Streams, shape_BV: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-    """The logarithm of a gamma variate (scale 1) for every shape > 0, in float64.
+    """The logarithm of a gamma variate (scale 1) for every shape > 0, in float64 on the streams' device.
 
     Marsaglia and Tsang 2000: rejection for shape + 1, then the boost log gamma(shape) = log gamma(shape + 1) +
     log(uniform) / shape, all in log space. A row's result depends on the row alone: every attempt has draw numbers of
@@ -52,7 +56,7 @@ def log_gamma(streams: Streams, shape_BV: Float[Tensor, "B V"]) -> Float[Tensor,
     if not ((shape_BV > 0) & shape_BV.isfinite()).all():
         raise ValueError(DIVERGED)
     own, width = streams.branch(), shape_BV.shape[1]
-    shape_M = shape_BV.double().flatten()
+    shape_M = wide(shape_BV).flatten()
     log_M = torch.empty_like(shape_M)
     left_M = torch.arange(len(shape_M), device=shape_M.device)
     attempt = 0
@@ -78,7 +82,7 @@ def log_concentration(logits: Float[Tensor, "*rows V"], gamma: float) -> Float[T
 
 def log_dirichlet(streams: Streams, log_concentration_BV: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
     """The logarithm of a draw from the Dirichlet distribution, in the dtype of the concentrations."""
-    log_g_BV = log_gamma(streams, log_concentration_BV.double().exp())
+    log_g_BV = log_gamma(streams, wide(log_concentration_BV).exp())
     return F.log_softmax(log_g_BV, -1).to(log_concentration_BV)
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tinylatent.core.seeds import Streams
+from tinylatent.engine.distributions import DIVERGED
 from tinylatent.engine.plan import Plan, Repeat, Segment, distinct, segments
 from tinylatent.engine.thought import Action, History, State, Thought
 from tinylatent.engine.trace import Span, Trace, keeps_logits, made_with, prompt_span
@@ -59,7 +60,8 @@ def rollout(
 
     Raises:
         ValueError: a thought samples and there is not one stream per row; the plan has no steps or does not fit the
-            batch; a prompt is padded on the right.
+            batch; a prompt is padded on the right, or has ids or positions that the model has not; actions were chosen
+            from logits that are not finite.
     """
     check(plan, prompt_BN, mask_BN, group, streams)
     with torch.set_grad_enabled(grad):
@@ -195,6 +197,7 @@ class Runner:
         self.running: tuple[Segment, int, list[Action]] | None = None
         self.states: list[Tensor] = []
         self.logits: list[Tensor] | None = []
+        self.peaks: list[Tensor] = []  # the largest logit of every step whose action was chosen from logits
         self.acted: list[Tensor | None] = []
         self.live: list[Tensor | None] = []
 
@@ -224,6 +227,9 @@ class Runner:
                 self._segment(part, None, streams)
         if len(self.states) == before:
             raise ValueError(NO_STEPS)
+        # Once a rollout, since it waits for a GPU. A logit of -inf is a token that cannot come; NaN is a largest logit.
+        if self.peaks and not torch.stack(self.peaks).isfinite().all():
+            raise ValueError(DIVERGED)
         return self._trace()
 
     def _segment(self, segment: Segment, active_B: Tensor | None, streams: Streams | None) -> None:
@@ -243,6 +249,8 @@ class Runner:
                 if streams is not None:
                     streams.at(self.taken)
                 action = thought.sample(state, streams if thought.needs_streams else None)
+                if rows and "logits" in vars(state):  # where no thought reads them, they are not computed
+                    self.peaks.append(state.logits.detach().amax())
             if thought.reads_history:
                 scores.append(thought.log_prob(state, action))
             if drawn and action.log_prob is None:

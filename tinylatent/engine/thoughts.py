@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tinylatent.core.precision import back, wide
 from tinylatent.core.seeds import Streams
 from tinylatent.engine.distributions import categorical, dirichlet_log_density, log_concentration, log_dirichlet
 from tinylatent.engine.thought import Action, State, Thought
@@ -58,7 +59,7 @@ class Token(Thought):
         if self.temperature == 0:
             return self.given(logits_BV.argmax(-1))
         assert streams is not None, "the engine demands streams for sampling thoughts"
-        id_B1, log_p_B1 = categorical(streams, logits_BV.double() / self.temperature)
+        id_B1, log_p_B1 = categorical(streams, logits_BV, temperature=self.temperature)
         return self.given(id_B1.squeeze(1), log_p_B1.squeeze(1))
 
     def given(self, id: Int[Tensor, "*rows"], log_prob: Tensor | None = None) -> Action:
@@ -143,7 +144,7 @@ class MultiToken(Thought):
     def sample(self, state: State, streams: Streams | None) -> Action:
         """K token ids per row."""
         assert streams is not None, "the engine demands streams for sampling thoughts"
-        ids_BK, log_p_BK = categorical(streams, state.logits.double() / self.temperature, self.samples)
+        ids_BK, log_p_BK = categorical(streams, state.logits, self.samples, self.temperature)
         return self.given(ids_BK, log_p_BK.sum(-1))
 
     def given(self, ids: Int[Tensor, "*rows K"], log_prob: Tensor | None = None) -> Action:
@@ -191,17 +192,35 @@ class Dirichlet(Thought):
     def sample(self, state: State, streams: Streams | None) -> Action:
         """log a per row."""
         assert streams is not None, "the engine demands streams for sampling thoughts"
-        log_concentration_BV = log_concentration(state.logits.detach(), self.gamma)
-        log_a_BV = log_dirichlet(streams, log_concentration_BV)
-        return self.given(log_a_BV, dirichlet_log_density(log_concentration_BV.double(), log_a_BV.double()))
+        logits_BV = state.logits.detach()
+        log_a_BV = log_dirichlet(streams, log_concentration(logits_BV, self.gamma))
+        return self.given(log_a_BV, self._density(logits_BV, log_a_BV))
 
     def given(self, log_a: Float[Tensor, "*rows V"], log_prob: Tensor | None = None) -> Action:
         """The action with this point."""
         return Action({"log_a": log_a}, log_prob=log_prob)
 
     def log_prob(self, state: State, action: Action) -> Float[Tensor, "*rows"]:
-        """Log-density, up to a term that depends on the action alone: see `dirichlet_log_density`."""
-        return dirichlet_log_density(log_concentration(state.logits, self.gamma), action["log_a"])
+        """Log-density, up to a term that depends on the action alone: see `dirichlet_log_density`.
+
+        The value is float64 whatever the logits are: terms of size gamma log(gamma) cancel in it, and ratios of old and
+        new policy would be noise in float32. The gradient has no such cancellation and is computed in the logits'
+        precision.
+        """
+        logits, log_a = state.logits, action["log_a"]
+        if logits.dtype == torch.float64:
+            return dirichlet_log_density(log_concentration(logits, self.gamma), log_a)
+        with torch.no_grad():
+            value = self._density(logits, log_a)
+        if not (torch.is_grad_enabled() and logits.requires_grad):
+            return value
+        rough = dirichlet_log_density(log_concentration(logits, self.gamma), log_a)
+        return value + (rough - rough.detach())
+
+    def _density(self, logits: Tensor, log_a: Tensor) -> Float[Tensor, "*rows"]:
+        """The log-density in float64; in float32 on a device without that."""
+        log_c = log_concentration(wide(logits), self.gamma)
+        return back(dirichlet_log_density(log_c, wide(log_a)), logits.device)
 
     def latent(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
         """E^T a."""
@@ -288,7 +307,7 @@ class Stopping(Thought):
             stop_B = logit_B > 0
         else:
             assert streams is not None, "the engine demands streams for sampling thoughts"
-            stop_B = streams.uniform(1)[:, 0] < logit_B.double().sigmoid()
+            stop_B = back(streams.uniform(1)[:, 0] < wide(logit_B).sigmoid(), logit_B.device)
         action = Action(inner.values, stop_B, stop_slot=False)
         if not self.needs_streams:
             return action

@@ -423,7 +423,7 @@ class Trace:
         steps, shared = int(acted_BT.sum()), self.group if self.forked else 1
         slots = int(read_B.sum()) - int(prompt_B.sum()) + int(prompt_B[::shared].sum())
         blocks = 0
-        pairs, times = torch.stack([prompt_B, read_B], 1).unique(dim=0, return_counts=True)
+        pairs, times = torch.stack([prompt_B, read_B], 1).cpu().unique(dim=0, return_counts=True)
         for (prompt, read), count in zip(pairs.tolist(), times.tolist(), strict=True):
             blocks += count * self._row_flops(prompt, read, shared)
         flops = blocks // shared + embedding + 2 * V * D * steps

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from tinylatent.core.precision import wide
 from tinylatent.core.seeds import Streams, derive
 from tinylatent.engine.plan import ANSWER
 from tinylatent.engine.trace import NO_TOKEN, Counters, Trace
@@ -145,7 +146,7 @@ def _split(values_BT: Tensor, before: int) -> tuple[Tensor, Tensor]:
 def _mean(parts: list[tuple[Tensor, Tensor]]) -> list[float]:
     """Mean over rows of every step before the answer, then of the answer's; batches may differ in both numbers."""
     columns = [torch.cat(_widened([part[half] for part in parts])) for half in (0, 1)]
-    return [round(value, 6) for value in torch.cat(columns, 1).double().nanmean(0).tolist()]
+    return [round(value, 6) for value in wide(torch.cat(columns, 1)).nanmean(0).tolist()]
 
 
 def _widened(parts: list[Tensor]) -> list[Tensor]:

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tinylatent.core.precision import back
 from tinylatent.engine.plan import Plan, Segment
 from tinylatent.engine.thought import Action, State, Thought
 from tinylatent.engine.thoughts import GREEDY, HIDDEN, Token
@@ -127,4 +128,5 @@ class Coconut(Method):
         """The stage of every row: the current one, or with probability `mixing` a random one."""
         uniform_B2 = state.streams(len(examples), examples.prompt_BN.device).uniform(2)
         any_B = (uniform_B2[:, 1] * (self.stages + 1)).long()
-        return torch.where(uniform_B2[:, 0] < self.mixing, any_B, self.stage_at(state.step, state.total))
+        stage_B = torch.where(uniform_B2[:, 0] < self.mixing, any_B, self.stage_at(state.step, state.total))
+        return back(stage_B, examples.prompt_BN.device)

@@ -49,8 +49,21 @@ class Table:
         return x if self.scale is None else x * self.scale
 
     def rows(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape D"]:
-        """The embedding of each id."""
-        return self._scaled(F.embedding(ids, self.weight))
+        """The embedding of each id.
+
+        Raises:
+            ValueError: an id is no row of the table (on a GPU it is torch's own error).
+        """
+        return self._scaled(self._looked_up(ids))
+
+    def _looked_up(self, ids: Tensor) -> Tensor:
+        try:
+            return F.embedding(ids, self.weight)
+        except IndexError:
+            raise ValueError(
+                f"token ids from {int(ids.min())} to {int(ids.max())}: expected 0 to {len(self) - 1}, the rows of the "
+                "model's embedding table; was the prompt made for another task or tokenizer?"
+            ) from None
 
     def mix(self, shares: Float[Tensor, "*shape U"]) -> Float[Tensor, "*shape D"]:
         """sum_v shares_v E[v]: a mixture of the first U rows; of all, unless tokens were added after them."""
@@ -60,8 +73,8 @@ class Table:
     def mix_rows(
         self, ids: Int[Tensor, "*shape K"], shares: Float[Tensor, "*shape K"] | None = None
     ) -> Float[Tensor, "*shape D"]:
-        """sum_k shares_k E[id_k]: a mixture of K rows; their mean where no shares are given."""
-        rows = F.embedding(ids, self.weight)
+        """sum_k shares_k E[id_k]: a mixture of K rows; their mean where no shares are given. Raises as `rows` does."""
+        rows = self._looked_up(ids)
         return self._scaled(rows.mean(-2) if shares is None else (rows * shares[..., None]).sum(-2))
 
     def unit(self) -> Float[Tensor, ""]:
@@ -134,6 +147,23 @@ def default_positions(
     if mask_BS is None:
         return torch.arange(past, past + new, device=device)[None]
     return (mask_BS.long().cumsum(1) - 1).clamp(min=0)[:, past : past + new]
+
+
+def check_positions(positions_BT: Int[Tensor, "rows T"] | range, known: int, remedy: str) -> None:
+    """Checks that every position is one of the `known` ones of a model, counted from 0.
+
+    Raises:
+        ValueError: a position is not; the message ends in the remedy.
+    """
+    if not len(positions_BT):
+        return
+    if isinstance(positions_BT, range):
+        first, last = positions_BT[0], positions_BT[-1]
+    else:
+        first, last = torch.stack(positions_BT.aminmax()).tolist() if positions_BT.numel() else (0, 0)
+    if first < 0 or last >= known:
+        wrong = first if first < 0 else last
+        raise ValueError(f"position {wrong}, but the model has {known} positions, 0 to {known - 1}: {remedy}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tinylatent.models.backbone import Cache, Edit, Table, default_positions
+from tinylatent.models.backbone import Cache, Edit, Table, check_positions, default_positions
 from tinylatent.models.blocks import (
     ACTIVATIONS,
     MLP,
@@ -37,6 +37,7 @@ from tinylatent.models.blocks import (
 )
 
 MAX_WIDTH, MAX_LAYERS, MAX_LOOPS, MAX_EXPERTS = 8192, 256, 64, 64
+LARGER = "give its task a larger capacity, or take fewer steps"
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class Decoder(nn.Module):
         The last layer computes queries, attention and MLP only for slots that are read, or for all under an edit.
 
         Raises:
-            ValueError: the sequence is longer than the model has positions.
+            ValueError: a position is not one of the model's.
         """
         T, past = embeddings_BTD.shape[1], 0 if cache is None else cache.size
         bias = attention_bias(past, T, mask_BS, embeddings_BTD)
@@ -201,15 +202,13 @@ class Decoder(nn.Module):
         P = pos_emb_PD.shape[0]
         if positions_BT is None and mask_BS is None:
             if past + T > P:
-                raise ValueError(f"{past + T} slots, but the model has {P} positions: give its task a larger capacity")
+                check_positions(range(past, past + T), P, LARGER)
             return pos_emb_PD[past : past + T]  # equals the general case, in half the time
         explicit = positions_BT is not None
         if positions_BT is None:
             positions_BT = default_positions(past, T, mask_BS, pos_emb_PD.device)
         if explicit or past + T > P:
-            most = int(positions_BT.max()) + 1 if positions_BT.numel() else 0
-            if most > P:
-                raise ValueError(f"{most} positions, but the model has {P}: give its task a larger capacity")
+            check_positions(positions_BT, P, LARGER)
         return F.embedding(positions_BT, pos_emb_PD)
 
     def flops(self, new: int, past: int = 0, read: int | None = None) -> int:

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tinylatent.models.backbone import SITES, Cache, Edit, Site, Table, default_positions
+from tinylatent.models.backbone import SITES, Cache, Edit, Site, Table, check_positions, default_positions
 from tinylatent.models.blocks import MLP, Attention, Block, Norm
 from tinylatent.models.decoder import Decoder
 
@@ -94,11 +94,17 @@ class HFBackbone(nn.Module):
         """Hidden states after the last norm from slot `read_from` on, and the extended cache; see Backbone.forward.
 
         The model computes all slots, whatever is read.
+
+        Raises:
+            ValueError: a position is beyond those of the model's config; rotary models would extrapolate in silence.
         """
         B, T, _ = embeddings_BTD.shape
-        past = 0 if cache is None else cache.size
+        past, explicit = 0 if cache is None else cache.size, positions_BT is not None
         if positions_BT is None:
             positions_BT = default_positions(past, T, mask_BS, embeddings_BTD.device)
+        known = getattr(self._config, "max_position_embeddings", None)
+        if known is not None and (explicit or past + T > known):
+            check_positions(positions_BT, known, "take a shorter prompt or fewer steps")
         if edit is not None and not self._editable:
             self._check_sites()
         growing = _thaw(cache)

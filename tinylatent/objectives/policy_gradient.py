@@ -42,6 +42,9 @@ SILENT = 0.999
 """Early stopping counts log lines where at least this share of groups has rewards without variance."""
 REFERENCE = "parts.reference."
 MAX_LOG_RATIO = 30.0  # keeps ratios finite: infinity times an advantage of zero would be NaN
+MIN_LOG_RATIO = (
+    -1e30
+)  # k3 grows linearly on this side, so that only infinity must be cut, and sums of values stay finite
 
 
 def advantages(
@@ -57,7 +60,8 @@ def advantages(
         reward_B: rewards, the G rollouts of a prompt in consecutive rows.
         group: G.
         kind: see `Advantage`.
-        epsilon: added to a standard deviation (unbiased) before dividing; a group of equal rewards has advantage 0.
+        epsilon: added to a standard deviation (unbiased) before dividing. A group of equal rewards has advantage 0, for
+            every kind but "none".
         gather: maps rewards of this process to those of all, for the standard deviation of the whole batch.
 
     Raises:
@@ -80,7 +84,8 @@ def advantages(
             centred_PG = centred_PG * (group / (group - 1))
         case "batch-std":
             centred_PG = centred_PG / (gather(reward_B).std() + epsilon)
-    return centred_PG.flatten()
+    equal_P1 = (reward_PG == reward_PG[:, :1]).all(1, keepdim=True)  # their mean is off by rounding: 0.7 is no binary
+    return centred_PG.masked_fill(equal_P1, 0.0).flatten()
 
 
 def frac_reward_zero_std(advantage_B: Float[Tensor, " B"], group: int) -> Float[Tensor, ""]:
@@ -113,8 +118,10 @@ def k3(reference_BT: Float[Tensor, "B T"], current_BT: Float[Tensor, "B T"]) -> 
 
     Its mean over actions of the current policy is KL(current || reference) (Schulman 2020, estimator k3). As a loss
     over given actions, which is how GRPO uses it, its gradient is on average that of KL(reference || current) instead.
+    Gaps q - p above MAX_LOG_RATIO count as that, and infinite ones below 0 as MIN_LOG_RATIO: value and gradient are
+    finite, and the gradient is 0 outside of these bounds.
     """
-    gap_BT = reference_BT - current_BT
+    gap_BT = (reference_BT - current_BT).clamp(MIN_LOG_RATIO, MAX_LOG_RATIO)
     return gap_BT.exp() - gap_BT - 1
 
 

@@ -21,8 +21,11 @@ from tinylatent.engine.thought import Action
 from tinylatent.engine.thoughts import (
     GREEDY,
     HIDDEN,
+    MIXTURE,
+    Dirichlet,
     Hidden,
     Mixture,
+    MultiToken,
     Pause,
     Stopping,
     Token,
@@ -150,7 +153,7 @@ def test_the_last_action_is_never_read(tiny):
     assert rollout(model, (Segment(Token(), 3),), prompt_BN).length_B.tolist() == [3]
     assert rollout(model, (never,), prompt_BN).length_B.tolist() == [3]
     assert force(model, (Segment(Token(), 3, ids),), prompt_BN).length_B.tolist() == [3]
-    with pytest.raises(ValueError, match=r"6 slots, but the model has 5 positions"):
+    with pytest.raises(ValueError, match="position 5, but the model has 5 positions, 0 to 4"):
         rollout(model, (Segment(Token(), 4),), prompt_BN)
 
 
@@ -271,6 +274,70 @@ def test_plans_for_another_batch_are_rejected(model):
 def test_groups_below_one_are_rejected(model, group):
     with pytest.raises(ValueError, match=f"group {group}: expected 1 or more"):
         rollout(model, PLAN, PROMPT, group=group)
+
+
+@pytest.mark.parametrize("call", [rollout, force])
+@pytest.mark.parametrize(
+    ("mask", "offset", "steps", "wrong"),
+    [
+        (None, None, 5, 8),
+        ([[True] * 5, [False] * 2 + [True] * 3], None, 5, 8),  # the second row alone would fit
+        (None, [0, 2], 3, 8),
+        ([[True] * 5, [False] * 2 + [True] * 3], [0, 5], 2, 8),
+        (None, [-1, 0], 2, -1),
+        (None, None, [1, 5], 8),
+        (None, [0, 1], [5, 1], 8),
+    ],
+)
+def test_positions_beyond_those_of_the_model_are_told(tiny, call, mask, offset, steps, wrong):
+    """By the prompt's length, a mask, offsets, steps that differ by row: one sentence in all cases."""
+    model, prompt_BN = tiny(positions=8), torch.ones(2, 5, dtype=torch.int64)
+    mask_BN, offset_B = (None if x is None else torch.tensor(x) for x in (mask, offset))
+    most, number = (max(steps), torch.tensor(steps)) if isinstance(steps, list) else (steps, steps)
+    given = Token().given(torch.ones(2, most, dtype=torch.int64)) if call is force else None
+    plan = (Segment(Token(), number, given),)
+    if wrong >= 0:  # with one position more, all fits
+        call(tiny(positions=wrong + 1), plan, prompt_BN, mask_BN, offset_B=offset_B)
+    with pytest.raises(ValueError, match=f"position {wrong}, but the model has 8 positions, 0 to 7: give its task a"):
+        call(model, plan, prompt_BN, mask_BN, offset_B=offset_B)
+
+
+@pytest.mark.parametrize("wrong", [-1, V])
+def test_ids_beyond_the_table_are_told(model, wrong):
+    """In prompts, in given tokens, in sparse mixtures."""
+    said = f"token ids from .*{wrong}.*: expected 0 to {V - 1}"
+    bad = torch.tensor([[1, 2], [wrong, 2]])
+    given = Segment(GREEDY, 2, GREEDY.given(bad))
+    sparse = Segment(MIXTURE, 2, MIXTURE.given_sparse(bad[:, None].expand(2, 2, 2), torch.full((2, 2, 2), 0.5)))
+    last = Segment(GREEDY, 1, GREEDY.given(torch.ones(2, 1, dtype=torch.int64)))
+    for run in (rollout, force):
+        for plan, prompt in (((last,), bad), ((given, last), PROMPT), ((sparse, last), PROMPT)):
+            with pytest.raises(ValueError, match=said):
+                run(model, plan, prompt)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("where", ["embedding", "norm.weight", "blocks.0.mlp.down_proj"])
+@pytest.mark.parametrize("thought", [GREEDY, MIXTURE, HIDDEN, Token(1.0), Dirichlet(2.0), MultiToken(2)])
+def test_nothing_is_chosen_from_logits_that_are_not_finite(tiny, thought, where, bad):
+    """A greedy choice from NaN would be an id like any other; one weight that is no number reaches the answer."""
+    model, plan = tiny(), (Segment(thought, 2), Segment(GREEDY, 1, name=ANSWER))
+    rollout(model, plan, PROMPT, streams=Streams(0, torch.arange(2)))
+    with torch.no_grad():
+        model.get_parameter(where).view(-1)[-1] = bad
+    for grad in (False, True):
+        with pytest.raises(ValueError, match="nothing to choose from: the logits are not finite, training diverged"):
+            rollout(model, plan, PROMPT, streams=Streams(0, torch.arange(2)), grad=grad)
+
+
+def test_tokens_that_cannot_come_may_have_infinite_logits(tiny):
+    """A logit of -inf is a token of probability 0: no error, in any thought."""
+    model, barred = tiny(), torch.tensor([0, 3])
+    model.readout = lambda hidden: F.linear(hidden, model.embedding).index_fill(-1, barred, -torch.inf)
+    plan = (Segment(MIXTURE, 1), Segment(Token(1.0), 1), Segment(MultiToken(2), 1), Segment(GREEDY, 2))
+    trace = rollout(model, plan, PROMPT, streams=Streams(0, torch.arange(2)))
+    assert not torch.isin(trace.action("id"), barred).any()
+    assert trace.log_prob_BT.isfinite().all()
 
 
 def test_inputs_of_another_width_are_refused(model):

@@ -113,25 +113,26 @@ def test_embed_and_readout_share_the_matrix(model):
     assert (len(model.table), model.table.width) == (7, 8) == (model.table.weight.shape[0], model.width)
 
 
-@pytest.mark.parametrize("positions_BT", [None, [[3, 4, 6]], [[0, 1, 2], [9, 6, 0]]])
+@pytest.mark.parametrize("positions_BT", [None, [[3, 4, 6]], [[0, 1, 2], [9, 6, 0]], [[-1, 0, 1]]])
 def test_a_sequence_too_long_is_told_however_its_positions_come_about(tiny, positions_BT):
     """By their number, by a mask that leaves too many, by offsets; what fits is served, whatever is masked."""
+    said = "but the model has 6 positions, 0 to 5: give its task a larger capacity, or take fewer steps"
     model = tiny(positions=6)
     assert model.positions == 6
     x_BTD, mask_BS = random(2, 5, 8), torch.ones(2, 8, dtype=torch.bool)
     _, cache = model.forward(x_BTD)
     if positions_BT is None:
-        with pytest.raises(ValueError, match="8 slots, but the model has 6 positions: give its task a larger capacity"):
+        with pytest.raises(ValueError, match=f"position 7, {said}"):
             model.forward(x_BTD[:, :3], cache)
-        with pytest.raises(ValueError, match="8 positions, but the model has 6: give its task a larger capacity"):
+        with pytest.raises(ValueError, match=f"position 7, {said}"):
             model.forward(x_BTD[:, :3], cache, mask_BS)
         mask_BS[:, :2] = False
         assert model.forward(x_BTD[:, :3], cache, mask_BS)[0].isfinite().all()
         return
     for mask in (None, mask_BS):
-        with pytest.raises(ValueError, match=r"(7|10) positions, but the model has 6: give its task a larger capacity"):
+        with pytest.raises(ValueError, match=f"position (6|9|-1), {said}"):
             model.forward(x_BTD[:, :3], cache, mask, torch.tensor(positions_BT))
-        below_BT = torch.tensor(positions_BT).clamp(max=5)
+        below_BT = torch.tensor(positions_BT).clamp(0, 5)
         assert model.forward(x_BTD[:, :3], cache, mask, below_BT)[0].isfinite().all()
 
 

@@ -30,7 +30,7 @@ from naive import score
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tinylatent.engine.force import replay
+from tinylatent.engine.force import force, replay
 from tinylatent.engine.plan import Segment
 from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import Hidden, Mixture, Token
@@ -297,6 +297,32 @@ def test_an_error_of_the_model_itself_is_a_refusal_that_quotes_it(error):
     with pytest.raises(ValueError, match=words) as refusal:
         HFBackbone(model)
     assert type(refusal.value.__cause__) is error
+
+
+@pytest.mark.parametrize("name", ["GPT2", pytest.param("Llama", marks=pytest.mark.slow), "Qwen2"])
+def test_positions_beyond_those_of_the_config_are_told(name):
+    """GPT-2 would fail on its table, rotary models would go on in silence; by length, by padding that ends, by offset.
+
+    Masked slots take no position: a prompt of eight slots, four of them padding, leaves four.
+    """
+    if name == "GPT2":
+        config = transformers.GPT2Config(vocab_size=23, n_positions=8, n_embd=16, n_layer=1, n_head=2)
+        backbone = HFBackbone(transformers.GPT2LMHeadModel(config).double())
+    else:
+        backbone = HFBackbone(small(name, max_position_embeddings=8))
+    prompt_BN, mask_BN = torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.bool)
+    said = r"position 8, but the model has 8 positions, 0 to 7: take a shorter prompt or fewer steps"
+    rollout(backbone, (Segment(Token(), 1),), prompt_BN)
+    for offset_B, number in ((None, 2), (torch.tensor([0, 1]), 1)):
+        with pytest.raises(ValueError, match=said):
+            rollout(backbone, (Segment(Token(), number),), prompt_BN, offset_B=offset_B)
+    mask_BN[:, :4] = False
+    rollout(backbone, (Segment(Token(), 5),), prompt_BN, mask_BN)
+    with pytest.raises(ValueError, match=said):
+        rollout(backbone, (Segment(Token(), 6),), prompt_BN, mask_BN)
+    given = Token().given(torch.ones(2, 6, dtype=torch.int64))
+    with pytest.raises(ValueError, match=said):
+        force(backbone, (Segment(Token(), torch.tensor([1, 6]), given),), prompt_BN, mask_BN)
 
 
 def test_a_model_without_a_head_is_refused():

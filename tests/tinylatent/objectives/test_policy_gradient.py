@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from losses import examples_of, model_of
 from tinylatent_tasks import MNNS
@@ -21,6 +21,8 @@ from tinylatent.methods import GRPO
 from tinylatent.models.decoder import Decoder, ModelConfig
 from tinylatent.objectives.method import Model, TrainState
 from tinylatent.objectives.policy_gradient import (
+    MAX_LOG_RATIO,
+    MIN_LOG_RATIO,
     advantages,
     averaged,
     clipped,
@@ -84,9 +86,24 @@ def test_a_constant_added_to_all_rewards_changes_nothing(kind, batch, shift):
     assert plain.view(-1, group).sum(1).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS[:-1])
-def test_equal_rewards_teach_nothing(kind):
-    assert advantages(torch.ones(8), 4, kind).tolist() == [0] * 8
+@given(values=st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=4), group=st.integers(2, 9))
+@example(values=[0.7, 0.7], group=8)  # the mean of eight times 0.7 is not 0.7 in float32
+def test_equal_rewards_teach_nothing(kind, dtype, values, group):
+    """Exactly nothing, whatever their value and whatever other groups got."""
+    rewards = torch.tensor(values).repeat_interleave(group).to(dtype)
+    found = advantages(rewards, group, kind)
+    assert found.dtype == dtype
+    assert found.tolist() == [0.0] * len(rewards)
+    assert frac_reward_zero_std(found, group) == 1
+    mixed = advantages(torch.cat([rewards, 2 * rewards[:1].abs() + 1, rewards[1:group]]), group, kind)
+    assert mixed[: len(rewards)].tolist() == [0.0] * len(rewards)
+    assert mixed[len(rewards) :].any()
+
+
+@pytest.mark.parametrize("kind", KINDS[:-1])
+def test_the_share_of_groups_that_teach_nothing_is_counted(kind):
     rewards = torch.tensor([1.0, 1, 0, 0, 1, 0, 1, 1])
     assert frac_reward_zero_std(advantages(rewards, 2, kind), 2).item() == 0.75
 
@@ -156,6 +173,26 @@ def test_k3_averages_to_the_divergence(logits):
     divergence = (p.exp() * (p - q)).sum()
     assert (p.exp() * values).sum().item() == pytest.approx(divergence.item(), abs=1e-9)
     assert k3(p[None], p[None]).abs().max() == 0
+
+
+@given(st.one_of(st.floats(-1e4, 1e4), st.sampled_from([-math.inf, -1e38, 30.0, 31.0, 100.0, 1e38, math.inf])))
+def test_k3_is_its_formula_inside_its_bounds_and_finite_beyond(gap):
+    """Value and gradient in float32, against the formula in float64."""
+    current = torch.tensor([[-gap]], requires_grad=True)
+    value = k3(torch.zeros(1, 1), current)
+    (slope,) = torch.autograd.grad(value.sum(), current)
+    gap = -current.item()  # as float32 holds it
+    held = min(max(gap, MIN_LOG_RATIO), MAX_LOG_RATIO)
+    assert value.item() == pytest.approx(math.exp(held) - held - 1, rel=1e-5, abs=1e-6)
+    assert slope.item() == pytest.approx(1 - math.exp(gap) if gap == held else 0.0, rel=1e-5, abs=1e-6)
+
+
+def test_k3_of_what_the_current_policy_cannot_do_is_finite():
+    never = torch.full((1, 1), -math.inf)
+    for reference, current in ((torch.zeros(1, 1), never.clone()), (never, torch.zeros(1, 1))):
+        value = k3(reference, current.requires_grad_())
+        assert value.isfinite().all()
+        assert torch.autograd.grad(value.sum(), current)[0].item() == 0
 
 
 def test_averages_are_plain_loops():
