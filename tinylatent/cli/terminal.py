@@ -1,14 +1,15 @@
 """Words in and out: arguments fill a command, errors become one line, entries are listed."""
 
 import contextlib
+import dataclasses
+import inspect
 import io
 import operator
 import re
+import typing
 from collections.abc import Mapping, Sequence
 from itertools import dropwhile, takewhile
 from typing import Any, Literal
-
-import tyro
 
 Device = Literal["auto", "cpu", "cuda"]
 """Where to compute; auto takes a GPU where there is one."""
@@ -27,6 +28,8 @@ def filled(kind: Any, prog: str, arguments: Sequence[str], default: Any = None) 
         ValueError: the arguments are wrong; the message is one line.
         SystemExit: help was asked for and printed.
     """
+    import tyro  # a twelfth of a second that the list of commands does not need
+
     said, own = io.StringIO(), {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(said):
@@ -34,7 +37,60 @@ def filled(kind: Any, prog: str, arguments: Sequence[str], default: Any = None) 
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(f"{one_line(said.getvalue())}. See {prog} --help") from None
+        raise ValueError(f"{in_flags(one_line(said.getvalue()), kind, default)}. See {prog} --help") from None
+
+
+def in_flags(text: str, kind: Any, default: Any = None) -> str:
+    """A message with the flags that were typed, where it names settings as the code does.
+
+    "training.batch_size is 0" becomes "--training.batch-size is 0" for a command with such a flag, and "digits is 99;
+    try digits=4" becomes "--task.digits is 99; try --task.digits 4" for one that has `--task.digits` alone.
+
+    Args:
+        text: the message.
+        kind: the command, or the class of it; None leaves the text as it is.
+        default: gives the classes of its parts, where the command is not filled in.
+    """
+    own, parts = _flags(kind, default)
+    for name, flag in own.items():
+        text = re.sub(rf"^{name}(?= is )", flag, text)
+    for flag in {flag for flags in parts.values() for flag in flags}:
+        text = re.sub(rf"(?<![\w./-]){flag[2:].replace('-', '_')}(?!\w)", flag, text)
+    for name, (flag, *others) in parts.items():
+        if others:  # of two parts: which of them is meant cannot be told
+            continue
+        text = re.sub(rf"(?<![\w./-]){name}=(?=\S)", f"{flag} ", text)
+        text = re.sub(rf"(^|: |, ){name}(?= is | -?\d)|^{name}(?= \w)", rf"\g<1>{flag}", text)
+    return text
+
+
+def _flags(kind: Any, default: Any) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The flags of a command itself by field, and those of its parts: all that a name may stand for."""
+    import tyro
+
+    _, *positional = typing.get_args(tyro.conf.Positional[str])
+    own, parts = {}, dict[str, list[str]]()
+    command = typing.get_origin(kind) or kind
+    if not dataclasses.is_dataclass(command):
+        return {}, {}
+    hints = typing.get_type_hints(command if isinstance(command, type) else type(command), include_extras=True)
+    for field in dataclasses.fields(command):
+        value = getattr(kind if default is None else default, field.name, None)
+        filled_in = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        groups = [type(value)] if filled_in else _dataclasses_in(hints[field.name])
+        names = dict.fromkeys(each.name for group in groups for each in dataclasses.fields(group))
+        for name in names:
+            parts.setdefault(name, []).append(f"--{field.name}.{name}".replace("_", "-"))
+        if not names and not {*positional} & {*getattr(hints[field.name], "__metadata__", ())}:
+            own[field.name] = f"--{field.name}".replace("_", "-")
+    return own, parts
+
+
+def _dataclasses_in(hint: Any) -> list[type]:
+    """The dataclasses that an annotation names, inside unions too."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return [hint]
+    return [found for each in typing.get_args(hint) for found in _dataclasses_in(each)]
 
 
 def one_line(boxed: str) -> str:
@@ -44,6 +100,11 @@ def one_line(boxed: str) -> str:
     words = " ".join(takewhile(bool, dropwhile(operator.not_, body)))
     text = re.sub(r"^Error parsing (?!--)\S+: ", "", words).removeprefix(f"{title}: ").rstrip(".")
     return text if title == "Value error" else f"{title}: {text}"
+
+
+def description(text: str | None) -> str:
+    """A docstring without the sentence, at the end of a paragraph, that says what is raised: help for users."""
+    return re.sub(r"\s*\bRaises ValueError\b.*?(?=\n\s*\n|$)", "", inspect.cleandoc(text or ""), flags=re.DOTALL)
 
 
 def first_sentence(text: str | None) -> str:

@@ -2,77 +2,120 @@
 
 import importlib.metadata
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Kind = TypeVar("Kind")
 
 
 class PluginWarning(UserWarning):
-    """An installed entry point cannot be loaded and is left out; the message names it and its package."""
+    """Something that a package installed is left out; the message names it and its package.
+
+    Args:
+        message: what is left out, and why.
+        package: whose it is; who shows warnings shows one of each package.
+    """
+
+    def __init__(self, message: str, package: str = ""):
+        super().__init__(message)
+        self.package = package
 
 
 class Registry(Mapping[str, Kind], Generic[Kind]):
     """The entry points of a group, as a mapping from names to what they load.
 
-    Asking for one name raises ValueError if it cannot be loaded; `loaded` warns and leaves it out.
+    Asking for one name raises ValueError if it cannot be loaded or two packages register it; `loaded` leaves it out
+    with a warning.
 
     Args:
         group: name of the entry-point group, such as "tinylatent.methods".
         word: what messages call one entry, such as "method".
         named: whether loaded objects have a `name`, which must equal their entry's.
+        expects: what an entry must be, in words, such as "a subclass of Method".
+        fits: whether a loaded object is that; all are by default.
     """
 
-    def __init__(self, group: str, word: str, named: bool = False):
-        self.group, self.word, self.is_named = group, word, named
+    def __init__(
+        self,
+        group: str,
+        word: str,
+        named: bool = False,
+        expects: str = "",
+        fits: Callable[[Any], bool] = lambda found: True,
+    ):
+        self.group, self.word, self.is_named, self.expects, self.fits = group, word, named, expects, fits
         self._found: dict[str, Kind] = {}
 
     @cached_property
     def points(self) -> dict[str, importlib.metadata.EntryPoint]:
-        """All entry points of the group by name, not loaded.
+        """All entry points of the group by name, not loaded; the first of those that share a name."""
+        return {name: found[0] for name, found in self._registered.items()}
 
-        Raises:
-            ValueError: two packages register the same name.
-        """
-        found: dict[str, importlib.metadata.EntryPoint] = {}
+    @cached_property
+    def _registered(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
+        """All entry points of the group by name: several only where packages register different things under it."""
+        found: dict[str, list[importlib.metadata.EntryPoint]] = {}
         for point in importlib.metadata.entry_points(group=self.group):
-            other = found.get(point.name)
-            if other is not None and other.value != point.value:
-                raise ValueError(
-                    f"two packages register a {self.word} {point.name!r}: {owner(other)} and {owner(point)}; "
-                    "uninstall one, or rename its entry"
-                )
-            found[point.name] = point
+            same = found.setdefault(point.name, [])
+            if all(other.value != point.value for other in same):
+                same.append(point)
         return found
 
     def __getitem__(self, name: str) -> Kind:
         if name not in self._found:
-            point = self.points[name]
-            try:
-                found = point.load()
-            except Exception as error:
-                raise ValueError(
-                    f"the {self.word} {name!r} of {owner(point)} cannot be loaded from {point.value} "
-                    f"({type(error).__name__}: {error}): repair or uninstall it"
-                ) from error
-            own = getattr(found, "name", None)
-            if self.is_named and own != name:
-                raise ValueError(
-                    f"the {self.word} {name!r} of {owner(point)} is named {own!r} in {point.value}: give both one name"
-                )
-            self._found[name] = found
+            self._found[name] = self._load(name)
         return self._found[name]
 
+    def _load(self, name: str) -> Kind:
+        """What an entry loads.
+
+        Raises:
+            KeyError: there is none of this name.
+            ValueError: two packages register the name, or it cannot be loaded, or is not what it must be.
+        """
+        point, *others = self._registered[name]
+        if others:
+            raise ValueError(
+                f"two packages register a {self.word} {name!r}: {owner(point)} and {owner(others[0])}; uninstall one, "
+                "or rename its entry"
+            )
+        about = f"the {self.word} {name!r} of {owner(point)}"
+        try:
+            found = point.load()
+        except Exception as error:
+            raise ValueError(
+                f"{about} cannot be loaded from {point.value} ({type(error).__name__}: {error}): repair or uninstall it"
+            ) from error
+        if not self.fits(found):
+            raise ValueError(f"{about}, {point.value}, is not {self.expects}: repair or uninstall it")
+        own = getattr(found, "name", None)
+        if self.is_named and own != name:
+            raise ValueError(f"{about} is named {own!r} in {point.value}: give both one name")
+        return found
+
     def loaded(self) -> dict[str, Kind]:
-        """All entries that can be loaded, by name; gives a PluginWarning for every other one."""
-        found = {}
+        """All entries that can be loaded, by name; warns of the others as `leave_out` does."""
+        found, errors = {}, {}
         for name in self:
             try:
                 found[name] = self[name]
             except ValueError as error:
-                warnings.warn(f"left out: {error}", PluginWarning, stacklevel=2)
+                errors[name] = str(error)
+        self.leave_out(errors)
         return found
+
+    def leave_out(self, errors: Mapping[str, str]) -> None:
+        """Gives a PluginWarning for every package some of whose entries are left out.
+
+        errors: why, by the name of the entry.
+        """
+        packages: dict[str, list[str]] = {}
+        for name in errors:
+            packages.setdefault(owner(self.points[name]), []).append(name)
+        for package, (first, *others) in packages.items():
+            more = f"; so {'is' if len(others) == 1 else 'are'} {', '.join(map(repr, others))}" if others else ""
+            warnings.warn(PluginWarning(f"left out: {errors[first]}{more}", package), stacklevel=3)
 
     def named(self, name: str) -> Kind:
         """The entry of this name.

@@ -8,7 +8,6 @@ trained with the settings that its class calls usual (`recipe`).
 """
 
 import difflib
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 
 from tinylatent_tasks import MNNS, Arithmetic, MultiHop, Reachability, Recommendation, SubsetSum, Task
 
-from tinylatent.core.registry import PluginWarning, Registry, owner
+from tinylatent.core.registry import Registry, owner
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.tasks import TASKS
@@ -189,8 +188,7 @@ def _made(
 
 def _leave_out(registry: Registry[Any], name: str, why: str) -> None:
     """Warns that an entry is left out, and says who brought it."""
-    said = f"left out: the {registry.word} {name!r} of {owner(registry.points[name])} {why}"
-    warnings.warn(said, PluginWarning, stacklevel=4)
+    registry.leave_out({name: f"the {registry.word} {name!r} of {owner(registry.points[name])} {why}"})
 
 
 def build(comparison: str, method: Method, seed: int = 0, **settings: Any) -> Experiment:

@@ -48,7 +48,9 @@ class Study:
     """What its runs are."""
 
 
-STUDIES: Registry[Study] = Registry("tinylatent.studies", "study", named=True)
+STUDIES: Registry[Study] = Registry(
+    "tinylatent.studies", "study", named=True, expects="a Study", fits=lambda found: isinstance(found, Study)
+)
 """Studies by name: this package's and any other's."""
 
 

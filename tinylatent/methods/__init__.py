@@ -1,5 +1,7 @@
 """Methods, one file each, registered under the entry-point group "tinylatent.methods"."""
 
+import dataclasses
+
 from tinylatent.core.registry import Registry
 from tinylatent.methods.coconut import Coconut
 from tinylatent.methods.cot2 import CoT2
@@ -9,7 +11,13 @@ from tinylatent.methods.grpo import GRPO
 from tinylatent.methods.pause import PauseTokens
 from tinylatent.objectives.method import Method
 
-METHODS: Registry[type[Method]] = Registry("tinylatent.methods", "method", named=True)
+METHODS: Registry[type[Method]] = Registry(
+    "tinylatent.methods",
+    "method",
+    named=True,
+    expects="a dataclass that inherits from Method",
+    fits=lambda kind: isinstance(kind, type) and issubclass(kind, Method) and dataclasses.is_dataclass(kind),
+)
 """All installed methods by name, of this package and of others."""
 
 __all__ = ["GRPO", "METHODS", "CoT2", "Coconut", "Direct", "DiscreteCoT", "PauseTokens"]

@@ -1,15 +1,22 @@
 """The command itself: it finds commands, loads the one that is named, and every user's error is one clear line."""
 
+import errno
+import importlib.metadata
+import os
+import signal
 import subprocess
 import sys
+from dataclasses import dataclass, field
 
 import pytest
+from tinylatent_tasks import MNNS
 
 from tinylatent.cli import main as cli
 from tinylatent.cli.inspect import List
 from tinylatent.cli.main import COMMANDS, main, parse
-from tinylatent.cli.terminal import first_sentence, one_line
+from tinylatent.cli.terminal import description, first_sentence, in_flags, one_line
 from tinylatent.core.registry import Registry
+from tinylatent.training.config import Training
 
 UNLOADED = """
 import sys
@@ -71,7 +78,9 @@ def guests(installed, monkeypatch):
 
     def install(package, points, module=GUEST):
         installed(package, f"[tinylatent.commands]\n{points}\n", module)
-        monkeypatch.setattr(cli, "COMMANDS", Registry("tinylatent.commands", "command"))
+        usual = cli.COMMANDS
+        fresh = Registry(usual.group, usual.word, expects=usual.expects, fits=usual.fits)
+        monkeypatch.setattr(cli, "COMMANDS", fresh)
         sys.modules.pop("guest_module", None)
 
     return install
@@ -103,13 +112,29 @@ def test_a_broken_command_is_named_on_one_line_and_left_out(guests, refused, cap
     assert main(["list", "--json"]) == 0
 
 
-def test_a_name_that_two_packages_register_is_an_error(guests, refused):
-    guests("doubling", "list = guest_module:Greet")
-    for words in (["--help"], ["list"], ["bench", "--help"]):
+def test_a_name_that_two_packages_register_is_refused_alone(guests, refused, capsys):
+    guests("doubling", "frontier = guest_module:Greet\ngreet = guest_module:Greet")
+    for words in (["frontier"], ["frontier", "--help"]):
         error = refused(words)
-        assert "two packages register a command 'list': " in error
+        assert "two packages register a command 'frontier': " in error
         assert "doubling" in error
         assert "tinylatent" in error.removeprefix("tinylatent: ")
+    assert main(["greet"]) == 0
+    assert capsys.readouterr().out == "hello\n"
+
+
+NO_COMMANDS = {
+    "no dataclass": ("plain", "class Plain:\n    def run(self):\n        print('ran')\n"),
+    "no run": ("idle", "from dataclasses import dataclass\n\n\n@dataclass\nclass Idle:\n    pass\n"),
+    "a function": ("call", "def Call():\n    print('called')\n"),
+}
+
+
+@pytest.mark.parametrize(("name", "module"), NO_COMMANDS.values(), ids=NO_COMMANDS)
+def test_an_entry_that_is_no_command_is_named_with_its_package(name, module, guests, refused):
+    guests("careless", f"{name} = guest_module:{name.title()}", module)
+    said = f"the command {name!r} of careless, guest_module:{name.title()}, is not a dataclass with a method `run`"
+    assert said in refused([name])
 
 
 def test_an_unknown_command_names_the_known_ones_and_a_close_one(refused):
@@ -125,6 +150,20 @@ def test_an_unknown_option_is_named(refused):
     assert "See tinylatent list --help" in error
 
 
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert not stop.value.code
+    assert capsys.readouterr().out == f"tinylatent {importlib.metadata.version('tinylatent')}\n"
+
+
+def test_it_runs_as_a_module_too():
+    """As the package, and as the module itself, which would otherwise do nothing and say nothing."""
+    for module in ("tinylatent", "tinylatent.cli.main"):
+        done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("tinylatent "), module
+
+
 def failing(error):
     def run(self):
         raise error
@@ -136,6 +175,69 @@ def test_interruption_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(List, "run", failing(KeyboardInterrupt()))
     assert main(["list"]) == 130
     assert "same command" in capsys.readouterr().err
+
+
+def test_interruption_while_a_command_is_being_loaded_is_a_line_too(guests, capsys):
+    """A second or more goes by while torch is imported."""
+    guests("slow", "slow = guest_module:Slow", "raise KeyboardInterrupt")
+    assert main(["slow"]) == 130
+    error = capsys.readouterr().err
+    assert error.startswith("\ntinylatent: interrupted; ")
+    assert error.count("\n") == 2
+
+
+def test_being_told_to_end_is_as_being_interrupted(monkeypatch, capsys):
+    """What `kill` and job schedulers send; what was there before is there again."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(List, "run", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["list"]) == 143
+    assert "interrupted; what training has finished" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+CLOSED = """
+import os, sys
+from tinylatent.cli.main import main
+for name in ("stdin", "stdout", "stderr"):
+    setattr(sys, name, None)  # as Python does where a descriptor is closed
+os._exit(main(sys.argv[1:]))
+"""
+
+
+def test_closed_streams_are_no_error():
+    for words, status in ((["frontier", "--task.digits", "2"], 0), (["nonsense"], 2)):
+        done = subprocess.run([sys.executable, "-c", CLOSED, *words], capture_output=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (status, b"", b"")
+
+
+def test_output_that_knows_no_unicode_is_written_all_the_same():
+    settings = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    settings.pop("PYTHONIOENCODING", None)
+    for words in (["--help"], ["frontier", "--help"], ["frontier", "--task.digits", "2", "--nonsense", "ä"]):
+        command = [sys.executable, "-m", "tinylatent", *words]
+        done = subprocess.run(command, capture_output=True, check=False, env=settings)
+        assert done.returncode == (2 if "ä" in words else 0)
+        assert b"Traceback" not in done.stderr
+        assert b"frontier" in done.stdout + done.stderr
+
+
+FILES = {
+    "may not": (PermissionError(errno.EACCES, "Permission denied", "/results/.table.csv.x1.tmp"), "/results: you may"),
+    "read-only": (OSError(errno.EROFS, "Read-only file system", "/results/runs"), "/results/runs: it is read-only"),
+    "full": (OSError(errno.ENOSPC, "No space left on device"), "the disk is full: free some space"),
+    "a folder": (IsADirectoryError(errno.EISDIR, "Is a directory", b"/x"), "/x: it is a folder, where a file was"),
+    "missing": (FileNotFoundError(errno.ENOENT, "No such file", "/x/a.jsonl"), "/x/a.jsonl: there is no such file"),
+    "other": (OSError(errno.EIO, "Input/output error", "/x"), "/x: Input/output error"),
+    "of ours": (OSError("a socket was closed"), "a socket was closed"),
+}
+
+
+@pytest.mark.parametrize(("error", "said"), FILES.values(), ids=FILES)
+def test_errors_of_the_system_name_the_file_and_what_to_do(error, said, monkeypatch, refused):
+    monkeypatch.setattr(List, "run", failing(error))
+    found = refused(["list"])
+    assert found.startswith(f"tinylatent: {said}")
+    assert "Errno" not in found
 
 
 @pytest.mark.parametrize(
@@ -186,3 +288,60 @@ BOXES = {
 def test_one_line_joins_the_first_paragraph_of_a_box(box):
     assert one_line(box) == "Wrong: --one is two"
     assert one_line(box.replace("Wrong", "Value error").replace("--one", "Error parsing task: one")) == "one is two"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Words for users
+
+
+@dataclass
+class Ask:
+    task: MNNS = field(default_factory=MNNS)
+    training: Training = field(default_factory=Training)
+    count: int = 1
+
+
+FLAGS = {
+    "training.batch_size is 0: expected at least 1": "--training.batch-size is 0: expected at least 1",
+    "a batch of 9: lower training.batch_size": "a batch of 9: lower --training.batch-size",
+    "digits is 99; try digits=4 (every digit more)": "--task.digits is 99; try --task.digits 4 (every digit more)",
+    "low 5, high 3: expected": "--task.low 5, --task.high 3: expected",
+    "steps excludes warmup": "--training.steps excludes warmup",
+    "of 4 digits, is high": "of 4 digits, is high",
+    "count is 0; try 5": "--count is 0; try 5",
+    "runs/training.steps/x": "runs/training.steps/x",
+    "--training.steps is 0": "--training.steps is 0",
+    "the training has steps": "the training has steps",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), FLAGS.items(), ids=FLAGS)
+def test_settings_are_named_as_they_are_typed(text, expected):
+    assert in_flags(text, Ask) == expected
+    assert in_flags(text, Ask()) == expected
+
+
+def test_messages_of_commands_without_such_flags_stay_as_they_are():
+    for command in (None, List, List()):
+        assert in_flags("training.batch_size is 0; digits is 3", command) == "training.batch_size is 0; digits is 3"
+
+
+def test_every_command_names_flags(refused):
+    said = "--task.digits is 99, but it must be from 1 to 12; try --task.digits 4"
+    for words in (["export", "mnns"], ["frontier"], ["run", "mnns/cot2"]):
+        assert said in refused([*words, "--task.digits", "99"])
+    assert "--count is 0" in refused(["export", "mnns", "--count", "0"])
+    assert "--workers is 0" in refused(["reproduce", "mnns", "--workers", "0"])
+    assert "--training.batch-size is 0" in refused(["run", "mnns/cot2", "--training.batch-size", "0"])
+
+
+def test_help_says_nothing_of_exceptions(capsys):
+    assert (
+        description("Some.\n\n    More. Raises ValueError for\n    this and that.\n\n    End.")
+        == "Some.\n\nMore.\n\nEnd."
+    )
+    with pytest.raises(SystemExit):
+        main(["export", "mnns", "--help"])
+    out = capsys.readouterr().out
+    assert "Minimum non-negative sum" in out
+    assert "Raises" not in out

@@ -44,11 +44,15 @@ def test_entries_of_all_packages_are_found(install):
     assert list(things) == ["a", "b", "c"]
 
 
-def test_a_name_that_two_packages_register_names_both(install):
-    install("one", pi="math:pi")
+def test_a_name_that_two_packages_register_is_refused_alone(install):
+    install("one", pi="math:pi", e="math:e")
     things = install("two", pi="math:tau")
-    with pytest.raises(ValueError, match=r"two packages register a thing 'pi': (one and two|two and one); unin"):
-        list(things)
+    said = r"two packages register a thing 'pi': (one and two|two and one); uninstall one, or rename its entry"
+    assert [*things] == ["e", "pi"]
+    with pytest.raises(ValueError, match=said):
+        things["pi"]
+    with pytest.warns(PluginWarning, match="left out: " + said):
+        assert [*things.loaded()] == ["e"]
 
 
 def test_the_same_entry_found_twice_is_one(install):
@@ -67,6 +71,27 @@ def test_what_cannot_be_loaded_is_an_error_only_for_who_asks_for_it(install):
         things.named("broken")
     with pytest.warns(PluginWarning, match="left out: the thing " + said):
         assert [*things.loaded()] == ["pi"]
+
+
+def test_one_warning_tells_of_all_that_a_package_has_broken(install):
+    install("one", pi="math:pi", bad="nowhere:X", worse="nowhere:Y", worst="math:nonsense")
+    things = install("two", alone="nowhere:Z", e="math:e")
+    with pytest.warns(PluginWarning) as given:
+        assert [*things.loaded()] == ["e", "pi"]
+    said = {each.message.package: str(each.message) for each in given}
+    assert len(given) == 2
+    assert said["one"].startswith("left out: the thing 'bad' of one cannot be loaded from nowhere:X ")
+    assert said["one"].endswith("; so are 'worse', 'worst'")
+    assert said["two"].startswith("left out: the thing 'alone' of two cannot be loaded")
+    assert "; so" not in said["two"]
+
+
+def test_an_entry_of_another_kind_is_refused(install):
+    install("one", pi="math:pi", floor="math:floor")
+    things = Registry("things", "thing", expects="a number", fits=lambda found: isinstance(found, float))
+    assert things["pi"] == pytest.approx(3.14159, abs=1e-5)
+    with pytest.raises(ValueError, match="the thing 'floor' of one, math:floor, is not a number: repair or uninstall"):
+        things.named("floor")
 
 
 def test_what_a_module_raises_when_it_is_imported_is_told(install, tmp_path):
