@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from fakes import Gated, Head, Recall
 from naive import Done, Naive, naive
+from scipy import special
 
 from tinylatent.engine.distributions import log_dirichlet
 from tinylatent.engine.thought import Action
@@ -126,6 +127,13 @@ class NaiveDirichlet(Naive, of=Dirichlet):
         shares = self.thought.gamma * now.logits.softmax(0)
         log_prob = torch.lgamma(shares.sum()) + (shares * log_a - torch.lgamma(shares)).sum()
         return Done(sum(log_a[i].exp() * now.table_VD[i] for i in range(V)), log_prob)
+
+
+def dirichlet_density(logits, log_a, gamma):
+    """Log-density of a ~ Dirichlet(gamma softmax(logits)) times a_1 ... a_V, by scipy in float64."""
+    c = gamma * special.softmax(logits.detach().double().numpy(), -1)
+    terms = c * log_a.detach().double().numpy() - special.gammaln(c)
+    return torch.from_numpy(special.gammaln(c.sum(-1)) + terms.sum(-1))
 
 
 class NaiveStopping(Naive, of=Stopping):

@@ -38,7 +38,7 @@ class Bench:
         else:
             raise ValueError("bench compares with one CPU thread: give --groups to time rollouts on another device")
         if self.json:
-            name = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
+            name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
             print(json.dumps({**metrics, "rounds": self.rounds, "device": name, "environment": environment()}))
         else:
             for name, value in metrics.items():

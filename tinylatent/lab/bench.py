@@ -178,8 +178,8 @@ def grouped_rollouts(groups: tuple[int, ...], rounds: int, device: torch.device)
             for _ in range(rounds):
                 begin = time.perf_counter()
                 turn()
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
+                if device.type != "cpu":
+                    torch.accelerator.synchronize(device)
                 seconds.append(time.perf_counter() - begin)
             figures[f"rollouts{name}_per_s_g{group}"] = PROMPTS * group / statistics.median(seconds)
     return figures

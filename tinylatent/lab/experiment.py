@@ -271,13 +271,17 @@ def _rows(task: Task, part: str, seed: int, count: int | None) -> np.ndarray:
 
 
 def device_named(name: str) -> torch.device:
-    """The device for "auto", "cpu" or "cuda".
+    """The device for "auto", "cpu", "cuda" or "mps" (the GPU of a Mac); auto takes cuda, else mps, else cpu.
 
     Raises:
         ValueError: unknown name, or a GPU was asked for and there is none.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"unknown device {name!r}: expected auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("no CUDA device found: use --device cpu, or install a CUDA build of torch")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(each for each, found in there.items() if found)
+    if name not in there:
+        raise ValueError(f"unknown device {name!r}: expected auto, cpu, cuda or mps")
+    if not there[name]:
+        builds = {"cuda": "install a CUDA build of torch", "mps": "compute on a Mac with an Apple GPU"}
+        raise ValueError(f"no {name.upper()} device found: use --device cpu, or {builds[name]}")
+    return torch.device(name)

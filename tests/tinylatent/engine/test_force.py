@@ -5,16 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 from cases import CLOSE, Case, assert_equal_runs, assert_naive, cases, given_action, streams
-from fakes import Gated
+from fakes import Gated, random
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from thoughts import PARALLEL, THOUGHTS, D, V
+from thoughts import PARALLEL, THOUGHTS, D, V, dirichlet_density
 
 from tinylatent.engine.controls import Noise, Shuffled, Zero
 from tinylatent.engine.force import force, replay
 from tinylatent.engine.plan import ANSWER, Repeat, Segment
 from tinylatent.engine.rollout import rollout
-from tinylatent.engine.thoughts import GREEDY, MIXTURE, Hidden, Mixture, Pause, Token
+from tinylatent.engine.thoughts import GREEDY, MIXTURE, Dirichlet, Hidden, Mixture, Pause, Token
 
 RECALL = THOUGHTS["recall"]
 PROMPT = torch.tensor([[1, 2], [3, 4]])
@@ -126,6 +126,27 @@ def test_replay_is_under_the_weights_of_today(tiny):
     given_case = replace(case, plan=run.plan())
     assert_naive(new, given_case, again)
     assert not torch.allclose(again.log_prob_BT, run.log_prob_BT)
+
+
+@pytest.mark.parametrize("gamma", [2.0, 1e5])
+def test_ratios_of_replayed_densities_are_right_in_float32(tiny, gamma):
+    """Old and new policy of a small step of training: to 1e-6, where float32 would be off by 0.01 and more."""
+    model = tiny(vocabulary=89).float()
+    run = rollout(model, (Segment(Dirichlet(gamma), 2), Segment(GREEDY, 1)), PROMPT, streams=streams(40), group=20)
+    before = replay(model, run)
+    old_BT, exact_BT = (
+        before.log_prob_BT.detach(),
+        -dirichlet_density(before.logits_BTV[:, :2], run.action("log_a"), gamma),
+    )
+    assert torch.equal(replay(model, run).log_prob_BT, old_BT)
+    torch.testing.assert_close(run.log_prob_BT, old_BT, rtol=1e-3, atol=1e-3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(random(*parameter.shape), alpha=1e-5)
+    after = replay(model, run)
+    exact_BT += dirichlet_density(after.logits_BTV[:, :2], run.action("log_a"), gamma)
+    assert exact_BT.abs().max() > 1e-5
+    torch.testing.assert_close((after.log_prob_BT - old_BT)[:, :2], exact_BT, rtol=0, atol=1e-6)
 
 
 def test_replay_under_another_thought_reads_tokens_only(model):

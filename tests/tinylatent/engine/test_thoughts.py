@@ -11,7 +11,7 @@ import torch
 from cases import assert_a_thought_is_its_definition
 from fakes import Head, random, state
 from scipy import stats
-from thoughts import THOUGHTS
+from thoughts import THOUGHTS, dirichlet_density
 
 from tinylatent.core.seeds import Streams
 from tinylatent.engine.thought import Action, State, Thought
@@ -166,6 +166,31 @@ def test_dirichlet_feeds_the_point_it_drew():
     alike = Dirichlet(1e6).embed(at, Dirichlet(1e6).sample(at, Streams(1, torch.arange(6))))
     torch.testing.assert_close(alike, Mixture().embed(at, Mixture().sample(at, None)), atol=1e-2, rtol=0)
     assert thought.log_prob(at, action).shape == (6,)
+
+
+@pytest.mark.parametrize("gamma", [2.0, 1e5])
+def test_ratios_of_densities_are_right_in_float32(gamma):
+    """Terms of 1e6 cancel at gamma 1e5: in float32 the log-ratio of neighbouring weights would be off by 0.1.
+
+    The gradient has no such cancellation: it is that of float64 up to the rounding of float32.
+    """
+    thought, table = Dirichlet(gamma), Table(torch.zeros(89, 2))
+    old_BV, near_BV = random(32, 89).float(), (random(32, 89) + 1e-4 * random(32, 89, seed=1)).float()
+    states = [State(torch.zeros(32, 2), x.requires_grad_(), table) for x in (old_BV, near_BV)]
+    action = thought.sample(states[0], Streams(0, torch.arange(32)))
+    now_B, then_B = (thought.log_prob(state, action) for state in reversed(states))
+    log_a = action["log_a"]
+    assert log_a.dtype == torch.float32
+    expected_B = dirichlet_density(near_BV, log_a, gamma) - dirichlet_density(old_BV, log_a, gamma)
+    assert (now_B - then_B).tolist() == pytest.approx(expected_B.tolist(), abs=1e-6)
+    assert torch.equal(action.log_prob, then_B)  # as stored when it was drawn
+    with torch.no_grad():
+        assert torch.equal(thought.log_prob(states[0], action), then_B)
+    (found_BV,) = torch.autograd.grad(now_B.sum(), near_BV)
+    wide_BV = near_BV.detach().double().requires_grad_()
+    density_B = thought.log_prob(State(torch.zeros(32, 2), wide_BV, table), thought.given(log_a.double()))
+    (expected_BV,) = torch.autograd.grad(density_B.sum(), wide_BV)
+    assert (found_BV - expected_BV).norm() < 1e-3 * expected_BV.norm()
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,18 @@ def test_an_answer_ends_at_its_stop_token(model):
         rollout(model, (Segment(MIXTURE, 1, name=ANSWER),), PROMPT).answer()
 
 
+@pytest.mark.parametrize("stop_slot", [True, False])
+def test_a_chosen_answer_ends_at_its_stop_token_in_every_row_of_every_group(model, stop_slot):
+    """Tokens before the first stop are those chosen; the stop and whatever the engine drew after it are NO_TOKEN."""
+    plan = (Segment(MIXTURE, 1), Segment(Token(1.0, (2, 6), stop_slot), 6, name=ANSWER))
+    trace = rollout(model, plan, PROMPT, streams=streams(2 * 20), group=20)
+    chosen, answer = trace.action("id").tolist(), trace.answer().tolist()
+    lengths = [next((t for t, id in enumerate(row) if id in (2, 6)), len(row)) for row in chosen]
+    assert answer == [row[:n] + [NO_TOKEN] * (len(row) - n) for row, n in zip(chosen, lengths, strict=True)]
+    assert len(set(lengths)) > 3  # some rows stop at once, others later, others never
+    assert any(id not in (2, 6) for row, n in zip(chosen, lengths, strict=True) for id in row[n:])
+
+
 def test_actions_are_found_by_name_from_the_end(model):
     plan = (Segment(Token(), 1), Segment(Mixture(), 1), Segment(Token(), 2))
     run = rollout(model, plan, torch.tensor([[1, 2]]))

@@ -255,14 +255,18 @@ def test_rows_of_the_parts():
 
 
 def test_devices_by_name(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for place in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(place, "is_available", lambda: False)
     assert device_named("cpu") == device_named("auto") == torch.device("cpu")
-    with pytest.raises(ValueError, match="no CUDA device found: use --device cpu"):
-        device_named("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert device_named("cuda") == device_named("auto") == torch.device("cuda")
+    for name in ("cuda", "mps"):
+        with pytest.raises(ValueError, match=f"no {name.upper()} device found: use --device cpu, or "):
+            device_named(name)
+    for place, name in ((torch.backends.mps, "mps"), (torch.cuda, "cuda")):  # auto prefers CUDA
+        monkeypatch.setattr(place, "is_available", lambda: True)
+        assert device_named(name) == device_named("auto") == torch.device(name)
+    assert device_named("mps") == torch.device("mps")
     assert device_named("cpu") == torch.device("cpu")
-    with pytest.raises(ValueError, match=r"unknown device 'abacus': expected auto, cpu or cuda"):
+    with pytest.raises(ValueError, match=r"unknown device 'abacus': expected auto, cpu, cuda or mps"):
         device_named("abacus")
 
 

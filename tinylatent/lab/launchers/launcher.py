@@ -29,7 +29,7 @@ class Job:
     run: Run
     folder: Path
     device: str = "cpu"
-    """auto, cpu or cuda: resolved where the job is done."""
+    """auto, cpu, cuda or mps: resolved where the job is done."""
     start: Path | None = None
     """Folder of the run it starts from, done before."""
 
