@@ -11,10 +11,13 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
+import sys
 import tempfile
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from tests.schema import own_fields
 ROOT = Path(__file__).resolve().parents[1]
 INDENT = "    "
 BLOCK = re.compile(r"(<!-- (?P<kind>[\w-]+)(?:: (?P<about>[^>]*))? -->\n)(?P<body>.*?)(<!-- /(?P=kind) -->)", re.DOTALL)
-PYTHON = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCED = {kind: re.compile(rf"^```{kind}\n(.*?)^```$", re.DOTALL | re.MULTILINE) for kind in ("python", "toml")}
 
 
 def pages() -> dict[str, str]:
@@ -54,13 +57,11 @@ def block(text: str, name: str) -> str:
     return "\n".join(line.removeprefix(INDENT) for line in found["body"].splitlines())
 
 
-def commands(text: str) -> list[str]:
-    """Every command of ours on a page, in a line of code or in a sentence; what is said behind it left out."""
-    lines = re.findall(r"^ *(?:\$ )?(tinylatent [a-z].*)$", text, re.MULTILINE)
-    spans = re.findall(r"`(tinylatent [a-z][^`]*)`", text)
-    return [
-        *dict.fromkeys(re.split(r"  +| # | [|>] ", " ".join(each.split(" \\")))[0].strip() for each in lines + spans)
-    ]
+def commands(text: str, spans: bool = True) -> list[str]:
+    """Every command of ours on a page, without what is said behind it: lines of code and, if asked, of sentences."""
+    found = re.findall(r"^ +(?:\$ )?(tinylatent [a-z].*)$", text, re.MULTILINE)
+    found += re.findall(r"`(tinylatent [a-z][^`]*)`", text) if spans else []
+    return [*dict.fromkeys(re.split(r"  +| # | [|>]+ ", " ".join(each.split("\n")))[0].strip() for each in found)]
 
 
 def links(text: str) -> list[str]:
@@ -91,9 +92,63 @@ def flags(text: str) -> set[str]:
 
 
 def python(text: str) -> list[str]:
-    """The blocks of Python on a page, in order: fenced ones, and indented ones that begin with an import."""
+    """The blocks of Python on a page, in order: fenced ones, or indented ones that begin with an import."""
     indented = re.findall(r"(?:^|\n\n)((?: {4}(?:import|from) .*\n)(?:(?: {4}.*)?\n)*)", text)
-    return [*PYTHON.findall(text), *(re.sub(r"^ {4}", "", each, flags=re.MULTILINE) for each in indented)]
+    return FENCED["python"].findall(text) or [re.sub(r"^ {4}", "", each, flags=re.MULTILINE) for each in indented]
+
+
+def named(text: str) -> dict[str, str]:
+    """The files that a page writes out whole, by name: fenced blocks whose first line is a comment with the name."""
+    blocks = [block for fence in FENCED.values() for block in fence.findall(text)]
+    found = ((re.match(r"# ([\w.-]+\.(?:py|toml))\n", block), block) for block in blocks)
+    return {name[1]: block for name, block in found if name}
+
+
+def lived(text: str, folder: Path) -> str:
+    """Does what a page shows, in a process and a folder of its own, and returns what it printed.
+
+    Its files are written, and installed if one is a pyproject.toml; its Python runs in order; where files were
+    installed, its commands run too.
+    """
+    whole = named(text)
+    for name, block in whole.items():
+        (folder / name).write_text(block, encoding="utf-8")
+    if "pyproject.toml" in whole:
+        _install(tomllib.loads(whole["pyproject.toml"])["project"], folder)
+    (folder / "page.py").write_text("\n\n".join(each for each in python(text) if each not in whole.values()))
+    asked = [shlex.split(each)[1:] for each in commands(text, spans=False)] if "pyproject.toml" in whole else []
+    (folder / "driver.py").write_text(DRIVER.format(asked))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder), "MPLBACKEND": "agg"}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    done = subprocess.run(
+        [sys.executable, "driver.py"], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+DRIVER = """
+import runpy
+from tinylatent.cli.main import main
+
+if __name__ == "__main__":
+    runpy.run_path("page.py", run_name="__main__")
+    for words in {}:
+        print("$", *words, flush=True)
+        assert main(words) == 0, words
+"""
+
+
+def _install(project: dict[str, Any], folder: Path) -> None:
+    """Tells Python of a package in a folder on its path, as pip would."""
+    info = folder / f"{project['name']}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    groups = (
+        "\n".join([f"[{group}]", *(f"{name} = {value}" for name, value in points.items()), ""])
+        for group, points in project["entry-points"].items()
+    )
+    (info / "entry_points.txt").write_text("\n".join(groups))
 
 
 def resolve(name: str) -> Any:

@@ -1,7 +1,7 @@
 """The tests that every task passes: bad configurations, reproducible items, valid items, an honest scorer.
 
-A new task needs an entry in EXAMPLES: small configurations, configurations that must be refused, and random ones for
-the comparison with its second solver.
+A new task of this repository needs an entry in EXAMPLES: small configurations, configurations that must be refused, and
+random ones for the comparison with its second solver. One that another package brings is tested with its defaults.
 """
 
 import re
@@ -138,6 +138,7 @@ EXAMPLES = {
         ),
     },
 }
+EXAMPLES = {name: {"good": [{}], "bad": [], "random": st.builds(kind)} for name, kind in KINDS.items()} | EXAMPLES
 
 TASKS = [
     pytest.param(KINDS[name](**config), marks=[pytest.mark.slow] * (place > 1))
