@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from tinylatent.core.files import locked, read_json, write_json
+from tinylatent.core.files import DamagedError, locked, read_json, write_json
 from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.names import settings, short, written
 from tinylatent.objectives.method import Model
 from tinylatent.objectives.speakers import Symbols
-from tinylatent.training.checkpoints import CONFIG, find_checkpoint, load_weights
+from tinylatent.training.checkpoints import CONFIG, find_checkpoint, load_weights, look_again, restart
 from tinylatent.training.inherit import inherit_weights
 from tinylatent.training.loop import ended, fit
 
@@ -97,26 +98,48 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Experiment, 
 
     Raises:
         ValueError: the folder holds no run, or no checkpoint yet.
-        DamagedError: a stored file is damaged.
+        DamagedError: a stored file is damaged, or the weights are not finite.
     """
-    if not (folder / CONFIG).exists():
-        raise ValueError(f"{folder} holds no run: expected a folder with {CONFIG}, as `tinylatent run --out` writes")
-    experiment = Experiment.from_json(read_json(folder / CONFIG))
+    experiment = read_config(folder)
     return experiment, load_checkpoint(experiment, folder, device)
+
+
+def read_config(folder: Path) -> Experiment:
+    """The experiment of a run's folder.
+
+    Raises:
+        ValueError: the folder holds no run, or one that is not of this version; the message names file and setting.
+        DamagedError: config.json is damaged.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        raise ValueError(f"{folder} holds no run: expected a folder with {CONFIG}, as `tinylatent run --out` writes")
+    try:
+        return Experiment.from_json(read_json(path))
+    except DamagedError as error:
+        raise DamagedError(f"{path} cannot be read ({error.__cause__}): {restart(folder)}") from error
+    except ValueError as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def load_checkpoint(experiment: Experiment, folder: Path, device: torch.device | str = "cpu") -> Model:
     """The model of an experiment with the weights of the newest checkpoint in its folder.
 
+    Another process may train it meanwhile: these are the weights of one whole checkpoint.
+
     Raises:
         ValueError: there is no checkpoint yet.
-        DamagedError: a stored file is damaged.
+        DamagedError: a stored file is damaged, or the weights are not finite.
     """
-    saved = find_checkpoint(folder)
-    if saved is None:
-        raise ValueError(f"{folder} has no checkpoint yet: let its training reach the first one")
     model = experiment.fresh(device)
-    load_weights(saved, model)
+
+    def load_newest() -> None:
+        saved = find_checkpoint(folder)
+        if saved is None:
+            raise ValueError(f"{folder} has no checkpoint yet: let its training reach the first one")
+        load_weights(saved, model)
+
+    look_again(folder, load_newest)
     return model
 
 
@@ -142,6 +165,7 @@ def _train(
         folder=folder,
         on_progress=on_progress,
         say=say,
+        validation=experiment.speaker("validation") if experiment.training.validate else None,
     )
 
 
@@ -175,9 +199,29 @@ def _check_folder(experiment: Experiment, folder: Path) -> None:
     """Refuses a folder that is not this experiment's, before anything in it is touched."""
     config = folder / CONFIG
     if config.exists():
-        if Experiment.from_json(read_json(config)) != experiment:
+        there = read_config(folder)
+        if there != experiment:
             raise ValueError(
-                f"{folder} holds another experiment (see {config}): choose another folder or delete this one"
+                f"{folder} holds another experiment ({_differences(there, experiment)}): choose another folder"
+                f"{_longer(there, experiment, folder)}"
             )
     elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):  # a kill leaves .config
         raise ValueError(f"{folder} is not empty and holds no {CONFIG}: choose a new or empty folder")
+
+
+def _differences(there: Experiment, here: Experiment) -> str:
+    """The settings in which two experiments differ, the first three with both values."""
+    ours, theirs = settings(here), settings(there)
+    names = [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
+    said = [
+        f"{name} is {short(written(theirs.get(name)))} there and {short(written(ours.get(name)))} here"
+        for name in names[:3]
+    ]
+    return "; ".join(said + [f"and {len(names) - 3} more"] * (len(names) > 3))
+
+
+def _longer(there: Experiment, here: Experiment, folder: Path) -> str:
+    """Advice for whoever wants to train a run for more steps than it has."""
+    if there.method != here.method or there.training.steps >= here.training.steps:
+        return ""
+    return f"; to train a finished run further, start another from it, as --start {folder} does"

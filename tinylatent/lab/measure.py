@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from tinylatent_tasks import Task
 
-from tinylatent.core.files import read_lines
 from tinylatent.core.identity import checksum
 from tinylatent.core.seeds import derive
 from tinylatent.engine.controls import CONTROLS
@@ -34,7 +33,7 @@ from tinylatent.lab.records import (
 from tinylatent.lab.run import Progress, new_record
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.speakers import Symbols
-from tinylatent.training.checkpoints import METRICS, Checkpoint, find_checkpoint, load_weights
+from tinylatent.training.checkpoints import Checkpoint, find_checkpoint, load_weights, read_metrics
 from tinylatent.training.loop import stage_end
 
 SAMPLES = 32
@@ -183,7 +182,7 @@ def _learning(
     before.stage.fill_(experiment.method.stage_at(max(0, saved.step - 1), experiment.training.steps))
     return {
         "before": Before(**_judged(experiment, before, rows, device)),
-        "metrics": read_lines(folder / METRICS) if (folder / METRICS).exists() else [],
+        "metrics": read_metrics(folder),
     }
 
 

@@ -2,27 +2,41 @@
 
 A checkpoint is a folder `step-NNNNNNNN` with weights.safetensors, optimizer.pt and manifest.json. It is written under
 another name and renamed when complete, so a run that is killed keeps its previous checkpoint. The manifest has the
-checksum of every file and of the metrics so far: anything damaged raises DamagedError and is not used.
+checksum of every file and of the metrics so far: anything damaged raises DamagedError and is not used. Numbers that are
+not finite are neither saved nor loaded. One process may read while another writes: `look_again` reads anew where the
+checkpoint was replaced meanwhile.
 """
 
 import io
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from tinylatent.core.files import DamagedError, atomic, read_json, sync
+from tinylatent.core.files import (
+    DamagedError,
+    atomic,
+    is_locked_elsewhere,
+    json_text,
+    naming,
+    read_json,
+    read_lines,
+    sync,
+)
 from tinylatent.core.identity import checksum
 
 WEIGHTS, OPTIMIZER, MANIFEST, METRICS = "weights.safetensors", "optimizer.pt", "manifest.json", "metrics.jsonl"
 CONFIG = "config.json"
+STAGES = "stages"  # folder of checkpoints at the end of every stage but the last
+PARTIAL = ".step-"  # what a checkpoint is called until it is complete
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -53,17 +67,22 @@ def save_checkpoint(
         seconds: the time training took so far.
         stopped: why training stopped early; None if it did not.
         environments: code, versions and machines that trained it so far; None where not all of them are known.
+
+    Raises:
+        ValueError: weights or the optimizer's state are not finite; nothing is written then.
+        OSError: the disk is full, or refuses for another reason; earlier checkpoints stay.
     """
+    check_finite(model, step, optimizer)
     target = folder / f"step-{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".step-", dir=folder))
+    temporary = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
     try:
         state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        (temporary / WEIGHTS).write_bytes(safetensors.torch.save(state))  # a full disk is an OSError this way
+        _write(temporary / WEIGHTS, safetensors.torch.save(state))  # a full disk is an OSError this way
         if optimizer is not None:
             buffer = io.BytesIO()
             torch.save(optimizer.state_dict(), buffer)
-            (temporary / OPTIMIZER).write_bytes(buffer.getvalue())
+            _write(temporary / OPTIMIZER, buffer.getvalue())
         files = {path.name: checksum(path.read_bytes()) for path in sorted(temporary.iterdir())}
         metrics = folder / METRICS
         written = metrics.read_bytes() if metrics.exists() else b""
@@ -77,19 +96,44 @@ def save_checkpoint(
             "metrics_bytes": len(written),
             "metrics": checksum(written),
         }
-        (temporary / MANIFEST).write_text(json.dumps(_sealed(record), indent=2) + "\n", encoding="utf-8")
+        _write(temporary / MANIFEST, (json_text(_sealed(record), indent=2) + "\n").encode())
         for path in (*([metrics] if written else []), *sorted(temporary.iterdir()), temporary):
             sync(path)
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.chmod(0o755)
-        temporary.rename(target)
+        _put(temporary, target)
         sync(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     for older in _steps(folder)[:-1]:
         shutil.rmtree(older)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes bytes; an error of the system names the file as it would be called."""
+    with naming(path):
+        path.write_bytes(data)
+
+
+def _put(temporary: Path, target: Path) -> None:
+    """Gives a complete checkpoint its name. One of this step with the same contents stays, for those who read it."""
+    if target.exists():
+        if _contents(target) == _contents(temporary):
+            shutil.rmtree(temporary)
+            return
+        shutil.rmtree(target)
+    temporary.chmod(0o755)
+    temporary.rename(target)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes what killed writers left in a run's folder: checkpoints that were never complete, here and of stages."""
+    for place in (folder, *(folder / STAGES).glob("*")):
+        for left in place.glob(f"{PARTIAL}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _sealed(record: dict[str, Any]) -> dict[str, Any]:
@@ -108,6 +152,28 @@ def _config_checksum(folder: Path) -> str:
     return checksum(config.read_bytes() if config.exists() else b"")
 
 
+def look_again(folder: Path, read: Callable[[], Read]) -> Read:
+    """The result of `read`, which is called again where it fails because a writer replaced the checkpoint meanwhile.
+
+    Raises:
+        DamagedError, OSError: it fails, and the checkpoints under `folder` are those that were there before.
+    """
+    while True:
+        before = _steps(folder)
+        try:
+            return read()
+        except (DamagedError, OSError):
+            if _steps(folder) == before:
+                raise
+
+
+def restart(run: Path) -> str:
+    """What to do about a folder with damage in it, unless somebody is writing there, who may be about to mend it."""
+    if is_locked_elsewhere(run):
+        return f"another process writes to {run}: try again when it has ended"
+    return f"delete {run} to start over, or restore it from a copy"
+
+
 def find_checkpoint(folder: Path, run: Path | None = None) -> Checkpoint | None:
     """The newest checkpoint under a folder, verified; None if there is none.
 
@@ -116,21 +182,27 @@ def find_checkpoint(folder: Path, run: Path | None = None) -> Checkpoint | None:
     Raises:
         DamagedError: a file of the checkpoint is missing, cut or changed.
     """
-    steps, whole = _steps(folder), run or folder
+    return look_again(folder, lambda: _found(folder, run or folder))
+
+
+def _found(folder: Path, run: Path) -> Checkpoint | None:
+    """`find_checkpoint`, at a first look."""
+    steps = _steps(folder)
     if not steps:
         return None
     newest = steps[-1]
-    manifest = read_json(newest / MANIFEST)
+    try:
+        manifest = read_json(newest / MANIFEST)
+    except DamagedError as error:
+        raise DamagedError(f"{newest / MANIFEST} is damaged ({error.__cause__}): {restart(run)}") from error
     if not isinstance(manifest, dict) or manifest != _sealed(manifest):
-        raise DamagedError(f"{newest / MANIFEST} is damaged (it differs from its seal): delete {whole} to start over")
+        raise DamagedError(f"{newest / MANIFEST} is damaged (it differs from its seal): {restart(run)}")
     if manifest["config"] != _config_checksum(folder):
-        raise DamagedError(f"{folder / CONFIG} was changed after its checkpoint: restore it, or delete {whole}")
+        raise DamagedError(f"{folder / CONFIG} was changed after its checkpoint: {restart(run)}")
     for name, expected in manifest["files"].items():
         path = newest / name
         if not path.exists() or checksum(path.read_bytes()) != expected:
-            raise DamagedError(
-                f"{path} is damaged (its checksum differs from the manifest's): delete {whole} to start over"
-            )
+            raise DamagedError(f"{path} is damaged (its checksum differs from the manifest's): {restart(run)}")
     return Checkpoint(int(manifest["step"]), newest, manifest)
 
 
@@ -138,28 +210,97 @@ def load_weights(saved: Checkpoint, model: nn.Module) -> None:
     """Loads a checkpoint's weights into the model.
 
     Raises:
-        DamagedError: the weights do not fit the model.
+        DamagedError: the weights do not fit the model, or are not finite.
+        OSError: they are gone, as where a writer has replaced the checkpoint.
     """
+    path = saved.folder / WEIGHTS
+    state = safetensors.torch.load(path.read_bytes())
+    trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    broken = _not_finite((name, tensor, name in trained) for name, tensor in state.items())
+    if broken is not None:
+        raise DamagedError(f"{path} holds weights that are not finite ({broken}): its training diverged; train it anew")
     try:
-        model.load_state_dict(safetensors.torch.load_file(saved.folder / WEIGHTS))
+        model.load_state_dict(state)
     except RuntimeError as error:
-        raise DamagedError(f"{saved.folder / WEIGHTS} does not fit the model of config.json: {error}") from error
+        raise DamagedError(
+            f"{path} does not fit the model of {CONFIG} ({error}): read it with the version that wrote it, or train "
+            "it anew"
+        ) from error
 
 
 def load_optimizer(saved: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
-    """Loads a checkpoint's optimizer state into the optimizer."""
-    optimizer.load_state_dict(torch.load(saved.folder / OPTIMIZER, weights_only=True))
+    """Loads a checkpoint's optimizer state into the optimizer.
+
+    Raises:
+        DamagedError: it is not finite.
+    """
+    path = saved.folder / OPTIMIZER
+    optimizer.load_state_dict(torch.load(path, weights_only=True))
+    broken = _not_finite(_moments(optimizer))
+    if broken is not None:
+        raise DamagedError(f"{path} holds numbers that are not finite ({broken}): its training diverged; train it anew")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is finite
+
+
+def check_finite(model: nn.Module, step: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Refuses a model that has diverged.
+
+    Buffers may hold infinities, as masks do, but nothing that is no number.
+
+    Raises:
+        ValueError: a parameter, a buffer or a number of the optimizer's state is not finite; the message names one.
+    """
+    weights: list[tuple[str, Tensor, bool]] = [(name, parameter, True) for name, parameter in model.named_parameters()]
+    weights += [(name, buffer, False) for name, buffer in model.named_buffers()]
+    for what, tensors in (("weights", weights), ("moments", [] if optimizer is None else _moments(optimizer))):
+        broken = _not_finite(tensors)
+        if broken is not None:
+            raise ValueError(
+                f"{what} are not finite at step {step} ({broken}): training diverged; lower training.learning_rate"
+            )
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> Iterable[tuple[str, Tensor, bool]]:
+    """The tensors of an optimizer's state, by name."""
+    for state in optimizer.state.values():
+        yield from ((name, value, True) for name, value in state.items() if isinstance(value, Tensor))
+
+
+def _not_finite(tensors: Iterable[tuple[str, Tensor, bool]]) -> str | None:
+    """The name of the first tensor that has a number that is not finite, or where infinities are allowed a NaN."""
+    for name, tensor, is_strict in tensors:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all() if is_strict else not tensor.isnan().any()):
+            return name
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Metrics
 
 
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics so far, while it is trained too; none where nothing is logged.
+
+    Raises:
+        DamagedError: a line is not JSON; the message names it.
+    """
+    path = folder / METRICS
+    try:
+        return read_lines(path, whole=True)
+    except FileNotFoundError:
+        return []
+
+
 def cut_metrics(folder: Path, saved: Checkpoint | None) -> int:
     """Removes lines from metrics.jsonl that are newer than the checkpoint, so that a resumed run writes them once.
 
+    A metrics.jsonl that is gone stays so: whoever deleted it goes on without its lines.
+
     Returns:
-        the number of bytes removed, half-written lines included.
+        the number of bytes removed, half-written lines included; if negative, as many are missing.
 
     Raises:
         DamagedError: the lines before differ from those that the checkpoint recorded.
@@ -169,9 +310,14 @@ def cut_metrics(folder: Path, saved: Checkpoint | None) -> int:
     size, expected = (
         (0, checksum(b"")) if saved is None else (saved.manifest["metrics_bytes"], saved.manifest["metrics"])
     )
+    if size and not path.exists():
+        return -size
     if checksum(written[:size]) != expected:
+        assert saved is not None, "nothing is expected of metrics before the first checkpoint"
         raise DamagedError(
-            f"{path} is damaged (it differs from what the checkpoint recorded): delete {folder} to start over"
+            f"{path} is damaged (its lines up to step {saved.step} differ from what the checkpoint recorded), but the "
+            f"weights of step {saved.step} are whole: restore it from a copy, or delete this one file to go on from "
+            "these weights without those lines"
         )
     if len(written) > size:
         with atomic(path) as temporary:

@@ -31,6 +31,9 @@ class Training:
     """Steps between lines in metrics.jsonl."""
     save_every: int = 1000
     """Steps between checkpoints."""
+    validate: int = 256
+    """Problems of the validation part that are asked for every line in metrics.jsonl, always the same; 0 for none. It
+    changes no weight."""
 
     micro_batch: int | None = None
     """Problems per forward and backward; the whole batch by default. Gradients of a batch's parts are added up."""
@@ -43,6 +46,8 @@ class Training:
         for name in ("batch_size", "log_every", "save_every", "micro_batch"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"training.{name} is {getattr(self, name)}: expected at least 1")
+        if self.validate < 0:
+            raise ValueError(f"training.validate is {self.validate}: expected a number of problems, or 0 for none")
         if self.num_train is not None and self.num_train < 4:
             raise ValueError(
                 f"training.num_train is {self.num_train}: expected at least 4, or nothing for all; try 10000"

@@ -4,7 +4,6 @@ Order and sampling are pure functions of the seeds and the step number, so that 
 a resumed run gives the same weights, bit for bit, on the same machine and thread count.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,18 +19,22 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tinylatent.core.environment import environment
-from tinylatent.core.files import DamagedError, read_lines
+from tinylatent.core.files import DamagedError, json_text, naming, read_lines
 from tinylatent.core.seeds import Seeds, derive
-from tinylatent.objectives.examples import Examples
+from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.method import Loss, Method, Model, ParameterGroup, TrainState
 from tinylatent.objectives.rewards import Verifier, truth
 from tinylatent.training.checkpoints import (
     METRICS,
+    STAGES,
     Checkpoint,
+    check_finite,
+    clear_leftovers,
     cut_metrics,
     find_checkpoint,
     load_optimizer,
     load_weights,
+    restart,
     save_checkpoint,
 )
 from tinylatent.training.config import Training
@@ -43,9 +46,9 @@ from tinylatent.training.optimizer import (
     trainable,
     zero_gradients,
 )
+from tinylatent.training.validation import Validation
 
 GATHERED = 16  # batches that are indexed from the examples at a time
-STAGES = "stages"  # folder of checkpoints at the end of every stage but the last
 
 
 def fit(
@@ -60,6 +63,7 @@ def fit(
     on_progress: Callable[[int, float], None] | None = None,
     say: Callable[[str], None] = lambda text: None,
     verify: Verifier = truth,
+    validation: Speaker | None = None,
 ) -> Model:
     """Trains a model to the end, from the newest checkpoint under `folder` if there is one.
 
@@ -74,21 +78,27 @@ def fit(
         on_progress: called with (steps done, loss) at the start and whenever metrics are logged.
         say: called with one-line messages, such as the step at which a run is resumed.
         verify: rewards the answers of methods that learn from rewards.
+        validation: problems of which `recipe.validate` are asked whenever metrics are logged, as "validation_accuracy".
+            It changes no weight, and its time does not count as training.
 
     Returns:
         the model.
 
     Raises:
         ValueError: stages do not start at 0 and increase, a batch needs more examples than there are, a parameter
-            group fits no parameter, or training diverged.
+            group fits no parameter, the optimizer lost the model's parameters, or training diverged: the loss, the
+            weights or the answers to validation problems are not finite. The last healthy checkpoint stays.
         DamagedError: a stored file is damaged.
     """
     starts = method.stage_starts(recipe.steps)
     if not starts or starts[0] != 0 or any(b <= a for a, b in pairwise(starts)):
         raise ValueError(f"stages of {method.name} start at {starts}: expected increasing steps, the first 0")
-    names = trainable(model)
+    names, asked = trainable(model), None
+    if validation is not None and min(recipe.validate, len(validation.problems)):
+        asked = Validation(validation, recipe.validate, seeds, examples.prompt_BN.device, verify)
+    log = _Log(folder, recipe.batch_size, on_progress or (lambda step, loss: None), asked)
     try:
-        return _fit(model, method, examples, recipe, seeds, names, spare, folder, on_progress, say, verify)
+        return _fit(model, method, examples, recipe, seeds, names, spare, folder, log, say, verify)
     finally:
         for name, parameter in model.named_parameters():  # frozen for a stage, not for good
             parameter.requires_grad_(name in names)
@@ -103,33 +113,38 @@ def _fit(
     names: list[str],
     spare: int,
     folder: Path | None,
-    on_progress: Callable[[int, float], None] | None,
+    log: "_Log",
     say: Callable[[str], None],
     verify: Verifier,
 ) -> Model:
     """`fit` for the named parameters."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
     saved = None if folder is None else find_checkpoint(folder)
     stage = 0 if saved is None else method.stage_at(max(0, saved.step - 1), recipe.steps)
     groups = method.parameter_groups(stage)
     optimizer = make_optimizer(model, recipe, groups, names)
     if folder is not None:
+        clear_leftovers(folder)
         _restore(folder, saved, method, recipe, model, optimizer, say)
-    first, spent = (0, 0.0) if saved is None else (saved.step, saved.manifest["seconds"])
-    where = environments(saved, examples.prompt_BN.device) if folder is not None else []
-    log = _Log(folder, first, recipe.batch_size, on_progress or (lambda step, loss: None))
-    if saved is not None and saved.manifest.get("stopped") is not None:
+    first = log.begin(saved)
+    if saved is not None and ended(saved, recipe):
         return model
+    where = environments(saved, examples.prompt_BN.device) if folder is not None else []
+
+    def save(step: int, stopped: str | None = None) -> None:
+        if folder is None:
+            check_finite(model, step)
+        else:
+            save_checkpoint(folder, step, model, optimizer, log.seconds, stopped, where)
+
     served = batches(examples, recipe.batch_size, first, seeds)
     state = TrainState(first, recipe.steps, seeds.derive("sampling", "train"), verify=verify)
     starts, device = method.stage_starts(recipe.steps), examples.prompt_BN.device
     for step in range(first, recipe.steps):
         state = replace(state, step=step)
         if folder is not None and step > first and step % recipe.save_every == 0:
-            seconds = spent + time.perf_counter() - began
-            save_checkpoint(folder, step, model, optimizer, seconds, environments=where)
+            save(step)
             log.metrics = {}  # as in a resumed run, which starts without them
         if step in starts:
             optimizer, groups = _enter(method, model, examples, recipe, optimizer, groups, names, state, folder)
@@ -138,16 +153,13 @@ def _fit(
             batch = batch.with_offsets(offsets(len(batch), spare, seeds, step).to(device))
         log.add(train_step(model, method, optimizer, recipe, batch, state))
         if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
-            log.write(step + 1, optimizer)
+            log.write(step + 1, optimizer, method, model)
             reason = method.early_stop(log.lines, step + 1 == recipe.steps)
             if reason is not None:
                 say(f"stopped at step {step + 1}: {reason}")
-                if folder is not None:
-                    seconds = spent + time.perf_counter() - began
-                    save_checkpoint(folder, step + 1, model, optimizer, seconds, reason, where)
+                save(step + 1, reason)
                 return model
-    if folder is not None and (saved is None or first < recipe.steps):
-        save_checkpoint(folder, recipe.steps, model, optimizer, spent + time.perf_counter() - began, environments=where)
+    save(recipe.steps)
     return model
 
 
@@ -264,13 +276,15 @@ def _restore(
         if dropped:
             say(f"{folder}: no checkpoint yet, starting over ({dropped} bytes of metrics dropped)")
         return
+    if dropped < 0:
+        say(f"{folder / METRICS} is missing: going on from the weights of step {saved.step}, its lines so far are lost")
     load_weights(saved, model)
     load_optimizer(saved, optimizer)
     for stage, end in enumerate(method.stage_starts(recipe.steps)[1:]):
         if end < saved.step:
             stage_end(folder, stage)
     if not ended(saved, recipe):
-        remark = f", {dropped} bytes of later metrics dropped" if dropped else ""
+        remark = f", {dropped} bytes of later metrics dropped" if dropped > 0 else ""
         say(f"{folder}: resumed at step {saved.step}{remark}")
 
 
@@ -294,19 +308,35 @@ def stage_end(folder: Path, stage: int) -> Checkpoint:
     """
     saved = find_checkpoint(folder / STAGES / str(stage), folder)
     if saved is None:
-        raise DamagedError(f"{folder / STAGES / str(stage)} holds no checkpoint: delete {folder} to start over")
+        raise DamagedError(f"{folder / STAGES / str(stage)} holds no checkpoint: {restart(folder)}")
     return saved
 
 
 class _Log:
-    """Collects metrics, appends lines to metrics.jsonl and reports progress."""
+    """Collects metrics, appends lines to metrics.jsonl, reports progress, and times training."""
 
-    def __init__(self, folder: Path | None, first: int, batch: int, on_progress: Callable[[int, float], None]):
+    def __init__(
+        self, folder: Path | None, batch: int, on_progress: Callable[[int, float], None], asked: Validation | None
+    ):
         self.path = None if folder is None else folder / METRICS
-        self.step, self.batch, self.on_progress, self.since = first, batch, on_progress, time.perf_counter()
-        self.lines = read_lines(self.path) if self.path is not None and self.path.exists() else []
+        self.batch, self.on_progress, self.asked = batch, on_progress, asked
         self.metrics: dict[str, list[Tensor]] = {}
-        on_progress(first, math.nan)
+        self.began = time.perf_counter()
+
+    def begin(self, saved: Checkpoint | None) -> int:
+        """Reads the lines up to a checkpoint, reports its step as progress, and returns it."""
+        self.step = 0 if saved is None else saved.step
+        self.spent: float = 0.0 if saved is None else saved.manifest["seconds"]
+        self.lines = read_lines(self.path) if self.path is not None and self.path.exists() else []
+        self.since = time.perf_counter()
+        self.on_progress(self.step, math.nan)
+        return self.step
+
+    @property
+    def seconds(self) -> float:
+        """The time training took so far, in all sittings, without that of validating."""
+        validating = 0.0 if self.asked is None else self.asked.seconds
+        return self.spent + time.perf_counter() - self.began - validating
 
     def add(self, losses: list[Loss]) -> None:
         """Adds the last loss and all metrics to the next line."""
@@ -315,17 +345,16 @@ class _Log:
             for name, value in loss.metrics.items():
                 self.metrics.setdefault(name, []).append(value)
 
-    def write(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+    def write(self, step: int, optimizer: torch.optim.Optimizer, method: Method, model: Model) -> None:
         """Writes a line: the loss of this step, and the mean of every metric since the last line or checkpoint.
 
         Raises:
-            ValueError: the loss is not finite.
+            ValueError: the loss, the weights or the answers to validation problems are not finite.
         """
         value, now = self.loss.item(), time.perf_counter()
         if not math.isfinite(value):
             raise ValueError(f"the loss is {value} at step {step}: training diverged; lower training.learning_rate")
         pace = (step - self.step) * self.batch / (now - self.since)
-        self.step, self.since = step, now
         record = {
             "step": step,
             "loss": value,
@@ -333,11 +362,16 @@ class _Log:
             "problems_per_s": round(pace, 1),
             **{name: _plain(torch.stack(values).nanmean(0)) for name, values in self.metrics.items()},
         }
+        if self.asked is not None:
+            check_finite(model, step)
+            record["validation_accuracy"] = self.asked.accuracy(method, model)
+            zero_gradients(optimizer)  # a method that searches may have left some
+        self.step, self.since = step, time.perf_counter()
         self.lines.append(record)
         self.metrics = {}
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            with naming(self.path), self.path.open("a", encoding="utf-8") as file:
+                file.write(json_text(record) + "\n")
         self.on_progress(step, value)
 
 

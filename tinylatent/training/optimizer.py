@@ -5,7 +5,8 @@ groups (`Method.parameter_groups`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ def make_optimizer(
     """AdamW over the named parameters (all trainable ones by default), in the groups of a stage.
 
     The first group of the optimizer has the parameters that no group names, with the recipe's settings. Frozen
-    parameters get requires_grad False and are left out.
+    parameters get requires_grad False and are left out. The optimizer's step raises ValueError if the model's
+    parameters have been replaced, cast, moved or resized since, or their gradients set to None: it would not move them.
 
     Raises:
         ValueError: a group fits no parameter, or all parameters are frozen.
@@ -45,23 +47,54 @@ def make_optimizer(
             sorted_out.setdefault((index, parameter.dtype), []).append(parameter)
     if not sorted_out:
         raise ValueError("every part of the model is frozen: leave one for the optimizer")
-    flats = []
+    flats, trained = [], []
     for (index, _), members in sorted(sorted_out.items(), key=lambda item: item[0][0]):
         group = groups[index - 1] if index else own
         rate = recipe.learning_rate if group.learning_rate is None else group.learning_rate
         decay = recipe.weight_decay if group.weight_decay is None else group.weight_decay
+        trained += members
         flats.append({"params": [flatten(members)], "lr": rate, "peak": rate, "weight_decay": decay})
     optimizer = torch.optim.AdamW(flats, fused=True)
     backbone = model.backbone
+    check = attached(model, trained)
+    optimizer.register_step_pre_hook(lambda *_: check())
     optimizer.register_step_post_hook(lambda *_: weights_moved(backbone))
     return optimizer
+
+
+def attached(model: nn.Module, trained: Sequence[nn.Parameter]) -> Callable[[], None]:
+    """A check that a model still has these parameters, in this memory and with these gradients.
+
+    It looks at identities alone, which takes some microseconds, so that every step can afford it.
+
+    Returns:
+        the check, which raises ValueError if a parameter or a module was replaced, or a parameter cast, moved or
+        resized, or its gradient set to None or to another tensor.
+    """
+    members: list[tuple[dict[str, Any], str, Any]] = []
+    for module in model.modules():
+        for held in (module._modules, module._parameters):
+            members += [(held, name, value) for name, value in held.items()]
+    memory = [(parameter, parameter.grad, parameter.data_ptr()) for parameter in trained]
+
+    def check() -> None:
+        if any(held.get(name) is not value for held, name, value in members) or any(
+            parameter.grad is not gradient or parameter.data_ptr() != address for parameter, gradient, address in memory
+        ):
+            raise ValueError(
+                "the optimizer no longer has the model's parameters: they were replaced, cast, moved or resized since "
+                "it was made, or their gradients set to None; make it after such changes, and zero gradients by "
+                "zero_gradients or zero_grad(set_to_none=False)"
+            )
+
+    return check
 
 
 def flatten(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
     """One flat parameter that concatenates these, with its gradient.
 
     The parameters and their gradients become views of it, so that an optimizer step on the flat parameter updates them
-    all. Gradients must be zeroed in place, never set to None.
+    all. Gradients must be zeroed in place, never set to None; `attached` notices.
     """
     flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
     flat.grad = torch.zeros_like(flat)

@@ -236,7 +236,14 @@ def test_metrics_changed_before_the_checkpoints_mark_are_named(run, harm, later)
     assert (run / METRICS).read_bytes() == damaged, "what is damaged is left for a person to look at"
 
 
-def test_missing_metrics_are_named(run):
+def test_damaged_metrics_keep_nobody_from_whole_weights(run):
+    """The message names the lines that are lost and the one file to delete; without it the run goes on."""
+    saved = find_checkpoint(run)
+    (run / METRICS).write_bytes(LINES[0])
+    with pytest.raises(DamagedError, match=r"its lines up to step 2 .* weights of step 2 are whole: .* delete this one"):
+        cut_metrics(run, saved)
     (run / METRICS).unlink()
-    with pytest.raises(DamagedError, match=r"metrics\.jsonl is damaged"):
-        cut_metrics(run, find_checkpoint(run))
+    assert cut_metrics(run, saved) == -len(b"".join(LINES[:2]))
+    append(run, LINES[2])
+    save_checkpoint(run, 3, *trained())
+    assert cut_metrics(run, find_checkpoint(run)) == 0
