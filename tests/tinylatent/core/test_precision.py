@@ -1,4 +1,4 @@
-"""Float64 where a device has it. CPU tensors stand in for those of a device that has none: no such machine is at hand."""
+"""Float64 where a device has it. CPU tensors stand in for those of a device that has none: there is none at hand."""
 
 import re
 from pathlib import Path
