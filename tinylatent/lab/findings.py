@@ -1,9 +1,9 @@
 """Findings: what a study or the ledger says, as data. Sentences, tables and JSON are written from them.
 
 There is one vocabulary of verdicts. A claim about measured differences "holds" or "fails" where the whole 95 % interval
-lies on one side; otherwise, and whenever a single run is all there is, there is "not enough evidence". A published
-statement that needs more than its paper says "holds under stricter conditions". No verdict is corrected for how many
-findings stand beside it.
+lies on one side of at least FEWEST runs; otherwise there is "not enough evidence". A statement of the ledger that needs
+more than its source says "holds under stricter conditions". No verdict is corrected for how many findings stand beside
+it.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,10 @@ STRICTER: Verdict
 FAILS: Verdict
 OPEN: Verdict
 HOLDS, STRICTER, FAILS, OPEN = get_args(Verdict)
+FEWEST = 3
+"""Runs that decide anything. Where a run either succeeds or does not, two may agree by luck: simulated intervals of two
+such runs, nominally of 95 %, cover the truth in half of all cases, and rounding on another processor moves a run by
+points."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Finding:
     """How many runs stand behind it, one for each seed; None where none was trained."""
     exploratory: bool = True
     """Whether the claim was chosen with its runs at hand, so that its verdict is a lead and no test. The ledger's
-    statements are published ones; no claim of a study so far was named before its runs."""
+    statements stand before each check of them; no claim of a study so far was named before its runs."""
 
     def __post_init__(self) -> None:
         if self.verdict not in get_args(Verdict):
@@ -49,7 +53,9 @@ class Finding:
 
     def sentence(self) -> str:
         """Verdict, claim and evidence in one sentence."""
-        evidence = f" ({self.evidence})" if self.evidence else ""
+        few = "" if self.runs is None or self.runs >= FEWEST else f"from {self.runs} run{'s' * (self.runs != 1)} alone"
+        told = ": ".join(filter(None, (few, self.evidence)))
+        evidence = f" ({told})" if told else ""
         return f"{self.verdict.capitalize()}: {self.claim}{evidence}."
 
     def to_json(self) -> dict[str, Any]:
@@ -66,14 +72,14 @@ class Finding:
 
 
 def decided(holds: bool, fails: bool, runs: int | None = None) -> Verdict:
-    """The verdict on a claim from what its interval shows; a single run is never enough.
+    """The verdict on a claim from what its interval shows; fewer than FEWEST runs are never enough.
 
     Args:
         holds: whether the whole interval speaks for the claim.
         fails: whether the whole interval speaks against it.
         runs: how many runs stand behind it; None where the question does not arise.
     """
-    if holds == fails or (runs is not None and runs < 2):
+    if holds == fails or (runs is not None and runs < FEWEST):
         return OPEN
     return HOLDS if holds else FAILS
 

@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from tinylatent.core.identity import checksum
-from tinylatent.lab.findings import Finding
+from tinylatent.lab.findings import FEWEST, Finding
 
 Value = str | int | float | None
+
+
+LEADS = (
+    "Leads, not tests: these claims were chosen with their runs at hand, each is judged by its own 95 % interval "
+    f"however many they are, and fewer than {FEWEST} runs decide nothing."
+)
+"""Stands below verdicts on runs."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,8 @@ class Table:
         body = [f"**{self.title}**", "", line(grid[0]), line(rule), *map(line, grid[1:]), ""]
         if self.legend:
             body += [self.legend, ""]
-        items = [*(each.sentence() for each in self.findings), *self.remarks]
+        leads = [LEADS] if any(each.exploratory and each.runs is not None for each in self.findings) else []
+        items = [*(each.sentence() for each in self.findings), *self.remarks, *leads]
         return "\n".join([*body, *(f"- {item}" for item in items), *([""] if items else [])])
 
     def to_json(self) -> dict[str, Any]:

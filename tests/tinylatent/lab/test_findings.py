@@ -29,14 +29,16 @@ def test_another_verdict_is_refused(unchecked):
         (False, True, None, FAILS),
         (False, False, None, OPEN),
         (True, True, None, OPEN),
-        (True, False, 2, HOLDS),
-        (False, True, 2, FAILS),
+        (True, False, 3, HOLDS),
+        (False, True, 3, FAILS),
+        (True, False, 2, OPEN),
+        (False, True, 2, OPEN),
         (True, False, 1, OPEN),
         (False, True, 1, OPEN),
         (True, False, 0, OPEN),
     ],
 )
-def test_a_verdict_needs_one_side_alone_and_more_than_one_run(holds, fails, runs, verdict):
+def test_a_verdict_needs_one_side_alone_and_three_runs(holds, fails, runs, verdict):
     assert decided(holds, fails, runs) == verdict
 
 
@@ -49,6 +51,9 @@ def test_what_is_exact_leaves_no_third_verdict():
     ("finding", "sentence"),
     [
         (Finding("CoT2 wins", HOLDS, "+1.00 points"), "Holds: CoT2 wins (+1.00 points)."),
+        (Finding("CoT2 wins", HOLDS, "+1.00 points", runs=3), "Holds: CoT2 wins (+1.00 points)."),
+        (Finding("CoT2 wins", OPEN, "+1.00", runs=2), "Not enough evidence: CoT2 wins (from 2 runs alone: +1.00)."),
+        (Finding("CoT2 wins", OPEN, runs=1), "Not enough evidence: CoT2 wins (from 1 run alone)."),
         (Finding("CoT2 wins", OPEN), "Not enough evidence: CoT2 wins."),
         (Finding("K tokens do", STRICTER, "K > 2"), "Holds under stricter conditions: K tokens do (K > 2)."),
     ],

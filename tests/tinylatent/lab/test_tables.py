@@ -10,9 +10,9 @@ from tinylatent_tasks import MNNS
 from tinylatent.core.identity import checksum
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.findings import exactly
+from tinylatent.lab.findings import HOLDS, Finding, exactly
 from tinylatent.lab.run import Environments, new_record
-from tinylatent.lab.tables import Table, provenance
+from tinylatent.lab.tables import LEADS, Table, provenance
 from tinylatent.methods import CoT2, Direct
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.config import Training
@@ -76,6 +76,13 @@ def test_json_has_the_numbers_as_they_are():
         "findings": [{"claim": "x is a number", "verdict": "holds", "exploratory": True, "evidence": "seen"}],
         "remarks": ["Nothing else is."],
     }
+
+
+def test_verdicts_on_runs_are_called_leads_where_their_claims_were_chosen_afterwards():
+    of_runs = Finding("CoT2 wins", HOLDS, "+1.00 points", runs=5)
+    assert replace(TABLE, findings=[of_runs]).markdown().endswith(f"- Nothing else is.\n- {LEADS}\n")
+    assert LEADS not in replace(TABLE, findings=[replace(of_runs, exploratory=False)]).markdown()
+    assert LEADS not in TABLE.markdown(), "a verdict without runs"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

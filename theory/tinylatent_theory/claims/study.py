@@ -91,6 +91,7 @@ class CheckRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True,
             origin=claim.origin,
             conditions=claim.conditions,
             counterexample=self.counterexample,
+            exploratory=False,
         )
 
     def summary(self) -> str:

@@ -112,9 +112,7 @@ def points(gap: Interval) -> str:
 
 def positive(claim: str, gap: Interval, runs: int, family: str = "") -> Finding:
     """Whether a difference over this many runs is positive, as the claim says."""
-    alone = " of one run" if runs == 1 else ""
-    verdict = decided(gap.low > 0, gap.high < 0, runs)
-    return Finding(claim, verdict, f"{points(gap)}{alone}", gap, family=family, runs=runs)
+    return Finding(claim, decided(gap.low > 0, gap.high < 0, runs), points(gap), gap, family=family, runs=runs)
 
 
 def better(label: str, ours: Records, other: str, theirs: Records, family: str = "") -> Finding:

@@ -14,13 +14,14 @@ from tinylatent.methods import CoT2, DiscreteCoT
 @pytest.mark.parametrize(
     ("low", "high", "verdict"), [(0.01, 0.2, HOLDS), (-0.2, -0.01, FAILS), (-0.1, 0.1, OPEN), (0.0, 0.1, OPEN)]
 )
-def test_a_verdict_needs_the_whole_interval_and_more_than_one_run(low, high, verdict):
+def test_a_verdict_needs_the_whole_interval_and_three_runs(low, high, verdict):
     gap = Interval((low + high) / 2, low, high, "")
-    found = compare.positive("a is better", gap, runs=2)
-    assert (found.verdict, found.estimate, found.runs) == (verdict, gap, 2)
+    found = compare.positive("a is better", gap, runs=3)
+    assert (found.verdict, found.estimate, found.runs) == (verdict, gap, 3)
     assert found.evidence == f"{50 * (low + high):+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
-    alone = compare.positive("a is better", gap, runs=1)
-    assert (alone.verdict, alone.evidence) == (OPEN, f"{found.evidence} of one run")
+    agreeing = compare.positive("a is better", gap, runs=2)
+    assert (agreeing.verdict, agreeing.evidence) == (OPEN, found.evidence)
+    assert agreeing.sentence().endswith(f"(from 2 runs alone: {found.evidence}).")
 
 
 @pytest.mark.parametrize(
