@@ -1,6 +1,5 @@
 """How fast this machine is: `bench`."""
 
-import json
 import sys
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import torch
 
 from tinylatent.cli.terminal import Device
 from tinylatent.core.environment import environment
+from tinylatent.core.files import json_text
 from tinylatent.lab import bench
 from tinylatent.lab.experiment import device_named
 
@@ -39,7 +39,7 @@ class Bench:
             raise ValueError("bench compares with one CPU thread: give --groups to time rollouts on another device")
         if self.json:
             name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
-            print(json.dumps({**metrics, "rounds": self.rounds, "device": name, "environment": environment()}))
+            print(json_text({**metrics, "rounds": self.rounds, "device": name, "environment": environment()}))
         else:
             for name, value in metrics.items():
                 print(f"{name:24s} {value:12,.3f}" if value < 100 else f"{name:24s} {value:12,.0f}")

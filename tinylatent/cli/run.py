@@ -1,7 +1,6 @@
 """One run of a recipe: `run` trains what a study trains, but for the flags that are given."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import tyro
 
 from tinylatent.cli.terminal import Device, filled, first_sentence, listed
+from tinylatent.core.files import json_text
 from tinylatent.core.seeds import Seeds
 from tinylatent.evaluation.statistics import accuracy_interval
 from tinylatent.lab.experiment import Experiment
@@ -152,7 +152,7 @@ class Run(Generic[SomeTask, SomeMethod]):
                 f"learning rate and weight decay have not been tuned for these settings of {self.recipe}",
                 file=sys.stderr,
             )
-        print(json.dumps(record.to_json()) if self.json else described(record))
+        print(json_text(record.to_json()) if self.json else described(record))
         if not self.json:
             print(f"result: {folder / RESULT}")
 

@@ -1,6 +1,5 @@
 """Stored runs by name: listed, found, shown, compared and deleted; and what is going on at this moment."""
 
-import json
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ import torch
 import tyro
 
 from tinylatent.core.environment import environment
+from tinylatent.core.files import json_text
 from tinylatent.core.registry import PluginWarning, owner
 from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab.experiment import Experiment
@@ -108,7 +108,7 @@ class Show(_Where):
         """Prints it."""
         stored = pick_one(self.stored([self.run_named]), self.run_named)
         if self.json:
-            print(json.dumps({**_values(stored), "settings": stored.settings}, indent=2))
+            print(json_text({**_values(stored), "settings": stored.settings}, indent=2))
             return
         facts = {**_cells(stored), "folder": str(stored.folder), "unreadable": stored.reason}
         settings = {name: written(value) for name, value in stored.settings.items()}
@@ -137,7 +137,7 @@ class Compare(_Where):
                 {**_values(each), "majority_baseline": _baseline(each), "minus_first": _ends(gap)}
                 for each, gap in zip(runs, compared.gaps, strict=True)
             ]
-            print(json.dumps({"settings": compared.differing, "runs": values}, indent=2))
+            print(json_text({"settings": compared.differing, "runs": values}, indent=2))
             return
         cells = [_cells(each) for each in runs]
         lines: list[tuple[str, ...]] = [(name, *(short(each[name]) for each in cells)) for name in ("id", "name")]
@@ -217,7 +217,7 @@ class Status(_Where):
         studies = [*self._studies()]
         where = {**environment(), "cuda": _cuda()}
         if self.json:
-            print(json.dumps({"training": training, "studies": studies, "environment": where}, indent=2))
+            print(json_text({"training": training, "studies": studies, "environment": where}, indent=2))
             return
         print("in training" if training else "in training: nothing")
         if training:
@@ -290,7 +290,7 @@ def _cuda() -> str:
 
 def _print_runs(runs: Sequence[Stored], as_json: bool) -> None:
     if as_json:
-        print(json.dumps([_values(each) for each in runs], indent=2))
+        print(json_text([_values(each) for each in runs], indent=2))
         return
     cells = [{**_cells(each), "name": short(each.name)} for each in runs]
     print(_aligned([tuple(cells[0]), *(tuple(each.values()) for each in cells)]))

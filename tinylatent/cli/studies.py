@@ -1,6 +1,5 @@
 """Studies: `reproduce` measures one, `rebuild` shows stored ones again."""
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import tyro
 from tqdm import tqdm
 
 from tinylatent.cli.terminal import Device
+from tinylatent.core.files import json_text
 from tinylatent.lab.launchers import launcher_named
 from tinylatent.lab.study import RUNS, STUDIES, Profile, kept, rebuild, reproduce, study_of
 
@@ -38,7 +38,7 @@ class Reproduce:
         outcome = reproduce(study, self.profile, self.results, launcher, self.device)
         if self.json:
             files = {name: str(path) for name, path in outcome.files.items()}
-            print(json.dumps({"tables": [table.to_json() for table in outcome.tables], "files": files}))
+            print(json_text({"tables": [table.to_json() for table in outcome.tables], "files": files}))
             return
         print()
         for table in outcome.tables:

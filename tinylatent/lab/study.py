@@ -5,7 +5,6 @@ What a run starts from is measured before it, in the grid or not. Runs and quick
 which git ignores; a full study writes results/NAME/, to be committed.
 """
 
-import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from tqdm import tqdm
 
-from tinylatent.core.files import DamagedError, atomic, read_json, read_lines, write_json, write_text
+from tinylatent.core.files import DamagedError, json_text, read_json, read_lines, write_json, write_text
 from tinylatent.core.identity import checksum
 from tinylatent.core.registry import PluginWarning, Registry
 from tinylatent.lab.experiment import Experiment
@@ -92,7 +91,7 @@ def reproduce(
         more = [run for run in study.after(profile, records) if run.identity not in known]
     target = store / profile / study.name if profile == "quick" else results / study.name
     (target / PROVENANCE).unlink(missing_ok=True)  # it vouches for the runs before
-    lines = (json.dumps({"study": study.name, "profile": profile, **record.to_json()}) for record in records)
+    lines = (json_text({"study": study.name, "profile": profile, **record.to_json()}) for record in records)
     write_text(target / RUNS, "".join(line + "\n" for line in lines))
     return rebuild(study, target)
 
@@ -112,8 +111,7 @@ def rebuild(study: Study, folder: Path) -> Outcome:
         ) from error
     csvs = ["table.csv", *(f"table-{number}.csv" for number in range(2, len(tables) + 1))]
     files = {name: folder / name for name in (*csvs, "table.md", FINDINGS, "figure.png", PROVENANCE, RUNS)}
-    with atomic(files["figure.png"]) as temporary:
-        study.figure(records, temporary)
+    study.figure(records, files["figure.png"])
     for name, table in zip(csvs, tables, strict=True):
         write_text(files[name], table.csv())
     write_text(files["table.md"], f"{study.question}\n\n" + "\n".join(table.markdown() for table in tables))

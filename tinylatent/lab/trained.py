@@ -1,8 +1,10 @@
 """One run and its trained model: what `tinylatent.run` and `tinylatent.load` return, and the command `run` does."""
 
+import contextlib
+import math
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +13,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from tinylatent.core.files import read_json
 from tinylatent.evaluation.evaluate import evaluate
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, cluster_counts
 from tinylatent.lab.experiment import Experiment, device_named
-from tinylatent.lab.folders import START, load_checkpoint
+from tinylatent.lab.folders import START, load_checkpoint, read_config
 from tinylatent.lab.folders import load as load_folder
 from tinylatent.lab.launchers.launcher import Job, stored_record
 from tinylatent.lab.recipes import build, comparisons, recipe
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
+from tinylatent.lab.run import Progress
 from tinylatent.lab.thinking import Thinking, think
 from tinylatent.methods import METHODS
 from tinylatent.objectives.examples import Examples
@@ -191,19 +193,30 @@ def done(
                 done(experiment.start, first, device, store=store)
             except ValueError as error:
                 raise ValueError(f"its start cannot be done ({error}): name one of your own by --start") from error
-    with tqdm(total=experiment.work, desc=experiment.label, unit="step", mininterval=0.5, disable=None) as bar:
-
-        def on_progress(step: int, loss: float) -> None:
-            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-            bar.update(step - bar.n)
-
+    with _bar(experiment) as on_progress:
         found: ExperimentRecord = Job(experiment, folder, device, start).do(on_progress)
     return found
 
 
+@contextlib.contextmanager
+def _bar(experiment: Experiment) -> Iterator[Progress]:
+    """A bar that begins at the step where training does, so that its pace is that of the steps made here."""
+    bars: list[tqdm] = []
+    with contextlib.ExitStack() as stack:
+
+        def on_progress(step: int, loss: float) -> None:
+            if not bars:
+                how: dict[str, Any] = {"desc": experiment.label, "unit": "step", "mininterval": 0.5, "disable": None}
+                bars.append(stack.enter_context(tqdm(total=experiment.work, initial=step, **how)))
+            if math.isfinite(loss):  # there is none before the first step
+                bars[0].set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            bars[0].update(step - bars[0].n)
+
+        yield on_progress
+
+
 def _stored(experiment: Experiment, folder: Path) -> ExperimentRecord | None:
     """The record of a finished run in its own folder; None in any other folder, which training refuses or takes."""
-    config = folder / CONFIG
-    if not config.exists() or Experiment.from_json(read_json(config)) != experiment:
+    if not (folder / CONFIG).exists() or read_config(folder) != experiment:
         return None
     return stored_record(experiment, folder)

@@ -88,7 +88,9 @@ def stored_record(run: Run, folder: Path) -> Any:
         if record.id != run.identity:
             raise ValueError("it is of another run")
     except ValueError as error:
-        raise DamagedError(f"{path} is not the record of its run ({error}): delete {folder} to run it again") from error
+        raise DamagedError(
+            f"{path} is not the record of its run ({error}): delete this one file to measure it again"
+        ) from error
     return record
 
 
