@@ -1,7 +1,7 @@
 """What there is: `list` names everything that is registered, `show` a problem with its exact frontier."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,19 @@ import tyro
 
 from tinylatent.cli.run import arms_listed
 from tinylatent.cli.terminal import first_sentence, listed
+from tinylatent.core.environment import environment
+from tinylatent.core.files import json_text
 from tinylatent.engine.controls import CONTROLS
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load
 from tinylatent.lab.launchers import LAUNCHERS
+from tinylatent.lab.names import run_name
 from tinylatent.lab.recipes import is_tuned, recipes
+from tinylatent.lab.sheets import format_of
 from tinylatent.lab.study import STUDIES
 from tinylatent.lab.tasks import TASKS
 from tinylatent.lab.thinking import think
+from tinylatent.lab.thought_figure import draw_thought
 from tinylatent.methods import METHODS
 
 
@@ -39,7 +44,7 @@ class List:
         }
         if self.json:
             found = {name: _about(name, build()) for name, build in recipes().items()}
-            print(json.dumps({**groups, "recipes": found}, indent=2))
+            print(json_text({**groups, "recipes": found}, indent=2))
             return
         groups["recipes (comparison/method)"] = arms_listed()
         print("\n".join(listed(title, entries) for title, entries in groups.items()))
@@ -64,12 +69,16 @@ class Show:
     """Folder of a run whose model thinks about the problem too."""
     seed: int = 0
     """Which random problem."""
+    figure: Path | None = None
+    """File for a figure of the same, PNG, PDF or SVG by its suffix."""
     json: bool = False
-    """Print JSON instead of text."""
+    """Print JSON instead of text: all that the figure shows, and the run, its seeds and the environment."""
 
     def run(self) -> None:
         """Prints the problem and, step by step, where the oracle and the model are."""
         TASKS.named(self.task)
+        if self.figure is not None:
+            format_of(self.figure)
         loaded = None if self.checkpoint is None else load(self.checkpoint)
         if loaded is not None and loaded[0].task.name != self.task:
             name = loaded[0].task.name
@@ -77,10 +86,18 @@ class Show:
         task, row = self._chosen(None if loaded is None else loaded[0].task)
         experiment, model = (None, None) if loaded is None else loaded
         found = think(task, row, experiment, model)
+        values: dict[str, Any] = {"task": self.task, **found.to_json(), "environment": environment()}
+        if experiment is not None:
+            run = {"id": experiment.identity, "name": run_name(experiment), "seeds": asdict(experiment.seeds)}
+            values |= {"label": experiment.method.label or experiment.method.name, "run": run}
+        if self.figure is not None:
+            draw_thought(values, self.figure)
         if self.json:
-            print(json.dumps(found.to_json()))
+            print(json_text(values))
             return
         print(task.describe(row.tolist()) if loaded is None else found)
+        if self.figure is not None:
+            print(f"figure: {self.figure}")
 
     def _chosen(self, trained: Any) -> tuple[Any, np.ndarray]:
         """The problem and the task it is of: the one trained on, or one that holds it."""

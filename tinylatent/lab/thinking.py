@@ -14,6 +14,8 @@ from tinylatent.objectives.speakers import Symbols
 
 VISIBLE = 1e-3
 """Smallest share that is worth a line."""
+MOST_LINES = 12
+"""Most states of a step that are printed: those with the largest shares."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Thinking:
     """The model's answer, as JSON; None where it is no answer, and without a model."""
     is_right: bool | None = None
     """Whether the model's answer is right; None without a model."""
+    is_taught: bool = True
+    """Whether the method trains its steps to be read as states; where not, the model's shares are no belief."""
 
     def to_json(self) -> dict[str, Any]:
         """The problem and its steps as plain values: the shares of every state by oracle and model."""
@@ -57,22 +61,38 @@ class Thinking:
             | ({} if step.kl is None else {"kl": step.kl})
             for number, step in enumerate(self.steps, 1)
         ]
-        model = {} if self.method is None else {"method": self.method, "model": self.answer, "right": self.is_right}
+        if self.method is None:
+            return {"problem": self.problem, "answer": self.right, "steps": steps}
+        model = {"method": self.method, "model": self.answer, "right": self.is_right, "taught": self.is_taught}
         return {"problem": self.problem, "answer": self.right, "steps": steps, **model}
 
     def __str__(self) -> str:
         """A line for each state of each step."""
         lines = [f"problem {' '.join(map(str, self.problem.values()))}, answer {self.right}"]
         for number, step in enumerate(self.steps, 1):
-            lines.append(f"step {number:<4d} oracle   {self.method or ''}".rstrip())
-            for token, share in step.oracle.items():
-                model = "" if self.method is None else f"{'-':>8s}"
-                if step.model is not None:
-                    model = f"{step.model[token]:8.4f}"
-                lines.append(f"{token:>9s} {share:7.4f} {model}".rstrip())
+            kl = "" if step.kl is None else f"   KL {step.kl:.4f} nats"
+            lines.append(f"step {number:<4d} oracle   {self.method or ''}".rstrip() + kl)
+            lines += self._lines(step)
+        if self.method is not None and not self.is_taught:
+            lines.append(f"{self.method} trains its answer alone: what it holds before is not taught to name states")
         if self.method is not None:
             lines.append(f"{self.method} answers {self.answer}: {'right' if self.is_right else 'wrong'}")
         return "\n".join(lines)
+
+    def _lines(self, step: Step) -> list[str]:
+        """A line for each state with a large share, in the task's order, and one for all others."""
+        most = {token: max(share, (step.model or {}).get(token, 0.0)) for token, share in step.oracle.items()}
+        shown = {*sorted(most, key=lambda token: -most[token])[:MOST_LINES]}
+        rest = [token for token in step.oracle if token not in shown]
+        rows = [(token, [token]) for token in step.oracle if token in shown]
+        rows += [(f"{len(rest)} more", rest)] if rest else []
+        lines = []
+        for name, tokens in rows:
+            model = "" if self.method is None else f"{'-':>8s}"
+            if step.model is not None:
+                model = f"{sum(step.model[token] for token in tokens):8.4f}"
+            lines.append(f"{name:>9s} {sum(step.oracle[token] for token in tokens):7.4f} {model}".rstrip())
+        return lines
 
 
 def think(task: Task, row: np.ndarray, experiment: Experiment | None = None, model: Model | None = None) -> Thinking:
@@ -103,7 +123,8 @@ def think(task: Task, row: np.ndarray, experiment: Experiment | None = None, mod
     ]
     written = task.write(row.tolist(), solution.answer_BA[0].cpu().numpy())
     problem = task.to_json(row.tolist())
-    return Thinking(problem, right, steps, experiment.method.name, written["answer"], written["right"])
+    method = experiment.method
+    return Thinking(problem, right, steps, method.name, written["answer"], written["right"], method.supervised)
 
 
 def _step(oracle_V: np.ndarray, model_V: np.ndarray | None, names: Any) -> Step:

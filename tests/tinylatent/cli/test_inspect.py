@@ -9,6 +9,9 @@ from tinylatent.cli import inspect
 from tinylatent.cli.main import main
 from tinylatent.core.registry import Registry
 from tinylatent.lab import recipes
+from tinylatent.lab.folders import load
+from tinylatent.lab.thinking import MOST_LINES
+from tinylatent.lab.thought_figure import draw_thought
 
 
 def test_list_as_text_and_json(capsys):
@@ -64,6 +67,52 @@ def test_show_is_json_where_a_method_skips_steps(train, capsys):
     assert ["model" in share for step in shown["steps"] for share in step["shares"].values()][:2] == [False, False]
     assert main(["show", "mnns", "3", "1", "--checkpoint", folder]) == 0
     assert "nan" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_rows_are_few_however_many_states_a_model_holds(train, capsys):
+    """An untrained readout spreads over the whole vocabulary: the smallest shares are one line together."""
+    folder = str(train("mnns/coconut", "--task.high", "9", "--training.steps", "8"))
+    capsys.readouterr()
+    assert main(["show", "mnns", "3", "1", "--checkpoint", folder, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert main(["show", "mnns", "3", "1", "--checkpoint", folder]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    steps = [number for number, line in enumerate(lines) if line.startswith("step")]
+    for step, first, end in zip(shown["steps"], steps, [*steps[1:], len(lines) - 2], strict=True):
+        rows = [line.split() for line in lines[first + 1 : end]]
+        assert len(rows) == MOST_LINES + 1 < len(step["shares"])
+        assert rows[-1][:2] == [str(len(step["shares"]) - MOST_LINES), "more"]
+        assert sum(float(row[-2]) for row in rows) == pytest.approx(1, abs=2e-3)
+        assert sum(float(row[-1]) for row in rows) == pytest.approx(1, abs=5e-2)
+    assert lines[-2] == "coconut trains its answer alone: what it holds before is not taught to name states"
+    verdict = "right" if shown["right"] else "wrong"
+    assert lines[-1] == f"coconut answers {shown['model']}: {verdict}"
+
+
+@pytest.mark.slow
+def test_a_figure_and_json_to_draw_it_again(run_folder, tmp_path, capsys):
+    path, again = tmp_path / "thought.png", tmp_path / "again.png"
+    words = ["show", "mnns", "3", "1", "--checkpoint", str(run_folder)]
+    assert main([*words, "--figure", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"figure: {path}"
+    assert main([*words, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    draw_thought(shown, again)
+    assert again.read_bytes() == path.read_bytes()
+    experiment, _ = load(run_folder)
+    assert shown["run"]["id"] == experiment.identity
+    assert shown["run"]["seeds"] == {"split": 0, "init": 0, "order": 0, "sampling": 0}
+    assert {"commit", "torch", "machine"} <= shown["environment"].keys()
+    assert (shown["task"], shown["label"], shown["taught"]) == ("mnns", "CoT2", True)
+
+
+def test_a_figure_needs_no_model_but_a_format(tmp_path, refused):
+    path = tmp_path / "frontier.svg"
+    assert main(["show", "reachability", "--seed", "4", "--figure", str(path)]) == 0
+    assert path.stat().st_size > 5000
+    error = refused(["show", "mnns", "1", "2", "--figure", str(tmp_path / "frontier.gif")])
+    assert "frontier.gif names no format of figures: expected a file that ends in .png, .pdf or .svg" in error
 
 
 ERRORS = {
