@@ -1,18 +1,20 @@
 # make lab     install, then the quick study: the CoT2 table in minutes
 # make test    install, then lint, types and all tests
-# make fast    the same without the slow tests: under a minute, to run after each edit
+# make fast    the same without the slow tests: about a minute on two cores, to run after each edit
 # make format  install, then rewrite the code as lint wants it, as far as that goes by itself
+# make docs    install, then write anew what pages quote from programs
 # make bench   install, then measure this machine
+# make clean   remove what builds and tests leave behind; runs and results stay
 # Each works alone on a machine with Python 3.11 and pip, and again without reinstalling.
 
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
-CODE := tinylatent tasks theory tests
+CODE := tinylatent tasks theory tests examples
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
-.PHONY: install lab check test fast format bench
+.PHONY: install lab check test fast format docs bench clean
 
 install: $(STAMP)
 
@@ -40,5 +42,12 @@ format: install
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
+docs: install
+	$(BIN)/python -m tests.pages
+
 bench: install
 	$(BIN)/tinylatent bench
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/.ipynb_checkpoints
+	find tinylatent tasks theory tests -name __pycache__ -prune -exec rm -rf {} +

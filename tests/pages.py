@@ -1,6 +1,6 @@
 """Pages: README, docs and notebooks, taken apart so that tests can hold what they say against the code.
 
-`python -m tests.pages` writes anew what stands between markers in the pages:
+`python -m tests.pages` writes docs/records.md anew, and what stands between markers in the other pages of docs:
 
     <!-- session -->    indented lines "$ command", each with what it prints; one folder for all sessions of a page
     <!-- settings: x --> the settings of task or method x
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.schema import _default as default
-from tests.schema import own_fields
+from tests.schema import own_fields, render
 
 ROOT = Path(__file__).resolve().parents[1]
 INDENT = "    "
@@ -151,6 +151,11 @@ def _install(project: dict[str, Any], folder: Path) -> None:
     (info / "entry_points.txt").write_text("\n".join(groups))
 
 
+def outputs(text: str) -> set[str]:
+    """The files and folders that a page's commands and Python write."""
+    return {*re.findall(r"--(?:out|output|figure) ([\w./-]+)", text), *re.findall(r"\bout=\"([^\"]+)\"", text)}
+
+
 def resolve(name: str) -> Any:
     """What a full path names: a module, or an attribute of one."""
     parts = name.split(".")
@@ -211,7 +216,7 @@ def _run(command: str) -> str:
     from tinylatent.cli.main import main  # not at the top: shape checks of tests hook in first
 
     out = io.StringIO()
-    with contextlib.redirect_stdout(out):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
         assert main(shlex.split(command)[1:]) == 0, command
     return out.getvalue()
 
@@ -248,9 +253,14 @@ WRITERS: dict[str, Callable[[str | None, str], str]] = {"session": _session, "se
 """What writes a kind of block, from what its marker says and what it held."""
 
 
+def written() -> dict[str, str]:
+    """Every page that programs write, whole or between markers, as it should be."""
+    docs = {name: rendered(text) for name, text in pages().items() if name.startswith("docs/")}
+    return docs | {"docs/records.md": render()}
+
+
 if __name__ == "__main__":
-    for page, text in pages().items():
-        new = rendered(text) if page.endswith(".md") else text
-        if new != text:
-            (ROOT / page).write_text(new, encoding="utf-8")
+    for page, text in written().items():
+        if text != (ROOT / page).read_text(encoding="utf-8"):
+            (ROOT / page).write_text(text, encoding="utf-8")
             print(f"{page} written anew")

@@ -1,8 +1,10 @@
 """Pages tell the truth: their commands are understood, their links lead somewhere, their Python runs, their numbers are
-stored ones, and what programs print stands there as they print it now."""
+stored ones, and what programs print stands there as they print it."""
 
+import json
 import re
 import shlex
+import subprocess
 import tomllib
 from contextlib import nullcontext
 from dataclasses import fields
@@ -22,6 +24,7 @@ from pages import (
     misquoted,
     named,
     names,
+    outputs,
     pages,
     python,
     rendered,
@@ -55,12 +58,12 @@ def asked():
 def test_commands_are_understood(command, monkeypatch, tmp_path):
     """Each is read with all its flags, and not run; folders it names are those of runs that are not there.
 
-    A command with a word in capitals, such as FILE, is one to fill in: it has to exist.
+    A command with a word in capitals, such as FILE, or without any, is one to fill in: it has to exist.
     """
     monkeypatch.chdir(tmp_path)
     name, *words = shlex.split(command)[1:]
     assert name in COMMANDS
-    if any(word.isupper() for word in re.findall(r"[A-Za-z]{2,}", command)) or "..." in command:
+    if not words or "..." in command or any(word.isupper() for word in re.findall(r"[A-Za-z]{2,}", command)):
         return
     if "--help" in words:
         with pytest.raises(SystemExit):
@@ -100,7 +103,11 @@ def test_files_of_python_exist(name):
     assert absent == []
 
 
-@over_pages
+HEAVY = [pytest.param(name, marks=[pytest.mark.slow] * ("huggingface" in str(names(PAGES[name])))) for name in PAGES]
+"""Pages, slow where what they name imports transformers."""
+
+
+@pytest.mark.parametrize("name", HEAVY)
 def test_what_is_named_by_its_path_exists(name):
     for path in names(PAGES[name]):
         if path.rpartition(".")[0] != "tinylatent" or path.rpartition(".")[2] not in GROUPS:
@@ -200,3 +207,39 @@ def test_the_changelog_knows_the_version():
     told = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (\S+?):", told, re.MULTILINE) == ["Unreleased", tinylatent.__version__]
     assert [link for link in links(told) if not (ROOT / link).exists()] == []
+
+
+def test_notebooks_are_whole_and_hold_no_output():
+    """The keys of nbformat 4.5, ids that differ, no output that could be out of date; `test_python_runs` runs them."""
+    notebooks = [*ROOT.glob("examples/*.ipynb")]
+    assert notebooks
+    for path in notebooks:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+        assert {*notebook} == {"cells", "metadata", "nbformat", "nbformat_minor"}
+        cells = notebook["cells"]
+        assert len({cell["id"] for cell in cells}) == len(cells)
+        for cell in cells:
+            of_code = {"execution_count": None, "outputs": []} if cell["cell_type"] == "code" else {}
+            assert cell == {**{key: cell[key] for key in ("cell_type", "id", "metadata", "source")}, **of_code}
+
+
+def test_what_pages_write_is_ignored_and_what_is_stored_is_not():
+    if not (ROOT / ".git").exists():
+        pytest.skip("git alone knows what it ignores")
+    written = {path for text in PAGES.values() for path in outputs(text) if not path.startswith("/")}
+    assert len(written) > 5
+    stored = [path.relative_to(ROOT).as_posix() for path in ROOT.glob("results/*/*.*") if path.parent.name != "runs"]
+    asked = [*sorted(written), *stored, *PAGES]
+    done = subprocess.run(["git", "check-ignore", *asked], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert {*done.stdout.splitlines()} == written
+
+
+def test_the_makefile_has_what_it_and_the_pages_say():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {*re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()}
+    assert {*re.findall(r"^([a-z]+):", makefile, re.MULTILINE)} == targets
+    assert {*re.findall(r"^# make ([a-z]+) ", makefile, re.MULTILINE)} == targets - {"install", "check"}
+    assert {
+        name for text in PAGES.values() for name in re.findall(r"(?:`|^ +)make ([a-z]+)", text, re.MULTILINE)
+    } <= targets
