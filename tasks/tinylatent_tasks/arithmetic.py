@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from tinylatent_tasks.answers import integer, read_as
 from tinylatent_tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
 from tinylatent_tasks.checks import check_integer, checked_rows, is_integer, joined, refuse_rows, short
 from tinylatent_tasks.keys import derived_seed, stable_hash
-from tinylatent_tasks.task import MAX_LISTED, Task, check_budget, one_hot, text_answer
+from tinylatent_tasks.task import MAX_LISTED, Task, check_budget, one_hot
 
 OPERATORS = "+-*"
 EQUALS, END = "=", ";"
@@ -58,7 +59,7 @@ class Arithmetic(Task):
         given = self.operators
         if not isinstance(given, str) or not given or len(set(given)) < len(given) or set(given) - set(OPERATORS):
             raise ValueError(
-                f'operators is {given!r}, but it must be some of the characters {OPERATORS}, each once; try "+-"'
+                f'operators is {short(given)}, but it must be some of the characters {OPERATORS}, each once; try "+-"'
             )
         check_integer("capacity", self.longest, self.operations, MAX_OPERATIONS, f"try capacity={self.operations}")
 
@@ -123,10 +124,10 @@ class Arithmetic(Task):
         rows_PM[:, 1::2] = self._allowed[rows_PM[:, 1::2]]
         return rows_PM
 
-    def problems(self, n: int, seed: int) -> Integers:
-        """n uniform problems (n, M), with repetition; row i depends on the seed and i, not on n."""
-        number_PK = self.drawn(self.operations + 1, n, seed, 0, self.modulus - 1)
-        index_PK = self.drawn(self.operations, n, derived_seed(seed, "operators"), 0, len(self.operators) - 1)
+    def problems(self, n: int, seed: int, first: int = 0) -> Integers:
+        """Uniform problems first, first + 1, .. (n, M), with repetition; row i depends on the seed and i alone."""
+        number_PK = self.drawn(self.operations + 1, n, seed, 0, self.modulus - 1, first)
+        index_PK = self.drawn(self.operations, n, derived_seed(seed, "operators"), 0, len(self.operators) - 1, first)
         return np.insert(number_PK, range(1, self.operations + 1), self._allowed[index_PK], axis=1)
 
     def key(self, problems: npt.ArrayLike) -> Keys:
@@ -229,8 +230,8 @@ class Arithmetic(Task):
         """
         if isinstance(item, dict) and item.get("modulus", self.modulus) != self.modulus:
             raise ValueError(
-                f"the problem is modulo {item['modulus']!r}, but modulo {self.modulus} was expected; try a task with "
-                "its modulus"
+                f"the problem is modulo {short(item['modulus'])}, but modulo {self.modulus} was expected; try a task "
+                "with its modulus"
             )
         return self.one(_as_list(item))
 
@@ -243,10 +244,12 @@ class Arithmetic(Task):
 
     def read_answer(self, value: Any) -> Integers:
         """A number from 0 to p-1, such as 2 or "2"."""
-        text = text_answer(value)
-        if text not in self.vocabulary.tokens[self._zero : self._plus]:
-            raise ValueError(f"the answer is {text!r}; expected a number from 0 to {self.modulus - 1}")
-        return np.array([self.vocabulary.index(text)])
+
+        def parse(text: str) -> int | None:
+            number = integer(text)
+            return number if number is not None and 0 <= number < self.modulus else None
+
+        return np.array([read_as(value, parse, f"a number from 0 to {self.modulus - 1}") + self._zero])
 
     def say(self, answer_ids_A: Integers) -> int | None:
         """The number."""

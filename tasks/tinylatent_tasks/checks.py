@@ -1,6 +1,5 @@
 """Checks of a user's input to a task. They raise ValueError: what was wrong, what was expected, what to try."""
 
-import math
 from collections.abc import Collection
 from numbers import Integral
 from typing import Any
@@ -16,7 +15,10 @@ SHORT = 60
 
 def short(value: Any) -> str:
     """A value as one line of not much more than SHORT characters, for messages."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers of more than 4300 digits
+        return "an integer of thousands of digits"
     return text if len(text) <= SHORT + 2 else f"{text[:SHORT]}..."
 
 
@@ -28,30 +30,30 @@ def is_integer(value: object) -> bool:
 def check_integer(name: str, value: Any, least: int, most: int | None, hint: str) -> None:
     """ValueError, ending in the hint, unless value is an integer from least to most (None: without upper limit)."""
     if not is_integer(value):
-        raise ValueError(f"{name} is {value!r}, but an integer was expected; {hint}")
+        raise ValueError(f"{name} is {short(value)}, but an integer was expected; {hint}")
     if value < least or (most is not None and value > most):
         limits = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name} is {value}, but it must be {limits}; {hint}")
+        raise ValueError(f"{name} is {short(value)}, but it must be {limits}; {hint}")
 
 
 def check_number(name: str, value: Any, least: float, most: float, hint: str) -> None:
     """ValueError, ending in the hint, unless value is a number from least to most."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}, but a number was expected; {hint}")
-    if not (math.isfinite(value) and least <= value <= most):
-        raise ValueError(f"{name} is {value}, but it must be from {least} to {most}; {hint}")
+        raise ValueError(f"{name} is {short(value)}, but a number was expected; {hint}")
+    if not least <= value <= most:  # which nan is not either
+        raise ValueError(f"{name} is {short(value)}, but it must be from {least} to {most}; {hint}")
 
 
 def check_flag(name: str, value: Any) -> None:
     """ValueError unless value is True or False."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}, but it must be True or False; try {name}=True")
+        raise ValueError(f"{name} is {short(value)}, but it must be True or False; try {name}=True")
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """ValueError unless value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}, but it must be one of: {', '.join(map(repr, choices))}")
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} is {short(value)}, but it must be one of: {', '.join(map(repr, choices))}")
 
 
 def checked_rows(rows: npt.ArrayLike, width: int, low: int, high: int) -> Integers:
@@ -61,7 +63,7 @@ def checked_rows(rows: npt.ArrayLike, width: int, low: int, high: int) -> Intege
         array = np.asarray(rows)
     except ValueError:  # rows of unequal length
         first, bad = next((i, row) for i, row in enumerate(rows) if not _flat(row, width))  # type: ignore[arg-type]
-        raise ValueError(f"row {first} is {bad!r}, but {expected}; remove or complete it") from None
+        raise ValueError(f"row {first} is {short(bad)}, but {expected}; remove or complete it") from None
     if array.ndim != 2:
         raise ValueError(
             f"problems have shape {array.shape}, but (P, {width}) was expected; for one problem try [problem]"
@@ -75,7 +77,7 @@ def checked_rows(rows: npt.ArrayLike, width: int, low: int, high: int) -> Intege
     bad_P = ((array < low) | (array > high)).any(axis=1)
     if bad_P.any():
         first = int(bad_P.argmax())
-        raise ValueError(f"row {first} is {array[first].tolist()}, but {expected}; remove or correct it")
+        raise ValueError(f"row {first} is {short(array[first].tolist())}, but {expected}; remove or correct it")
     return array.astype(np.int64)
 
 

@@ -19,7 +19,7 @@ from tinylatent_tasks.keys import derived_seed, random_orders, uniform_integers
 LARGE = 2**31
 
 
-def two_sided(side: int, nodes: int, edges: int, distance_P: Integers, seed: int) -> Integers:
+def two_sided(side: int, nodes: int, edges: int, distance_P: Integers, seed: int, first: int = 0) -> Integers:
     """Edges (P, E, 2) in hidden names, filled up with -1, -1 where the nodes do not allow as many.
 
     Args:
@@ -28,8 +28,9 @@ def two_sided(side: int, nodes: int, edges: int, distance_P: Integers, seed: int
         edges: E.
         distance_P: edges from a root to its target.
         seed: of everything random.
+        first: number of the first graph; graph i depends on its distance, the seed and i.
     """
-    parent_PC = _parents(side, nodes, distance_P, seed)
+    parent_PC = _parents(side, nodes, distance_P, seed, first)
     tree_PC2 = np.stack([parent_PC, np.broadcast_to(np.arange(nodes), parent_PC.shape)], axis=2)
     tree_PE2 = np.delete(tree_PC2, [0, side], axis=1)
     more = edges - tree_PE2.shape[1]
@@ -40,7 +41,7 @@ def two_sided(side: int, nodes: int, edges: int, distance_P: Integers, seed: int
     level_PC = _levels(parent_PC, side)
     free_PK = level_PC[:, source_K] + 1 >= level_PC[:, target_K]
     free_PK &= parent_PC[:, target_K] != source_K
-    rank_PK = uniform_integers(0, LARGE, free_PK.shape, derived_seed(seed, "edges")) + LARGE * ~free_PK
+    rank_PK = uniform_integers(0, LARGE, free_PK.shape, derived_seed(seed, "edges"), first) + LARGE * ~free_PK
     picked_PX = np.argsort(rank_PK, axis=1, kind="stable")[:, :more]
     more_PX2 = np.stack([source_K[picked_PX], target_K[picked_PX]], axis=2)
     more_PX2[~np.take_along_axis(free_PK, picked_PX, axis=1)] = -1
@@ -48,21 +49,21 @@ def two_sided(side: int, nodes: int, edges: int, distance_P: Integers, seed: int
     return np.concatenate([tree_PE2, more_PX2, missing_PX2], axis=1)
 
 
-def shuffled(edges_PE2: Integers, marked_PQ: Integers, nodes: int, seed: int) -> Integers:
+def shuffled(edges_PE2: Integers, marked_PQ: Integers, nodes: int, seed: int, first: int = 0) -> Integers:
     """Rows (P, Q + 2E) of marked nodes, then edges, under random names and in random order, absent edges last."""
     n, edges, _ = edges_PE2.shape
-    order_PE = random_orders((n, edges), derived_seed(seed, "order"))
+    order_PE = random_orders((n, edges), derived_seed(seed, "order"), first)
     edges_PE2 = np.take_along_axis(edges_PE2, order_PE[..., None], axis=1)
     last_PE = np.argsort(edges_PE2[..., 0] < 0, axis=1, kind="stable")
     edges_PE2 = np.take_along_axis(edges_PE2, last_PE[..., None], axis=1)
     hidden_PM = np.concatenate([marked_PQ, edges_PE2.reshape(n, 2 * edges)], axis=1)
-    name_PC = random_orders((n, nodes), derived_seed(seed, "names"))
+    name_PC = random_orders((n, nodes), derived_seed(seed, "names"), first)
     return np.where(hidden_PM < 0, -1, np.take_along_axis(name_PC, np.maximum(hidden_PM, 0), axis=1))
 
 
-def _parents(side: int, nodes: int, distance_P: Integers, seed: int) -> Integers:
+def _parents(side: int, nodes: int, distance_P: Integers, seed: int, first: int) -> Integers:
     """The first parent of every node (P, C); a root is its own parent."""
-    drawn_PC = uniform_integers(0, LARGE, (len(distance_P), nodes), derived_seed(seed, "parents"))
+    drawn_PC = uniform_integers(0, LARGE, (len(distance_P), nodes), derived_seed(seed, "parents"), first)
     node_C = np.arange(nodes)
     local_C = np.where(node_C < 2 * side, node_C % side, node_C)  # how many may be a parent
     parent_PC = drawn_PC % np.maximum(local_C, 1)

@@ -50,8 +50,10 @@ def derived_seed(seed: int, purpose: str) -> int:
     return int(stable_hash(np.frombuffer(purpose.encode(), np.uint8)[None, :], seed)[0])
 
 
-def uniform_integers(low: int, high: int, shape: tuple[int, int], seed: int) -> Integers:
+def uniform_integers(low: int, high: int, shape: tuple[int, int], seed: int, first: int = 0) -> Integers:
     """Integers from low to high, both included, as int64 (n, m); item (i, j) depends on (low, high, seed, i, j) alone.
+
+    The rows are first, first + 1, ..
 
     The probability of a value differs from uniform by less than 2^-64; the differences sum to less than 2^-32.
     Raises ValueError if low > high, if there are more than 2^32 values, or for a negative shape.
@@ -61,7 +63,7 @@ def uniform_integers(low: int, high: int, shape: tuple[int, int], seed: int) -> 
     if min(shape) < 0:
         raise ValueError(f"expected a shape (n, m) of numbers that are not negative, got {shape}")
     # The hash of the pair (i, j), as stable_hash makes it; what a row's pairs share is worked out once.
-    row_P = _mix(_start(shape[0], 2, seed) ^ np.arange(shape[0], dtype=np.uint64))
+    row_P = _mix(_start(shape[0], 2, seed) ^ np.arange(first, first + shape[0], dtype=np.uint64))
     drawn_PM = _mix(row_P[:, None] ^ np.arange(shape[1], dtype=np.uint64)) % np.uint64(high - low + 1)
     return low + drawn_PM.astype(np.int64)
 
@@ -96,7 +98,7 @@ def _check_fraction(fraction: float) -> None:
         raise ValueError(f"a fraction is between 0 and 1, got {fraction}")
 
 
-def random_orders(shape: tuple[int, int], seed: int) -> Integers:
-    """Uniform permutations of 0..m-1 in n rows, (n, m); row i depends on (m, seed, i) alone."""
-    rank_PM = uniform_integers(0, 2**32 - 1, shape, seed)
+def random_orders(shape: tuple[int, int], seed: int, first: int = 0) -> Integers:
+    """Uniform permutations of 0..m-1 in rows first, first + 1, .. (n, m); row i depends on (m, seed, i) alone."""
+    rank_PM = uniform_integers(0, 2**32 - 1, shape, seed, first)
     return np.argsort(rank_PM, axis=1, kind="stable")

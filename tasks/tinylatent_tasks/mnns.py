@@ -17,12 +17,13 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from tinylatent_tasks.answers import integer, read_as
 from tinylatent_tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
 from tinylatent_tasks.checks import check_choice, check_integer, checked_rows, integers_in
 from tinylatent_tasks.choice_sums import Choices, all_shares, best_traces, shares_of
 from tinylatent_tasks.choice_sums_slowly import solve_mnns_slowly
 from tinylatent_tasks.keys import stable_hash
-from tinylatent_tasks.task import MAX_LISTED, Task, check_budget, chunks, text_answer
+from tinylatent_tasks.task import MAX_LISTED, Task, check_budget, chunks
 
 Rule = Literal["absolute", "nonnegative"]
 SIGNS: Choices = (-1, 1)
@@ -133,9 +134,9 @@ class MNNS(Task):
         """(high-low+1)^digits."""
         return (self.high - self.low + 1) ** self.digits
 
-    def problems(self, n: int, seed: int) -> Integers:
-        """n uniform problems (n, M), with repetition; integer (i, j) depends on the seed, i and j, not on n."""
-        return self.drawn(self.digits, n, seed, self.low, self.high)
+    def problems(self, n: int, seed: int, first: int = 0) -> Integers:
+        """Uniform problems first, first + 1, .. (n, M), with repetition; integer (i, j) depends on seed, i and j."""
+        return self.drawn(self.digits, n, seed, self.low, self.high, first)
 
     def key(self, problems: npt.ArrayLike) -> Keys:
         """Stable hash (P,) of the multiset of digits: the order of the digits does not matter."""
@@ -247,10 +248,12 @@ class MNNS(Task):
 
     def read_answer(self, value: Any) -> Integers:
         """A sum, such as 2, "2" or "+2"."""
-        try:
-            return self.sum_ids([int(text_answer(value))])
-        except ValueError as error:
-            raise ValueError(f"{error}; an answer is an integer from {-self._most} to {self._most}") from None
+
+        def parse(text: str) -> int | None:
+            number = integer(text)
+            return number if number is not None and abs(number) <= self._most else None
+
+        return self.sum_ids([read_as(value, parse, f"an integer from {-self._most} to {self._most}")])
 
     def say(self, answer_ids_A: Integers) -> int | None:
         """The sum."""

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from tinylatent_tasks.answers import read_as
 from tinylatent_tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
 from tinylatent_tasks.checks import check_flag, check_integer, checked_rows, is_integer, joined, refuse_rows, short
 from tinylatent_tasks.choice_sums import shares_of
@@ -38,7 +39,7 @@ from tinylatent_tasks.graphs import (
     path_counts,
 )
 from tinylatent_tasks.keys import derived_seed, random_orders, stable_hash
-from tinylatent_tasks.task import Task, check_budget, chunks, text_answer
+from tinylatent_tasks.task import Task, check_budget, chunks
 
 MAX_HOPS = 12
 MAX_NODES = 64
@@ -134,17 +135,17 @@ class MultiHop(Task):
         )
         return rows_PM
 
-    def problems(self, n: int, seed: int) -> Integers:
-        """n problems (n, M): uniform start, hops, targets and order of facts."""
-        start_P = self.drawn(1, n, derived_seed(seed, "start"), 0, self.nodes - 1)
-        hops_P = self.drawn(1, n, derived_seed(seed, "hops"), self.least, self.hops)
+    def problems(self, n: int, seed: int, first: int = 0) -> Integers:
+        """Problems first, first + 1, .. (n, M): uniform start, hops, targets and order of facts."""
+        start_P = self.drawn(1, n, derived_seed(seed, "start"), 0, self.nodes - 1, first)
+        hops_P = self.drawn(1, n, derived_seed(seed, "hops"), self.least, self.hops, first)
         # The lowest ranks among the other nodes are a node's targets.
-        other_PC = random_orders((n * self.nodes, self.nodes - 1), derived_seed(seed, "targets"))
+        other_PC = random_orders((n * self.nodes, self.nodes - 1), derived_seed(seed, "targets"), first * self.nodes)
         target_PCB = other_PC[:, : self.branching].reshape(n, self.nodes, self.branching)
         target_PCB = target_PCB + (target_PCB >= np.arange(self.nodes)[:, None])
         source_PCB = np.broadcast_to(np.arange(self.nodes)[:, None], target_PCB.shape)
         facts_PF2 = np.stack([source_PCB, target_PCB], -1).reshape(n, self.facts, 2)
-        order_PF = random_orders((n, self.facts), derived_seed(seed, "order"))
+        order_PF = random_orders((n, self.facts), derived_seed(seed, "order"), first)
         facts_PF2 = np.take_along_axis(facts_PF2, order_PF[..., None], axis=1)
         return np.concatenate([start_P, hops_P, facts_PF2.reshape(n, 2 * self.facts)], axis=1)
 
@@ -329,10 +330,8 @@ class MultiHop(Task):
 
     def read_answer(self, value: Any) -> Integers:
         """A node, such as "n3"."""
-        text = text_answer(value)
-        if text not in self.vocabulary.tokens[self._first : self._first + self.nodes]:
-            raise ValueError(f"the answer is {text!r}; expected a node from n0 to n{self.nodes - 1}")
-        return np.array([self.vocabulary.index(text)])
+        names = {f"n{node}": node for node in range(self.nodes)}
+        return np.array([read_as(value, names.get, f"a node from n0 to n{self.nodes - 1}") + self._first])
 
     def say(self, answer_ids_A: Integers) -> str | None:
         """The node's name."""

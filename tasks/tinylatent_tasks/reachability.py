@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from tinylatent_tasks.answers import NO, YES, read_as, truth
 from tinylatent_tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
 from tinylatent_tasks.checks import (
     check_choice,
@@ -55,7 +56,7 @@ from tinylatent_tasks.graphs import (
 )
 from tinylatent_tasks.keys import derived_seed, stable_hash
 from tinylatent_tasks.reachability_slowly import solve_reachability_slowly
-from tinylatent_tasks.task import NO, YES, Task, check_budget, chunks, one_hot, text_answer
+from tinylatent_tasks.task import Task, check_budget, chunks, one_hot
 
 Question = Literal["which", "whether"]
 MAX_NODES = 64
@@ -177,18 +178,18 @@ class Reachability(Task):
             }
         refuse_rows(complaints, first)
 
-    def problems(self, n: int, seed: int) -> Integers:
-        """n problems (n, M): a graph with two roots and their targets at equal distance, all names and orders shuffled.
+    def problems(self, n: int, seed: int, first: int = 0) -> Integers:
+        """Problems first, first + 1, .. (n, M): a graph with two roots, targets at equal distance, all orders shuffled.
 
         "which" asks one root, by a fair coin, about both targets; "whether" asks it about one of them, by another coin.
         """
-        distance_P = self.drawn(1, n, derived_seed(seed, "distance"), self.fewest, self.depth)[:, 0]
-        coin_P3 = self.drawn(3, n, derived_seed(seed, "coins"), 0, 1)
+        distance_P = self.drawn(1, n, derived_seed(seed, "distance"), self.fewest, self.depth, first)[:, 0]
+        coin_P3 = self.drawn(3, n, derived_seed(seed, "coins"), 0, 1, first)
         side = max(self.longest + 1, (self.nodes - self.nodes // 6) // 2)
-        edges_PE2 = two_sided(side, self.nodes, self.edges, distance_P, derived_seed(seed, "graph"))
+        edges_PE2 = two_sided(side, self.nodes, self.edges, distance_P, derived_seed(seed, "graph"), first)
         asked_P = coin_P3[:, :1] * side
         candidate_P2 = distance_P[:, None] + side * (coin_P3[:, 1:2] ^ [0, 1])
-        rows_PM = shuffled(edges_PE2, np.concatenate([asked_P, candidate_P2], axis=1), self.nodes, seed)
+        rows_PM = shuffled(edges_PE2, np.concatenate([asked_P, candidate_P2], axis=1), self.nodes, seed, first)
         if self._whether:
             rows_PM[:, 2] = NONE
         return rows_PM
@@ -379,7 +380,7 @@ class Reachability(Task):
         numbers = _as_list(item)
         within = item.get("within", self.depth) if isinstance(item, dict) else self.depth
         if self._whether and within != self.depth:
-            raise ValueError(f"the problem asks within {within!r} steps, but this task is about {self.depth}")
+            raise ValueError(f"the problem asks within {short(within)} steps, but this task is about {self.depth}")
         if len(numbers) > 3 + 2 * self.edges:
             raise ValueError(f"the problem has {(len(numbers) - 3) // 2} edges, but at most {self.edges} have room")
         return self.one(numbers + [NONE] * (3 + 2 * self.edges - len(numbers)))
@@ -393,12 +394,10 @@ class Reachability(Task):
 
     def read_answer(self, value: Any) -> Integers:
         """A node, such as "n3", or yes or no."""
-        text = text_answer(value)
-        names = (NO, YES) if self._whether else self.vocabulary.tokens[self._first : self._first + self.nodes]
-        if text not in names:
-            expected = "yes or no" if self._whether else f"a node from n0 to n{self.nodes - 1}"
-            raise ValueError(f"the answer is {text!r}; expected {expected}")
-        return np.array([self.vocabulary.index(text)])
+        if self._whether:
+            return self.answer_ids([read_as(value, truth, "yes or no")])[0]
+        names = {f"n{node}": node for node in range(self.nodes)}
+        return self.answer_ids([read_as(value, names.get, f"a node from n0 to n{self.nodes - 1}")])[0]
 
     def say(self, answer_ids_A: Integers) -> str | None:
         """The node's name, or yes or no."""

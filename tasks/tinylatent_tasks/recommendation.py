@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from tinylatent_tasks.answers import read_as
 from tinylatent_tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
 from tinylatent_tasks.checks import (
     check_choice,
@@ -39,8 +40,8 @@ from tinylatent_tasks.checks import (
 )
 from tinylatent_tasks.keys import derived_seed, random_orders, stable_hash
 from tinylatent_tasks.recommendation_slowly import Shop, most_likely_slowly
-from tinylatent_tasks.splits import PARTS
-from tinylatent_tasks.task import Task, check_budget, chunks, text_answer
+from tinylatent_tasks.splits import PARTS, Tell, drawn_in_chunks
+from tinylatent_tasks.task import Task, check_budget, chunks
 
 MIN_ITEMS, MAX_ITEMS = 8, 500
 MAX_INTENTS = 21
@@ -184,14 +185,14 @@ class Recommendation(Task):
         category, brand = early // (self.brands * self.numbers), late // self.numbers % self.brands
         return (category * self.brands + brand) * self.numbers + (early + late) % self.numbers
 
-    def problems(self, n: int, seed: int) -> Integers:
-        """n problems (n, M): user i is a 31-bit hash of the seed and i, the time is uniform among the events."""
-        return self._at_times(n, seed, "times", 0, self.events - 1)
+    def problems(self, n: int, seed: int, first: int = 0) -> Integers:
+        """Problems first, first + 1, .. (n, M): user i is a 31-bit hash of the seed and i, the time is uniform."""
+        return self._at_times(n, seed, "times", (0, self.events - 1), first)
 
-    def _at_times(self, n: int, seed: int, purpose: str, first: int, last: int) -> Integers:
-        """Problems (n, M) of the seed's users whose next item is an event from first to last."""
-        time_P = self.drawn(1, n, derived_seed(seed, purpose), first, last)[:, 0]
-        hash_P = stable_hash(np.arange(n)[:, None], derived_seed(seed, "users"))
+    def _at_times(self, n: int, seed: int, purpose: str, times: tuple[int, int], first: int = 0) -> Integers:
+        """Problems first, first + 1, .. (n, M) of the seed's users, whose next item is one of a span of events."""
+        time_P = self.drawn(1, n, derived_seed(seed, purpose), *times, first)[:, 0]
+        hash_P = stable_hash(np.arange(first, first + n)[:, None], derived_seed(seed, "users"))
         user_P, length_P = (hash_P >> np.uint64(33)).astype(np.int64), self.memory + time_P
         life_PH = self.lives(user_P)
         history_PH = np.where(np.arange(self.longest) < length_P[:, None], life_PH[:, :-1], FILL)
@@ -206,19 +207,19 @@ class Recommendation(Task):
         """Number of a user's events for training: four fifths, rounded down."""
         return self.events * 4 // 5
 
-    def split(self, part: str, seed: int, count: int | None = None) -> Integers:
+    def split(self, part: str, seed: int, count: int | None = None, tell: Tell | None = None) -> Integers:
         """`count` problems (P, M) of "train" or "validation", split by time: both parts have the same users.
 
         Problem i of both parts is about user i of the seed; it asks for one of the first `train_events` events in
         train and for a later one in validation. Keys, which are users, are therefore in both parts. Raises ValueError
-        for an unknown part, or a count that is missing or negative.
+        for an unknown part, or a count that is missing or negative. `tell` hears how many have been drawn.
         """
         check_choice("part", part, PARTS)
         check_integer("count", count, 0, None, "the space cannot be listed, so say how many to draw: try count=1000")
         assert count is not None
-        train = self.train_events
-        first, last = (0, train - 1) if part == "train" else (train, self.events - 1)
-        return self._at_times(count, derived_seed(seed, "draw"), part, first, last)
+        times = (0, self.train_events - 1) if part == "train" else (self.train_events, self.events - 1)
+        draw_seed = derived_seed(seed, "draw")
+        return drawn_in_chunks(lambda n, first: self._at_times(n, draw_seed, part, times, first), count, tell)
 
     # -----------------------------------------------------------------------------------------------------------------
     # The oracle
@@ -413,12 +414,12 @@ class Recommendation(Task):
 
     def read_answer(self, value: Any) -> Integers:
         """A title, such as "c3 b1 k4"."""
-        words = text_answer(value).split()
-        known = [self.vocabulary.index(word) for word in words if word in self.vocabulary.tokens]
-        ids_A = np.array(known, np.int64)
-        if len(known) < len(words) or self.say(ids_A) is None:
-            raise ValueError(f'the answer is {" ".join(words)!r}; expected a title such as "{self.title(0)}"')
-        return ids_A
+
+        def parse(text: str) -> tuple[int, ...] | None:
+            ids = tuple(self.vocabulary.index(word) if word in self.vocabulary.tokens else -1 for word in text.split())
+            return None if self.say(np.array(ids, np.int64)) is None else ids
+
+        return np.array(read_as(value, parse, f'a title such as "{self.title(0)}"'))
 
     def say(self, answer_ids_A: Integers) -> str | None:
         """The title; None unless the tokens are a category, a brand and a number in this order."""

@@ -23,12 +23,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from tinylatent_tasks.answers import NO, YES, read_as, truth
 from tinylatent_tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
 from tinylatent_tasks.checks import check_integer, checked_rows, integers_in, is_integer, refuse_rows, short
 from tinylatent_tasks.choice_sums import Choices, all_shares, best_traces, shares_of
 from tinylatent_tasks.choice_sums_slowly import solve_subset_slowly
 from tinylatent_tasks.keys import derived_seed, stable_hash
-from tinylatent_tasks.task import NO, YES, Task, check_budget, chunks, text_answer
+from tinylatent_tasks.task import Task, check_budget, chunks
 
 MAX_NUMBERS = 12
 MAX_HIGH = 1000
@@ -90,10 +91,10 @@ class SubsetSum(Task):
         refuse_rows({f"has a number outside 1 to {self.high} before its target": outside_P})
         return rows_PM
 
-    def problems(self, n: int, seed: int) -> Integers:
-        """n problems (n, M): uniform numbers, a fair coin for the answer, and a target as the module describes."""
-        numbers_PM = self.drawn(self.numbers, n, seed, 1, self.high)
-        coin_P2 = self.drawn(2, n, derived_seed(seed, "target"), 0, 2**31)
+    def problems(self, n: int, seed: int, first: int = 0) -> Integers:
+        """Problems first, first + 1, .. (n, M): uniform numbers, a fair coin for the answer, and a target."""
+        numbers_PM = self.drawn(self.numbers, n, seed, 1, self.high, first)
+        coin_P2 = self.drawn(2, n, derived_seed(seed, "target"), 0, 2**31, first)
         target_P = np.zeros(n, np.int64)
         for part in self._chunks(n):
             target_P[part] = self._targets(numbers_PM[part], coin_P2[part])
@@ -235,17 +236,13 @@ class SubsetSum(Task):
         return {"numbers": numbers, "target": target}
 
     def read_answer(self, value: Any) -> Integers:
-        """The word yes or no."""
-        text = text_answer(value)
-        if text not in (NO, YES):
-            raise ValueError(f"the answer is {text!r}; expected yes or no")
-        return self.answer_ids([text == YES])[0]
+        """The word yes or no, or true or false."""
+        return self.answer_ids([read_as(value, truth, "yes or no")])[0]
 
-    def judge(self, problem: Sequence[int], value: Any) -> bool:
-        """As for every task; if the answer is an object with yes and a "subset", the subset must prove it."""
-        right = super().judge(problem, value)
-        if not (right and isinstance(value, dict) and "subset" in value and text_answer(value) == YES):
-            return right
+    def proves(self, problem: Sequence[int], value: Any) -> bool:
+        """Whether a "subset" beside a yes, where there is one, is of the problem's numbers and has the target's sum."""
+        if not (isinstance(value, dict) and "subset" in value and read_as(value, truth, "yes or no")):
+            return True
         *left, target = map(int, problem)
         subset = integers_in(value["subset"], "subset", "a subset is a list of integers")
         for number in subset:

@@ -16,12 +16,13 @@ import numpy.typing as npt
 from tinylatent_tasks.batch import Batch, Integers, Keys, Mask, Shares, Vocabulary
 from tinylatent_tasks.checks import check_choice, check_integer
 from tinylatent_tasks.keys import uniform_integers
-from tinylatent_tasks.splits import PARTS, drawn_part, listed_part
+from tinylatent_tasks.splits import PARTS, Tell, drawn_part, listed_part
 
 MAX_LISTED = 2_000_000
 MAX_DESCRIBED = 8
+MAX_DRAWN = 2**48
+"""Most problems that can be drawn, and the number of the last."""
 CHUNK_ELEMENTS = 2**20
-YES, NO = "yes", "no"
 
 
 class Task(ABC):
@@ -56,8 +57,8 @@ class Task(ABC):
         """Problems as checked rows (P, M); ValueError names the first bad row."""
 
     @abstractmethod
-    def problems(self, n: int, seed: int) -> Integers:
-        """n random problems (n, M); problem i depends on the task, the seed and i alone."""
+    def problems(self, n: int, seed: int, first: int = 0) -> Integers:
+        """Random problems first, first + 1, .. (n, M); problem i depends on the task, the seed and i alone."""
 
     @abstractmethod
     def key(self, problems: npt.ArrayLike) -> Keys:
@@ -141,15 +142,17 @@ class Task(ABC):
 
     def holding(self, item: Any) -> "Task":
         """This task or the level of it that can read a JSON value as a problem; ValueError if none can."""
+        return self.held(item)[0]
+
+    def held(self, item: Any) -> "tuple[Task, Integers]":
+        """A JSON value as a problem (M,) of this task or of a level of it, after that task; ValueError if of none."""
         try:
-            self.read(item)
-            return self
+            return self, self.read(item)
         except ValueError as error:
             levels = self.levels()
             for level in levels.values():
                 with suppress(ValueError):
-                    level.read(item)
-                    return level
+                    return level, level.read(item)
             reach = f"; the capacity reaches to {max(levels)}" if levels else ""
             raise ValueError(f"{error}{reach}") from None
 
@@ -191,17 +194,18 @@ class Task(ABC):
             key_B=self.key(rows_BM),
         )
 
-    def split(self, part: str, seed: int, count: int | None = None) -> Integers:
+    def split(self, part: str, seed: int, count: int | None = None, tell: Tell | None = None) -> Integers:
         """Problems (P, M) of "train" or "validation"; equivalent problems are always in the same part.
 
         Spaces of at most 2,000,000 problems: all problems of the part, or `count` of them without repetition;
         validation is exactly the lowest 20 % of keys by seeded hash (`splits.listed_part`). Larger spaces: `count`
-        random problems, with repetition; about 20 % of keys are validation (`splits.drawn_part`).
+        random problems, with repetition; about 20 % of keys are validation (`splits.drawn_part`). `tell` hears how
+        many have been found as they are drawn.
         Raises ValueError for an unknown part, a missing count, or one that is negative or larger than the part.
         """
         check_choice("part", part, PARTS)
         if not self.listed:
-            return drawn_part(self.problems, self.key, part, seed, count)
+            return drawn_part(self.problems, self.key, part, seed, count, tell)
         space_PM = self.space()
         return listed_part(space_PM, self.key(space_PM), part, seed, count)
 
@@ -217,13 +221,51 @@ class Task(ABC):
 
     def judge(self, problem: Sequence[int], value: Any) -> bool:
         """Whether an answer given as JSON or text is right; ValueError if it is no answer of this task."""
-        return bool(self.score([problem], self.read_answer(value)[None])[0])
+        (right,) = self.judged([problem], [value])
+        if right is None:
+            self.proves(problem, value)
+            self.read_answer(value)  # says what is wrong with it
+        return bool(right)
+
+    def judged(self, problems: npt.ArrayLike, values: Sequence[Any]) -> list[bool | None]:
+        """Whether each answer, given as JSON or text, is right for its problem; None if it is no answer of this task.
+
+        Raises ValueError for bad rows, or another number of them than of answers.
+        """
+        rows_PM = self.rows(problems)
+        found: list[bool | None] = [None] * len(rows_PM)
+        read: dict[int, Integers] = {}
+        for number, (row, value) in enumerate(zip(rows_PM.tolist(), values, strict=True)):
+            with suppress(ValueError):
+                ids_A = self.read_answer(value)
+                if self.proves(row, value):
+                    read[number] = ids_A
+                else:
+                    found[number] = False
+        if read:
+            for number, right in zip(read, self.score(rows_PM[[*read]], np.stack([*read.values()])), strict=True):
+                found[number] = bool(right)
+        return found
+
+    def proves(self, problem: Sequence[int], value: Any) -> bool:
+        """Whether what an answer brings beside itself as proof holds; True where a task knows no proofs.
+
+        Raises ValueError if it is no proof at all.
+        """
+        return True
+
+    def written(self, problems: npt.ArrayLike, answer_ids_PA: npt.ArrayLike) -> list[dict[str, Any]]:
+        """Problems with a model's answers as JSON values; tokens that are no answer become None, and wrong."""
+        rows_PM, ids_PA = self.rows(problems), np.asarray(answer_ids_PA, np.int64)
+        right_P = self.score(rows_PM, ids_PA)
+        return [
+            {**self.to_json(row), "answer": self.say(ids_A), "right": right}
+            for row, ids_A, right in zip(rows_PM.tolist(), ids_PA, right_P.tolist(), strict=True)
+        ]
 
     def write(self, problem: Sequence[int], answer_ids_A: Sequence[int] | Integers) -> dict[str, Any]:
-        """A problem with a model's answer as a JSON value; tokens that are no answer become None, and wrong."""
-        ids_A = np.asarray(answer_ids_A, np.int64)
-        right = bool(self.score([problem], ids_A[None])[0])
-        return {**self.to_json(problem), "answer": self.say(ids_A), "right": right}
+        """One problem with a model's answer, as `written` makes it."""
+        return self.written([problem], np.asarray(answer_ids_A, np.int64)[None])[0]
 
     # -----------------------------------------------------------------------------------------------------------------
     # For subclasses
@@ -243,13 +285,14 @@ class Task(ABC):
         except ValueError as error:
             raise ValueError(re.sub("^row 0 ", "the problem ", str(error))) from None
 
-    def drawn(self, columns: int, n: int, seed: int, low: int, high: int) -> Integers:
-        """Uniform integers (n, columns) from low to high; row i depends on the seed and i, not on n.
+    def drawn(self, columns: int, n: int, seed: int, low: int, high: int, first: int = 0) -> Integers:
+        """Rows first, first + 1, .. of uniform integers (n, columns) from low to high; row i depends on the seed and i.
 
-        Raises ValueError for a negative n.
+        Raises ValueError for a negative n or first, and for more than MAX_DRAWN.
         """
-        check_integer("n", n, 0, None, "try n=1000")
-        return uniform_integers(low, high, (n, columns), seed)
+        check_integer("n", n, 0, MAX_DRAWN, "try n=1000")
+        check_integer("first", first, 0, MAX_DRAWN, "try first=0")
+        return uniform_integers(low, high, (n, columns), seed, first)
 
     def in_words(self, share_V: Shares) -> str:
         """The largest shares as "+2: 0.25, +8: 0.125", equal shares in the order of the vocabulary."""
@@ -282,12 +325,3 @@ def one_hot(ids_PT: Integers, size: int) -> Shares:
     frontier_PTV = np.zeros((*ids_PT.shape, size), np.float32)
     np.put_along_axis(frontier_PTV, ids_PT[..., None], 1, axis=2)
     return frontier_PTV
-
-
-def text_answer(value: Any) -> str:
-    """An answer as bare text: {"answer": x} or x, a string or an integer; ValueError for anything else."""
-    if isinstance(value, dict):
-        value = value.get("answer")
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise ValueError(f'the answer is {value!r}; expected a string or a number, or {{"answer": ...}}')
-    return str(value).strip().rstrip(".").lower()

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tinylatent_tasks import MNNS
+from tinylatent_tasks import MNNS, Recommendation
 from tinylatent_tasks.keys import hashed_fraction
+from tinylatent_tasks.splits import CHUNK
 
 SEEDS = st.integers(0, 2**32)
 PROBLEM = [3, 5, 2, 8]
@@ -110,3 +111,13 @@ def test_the_fitting_task_has_digits_up_to_nine_or_the_largest():
     assert MNNS.fitting([1, 40, 3]) == MNNS(digits=3, high=40)
     with pytest.raises(ValueError, match="digits is 0"):
         MNNS.fitting([])
+
+
+@pytest.mark.parametrize("task", [MNNS(digits=6, high=30), Recommendation()], ids=repr)
+def test_a_part_is_drawn_in_chunks_that_change_nothing_and_are_told_of(task):
+    told = []
+    few, many = task.split("train", 5, 100), task.split("train", 5, 2 * CHUNK + 7, told.append)
+    assert np.array_equal(few, many[:100])
+    assert told == sorted(told)
+    assert told[-1] == len(many) == 2 * CHUNK + 7
+    assert len(told) >= 3

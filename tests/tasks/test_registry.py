@@ -4,6 +4,7 @@ A new task of this repository needs an entry in EXAMPLES: small configurations, 
 random ones for the comparison with its second solver. One that another package brings is tested with its defaults.
 """
 
+import math
 import re
 from dataclasses import FrozenInstanceError, fields, replace
 
@@ -158,6 +159,26 @@ def test_bad_configurations_are_refused_with_the_reason(name, config, message):
         KINDS[name](**config)
 
 
+ODD = [True, False, 1.5, math.nan, math.inf, -1, 0, 10**30, 10**5000, -(10**400), None, "", "3", "x" * 500, [], [3], {}]
+"""Values of settings that are out of range, or of a type that the setting does not have."""
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_any_value_of_a_setting_makes_a_task_or_one_sentence(name):
+    for field in fields(KINDS[name]):
+        for value in ODD:
+            try:
+                task = KINDS[name](**{field.name: value})
+            except ValueError as error:
+                said = str(error)
+                assert field.name in said or "items" in said
+                assert len(said) < 300
+                assert "\n" not in said
+            else:
+                assert len(task.vocabulary) < 100_000
+                assert len(task.problems(2, 0)) == 2
+
+
 @over_tasks
 def test_a_task_is_a_frozen_value_with_its_registered_name(task):
     assert KINDS[task.name] is type(task)
@@ -172,7 +193,11 @@ def test_a_task_is_a_frozen_value_with_its_registered_name(task):
 def test_same_seed_gives_the_same_items_whatever_their_number(task):
     many = task.problems(100, 3)
     assert np.array_equal(task.problems(10, 3), many[:10])
-    assert len(task.problems(0, 3)) == 0
+    assert np.array_equal(task.problems(30, 3, 70), many[70:])
+    assert len(task.problems(0, 3)) == len(task.problems(0, 3, 5)) == 0
+    for bad in ((-1, 3), (10**30, 3), (2, 3, -1), (2, 3, 10**30), (1.5, 3)):
+        with pytest.raises(ValueError, match=r"n is|first is"):
+            task.problems(*bad)
     if len(np.unique(many, axis=0)) > 1:
         assert not np.array_equal(task.problems(100, 4), many)
 
@@ -314,7 +339,7 @@ def test_a_question_names_all_that_is_given(task):
 
 @over_tasks
 def test_what_is_no_answer_is_not_judged(task):
-    for value in (None, True, [], "nonsense", "", {"answer": None}, {}):
+    for value in (None, 0.5, [], "nonsense", "", {"answer": None}, {}, {"answer": {"answer": 1}}):
         with pytest.raises(ValueError, match="answer"):
             task.judge(task.problems(1, 0)[0], value)
 

@@ -1,8 +1,10 @@
 """Provenance: which code, versions, machine and device a number comes from."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+import resource
 import subprocess
 from pathlib import Path
 
@@ -48,6 +50,17 @@ def plugins() -> list[str]:
         ):
             found.add(f"{package.name} {package.version}")
     return sorted(found)
+
+
+def memory() -> int:
+    """Bytes of memory this process may use: the machine's, or fewer where a limit is set."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    found += [most] if most != resource.RLIM_INFINITY else []
+    for path in map(Path, ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+            found.append(int(path.read_text(encoding="utf-8")))
+    return min(found)
 
 
 def processor() -> str:

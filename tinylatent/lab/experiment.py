@@ -17,7 +17,9 @@ import torch
 from jaxtyping import Int
 from tinylatent_tasks import MNNS, Task
 from torch import Tensor
+from tqdm import tqdm
 
+from tinylatent.core.environment import memory
 from tinylatent.core.identity import plain
 from tinylatent.core.registry import Registry
 from tinylatent.core.seeds import Seeds, Streams
@@ -30,6 +32,8 @@ from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.config import Training
 
+PROBED = 16
+"""Problems whose size is taken for that of all."""
 MAX_VALIDATED = 1000
 """Problems to validate on, where training.num_train is given."""
 RENAMED = {
@@ -150,17 +154,27 @@ class Experiment(Run):
         """The problems of a part under this experiment's split.
 
         Raises:
-            ValueError: the task's space is too large to list and training.num_train is not set.
+            ValueError: the task's space is too large to list and training.num_train is not set, or that is more than
+                there are, or than memory holds.
         """
-        count = self.training.num_train
-        if count is None and not self.task.listed:
-            raise ValueError(
-                f"the problems of {self.task.name} are too many to list: say how many to train on, as "
-                "training.num_train; try 50000"
-            )
+        count, seed = self.training.num_train, self.seeds.derive("split")
+        if count is None or self.task.listed:
+            if count is None and not self.task.listed:
+                raise ValueError(
+                    f"the problems of {self.task.name} are too many to list, so say how many to train on: try "
+                    "training.num_train 10000"
+                )
+            there = len(_rows(self.task, part, seed, None))
+            if count is not None and part == "train" and count > there:
+                raise ValueError(
+                    f"training.num_train is {count}, but there are {there} problems to train on: leave it out for all"
+                )
+        else:
+            there = MAX_VALIDATED
+            _check_memory(self.task, count)
         if count is not None and part == "validation":
-            count = max(1, min(count // 4, MAX_VALIDATED))
-        return _rows(self.task, part, self.seeds.derive("split"), count)
+            count = max(1, min(count // 4, MAX_VALIDATED, there))
+        return _rows(self.task, part, seed, count)
 
     def speaker(self, part: Literal["train", "validation"]) -> Symbols:
         """The problems of a part, in the task's own symbols."""
@@ -264,10 +278,42 @@ def _installed(registry: Registry[Any], name: str, word: str) -> Any:
 
 @lru_cache(maxsize=2)
 def _rows(task: Task, part: str, seed: int, count: int | None) -> np.ndarray:
-    """The problems of a part; drawing those of a large task takes seconds, and a run needs both parts several times."""
-    rows = task.split(part, seed, count)
+    """The problems of a part; drawing those of a large task takes seconds, and a run needs both parts several times.
+
+    A bar on standard error, if that is a terminal, says how far it is after two seconds.
+    """
+    if task.listed:
+        rows = task.split(part, seed, count)
+    else:
+        said = f"drawing problems of {task.name}"
+        with tqdm(total=count, desc=said, unit="problem", delay=2, leave=False, disable=None) as bar:
+
+            def tell(found: int) -> None:
+                bar.update(found - bar.n)
+
+            rows = task.split(part, seed, count, tell)
     rows.flags.writeable = False
     return rows
+
+
+@lru_cache(maxsize=8)
+def _bytes_each(task: Task) -> float:
+    """Bytes that a problem takes in memory as a row and as an example, from a few of the task's."""
+    rows = task.problems(PROBED, 0)
+    batch = task.batch(rows)
+    frontier = 12 * int((batch.frontier_BTV > 0).sum(axis=2).max(initial=1)) * batch.chain_BT.size  # id and share
+    others = (batch.prompt_BN, batch.prompt_mask_BN, batch.steps_B, batch.chain_BT, batch.answer_BA, batch.key_B)
+    return (rows.nbytes + frontier + sum(array.nbytes for array in others)) / PROBED
+
+
+def _check_memory(task: Task, count: int) -> None:
+    """ValueError if problems take more than half the memory, before any is drawn."""
+    each, have = _bytes_each(task), memory() / 2
+    if count * each > have:
+        raise ValueError(
+            f"training.num_train is {count}: that many problems of {task.name} take about {count * each / 1e9:.0f} GB, "
+            f"more than half of the memory here; at most {int(have / each)} fit, try 10000"
+        )
 
 
 def device_named(name: str) -> torch.device:

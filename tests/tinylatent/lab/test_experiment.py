@@ -290,3 +290,36 @@ def test_models_have_the_tokens_and_positions_that_the_method_adds():
     backbone = dataclasses.replace(BASE, method=Wordy()).fresh().backbone
     assert len(backbone.table) == len(BASE.task.vocabulary) + 2
     assert backbone.positions == BASE.task.positions + 3
+
+
+def sized(count, task=MNNS(8)):  # noqa: B008 - a frozen value
+    return Experiment(task, training=Training(num_train=count))
+
+
+def test_more_problems_than_there_are_or_than_memory_holds_are_refused_before_they_are_drawn(monkeypatch):
+    with pytest.raises(ValueError, match="there are 105 problems to train on: leave it out for all"):
+        sized(106, MNNS(3, 1, 5)).rows("train")
+    monkeypatch.setattr(MNNS, "split", lambda *_: pytest.fail("it was drawn"))
+    with pytest.raises(ValueError, match=r"too many to list, so say how many to train on: try training\.num_train"):
+        sized(None).rows("validation")
+    with pytest.raises(ValueError, match="more than half of the memory here"):
+        sized(10**15).rows("validation")
+
+
+def test_all_problems_of_a_small_space_leave_all_others_for_validation():
+    """A quarter of the training problems may be more than validation has."""
+    assert len(sized(105, BASE.task).rows("train")) == 105
+    assert len(sized(105, BASE.task).rows("validation")) == 20
+
+
+def test_the_estimate_of_memory_is_that_of_rows_and_examples(monkeypatch):
+    task, count = MNNS(8), 5000
+    batch = task.batch(task.split("train", 0, count))
+    found = lab._bytes_each(task) * count
+    arrays = sum(array.nbytes for name, array in vars(batch).items() if name != "frontier_BTV") + 8 * 8 * count
+    most = 12 * batch.chain_BT.size * int((batch.frontier_BTV > 0).sum(2).max())
+    assert 0.7 * (arrays + most) < found < 1.01 * (arrays + most)
+    monkeypatch.setattr(lab, "memory", lambda: 2.2 * found)
+    assert len(sized(count, task).rows("train")) == count
+    with pytest.raises(ValueError, match=r"num_train is 10000: that many problems of mnns take about 0 GB"):
+        sized(2 * count, task).rows("train")
