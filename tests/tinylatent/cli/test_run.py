@@ -135,7 +135,10 @@ ERRORS = {
     "absurd width": (["mnns/cot2", "--model.width", "4000000", "--model.heads", "1"], "width"),
     "experts of another kind": (["mnns/cot2", "--model.mlp", "swiglu", "--model.experts", "2"], "experts"),
     "no micro-batch": (["mnns/cot2", "--training.micro-batch", "0"], "--training.micro-batch is 0"),
-    "space too large": (["mnns/cot2", "--task.digits", "6", "--task.high", "30"], "say how many to train on: try --training.num-train 10000"),
+    "space too large": (
+        ["mnns/cot2", "--task.digits", "6", "--task.high", "30"],
+        "say how many to train on: try --training.num-train 10000",
+    ),
     "nothing to validate": (["mnns/cot2", "--task.digits", "1", "--task.high", "2"], "validation"),
     "too few for both parts": (["mnns/cot2", "--training.num-train", "6000"], "6000"),
 }
