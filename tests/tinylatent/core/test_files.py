@@ -1,12 +1,27 @@
 """Files are whole or absent, and whatever cannot be read is named by file and line."""
 
+import errno
 import fcntl
+import json
+import math
 
 import pytest
 from locks import locked_elsewhere
 
 from tinylatent.core import files
-from tinylatent.core.files import DamagedError, atomic, is_locked, locked, read_json, read_lines, write_json, write_text
+from tinylatent.core.files import (
+    DamagedError,
+    atomic,
+    is_locked,
+    is_locked_elsewhere,
+    json_text,
+    locked,
+    naming,
+    read_json,
+    read_lines,
+    write_json,
+    write_text,
+)
 
 
 def test_a_block_that_ends_well_replaces_the_file(tmp_path):
@@ -36,6 +51,58 @@ def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path, erro
     with pytest.raises(error):
         write()
     assert [file.read_text() for file in tmp_path.iterdir()] == ([] if old is None else [old])
+
+
+def test_a_full_disk_is_told_by_the_name_of_the_file(tmp_path, monkeypatch):
+    """The system names no file where a write or a sync fails, and a temporary one where a rename does."""
+    path = tmp_path / "file.txt"
+    said = r"No space left on device: .*/file\.txt'$"
+    with pytest.raises(OSError, match=said), atomic(path):
+        full(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sync", full)
+        with pytest.raises(OSError, match=said):
+            write_text(path, "text")
+    path.mkdir()
+    with pytest.raises(IsADirectoryError, match=r"/file\.txt'$"):
+        write_text(path, "text")
+
+
+def full(path):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_that_an_error_names_itself_stays_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"/source\.txt'$"), atomic(tmp_path / "file.txt"):
+        (tmp_path / "source.txt").read_text()
+    with pytest.raises(OSError, match="no number"), naming(tmp_path):
+        raise OSError("no number")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (math.nan, "the value is nan"),
+        ({"a": {"b": [0.0, {"c": (1, -math.inf)}]}}, r"a\.b\[1\]\.c\[1\] is -inf"),
+        ({"a": [1.0, math.inf], "b": math.nan}, r"a\[1\] is inf"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_no_json(tmp_path, value, said):
+    """The message says where the first one stands, and the old file stays."""
+    path = tmp_path / "value.json"
+    write_json(path, {"fine": 1})
+    with pytest.raises(ValueError, match=f"^{said}, which JSON has no word for: expected finite numbers"):
+        write_json(path, value)
+    assert read_json(path) == {"fine": 1}
+    with pytest.raises(ValueError, match=said):
+        json_text(value)
+
+
+def test_json_on_one_line_is_that_of_the_library():
+    value = {"b": [1, 2.5, None, True], "a": "ü", "c": (1,)}
+    assert json_text(value) == json.dumps(value)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_text({math.nan: "as a key"})
 
 
 def test_json_round_trip_and_file_ends_with_a_newline(tmp_path):
@@ -72,17 +139,32 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path, bad, number):
         read_lines(path)
 
 
+def test_a_last_line_without_end_may_be_left_out(tmp_path):
+    """It is what a writer is writing; a bad line that has an end is still named."""
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a": 2')
+    assert read_lines(path, whole=True) == [{"a": 1}]
+    path.write_bytes(b'{"a"')
+    assert read_lines(path, whole=True) == []
+    path.write_bytes(b'{"a": 1\n{"a": 2')
+    with pytest.raises(DamagedError, match="line 1 is damaged"):
+        read_lines(path, whole=True)
+
+
 def test_a_folder_has_one_writer(tmp_path):
     folder = tmp_path / "run"
     with locked_elsewhere(folder):
         assert is_locked(folder)
+        assert is_locked_elsewhere(folder)
         with pytest.raises(ValueError, match="in use by another process"), locked(folder):
             pass
     assert not is_locked(folder)
     with locked(folder), locked(folder):
         assert is_locked(folder)
+        assert not is_locked_elsewhere(folder)
     assert not is_locked(folder)
     assert not is_locked(tmp_path)
+    assert not is_locked_elsewhere(tmp_path)
 
 
 def test_a_look_at_a_lock_does_not_keep_a_writer_out(tmp_path, monkeypatch):
@@ -94,3 +176,37 @@ def test_a_look_at_a_lock_does_not_keep_a_writer_out(tmp_path, monkeypatch):
         monkeypatch.setattr(files.time, "sleep", lambda seconds: fcntl.flock(handle, fcntl.LOCK_UN))
         with locked(folder):
             assert is_locked(folder)
+
+
+def test_a_writer_removes_what_killed_ones_left(tmp_path):
+    """Temporary files alone, by the names that `atomic` gives them."""
+    left = tmp_path / ".config.json.a1b2c3_4.tmp"
+    others = [tmp_path / name for name in (".lock", "config.json", ".notes.tmp", "mine.a1b2c3_4.tmp")]
+    for path in (left, *others):
+        path.write_text("")
+    with atomic(tmp_path / "file.txt") as temporary:
+        assert files.TEMPORARY.fullmatch(temporary.name)
+    with locked(tmp_path):
+        assert not left.exists()
+    assert all(path.exists() for path in others)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_file_system_without_locks_is_told_as_one(tmp_path, monkeypatch, number, there):
+    """Nobody is said to use the folder, and what was made for the lock is gone again."""
+
+    def refuse(handle, how):
+        raise OSError(number, "No locks available")
+
+    folder = tmp_path / "run"
+    if there:
+        folder.mkdir()
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    said = r"run is on a file system that cannot lock files \(No locks available\), .*: choose a folder on a local disk"
+    with pytest.raises(ValueError, match=said), locked(folder):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == (["run"] if there else [])
+    assert not is_locked(folder)
+    (folder if there else tmp_path).joinpath(".lock").touch()
+    assert not is_locked(folder)

@@ -5,22 +5,30 @@ every byte and changed at every byte, and the metrics are hurt before and after 
 """
 
 import json
+import math
+import shutil
 
 import pytest
 import torch
+from locks import locked_elsewhere
 from torch import nn
 
-from tinylatent.core.files import DamagedError, write_json
+from tinylatent.core.files import DamagedError, locked, write_json
 from tinylatent.training import checkpoints
 from tinylatent.training.checkpoints import (
     MANIFEST,
     METRICS,
     OPTIMIZER,
+    STAGES,
     WEIGHTS,
+    check_finite,
+    clear_leftovers,
     cut_metrics,
     find_checkpoint,
     load_optimizer,
     load_weights,
+    look_again,
+    read_metrics,
     save_checkpoint,
 )
 
@@ -111,6 +119,14 @@ def test_a_checkpoint_of_the_same_step_is_replaced(run):
     assert torch.equal(model.weight, trained(seed=1)[0].weight)
 
 
+def test_a_checkpoint_of_the_same_contents_stays_for_those_who_read_it(run):
+    """As at the start of a stage that is begun again."""
+    before = (run / "step-00000002" / WEIGHTS).stat()
+    save_checkpoint(run, 2, *trained())
+    assert (run / "step-00000002" / WEIGHTS).stat().st_ino == before.st_ino
+    assert sorted(path.name for path in run.iterdir()) == [METRICS, "step-00000002"]
+
+
 @pytest.mark.parametrize("call", range(1, 6))
 def test_a_save_that_fails_leaves_the_old_checkpoint_and_no_rest(run, call, monkeypatch):
     """The disk refuses the first, second ... fifth sync: metrics, three files, folder."""
@@ -141,6 +157,30 @@ def test_leftovers_of_a_killed_save_do_not_disturb(run):
     save_checkpoint(run, 3, *trained())
     assert find_checkpoint(run).step == 3
     assert not (run / "step-00000001").exists()
+
+
+def test_a_writer_clears_what_killed_saves_left(run):
+    """At the ends of stages too; complete checkpoints and metrics stay."""
+    save_checkpoint(run / STAGES / "0", 1, trained()[0], None)
+    left = [run / ".step-abc", run / STAGES / "0" / ".step-def"]
+    for folder in left:
+        folder.mkdir()
+        (folder / WEIGHTS).write_bytes(b"half")
+    clear_leftovers(run)
+    assert not any(folder.exists() for folder in left)
+    assert find_checkpoint(run).step == 2
+    assert find_checkpoint(run / STAGES / "0").step == 1
+    assert len(read_metrics(run)) == 2
+
+
+def test_a_full_disk_is_told_by_the_name_of_the_file(run, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.Path, "write_bytes", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '{run}/\.step-.*/{WEIGHTS}'"):
+        save_checkpoint(run, 4, *trained())
+    assert find_checkpoint(run).step == 2
 
 
 @pytest.mark.parametrize(
@@ -240,10 +280,142 @@ def test_damaged_metrics_keep_nobody_from_whole_weights(run):
     """The message names the lines that are lost and the one file to delete; without it the run goes on."""
     saved = find_checkpoint(run)
     (run / METRICS).write_bytes(LINES[0])
-    with pytest.raises(DamagedError, match=r"its lines up to step 2 .* weights of step 2 are whole: .* delete this one"):
+    with pytest.raises(
+        DamagedError, match=r"its lines up to step 2 .* weights of step 2 are whole: .* delete this one"
+    ):
         cut_metrics(run, saved)
     (run / METRICS).unlink()
     assert cut_metrics(run, saved) == -len(b"".join(LINES[:2]))
     append(run, LINES[2])
     save_checkpoint(run, 3, *trained())
     assert cut_metrics(run, find_checkpoint(run)) == 0
+
+
+def test_metrics_are_read_while_they_are_written(run):
+    """A line without end is one that is being written."""
+    append(run, LINES[2], LINES[3][:-4])
+    assert [line["step"] for line in read_metrics(run)] == [1, 2, 3]
+    assert read_metrics(run / "nowhere") == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A reader beside a writer
+
+
+def test_whoever_reads_looks_again_where_the_checkpoint_was_replaced(run):
+    """Replaced once between listing and reading, then again between checking and reading: the third look is good."""
+    looks = []
+
+    def read():
+        saved = find_checkpoint(run)
+        looks.append(saved.step)
+        if saved.step < 4:
+            save_checkpoint(run, saved.step + 1, *trained(seed=saved.step))
+        model, _ = trained()
+        load_weights(saved, model)
+        return model
+
+    assert torch.equal(look_again(run, read).weight, trained(seed=3)[0].weight)
+    assert looks == [2, 3, 4]
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_checked_is_no_damage(run, monkeypatch):
+    """As soon as its manifest is read, a newer one takes its place."""
+    read_json = checkpoints.read_json
+
+    def replaced(path):
+        monkeypatch.undo()
+        found = read_json(path)
+        save_checkpoint(run, 3, *trained(seed=1))
+        return found
+
+    monkeypatch.setattr(checkpoints, "read_json", replaced)
+    assert find_checkpoint(run).step == 3
+
+
+def test_nobody_is_told_to_delete_what_another_process_writes(run):
+    """The advice is given where nobody writes, or whoever is told has the folder."""
+    (run / "step-00000002" / WEIGHTS).write_bytes(b"")
+    for who, advice in (
+        (locked_elsewhere(run), f"another process writes to {run}: try again when it has ended"),
+        (locked(run), f"delete {run} to start over"),
+    ):
+        with who, pytest.raises(DamagedError, match=f"{WEIGHTS} is damaged .*: {advice}"):
+            find_checkpoint(run)
+    shutil.rmtree(run / "step-00000002")
+    assert find_checkpoint(run) is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is finite
+
+
+class Masked(nn.Module):
+    """A parameter, a mask with infinities on purpose, and a count."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 3))
+        self.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+        self.register_buffer("count", torch.tensor(3))
+
+
+def broken(what, value):
+    """A model and its optimizer, one number of which is not finite, and what messages call it."""
+    model = Masked()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model.weight.sum().backward()
+    optimizer.step()
+    state = optimizer.state[model.weight]
+    tensors = {
+        "weight": model.weight,
+        "mask": model.mask,
+        "exp_avg": state["exp_avg"],
+        "exp_avg_sq": state["exp_avg_sq"],
+    }
+    tensors[what].data[..., 1] = value
+    return model, optimizer
+
+
+NOT_FINITE = [
+    *((what, value) for what in ("weight", "exp_avg", "exp_avg_sq") for value in (math.nan, math.inf, -math.inf)),
+    ("mask", math.nan),
+]
+
+
+@pytest.mark.parametrize(("what", "value"), NOT_FINITE)
+def test_what_is_not_finite_is_not_saved(run, what, value):
+    """The last healthy checkpoint stays, and nothing is left beside it."""
+    named = "moments" if "exp" in what else "weights"
+    said = rf"^{named} are not finite at step 4 \({what}\): training diverged; lower training\.learning_rate"
+    with pytest.raises(ValueError, match=said):
+        save_checkpoint(run, 4, *broken(what, value))
+    assert sorted(path.name for path in run.iterdir()) == [METRICS, "step-00000002"]
+    if named == "weights":
+        with pytest.raises(ValueError, match=said):
+            check_finite(broken(what, value)[0], 4)
+
+
+@pytest.mark.parametrize(("what", "value"), NOT_FINITE)
+def test_what_is_not_finite_is_not_loaded(tmp_path, what, value, monkeypatch):
+    """As an earlier version, or another program, may have stored it; the model keeps its own weights."""
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "check_finite", lambda *_: None)
+        save_checkpoint(tmp_path, 4, *broken(what, value))
+    saved, (model, optimizer) = find_checkpoint(tmp_path), broken("weight", 1.0)
+    file, load = (OPTIMIZER, lambda: load_optimizer(saved, optimizer)) if "exp" in what else (
+        WEIGHTS, lambda: load_weights(saved, model),
+    )  # fmt: skip
+    with pytest.raises(DamagedError, match=rf"{file} holds .* that are not finite \({what}\): its training diverged"):
+        load()
+    check_finite(model, 0)
+
+
+def test_infinities_of_a_mask_are_saved_and_loaded(tmp_path):
+    model, optimizer = broken("weight", 2.0)
+    save_checkpoint(tmp_path, 1, model, optimizer)
+    other = Masked()
+    other.mask.zero_()
+    load_weights(find_checkpoint(tmp_path), other)
+    assert torch.equal(other.mask, model.mask)
+    assert other.mask[1] == -math.inf

@@ -373,6 +373,38 @@ def test_a_rate_beyond_all_measure_is_refused():
             train(experiment(learning_rate=1e30, log_every=1, validate=validate))
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("warmup", [0.0, 0.5])
+def test_weights_that_diverged_are_never_a_checkpoint(tmp_path, warmup):
+    """Between two lines, where no loss is looked at, and at the end; the last healthy checkpoint is loaded still."""
+    whole = experiment(learning_rate=1e30, warmup=warmup, steps=40, log_every=40, save_every=5, validate=0)
+    with pytest.raises(
+        ValueError, match=r"are not finite at step 5 .*: training diverged; lower training\.learning_rate"
+    ):
+        train(whole, tmp_path / "between", say=quiet)
+    assert find_checkpoint(tmp_path / "between") is None
+    calm = experiment(Spiking(last=23), steps=24, log_every=24, save_every=5)
+    with pytest.raises(ValueError, match="weights are not finite at step 24 "):
+        train(replace(calm, training=replace(calm.training, save_every=15)), tmp_path / "end", say=quiet)
+    assert find_checkpoint(tmp_path / "end").step == 15
+    with pytest.raises(ValueError, match="weights are not finite at step 24 "):
+        train(replace(calm, training=replace(calm.training, validate=0)))
+
+
+@dataclass(frozen=True)
+class Spiking(Spy):
+    """Has a gradient that is no number after a step; its loss is finite."""
+
+    last: int = 0
+
+    def loss(self, model, examples, state):
+        found = super().loss(model, examples, state)
+        if state.step < self.last:
+            return found
+        weight = model.backbone.table.weight
+        return Loss(found.value + (weight - weight.detach()).square().sum().sqrt(), found.metrics)
+
+
 def test_metrics_are_means_since_the_last_line(tmp_path):
     """Of every step's, where the loss is that of the last."""
     train(experiment(Spy(), log_every=2), tmp_path / "run", say=quiet)

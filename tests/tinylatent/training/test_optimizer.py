@@ -1,5 +1,6 @@
 """The optimizer is AdamW over named groups, each with its own rate and decay, and some of them frozen."""
 
+import copy
 import itertools
 import math
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from tinylatent.models.backbone import weights_version
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.method import ParameterGroup, TrainState
 from tinylatent.training.config import Training
-from tinylatent.training.loop import batch_indices
+from tinylatent.training.loop import batch_indices, train_step
 from tinylatent.training.optimizer import (
     clip_gradient,
     flatten,
@@ -210,6 +211,73 @@ def test_a_step_counts_as_a_change_of_weights():
     optimizer, before = make_optimizer(model, Training()), weights_version(model.backbone)
     optimizer.step()
     assert weights_version(model.backbone) != before
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Parameters that the optimizer has lost
+
+
+def replaced_module(model):
+    model.backbone.blocks[0] = copy.deepcopy(model.backbone.blocks[0])
+
+
+def resized(model):
+    """As when tokens are added: a longer table takes the place of the old one."""
+    (name,) = (name for name, _ in model.backbone.named_parameters() if name.endswith("embedding"))
+    old = model.backbone.get_parameter(name)
+    model.backbone.register_parameter(name, torch.nn.Parameter(torch.cat([old.detach(), torch.zeros(2, old.shape[1])])))
+
+
+LOSSES = {
+    "gradients set to None": lambda model: model.zero_grad(),
+    "one gradient set to None": lambda model: setattr(model.backbone.embedding, "grad", None),
+    "another gradient": lambda model: setattr(model.backbone.embedding, "grad", model.backbone.embedding.grad.clone()),
+    "cast there and back": lambda model: model.double().float(),
+    "cast": lambda model: model.bfloat16(),
+    "data replaced": lambda model: setattr(model.backbone.embedding, "data", model.backbone.embedding.data.clone()),
+    "a module replaced": replaced_module,
+    "a module removed": lambda model: model.parts.pop("pause"),
+    "embeddings resized": resized,
+}
+
+
+@pytest.mark.parametrize("how", LOSSES)
+def test_an_optimizer_that_lost_parameters_says_so_before_it_moves_anything(how):
+    """Silently, half of the model would stay as it is."""
+    model = experiment(PauseTokens()).fresh()
+    optimizer = make_optimizer(model, Training())
+    optimizer.step()
+    LOSSES[how](model)
+    before = [parameter.detach().clone() for group in optimizer.param_groups for parameter in group["params"]]
+    with pytest.raises(
+        ValueError, match="the optimizer no longer has the model's parameters: they were replaced, cast"
+    ):
+        optimizer.step()
+    assert all(map(torch.equal, before, (group["params"][0] for group in optimizer.param_groups)))
+
+
+def test_gradients_may_be_zeroed_in_place_and_weights_written_to():
+    """The values are anybody's to change: of weights, gradients, and what may be trained."""
+    model = experiment(PauseTokens()).fresh()
+    optimizer = make_optimizer(model, Training())
+    model.zero_grad(set_to_none=False)
+    with torch.no_grad():
+        model.backbone.embedding.mul_(2)
+    model.load_state_dict(model.state_dict())
+    model.requires_grad_(False).requires_grad_(True)
+    model.float().to("cpu")
+    optimizer.step()
+
+
+def test_training_with_a_model_that_was_cast_ends_in_a_sentence():
+    """Through the loop's own step, at the next batch."""
+    whole = experiment(CoT2())
+    model, examples = whole.fresh(), whole.speaker("train").examples().rows(slice(0, 4))
+    optimizer, state = make_optimizer(model, whole.training), TrainState(0, 8, 0)
+    train_step(model, whole.method, optimizer, whole.training, examples, state)
+    model.zero_grad()
+    with pytest.raises(ValueError, match="no longer has the model's parameters"):
+        train_step(model, whole.method, optimizer, whole.training, examples, state)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
