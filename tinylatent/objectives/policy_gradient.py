@@ -221,8 +221,8 @@ class PolicyGradient(Method):
     clip: float = 0.1
     """Clips the probability ratio to 1 - clip .. 1 + clip."""
     kl: float = 0.0
-    """Weight of the KL divergence from the initial policy, estimated by k3. For densities (gamma) the estimate is
-    unbounded: keep the weight and the learning rate small."""
+    """Weight of the KL divergence from the initial policy, estimated by k3. For densities (gamma) the estimate may be
+    very large: keep the weight and the learning rate small."""
     advantage: Advantage = "std"
     """How rewards of a group become advantages."""
     average: Average = "sequence"

@@ -4,7 +4,9 @@ A method that any installed package registers is tested here, and in test_batche
 """
 
 import math
+import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,3 +224,14 @@ def test_methods_share_initial_weights():
     for model in models[1:]:
         for name, tensor in models[0].backbone.state_dict().items():
             assert torch.equal(model.backbone.state_dict()[name], tensor), name
+
+
+def test_pages_name_tests_that_exist():
+    """What a page says of a method's limits is tested where it says."""
+    root = Path(__file__).resolve().parents[3]
+    known = {path.relative_to(root).as_posix(): path.read_text("utf-8") for path in root.glob("tests/**/test_*.py")}
+    defined = {name for text in known.values() for name in re.findall(r"^def (test_\w+)\(", text, re.MULTILINE)}
+    pages = "".join(path.read_text("utf-8") for path in root.glob("docs/methods/*.md"))
+    told = {*re.findall(r"`(test_\w+)`", pages)}
+    assert len(told) > 15
+    assert told - defined == set()
