@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from tinylatent.engine.thoughts import Dirichlet, MultiToken
 from tinylatent.evaluation.statistics import Interval, mean_interval
 from tinylatent.lab.findings import Finding, decided, exactly
-from tinylatent.lab.plots import figure
+from tinylatent.lab.plots import figure, legend_mark, legend_under
 from tinylatent.lab.run import Progress, Record, new_record, note_progress
 from tinylatent.lab.studies.compare import grouped
 from tinylatent.lab.study import Profile, Study
@@ -401,36 +401,40 @@ SHADES = {"exact": "#3b6fb6", "paper": "#b5403a", "official": "#c08a3e"}
 
 def draw(records: list[CaseRecord], path: Path) -> None:
     """Bias and noise against K for every ratio, and the score's variance against the vocabulary."""
-    with figure(path, 11, 3.4, columns=3) as (left, middle, right):
+    with figure(path, 11, 4, columns=3) as (left, middle, right):
         tokens = [r for r in records if r.case.samples and _place(r)[:2] == (3, 2)]
         _lines(left, tokens, "error", 100)
-        left.set(xlabel="tokens K a latent step", ylabel="relative error of the mean, %", title="leave-one-out")
+        left.set(xlabel="tokens K a latent step", ylabel="relative error of the mean, %", title="bias, leave-one-out")
         _lines(middle, tokens, "noise", 1)
         through = [r for r in tokens if "straight-through" in r.estimators]
         by_samples = grouped(through, _samples)
         noise = [fmean(_values(group, "straight-through", "noise")) for group in by_samples.values()]
         middle.plot([*by_samples], noise, "s--", color="#8c8c8c", label="straight-through")
-        middle.set(xlabel="tokens K a latent step", ylabel="noise / norm of the mean", title="leave-one-out")
-        left.legend()
-        middle.legend()
+        middle.set(xlabel="tokens K a latent step", ylabel="noise / norm of the mean", title="noise, leave-one-out")
+        for axes in (left, middle):
+            legend_mark(axes, "bar: 95 % over worlds", "|", hollow=False)
+            legend_under(axes)
         both = [information(vocabulary) for vocabulary in VOCABULARIES]
         for place, (label, colour) in enumerate((("K = 3", "#3b6fb6"), ("Dirichlet 2", "#3c7a4c"))):
             right.plot(VOCABULARIES, [each[place] for each in both], "o-", color=colour, label=label)
         right.set(xlabel="vocabulary", ylabel="variance of a step's score", xscale="log", yscale="log")
-        right.legend()
+        right.set_title("one latent step, closed forms")
+        legend_under(right)
 
 
 def _lines(axes: Axes, records: list[CaseRecord], what: str, scale: int) -> None:
     """Draws a line for each ratio, with the interval over worlds."""
     ones = [record for record in records if record.case.samples == 1]  # all ratios are one there
-    for ratio, colour in SHADES.items():
+    for place, (ratio, colour) in enumerate(SHADES.items()):
         group = ones + [r for r in records if r.case.ratio == ratio and _samples(r) > 1]
         found = {n: _values(each, "leave-one-out", what) for n, each in grouped(group, _samples).items()}
-        axes.plot([*found], [scale * fmean(values) for values in found.values()], "o-", color=colour, label=ratio)
+        beside = {samples: samples + 0.12 * (place - 1) for samples in found}  # equal values stay visible
+        means = [scale * fmean(values) for values in found.values()]
+        axes.plot([*beside.values()], means, "o-", color=colour, linewidth=1, markersize=4, label=ratio)
         for samples, values in found.items():
             ends = _over_worlds(values)
             if ends is not None:
-                axes.plot([samples] * 2, [scale * ends.low, scale * ends.high], color=colour)
+                axes.plot([beside[samples]] * 2, [scale * ends.low, scale * ends.high], color=colour)
 
 
 STUDY = Study(

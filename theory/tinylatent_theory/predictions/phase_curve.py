@@ -23,7 +23,7 @@ from tinylatent_tasks import MNNS
 
 from tinylatent.core.seeds import derive
 from tinylatent.lab.findings import OPEN, Finding, decided, exactly
-from tinylatent.lab.plots import figure, shade
+from tinylatent.lab.plots import figure, legend_under, shade
 from tinylatent.lab.run import Progress, Record, new_record, note_progress
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
@@ -347,7 +347,7 @@ def _limits(rows: list[dict[str, Value]]) -> Iterator[Finding]:
 def draw(records: list[WidthRecord], path: Path) -> None:
     """The phase diagram with its curve, and the budgets of trained models against width."""
     known = [record for record in records if record.case.known_sum and record.case.vocabulary == VOCABULARY]
-    with figure(path, 9, 3.6, columns=2) as (left, right):
+    with figure(path, 9.5, 4, columns=2) as (left, right):
         _phases(left, known)
         trained = [(record.case.width, cell) for record in known for cell in record.trained]
         budgets = sorted({cell.budget for _, cell in trained})
@@ -359,14 +359,16 @@ def draw(records: list[WidthRecord], path: Path) -> None:
             for d, cell in cells:
                 right.plot([d, d], [cell.low, cell.high], color=tint, linewidth=2)
             right.axvline(needed_width(states, VOCABULARY), color=tint, linestyle=":")
-        right.set(xlabel="width d", ylabel="accuracy, %", title="trained; dotted: the width random embeddings need")
-        right.legend(loc="lower right")
+        right.plot([], [], ":", color="black", label="width random embeddings need")
+        right.plot([], [], color="black", label="bar: 95 %")
+        right.set(xlabel="width d", ylabel="validation accuracy, %", title="CoT2 trained on MNNS")
+        legend_under(right)
 
 
 def _phases(axes: Axes, records: list[WidthRecord]) -> None:
     for record in records:
         places = [record.case.width] * len(record.states)
-        axes.scatter(
+        shares = axes.scatter(
             places, record.states, c=record.shares, cmap="RdBu", vmin=0, vmax=1, s=42, marker="s", linewidths=0
         )
     most = max(max(record.states) for record in records)
@@ -377,9 +379,10 @@ def _phases(axes: Axes, records: list[WidthRecord]) -> None:
         xlabel="width d",
         ylabel="states k",
         xlim=(WIDTHS[0] - 2, WIDTHS[-1] + 2),
-        title=f"held by random embeddings, v = {VOCABULARY} (blue: all)",
+        title=f"random embeddings, v = {VOCABULARY}",
     )
-    axes.legend(loc="upper left")
+    axes.figure.colorbar(shares, ax=axes, label="share of embeddings that hold k states")
+    legend_under(axes)
 
 
 STUDY = Study(

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab.arms import Arm, arms
 from tinylatent.lab.findings import Finding
-from tinylatent.lab.plots import interval_row, published_mark
+from tinylatent.lab.plots import interval_row, legend_mark, published_mark
 from tinylatent.lab.recipes import COMPARISONS
 from tinylatent.lab.records import DEFAULT
 from tinylatent.lab.studies.compare import (
@@ -123,4 +123,6 @@ def draw_accuracies(axes: Axes, records: Records, name: str) -> None:
     axes.set_yticks(range(len(rows)), labels)
     published_mark(axes, label="published")
     axes.plot([], [], "o-", color="black", label="measured, 95 %")
+    if any(variant != DEFAULT for _, variant, _ in rows):
+        legend_mark(axes, "latents replaced")
     axes.set(xlabel="validation accuracy, %", xlim=(0, 102))

@@ -16,7 +16,7 @@ from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired
 from tinylatent.lab.arms import Arm, arms
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import Finding
-from tinylatent.lab.plots import figure, interval_column
+from tinylatent.lab.plots import figure, interval_column, legend_under
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.studies.compare import Records, better, grouped, method_of, percent, positive, rights, totals
 from tinylatent.lab.studies.comparison import comparison, draw_accuracies
@@ -78,14 +78,14 @@ def _stage_findings(group: Records, discrete: Records) -> Iterator[Finding]:
 def draw(records: list[ExperimentRecord], path: Path) -> None:
     """Draws accuracy beside the published values, the distance from the oracle step by step, and Coconut's stages."""
     groups, known = grouped(records, method_of), arms(COMPARISON)
-    with figure(path, 11, 3.6, columns=3) as (left, middle, right):
+    with figure(path, 11, 4, columns=3) as (left, middle, right):
         draw_accuracies(left, records, COMPARISON)
-        left.legend(loc="lower right")  # where the controls leave room
+        legend_under(left)
         for name, group in groups.items():
             _draw_kl(middle, known[name], group)
         middle.set(xlabel="step", ylabel="KL from the oracle's frontier, nats", yscale="log")
         middle.xaxis.set_major_locator(MaxNLocator(integer=True))
-        middle.legend()
+        legend_under(middle)
         for stage, interval in enumerate(stage_intervals(groups["coconut"]) if "coconut" in groups else []):
             interval_column(right, stage, interval, known["coconut"].colour)
         right.set(xlabel="Coconut's latent steps", ylabel="accuracy at the end of the stage, %", ylim=(0, 102))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import Finding, decided
-from tinylatent.lab.plots import figure, interval_column, published_mark, shade
+from tinylatent.lab.plots import figure, interval_column, legend_below, legend_mark, published_mark, shade
 from tinylatent.lab.recipes import build
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import (
@@ -133,18 +133,19 @@ def _growth(cells: Cells, best: dict[int, int]) -> Finding:
 def draw(records: list[ExperimentRecord], path: Path) -> None:
     """Draws accuracy against width, a colour a budget, published values beside."""
     cells = grouped(records, cell)
-    with figure(path, 5.5, 3.4) as (axes,):
+    with figure(path, 5.5, 3.7) as (axes,):
         for index, budget in enumerate(BUDGETS):
             tint = DiscreteCoT.colour if budget == 1 else shade(CoT2.colour, index - 1, len(BUDGETS) - 1)
             label: str | None = "B = 1 (discrete CoT)" if budget == 1 else f"B = {budget}"
             for width in [width for width, of in cells if of == budget]:
                 x = width + 1.4 * (index - 1)
                 interval_column(axes, x, accuracy(cells[width, budget]), tint, label=label)
-                published_mark(axes, x + 0.45, PUBLISHED[width, budget])
+                published_mark(axes, x + 0.45, PUBLISHED[width, budget], colour=tint)
                 label = None
         published_mark(axes, label="published")
-        axes.set(xlabel="width d", ylabel="validation accuracy, % (95 %)", ylim=(0, 102), xticks=[*WIDTHS])
-        axes.legend(loc="lower right")
+        legend_mark(axes, "bar: 95 %", "|", hollow=False)
+        axes.set(xlabel="width d", ylabel="validation accuracy, %", ylim=(0, 102), xticks=[*WIDTHS])
+        legend_below([axes], 5)
 
 
 STUDY = Study(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tinylatent.lab.arms import arms
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.plots import figure
+from tinylatent.lab.plots import figure, legend_below
 from tinylatent.lab.recipes import Settings
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.comparison import comparison, draw_accuracies
@@ -42,9 +42,9 @@ def tables(records: list[ExperimentRecord]) -> list[Table]:
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:
     """Draws accuracy with intervals beside the published values."""
-    with figure(path, 5.5, 2.6) as (axes,):
+    with figure(path, 5.5, 2.9) as (axes,):
         draw_accuracies(axes, records, COMPARISON)
-        axes.legend(loc="lower right")
+        legend_below([axes], 3)
 
 
 STUDY = Study(

@@ -15,7 +15,7 @@ from tinylatent.evaluation.statistics import Interval, paired_difference
 from tinylatent.lab.arms import arms
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import Finding
-from tinylatent.lab.plots import figure, interval_column, published_mark, shade
+from tinylatent.lab.plots import figure, interval_column, legend_below, legend_mark, published_mark, shade
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import (
     Records,
@@ -112,7 +112,7 @@ def draw(records: list[ExperimentRecord], path: Path) -> None:
     discrete, single, cot2 = groups["discrete"], accuracy(groups["cot2"]), known["cot2"]
     temperatures, ks = settings(discrete)
     steps = discrete[0].cost.steps
-    with figure(path, 8.5, 3.4, columns=2, sharey=True) as panels:
+    with figure(path, 8.5, 3.9, columns=2, sharey=True) as panels:
         for axes, name in zip(panels, STATISTICS, strict=True):
             for index, temperature in enumerate(temperatures):
                 tint = shade(known["discrete"].colour, index, len(temperatures))
@@ -124,14 +124,15 @@ def draw(records: list[ExperimentRecord], path: Path) -> None:
                     interval_column(axes, at, interval, tint, label=label)
             interval_column(axes, steps, single, cot2.colour, label="CoT2, one shot")
             axes.axhline(100 * single.value, color=cot2.colour, linewidth=1, linestyle=":")
-            axes.set(xlabel="decoded steps", ylabel=f"{name}@k, % (95 %)", ylim=(0, 102), xscale="log")
+            axes.set(xlabel="decoded steps", ylabel=f"{name}@k, %", ylim=(0, 102), xscale="log")
             axes.set_xticks([steps * int(k) for k in ks])
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.minorticks_off()
-        published_mark(panels[0], [steps * int(k) for k in PUBLISHED_PASS], list(PUBLISHED_PASS.values()))
-        published_mark(panels[0], steps, cot2.published)
-        published_mark(panels[1], label="published")
-        panels[1].legend(loc="lower right")
+        x, y = [steps * int(k) for k in PUBLISHED_PASS], list(PUBLISHED_PASS.values())
+        published_mark(panels[0], x, y, "published: discrete CoT, temperature 1", known["discrete"].colour)
+        published_mark(panels[0], steps, cot2.published, "published: CoT2, one shot", cot2.colour)
+        legend_mark(panels[0], "bar: 95 %", "|", hollow=False)
+        legend_below(panels, 3)
 
 
 STUDY = Study(

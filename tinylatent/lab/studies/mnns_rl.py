@@ -11,7 +11,7 @@ from statistics import fmean
 
 from tinylatent.lab.arms import arms, sampler_arms
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.plots import figure, interval_column
+from tinylatent.lab.plots import figure, interval_column, legend_below, legend_mark
 from tinylatent.lab.recipes import SAMPLERS, STARTS, Settings
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import accuracy, grouped
@@ -71,10 +71,10 @@ def draw(records: list[ExperimentRecord], path: Path) -> None:
             title = f"from {starts[start].label}"
             accuracy_axes.set(title=title, ylabel="validation accuracy, %", ylim=(0, 102))
             reward_axes.set(title=title, xlabel="batches of rollouts", ylabel="training reward", ylim=(0, 1.02))
-        panels[0].plot([], [], "o", color="black", markerfacecolor="white", label="before")
-        panels[0].plot([], [], "o", color="black", label="after")
-        panels[0].legend(loc="lower left")
-        panels[3].legend(loc="lower right", fontsize=7)
+        legend_mark(panels[0], "before")
+        legend_mark(panels[0], "after", hollow=False)
+        legend_mark(panels[0], "bar: 95 %", "|", hollow=False)
+        legend_below(panels[0::3], 6)
 
 
 STUDY = Study(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tinylatent.lab.arms import arms
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.plots import figure, shade
+from tinylatent.lab.plots import figure, legend_below, legend_mark, shade
 from tinylatent.lab.recipes import Settings, build, contenders
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import accuracy, grouped, method_of, percent
@@ -110,9 +110,9 @@ def tables(records: list[ExperimentRecord]) -> list[Table]:
 
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:
-    """Draws a panel a method: accuracy against rate, a line a decay, intervals; full dots saw all seeds."""
+    """Draws a panel a method: accuracy against rate, a line a decay; full dots saw all seeds and have intervals."""
     groups, known = grouped(records, method_of), arms("mnns")
-    with figure(path, 1.9 * len(groups) + 0.6, 2.6, columns=len(groups), sharey=True) as panels:
+    with figure(path, 1.9 * len(groups) + 0.6, 3, columns=len(groups), sharey=True) as panels:
         for axes, (name, group) in zip(panels, groups.items(), strict=True):
             found = searched(group)
             decays = sorted({each.weight_decay for each in found})
@@ -120,17 +120,24 @@ def draw(records: list[ExperimentRecord], path: Path) -> None:
                 here = [(each, runs) for each, runs in found.items() if each.weight_decay == decay and not each.own]
                 points = [(each.learning_rate, accuracy(runs), len(runs)) for each, runs in here]
                 tint = shade(known[name].colour, index, len(decays))
-                apart = 1.06 ** (index - (len(decays) - 1) / 2)
-                x = [rate * apart for rate, _, _ in points]
-                axes.plot(x, [100 * i.value for _, i, _ in points], color=tint, label=f"decay {decay:g}")
-                axes.vlines(x, [100 * i.low for _, i, _ in points], [100 * i.high for _, i, _ in points], color=tint)
-                for at, (_, interval, seeds) in zip(x, points, strict=True):
-                    axes.plot(at, 100 * interval.value, "o", color=tint, mfc=tint if seeds > 1 else "white", ms=4)
+                apart = 1.1 ** (index - (len(decays) - 1) / 2)
+                axes.plot(
+                    [rate * apart for rate, *_ in points], [100 * i.value for _, i, _ in points], color=tint, lw=1
+                )
+                for rate, interval, seeds in points:
+                    if seeds > 1:
+                        axes.plot([rate * apart] * 2, [100 * interval.low, 100 * interval.high], color=tint)
+                    face = tint if seeds > 1 else "white"
+                    axes.plot(rate * apart, 100 * interval.value, "o", color=tint, mfc=face, ms=4)
             axes.set(title=known[name].label, xlabel="peak learning rate", xscale="log", ylim=(0, 102))
             axes.xaxis.minorticks_off()
-            axes.legend(fontsize=7, loc="lower center")
-        panels[0].text(0.03, 0.97, "hollow: one seed", transform=panels[0].transAxes, fontsize=7, va="top")
-        panels[0].set_ylabel("validation accuracy, % (95 %)")
+        for index, decay in enumerate(decays):
+            tint = shade("#404040", index, len(decays))
+            panels[0].plot([], [], "o-", color=tint, ms=4, label=f"decay {decay:g}")
+        legend_mark(panels[0], "hollow: one seed")
+        legend_mark(panels[0], "bar: 95 % over three seeds", "|", hollow=False)
+        panels[0].set_ylabel("validation accuracy, %")
+        legend_below(panels[:1], len(decays) + 2)
 
 
 STUDY = Study(

@@ -7,14 +7,16 @@ reported result uses these splits.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import pairwise
+from math import exp, log
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
 from tinylatent.core.identity import plain
 from tinylatent.lab.arms import Arm
-from tinylatent.lab.findings import Finding
-from tinylatent.lab.plots import figure, interval_column
+from tinylatent.lab.findings import FEWEST, Finding
+from tinylatent.lab.plots import figure, legend_below, legend_mark
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import Records, accuracy, difference, grouped, percent, positive
 from tinylatent.lab.tables import Table, Value
@@ -150,24 +152,39 @@ def rates_table(
 
 
 def draw_rates(groups: Mapping[Contender, Records], known: Mapping[str, Arm], path: Path) -> None:
-    """Draws a panel for each shape, task or start: accuracy against rate, a line a contender.
+    """Draws a panel for each shape, task or start: accuracy against rate, a line a contender, side by side.
 
-    Hollow dots saw one seed. `known` has the arm of each contender, by its name.
+    Bars are intervals from FEWEST seeds on; of two seeds, whose interval would be most of the scale, they lead from one
+    to the other. `known` has the arm of each contender, by its name.
     """
     titles = list(dict.fromkeys(where for _, where in groups))
-    with figure(path, 2.7 * len(titles), 2.8, columns=len(titles), sharey=True) as panels:
+    most = max(len(runs) for group in groups.values() for runs in searched(group).values())
+    with figure(path, max(2.7 * len(titles), 6.5), 3.4, columns=len(titles), sharey=True) as panels:
         for axes, title in zip(panels, titles, strict=True):
             here = {name: searched(group) for (name, where), group in groups.items() if where == title}
-            for name, found in here.items():
-                tint = known[name].colour
-                for each, runs in found.items():
-                    interval_column(axes, each.learning_rate, accuracy(runs), tint, len(runs) == 1)
-                values = [100 * accuracy(runs).value for runs in found.values()]
-                axes.plot([each.learning_rate for each in found], values, color=tint, label=known[name].label)
-            axes.set(title=title, xlabel="peak learning rate", xscale="log", ylim=(0, 102))
             rates = sorted({each.learning_rate for found in here.values() for each in found})
+            room = 0.6 * min((log(high / low) for low, high in pairwise(rates)), default=1.0)
+            for number, (name, found) in enumerate(here.items()):
+                tint, apart = known[name].colour, exp(room * ((number + 0.5) / len(here) - 0.5))
+                points = {apart * each.learning_rate: runs for each, runs in found.items()}
+                means = [100 * accuracy(runs).value for runs in points.values()]
+                axes.plot([*points], means, color=tint, linewidth=1, label=known[name].label)
+                for (x, runs), mean in zip(points.items(), means, strict=True):
+                    axes.plot([x, x], _spread(runs), color=tint, linewidth=1.5)
+                    axes.plot(x, mean, "o", color=tint, mfc="white" if len(runs) == 1 else tint, ms=4)
+            axes.set(title=title, xlabel="peak learning rate", xscale="log", ylim=(0, 102))
             axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
             axes.minorticks_off()
-        panels[0].set_ylabel("validation accuracy, % (95 %)")
-        panels[0].legend(loc="lower center")
-        panels[-1].text(0.03, 0.03, "hollow: one seed", transform=panels[-1].transAxes, fontsize=7)
+        panels[0].set_ylabel("validation accuracy, %")
+        legend_mark(panels[0], "hollow: one seed")
+        legend_mark(panels[0], "bar: both seeds" if most < FEWEST else "bar: 95 % over seeds", "|", hollow=False)
+        entries = len({name for name, _ in groups}) + 2
+        legend_below(panels, entries if entries < 8 else (entries + 1) // 2)
+
+
+def _spread(runs: Records) -> list[float]:
+    """Ends of a bar in percent: the interval of many seeds, two seeds themselves, one seed alone."""
+    if len(runs) < FEWEST:
+        return [100 * pick(record.accuracy for record in runs) for pick in (min, max)]
+    found = accuracy(runs)
+    return [100 * found.low, 100 * found.high]

@@ -13,11 +13,12 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from tinylatent_tasks import MNNS, MultiHop, Task
 
+from tinylatent.engine.controls import CONTROLS
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
 from tinylatent.lab.arms import Arm, arms
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import Finding
-from tinylatent.lab.plots import figure, interval_column
+from tinylatent.lab.plots import figure, interval_column, legend_below, legend_mark
 from tinylatent.lab.recipes import COMPARISONS
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import (
@@ -62,6 +63,8 @@ LEVELS_LEGEND = (
     "three latent steps and says what follows them in tokens, which that stage never trained; CoT2 and discrete chain "
     "of thought do more of the same."
 )
+CONTROL_MARKS = dict(zip(CONTROLS, ("^", "s", "v"), strict=True))
+"""What a figure draws for a method whose latents are replaced."""
 ByMethod = Mapping[str, Records]
 """Records of one task by the name of their method."""
 
@@ -214,29 +217,35 @@ def draw(records: list[ExperimentRecord], path: Path) -> None:
     """Accuracy a task, methods side by side with their controls hollow; then the curves beyond training."""
     compared = {name: grouped(group, method_of) for name, group in grouped(records, comparison_of).items()}
     levels = _with_levels(compared)
-    with figure(path, 5.5 + 3 * len(levels), 3.4, columns=1 + len(levels)) as (left, *others):
+    with figure(path, 5.5 + 3 * len(levels), 3.9, columns=1 + len(levels)) as (left, *others):
         for middle, (comparison_name, groups) in enumerate(compared.items()):
             for number, (name, runs) in enumerate(groups.items()):
                 arm, x = arms(comparison_name)[name], middle + 0.75 / len(groups) * (number - (len(groups) - 1) / 2)
                 interval_column(left, x, accuracy(runs), arm.colour, label=None if middle else arm.label)
-                for control in controls(runs):
-                    interval_column(left, x + 0.05, accuracy(runs, control), arm.colour, hollow=True)
+                for place, control in enumerate(controls(runs)):
+                    at, mean = x + 0.03 * (place - 1), 100 * accuracy(runs, control).value
+                    left.plot(at, mean, CONTROL_MARKS[control], color=arm.colour, markerfacecolor="none", markersize=4)
         left.set_xticks(range(len(compared)), [COMPARISONS[name].title for name in compared])
-        left.set(ylabel="validation accuracy, % (hollow: latents replaced)", ylim=(0, 102))
-        left.legend(fontsize=7, loc="lower left")
+        left.set(title="keys never seen in training", ylabel="validation accuracy, %", ylim=(0, 102))
+        for control, marker in CONTROL_MARKS.items():
+            legend_mark(left, f"latents: {control}", marker)
+        legend_mark(left, "bar: 95 %", "|", hollow=False)
         for axes, (name, methods) in zip(others, levels.items(), strict=True):
             _draw_levels(axes, COMPARISONS[name].title, COMPARISONS[name].task, methods, arms(name))
+        legend_below([left], 9)
 
 
 def _draw_levels(axes: Axes, title: str, task: Task, groups: ByMethod, known: Mapping[str, Arm]) -> None:
     """Accuracy against difficulty, a line a method."""
-    for name, runs in groups.items():
-        found, tint = by_level(runs), known[name].colour
-        axes.plot([*found], [100 * interval.value for interval in found.values()], color=tint)
-        for level, interval in found.items():
-            interval_column(axes, level, interval, tint)
+    for number, (name, runs) in enumerate(groups.items()):
+        found, tint, apart = by_level(runs), known[name].colour, 0.08 * (number - (len(groups) - 1) / 2)
+        places = [level + apart for level in found]
+        axes.plot(places, [100 * interval.value for interval in found.values()], color=tint, linewidth=1)
+        for x, interval in zip(places, found.values(), strict=True):
+            interval_column(axes, x, interval, tint, linewidth=1.5)
     axes.axvspan(trained(task) + 0.5, max(found) + 0.5, color="black", alpha=0.06, linewidth=0)
     axes.set(title=f"{title}: shaded is beyond training", ylim=(0, 102), xticks=list(found))
+    axes.set_ylabel("accuracy, %")
     axes.set_xlabel("numbers" if isinstance(task, MNNS) else "hops")
 
 
