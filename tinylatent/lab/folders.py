@@ -6,6 +6,7 @@ folder of its own.
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -212,6 +213,13 @@ def _check_folder(experiment: Experiment, folder: Path) -> None:
 def _differences(there: Experiment, here: Experiment) -> str:
     """The settings in which two experiments differ, the first three with both values."""
     ours, theirs = settings(here), settings(there)
+    if (here.start is None) != (there.start is None):
+        for run, values in ((here, ours), (there, theirs)):
+            values["start"] = None if run.start is None else run.start.identity
+        ours, theirs = (
+            {name: value for name, value in values.items() if not name.startswith("start.")}
+            for values in (ours, theirs)
+        )
     names = [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
     said = [
         f"{name} is {short(written(theirs.get(name)))} there and {short(written(ours.get(name)))} here"
@@ -222,6 +230,6 @@ def _differences(there: Experiment, here: Experiment) -> str:
 
 def _longer(there: Experiment, here: Experiment, folder: Path) -> str:
     """Advice for whoever wants to train a run for more steps than it has."""
-    if there.method != here.method or there.training.steps >= here.training.steps:
+    if replace(there, training=here.training) != here or there.training.steps >= here.training.steps:
         return ""
     return f"; to train a finished run further, start another from it, as --start {folder} does"
