@@ -204,7 +204,7 @@ def _of_file(error: OSError) -> str:
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else None
     if path is None:
         return reason
-    if re.fullmatch(r"\..+\.tmp|\.step-.+|\.lock", path.name):  # ours, on the way to a file of the user's
+    if re.fullmatch(r"\..+\.tmp|\.(step|figure)-.+|\.lock", path.name):  # ours, on the way to a file of the user's
         path = path.parent
     return f"{path}: {reason}"
 

@@ -1,7 +1,6 @@
 """Stored runs by name: listed, found, shown, compared and deleted; and what is going on at this moment."""
 
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +12,7 @@ import tyro
 
 from tinylatent.core.environment import environment
 from tinylatent.core.files import json_text
-from tinylatent.core.registry import PluginWarning, owner
+from tinylatent.core.registry import owner
 from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.names import short, written
@@ -182,7 +181,8 @@ class Delete(_Where):
                 delete(each)
             print(f"{'deleted' if self.yes else 'would delete'}  {said}")
         if not self.yes:
-            raise ValueError(f"nothing was deleted: add --yes to delete {len(chosen)} of {len(stored)} runs")
+            what = "this run" if len(chosen) == 1 else f"these {len(chosen)} runs"
+            raise ValueError(f"nothing was deleted: add --yes to delete {what}, of {len(stored)} there are")
 
 
 @dataclass(frozen=True)
@@ -233,8 +233,10 @@ class Status(_Where):
             try:
                 found = [vars(study_progress(study, profile, self.results)) for profile in PROFILES]
             except Exception as error:  # it is another package's code
-                said = f"the study {name!r} of {owner(STUDIES.points[name])} has no grid"
-                warnings.warn(f"left out: {said} ({type(error).__name__}: {error})", PluginWarning, stacklevel=2)
+                whose = owner(STUDIES.points[name])
+                STUDIES.leave_out(
+                    {name: f"the study {name!r} of {whose} has no grid ({type(error).__name__}: {error})"}
+                )
             else:
                 yield {"study": name, **dict(zip(PROFILES, found, strict=True))}
 
@@ -254,7 +256,8 @@ def _of_study(progress: dict[str, Any]) -> list[str]:
     cells = [progress["study"]]
     for profile in PROFILES:
         found = progress[profile]
-        cells += [f"{found['finished']}/{found['grid']}", str(found["written"] or "-")]
+        written = "damaged" if found["written"] is None else str(found["written"] or "-")
+        cells += [f"{found['finished']}/{found['grid']}", written]
     return cells
 
 

@@ -52,7 +52,7 @@ class Rebuild:
     """Tables, findings and figures again, from the stored runs alone; tables come out the same, byte for byte."""
 
     folders: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Folders of results by name, such as mnns."""
+    """Folders of results by name, such as mnns, or by path, such as results/mnns."""
     all: bool = False
     """All folders of results."""
     results: Path = Path("results")
@@ -62,14 +62,22 @@ class Rebuild:
         """Rebuilds and prints what was written."""
         found = kept(self.results)
         names = ", ".join(folder.name for folder in found)
-        if not found:
+        if not found and not any((Path(name) / RUNS).is_file() for name in self.folders):
             raise ValueError(f"{self.results} holds no results: expected folders with a runs.jsonl; try --results PATH")
         if self.all == bool(self.folders):
             raise ValueError(f"rebuild needs names or --all, one of the two: there are {names}")
-        chosen = found if self.all else [self.results / name for name in self.folders]
-        missing = [folder.name for folder in chosen if folder not in found]
-        if missing:
-            raise ValueError(f"{self.results} has no results {missing[0]!r}: expected one of {names}")
+        chosen = found if self.all else [self._named(name, found) for name in self.folders]
         for folder in tqdm(chosen, unit="study", disable=None):
             outcome = rebuild(study_of(folder), folder)
             tqdm.write("\n".join(str(path) for name, path in outcome.files.items() if name != RUNS), file=sys.stdout)
+
+    def _named(self, name: str, found: list[Path]) -> Path:
+        """The folder of results of a name, or at a path."""
+        if self.results / name in found and Path(name).name == name.rstrip("/"):
+            return self.results / name
+        if (Path(name) / RUNS).is_file():
+            return Path(name)
+        names = ", ".join(folder.name for folder in found)
+        raise ValueError(
+            f"{self.results} has no results {name!r}: expected one of {names}, or a path to another folder"
+        )

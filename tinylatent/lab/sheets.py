@@ -23,7 +23,7 @@ def format_of(path: Path) -> str:
 
 
 @contextmanager
-def sheet(path: Path, width: float, height: float) -> Iterator[Any]:
+def sheet(path: Path, width: float | int, height: float | int) -> Iterator[Any]:
     """A matplotlib Figure of so many inches, saved whole at the end of the block; no display is touched.
 
     Equal figures give equal files: no date is written.

@@ -14,14 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from tinylatent.core.files import is_locked, locked, read_json
+from tinylatent.core.files import DamagedError, is_locked, locked, read_json
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.launchers.launcher import RESULT
 from tinylatent.lab.names import Settings, recipe_settings, run_name, settings, short, written
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.run import Record, Run, last_line, read_record
-from tinylatent.lab.study import RUNS, STORE, STUDIES, Profile, Study
+from tinylatent.lab.study import RUNS, STORE, STUDIES, Profile, Study, stored_lines
 from tinylatent.training.checkpoints import CONFIG, METRICS
 
 State = Literal["finished", "training", "stopped", "unreadable"]
@@ -283,7 +283,8 @@ def pick(runs: Sequence[Stored], name: str) -> list[Stored]:
     Raises:
         ValueError: there is none.
     """
-    exact = [run for run in runs if name in (run.name, run.identity, str(run.folder))]
+    folder = Path(name).resolve() if name and Path(name).is_dir() else None
+    exact = [run for run in runs if name in (run.name, run.identity) or run.folder.resolve() == folder]
     found = exact or (find(runs, name.split()) if name.split() else [])
     if not found:
         raise ValueError(
@@ -329,8 +330,12 @@ def compare(runs: Sequence[Stored]) -> Compared:
     Raises:
         ValueError: fewer than two, one twice, or one that cannot be read.
     """
-    if len({run.folder.resolve() for run in runs}) < max(2, len(runs)):
-        raise ValueError(f"{len(runs)} runs to compare, or one of them twice: expected two or more different ones")
+    if len(runs) < 2:
+        raise ValueError("compare needs two or more runs: name them by id, name or folder")
+    folders = [run.folder.resolve() for run in runs]
+    for number, stored in enumerate(runs):
+        if folders[number] in folders[:number]:
+            raise ValueError(f"{stored.folder} is named twice: expected two or more different runs")
     for stored in runs:
         if stored.run is None:
             why = stored.reason or "what it is stands in no file yet"
@@ -417,13 +422,17 @@ class StudyProgress:
     """Runs of its grid that are in the store, finished."""
     grid: int
     """Runs of its grid; a study may choose more once these are done."""
-    written: int
-    """Runs its table was made of; 0 where there is none."""
+    written: int | None
+    """Runs its table was made of; 0 where there is none, None where its runs.jsonl is damaged."""
 
 
 def study_progress(study: Study, profile: Profile, results: Path) -> StudyProgress:
     """How far a profile of a study is, counted from the store and from what it wrote."""
     grid, store = study.grid(profile), results / STORE
     finished = sum((store / run.identity / RESULT).is_file() for run in grid)
-    lines = (store / profile if profile == "quick" else results) / study.name / RUNS
-    return StudyProgress(finished, len(grid), lines.read_bytes().count(b"\n") if lines.is_file() else 0)
+    folder = (store / profile if profile == "quick" else results) / study.name
+    try:
+        written = len(stored_lines(folder)) if (folder / RUNS).is_file() else 0
+    except DamagedError:
+        written = None
+    return StudyProgress(finished, len(grid), written)

@@ -5,7 +5,12 @@ What a run starts from is measured before it, in the grid or not. Runs and quick
 which git ignores; a full study writes results/NAME/, to be committed.
 """
 
+import inspect
+import re
 import sys
+import tempfile
+import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +21,7 @@ from tqdm import tqdm
 
 from tinylatent.core.files import DamagedError, json_text, read_json, read_lines, write_json, write_text
 from tinylatent.core.identity import checksum
-from tinylatent.core.registry import PluginWarning, Registry
+from tinylatent.core.registry import PluginWarning, Registry, owner
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.launchers import Job, Launcher
 from tinylatent.lab.launchers.launcher import stored_record
@@ -26,6 +31,12 @@ from tinylatent.lab.tables import Table, provenance
 
 Profile = Literal["quick", "full"]
 RUNS, FINDINGS, PROVENANCE, STORE = "runs.jsonl", "findings.json", "provenance.json", "runs"
+FIRST_WORD_S, LATER_WORDS_S = 10, 60
+"""Seconds until it is first said how far the runs are where there is no bar, and from then on between such lines."""
+
+
+class StudyError(ValueError):
+    """The code of a study failed; the message names the study, its package and the place."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +92,15 @@ def reproduce(
     """
     if profile not in ("quick", "full"):
         raise ValueError(f"unknown profile {profile!r}: expected quick or full")
-    records, more = [], [*study.grid(profile)]
+    records, more = [], _asked(study, "list its runs", study.grid, profile)
     store, launcher = results / STORE, Local() if launcher is None else launcher
     if not more:
         raise ValueError(f"study {study.name} has no runs in profile {profile}")
     while more:
         records += measure_all(more, store, launcher, device)
         known = {record.id for record in records}
-        more = [run for run in study.after(profile, records) if run.identity not in known]
+        after = _asked(study, "choose more runs", study.after, profile, records)
+        more = [run for run in after if run.identity not in known]
     target = store / profile / study.name if profile == "quick" else results / study.name
     (target / PROVENANCE).unlink(missing_ok=True)  # it vouches for the runs before
     lines = (json_text({"study": study.name, "profile": profile, **record.to_json()}) for record in records)
@@ -101,17 +113,16 @@ def rebuild(study: Study, folder: Path) -> Outcome:
 
     Raises:
         DamagedError: runs.jsonl is missing, damaged or not this study's.
+        StudyError: the study's own code fails on these records.
     """
     records, runs = read_runs(study, folder), folder / RUNS
-    try:
-        tables, origin = study.tables(records), provenance(records, runs)
-    except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise DamagedError(
-            f"{runs} does not hold what {study.name} needs ({type(error).__name__}: {error}): reproduce it again"
-        ) from error
+    tables, origin = _asked(study, f"make its tables from {runs}", study.tables, records), provenance(records, runs)
     csvs = ["table.csv", *(f"table-{number}.csv" for number in range(2, len(tables) + 1))]
     files = {name: folder / name for name in (*csvs, "table.md", FINDINGS, "figure.png", PROVENANCE, RUNS)}
-    study.figure(records, files["figure.png"])
+    with tempfile.TemporaryDirectory(prefix=".figure-", dir=folder) as aside:
+        drawn = Path(aside) / "figure.png"  # whole or not at all, whoever draws it
+        _asked(study, f"draw its figure from {runs}", study.figure, records, drawn)
+        drawn.replace(files["figure.png"])
     for name, table in zip(csvs, tables, strict=True):
         write_text(files[name], table.csv())
     write_text(files["table.md"], f"{study.question}\n\n" + "\n".join(table.markdown() for table in tables))
@@ -121,6 +132,43 @@ def rebuild(study: Study, folder: Path) -> Outcome:
     write_json(files[FINDINGS], {"study": study.name, "findings": found})
     write_json(files[PROVENANCE], origin)
     return Outcome(tables, files, records)
+
+
+def _asked(study: Study, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a study's own code returns, lists for other sequences.
+
+    Raises:
+        StudyError: it failed, for whatever reason but a damaged file or one that the system refuses.
+    """
+    try:
+        found = call(*arguments)
+        return [*found] if isinstance(found, (tuple, Iterator)) else found
+    except (DamagedError, StudyError, OSError):
+        raise
+    except Exception as error:
+        whose = f" of {owner(STUDIES.points[study.name])}" if study.name in STUDIES else ""
+        raise StudyError(
+            f"the study {study.name!r}{whose} cannot {what}: {_place(error, call)} raised {type(error).__name__}: "
+            f"{error}; mend it, or restore what was edited (TINYLATENT_TRACEBACK=1 shows the traceback)"
+        ) from error
+
+
+def _place(error: Exception, call: Callable[..., Any]) -> str:
+    """File and line where an error arose: in the folder of the function that was called, if it is on the way."""
+    frames = traceback.extract_tb(error.__traceback__)
+    home = Path(inspect.getsourcefile(inspect.unwrap(call)) or "") if inspect.isfunction(call) else Path()
+    frame = next((each for each in reversed(frames) if Path(each.filename).parent == home.parent), frames[-1])
+    return f"{frame.filename}:{frame.lineno}"
+
+
+def _of_job(error: Exception) -> str:
+    """An error of a job in one line; one that no user can have caused tells where it arose, also in another process."""
+    if isinstance(error, (ValueError, OSError)):
+        return str(error)
+    told = "".join(traceback.format_exception(error))  # a worker's traceback is the cause
+    places = re.findall(r'File "(.+)", line (\d+)', told.partition("\n\nThe above exception")[0])
+    where = " at {}:{}".format(*places[-1]) if places else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def kept(results: Path) -> list[Path]:
@@ -134,7 +182,7 @@ def study_of(folder: Path) -> Study:
     Raises:
         DamagedError: the runs are damaged, or of a study that is not registered.
     """
-    name = _stored(folder)[0]["study"]
+    name = stored_lines(folder)[0]["study"]
     if name not in STUDIES:
         raise DamagedError(f"{folder / RUNS} is of an unknown study {name}: expected one of {', '.join(STUDIES)}")
     return STUDIES[name]
@@ -152,7 +200,7 @@ def read_runs(study: Study, folder: Path) -> list[Any]:
     Raises:
         DamagedError: something is missing, damaged or another study's.
     """
-    lines, path = _stored(folder), folder / RUNS
+    lines, path = stored_lines(folder), folder / RUNS
     others = [line["study"] for line in lines if line["study"] != study.name]
     if others:
         raise DamagedError(f"{path} holds runs of study {others[0]}, not of {study.name}")
@@ -173,7 +221,9 @@ def read_runs(study: Study, folder: Path) -> list[Any]:
 
 def _check_complete(study: Study, profile: Profile, records: list[Any], runs: dict[str, Run], path: Path) -> None:
     """Raises DamagedError if a run of a study is missing, or warns if all runs of a method are."""
-    wanted = {run.identity: run for run in [*study.grid(profile), *study.after(profile, records)]}
+    grid = _asked(study, "list its runs", study.grid, profile)
+    after = _asked(study, "choose more runs", study.after, profile, records)
+    wanted = {run.identity: run for run in [*grid, *after]}
     absent = [run for identity, run in wanted.items() if identity not in runs]
     known = {_method(run) for run in runs.values()}
     missing = [run for run in absent if _method(run) in known]
@@ -192,13 +242,19 @@ def _method(run: Run) -> str:
     return run.method.name if isinstance(run, Experiment) else ""
 
 
-def _stored(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a folder's runs.jsonl, at least one, each with the study's name."""
+def stored_lines(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a folder's runs.jsonl as JSON: at least one, all of one profile, each with the name of its study.
+
+    Raises:
+        DamagedError: the file is missing or damaged, or not the one that provenance.json vouches for.
+    """
     path = folder / RUNS
     if not path.exists():
         raise DamagedError(f"{path} is missing: expected the stored runs; reproduce the study to make them")
     lines, known = read_lines(path), path.with_name(PROVENANCE)
-    if not lines or any("study" not in line or line.get("profile") not in get_args(Profile) for line in lines):
+    if not lines or any(
+        not isinstance(line.get("study"), str) or line.get("profile") not in get_args(Profile) for line in lines
+    ):
         raise DamagedError(f"{path} holds no runs of a study: reproduce the study to make them")
     if len({line["profile"] for line in lines}) > 1:
         raise DamagedError(f"{path} mixes runs of both profiles: reproduce the study to make them again")
@@ -256,21 +312,47 @@ def _done(jobs: Sequence[Job], launcher: Launcher, total: int) -> Iterator[Recor
         launcher.submit(jobs) as submitted,
         tqdm(total=units, desc=say, unit="step", unit_scale=True, mininterval=0.5, disable=None) as bar,
     ):
+        words = _Words(units, say) if bar.disable else None
         while waiting:
             for job, error in submitted.ended(0.5):
                 del waiting[job.run.identity]
                 record = job.record() if error is None else None
                 if record is None:
-                    failed[job.run.label] = str(error or f"no record in {job.folder}")
+                    failed[job.run.label] = f"no record in {job.folder}" if error is None else _of_job(error)
                     bar.write(f"  failed: {job.run.label}: {failed[job.run.label]}", file=sys.stderr)
                     continue
                 bar.write(f"  {record.summary()}", file=sys.stderr)
                 yield record
-            ahead = sum(job.run.work for job in jobs if job.run.identity not in waiting)
-            bar.update(ahead + sum(min(job.done, job.run.work) for job in waiting.values()) - bar.n)
+            ended = sum(job.run.work for job in jobs if job.run.identity not in waiting)
+            done = ended + sum(min(job.done, job.run.work) for job in waiting.values())
+            bar.update(done - bar.n)
+            if words is not None:
+                words.tell(done)
     if failed:
         label, reason = next(iter(failed.items()))
         more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
         raise ValueError(
             f"{len(failed)} of {len(jobs)} runs failed: {label} ({reason}){more}; the others are kept in the store"
         )
+
+
+class _Words:
+    """Lines that tell how far the runs are, where standard error is no terminal and shows no bar."""
+
+    def __init__(self, units: int, say: str):
+        self.units, self.began = units, time.monotonic()
+        self.before: int | None = None
+        self.next = self.began + FIRST_WORD_S
+        print(f"{say}, {units:,} steps in all; how far they are is told every minute", file=sys.stderr, flush=True)
+
+    def tell(self, done: int) -> None:
+        """Prints a line if it is time for one; done: steps of all runs so far."""
+        now = time.monotonic()
+        if self.before is None:
+            self.before = done  # an interrupted run brings steps that took no time
+        if now < self.next or done >= self.units:
+            return
+        pace = (done - self.before) / (now - self.began)
+        left = f", about {(self.units - done) / pace / 60:.0f} minutes left" if pace > 0 else ""
+        print(f"  {done:,} of {self.units:,} steps{left}", file=sys.stderr, flush=True)
+        self.next = now + LATER_WORDS_S

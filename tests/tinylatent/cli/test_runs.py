@@ -123,7 +123,8 @@ def test_what_is_not_found_is_said_with_exit_status_1(told):
         (["find", "training.lr=1"], "no run has a setting 'training.lr': expected one such as training.batch_size"),
         (["show", "mnns/cot3"], "no run fits 'mnns/cot3': expected 4 or more digits of an id, or a name"),
         (["show", "cot2"], "'cot2' names 3 runs: "),
-        (["compare", "seed=0"], "expected two or more different ones"),
+        (["compare", "seed=0"], "compare needs two or more runs"),
+        (["compare", "seed=0", "mnns/cot2 seed=0"], "is named twice: expected two or more different runs"),
         (["compare", "seed=0", "cot2"], "'cot2' names 3 runs: "),
         (["delete"], "delete needs the id or name of a run"),
         (["delete", "seed=7", "--yes"], "no run fits 'seed=7'"),
@@ -151,6 +152,15 @@ def test_a_run_is_shown_with_every_setting(told, results):
     found = json.loads(told("runs", "show", "mnns/cot2 seed=3", "--json")[1])
     assert (found["id"], found["settings"]["training.num_train"]) == (COT2[1].identity, None)
     assert found["settings"].keys() == shown.keys() & found["settings"].keys()
+
+
+def test_a_run_is_named_by_any_path_to_its_folder(told, results, monkeypatch):
+    """As tab completion writes it, or from elsewhere."""
+    folder = results / "runs" / COT2[1].identity
+    monkeypatch.chdir(results)
+    for name in (f"{folder}/", f"runs/{COT2[1].identity}/", f"./runs/../runs/{COT2[1].identity}"):
+        status, out, _ = told("runs", "show", name)
+        assert (status, out.splitlines()[1].split()) == (0, ["name", "mnns/cot2", "seed=3"]), name
 
 
 def test_an_unreadable_run_is_shown_with_the_reason(told, results):
@@ -212,7 +222,7 @@ def test_nothing_is_deleted_without_yes(told, results):
         ["would", "delete", COT2[0].identity],
         ["would", "delete", LONGER.identity],
     ]
-    assert "nothing was deleted: add --yes to delete 2 of 4 runs" in err
+    assert "nothing was deleted: add --yes to delete these 2 runs, of 4 there are" in err
     assert len([*(results / "runs").iterdir()]) == 4
 
 
@@ -272,7 +282,7 @@ def test_status_of_a_run_that_has_just_begun(told, results):
 def test_status_tells_how_far_studies_are(told, results):
     path = results / "runs" / "quick" / "mnns" / "runs.jsonl"
     path.parent.mkdir(parents=True)
-    path.write_text("{}\n" * 3)
+    path.write_text('{"study": "mnns", "profile": "quick"}\n' * 3)
     (line,) = (line.split() for line in told("status")[1].splitlines() if line.startswith("mnns "))
     found = {each["study"]: each for each in json.loads(told("status", "--json")[1])["studies"]}
     full = found["mnns"]["full"]
@@ -281,6 +291,9 @@ def test_status_tells_how_far_studies_are(told, results):
     assert line[2] == "3"
     assert found["mnns"]["quick"]["written"] == 3
     assert found["mnns-rl"]["full"]["finished"] == 0
+    path.write_text('{"study": "mnns", "profile": "quick"}\n{"study"')
+    (line,) = (line.split() for line in told("status")[1].splitlines() if line.startswith("mnns "))
+    assert line[2] == "damaged"
 
 
 def test_status_tells_the_environment(told):

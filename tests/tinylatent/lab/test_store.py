@@ -400,8 +400,11 @@ def test_there_is_no_difference_between_runs_on_other_problems(tmp_path):
 
 def test_fewer_than_two_runs_are_not_compared(results):
     runs = stored_runs(results)
-    for chosen in ([], runs[:1], [runs[0], runs[0]], [runs[0], runs[1], runs[0]]):
-        with pytest.raises(ValueError, match="expected two or more different ones"):
+    for chosen in ([], runs[:1]):
+        with pytest.raises(ValueError, match="compare needs two or more runs"):
+            compare(chosen)
+    for chosen in ([runs[0], runs[0]], [runs[0], runs[1], runs[0]]):
+        with pytest.raises(ValueError, match=f"{runs[0].folder} is named twice: expected two or more different runs"):
             compare(chosen)
     (results / "runs" / COT2[0].identity / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"cannot be compared: .*config\.json cannot be read"):
@@ -489,5 +492,8 @@ def test_progress_of_a_study_is_counted_from_the_store(results):
     for folder, lines in (("runs/quick", 2), ("", 3)):
         path = results / folder / "counts" / "runs.jsonl"
         path.parent.mkdir(parents=True)
-        path.write_text("{}\n" * lines)
+        path.write_text("".join(f'{{"study": "counts", "profile": "quick", "n": {n}}}\n' for n in range(lines)))
     assert [study_progress(counts, profile, results).written for profile in ("quick", "full")] == [2, 3]
+    for damage in ("{}\n", '{"study": "cou', "[]\n", "not JSON\n"):
+        path.write_text(damage)
+        assert study_progress(counts, "full", results).written is None

@@ -4,11 +4,13 @@ Launchers and progress are tested in test_launchers.py, the studies themselves u
 """
 
 import json
+import re
 import warnings
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 
 import pytest
-from counting import Counting, Here
+from counting import Counting, Here, Lost
 from tinylatent_tasks import MNNS
 
 from tinylatent.cli.main import main
@@ -25,7 +27,7 @@ from tinylatent.lab.measure import measure
 from tinylatent.lab.records import DEFAULT
 from tinylatent.lab.studies import mnns
 from tinylatent.lab.studies.search import FIRST, OTHERS
-from tinylatent.lab.study import STUDIES, Study, rebuild, reproduce
+from tinylatent.lab.study import STUDIES, Study, StudyError, rebuild, reproduce
 from tinylatent.lab.tables import Table
 from tinylatent.methods import GRPO, Coconut, CoT2, Direct, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
@@ -263,6 +265,9 @@ def refused(folder, said, study=TINY):
             "line 1 cannot be used .no record of the kind Experiment",
         ),
         (lambda r: r.update(profile="endless"), "holds no runs of a study"),
+        (lambda r: r.update(profile=None), "holds no runs of a study"),
+        (lambda r: r.update(profile=["quick"]), "holds no runs of a study"),
+        (lambda r: r.update(study=["tiny"]), "holds no runs of a study"),
         (lambda r: r.update(study="other"), "holds runs of study other, not of tiny"),
     ],
 )
@@ -341,6 +346,101 @@ def test_runs_of_other_kinds_must_be_all_there(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# A study's own code
+
+
+def broken(records):
+    return [Table("Counted", {"to": "d"})]
+
+
+def sketch(records, path):
+    path.touch()
+    raise KeyError("colour")
+
+
+def endless(profile, records):
+    raise ValueError("no more")
+
+
+BROKEN = {
+    "tables": ({"tables": broken}, "make its tables from .*runs.jsonl", "TypeError: "),
+    "figure": ({"figure": sketch}, "draw its figure from .*runs.jsonl", "KeyError: 'colour'"),
+    "after": ({"after": endless}, "choose more runs", "ValueError: no more"),
+    "grid": ({"grid": lambda profile: profile.runs}, "list its runs", "AttributeError: 'str' object has no attribute"),
+}
+
+
+@pytest.mark.parametrize(("change", "what", "error"), BROKEN.values(), ids=BROKEN)
+def test_a_mistake_in_a_study_is_not_taken_for_damaged_data(change, what, error, tmp_path):
+    """Its author learns where it is, and how to see all of it; nothing is drawn over."""
+    folder = reproduce(counts(Counting(2)), "quick", tmp_path, Here()).files["runs.jsonl"].parent
+    (folder / "figure.png").write_text("as before")
+    with pytest.raises(StudyError) as raised:
+        rebuild(replace(counts(Counting(2)), **change), folder)
+    said = str(raised.value)
+    assert re.match(rf"the study 'counts' cannot {what}: {re.escape(__file__)}:\d+ raised {re.escape(error)}", said)
+    assert said.endswith("(TINYLATENT_TRACEBACK=1 shows the traceback)")
+    assert not isinstance(raised.value, DamagedError)
+    assert (folder / "figure.png").read_text() == "as before"
+
+
+def test_a_mistake_in_a_registered_study_names_its_package(tmp_path, monkeypatch, capsys):
+    folder = reproduce(counts(Counting(2)), "quick", tmp_path / "runs", Here()).files["runs.jsonl"].parent
+    studies = {"counts": replace(counts(Counting(2)), tables=broken)}
+    points = {"counts": EntryPoint("counts", "counting:STUDY", "tinylatent.studies")}
+    monkeypatch.setattr(lab, "owner", lambda point: point.module)
+    monkeypatch.setattr(lab, "STUDIES", type("Registered", (dict,), {"points": points})(studies))
+    assert main(["rebuild", "counts", "--results", str(folder.parent)]) == 2
+    assert "the study 'counts' of counting cannot make its tables" in capsys.readouterr().err
+
+
+class Mistaken(Counting):
+    def measure(self, folder, device="cpu", on_progress=None, start=None):
+        return {}["rows"]
+
+
+def test_a_mistake_in_a_run_is_told_with_its_place(tmp_path):
+    """KeyError says no more than the key; in another process the place is in what comes with the error."""
+
+    class Patient(Here):
+        def ended(self, timeout):
+            job = self.waiting.pop()
+            try:
+                job.do()
+            except KeyError as error:
+                return [(job, error)]
+
+    with pytest.raises(ValueError, match=rf"1 of 1 runs failed: .* \(KeyError: 'rows' at {re.escape(__file__)}:\d+\)"):
+        reproduce(counts(Mistaken(3)), "quick", tmp_path, Patient())
+
+
+@pytest.mark.slow
+def test_a_mistake_in_a_worker_is_told_with_its_place(tmp_path):
+    with pytest.raises(ValueError, match=r"KeyError: 'no_such_task' at \S+\.py:\d+"):
+        reproduce(counts(Lost(3)), "quick", tmp_path, Local(1))
+
+
+def test_where_there_is_no_bar_it_is_told_in_words_how_far_the_runs_are(tmp_path, monkeypatch, capsys):
+    """At the start, after ten seconds, and then every minute, with the time that is left at the pace so far."""
+    now = iter([0.0, 1.0, 12.0, 30.0, 75.0, 76.0])
+    monkeypatch.setattr(lab.time, "monotonic", lambda: next(now))
+    words = lab._Words(1000, "3 of 4 runs to do")
+    for done in (100, 200, 400, 850, 1000):
+        words.tell(done)
+    assert capsys.readouterr().err.splitlines() == [
+        "3 of 4 runs to do, 1,000 steps in all; how far they are is told every minute",
+        "  200 of 1,000 steps, about 2 minutes left",
+        "  850 of 1,000 steps, about 0 minutes left",
+    ]
+
+
+def test_nothing_is_said_of_runs_that_are_all_there(tmp_path, capsys):
+    for expected in (True, False):
+        reproduce(counts(Counting(2)), "quick", tmp_path, Here())
+        assert ("1 of 1 runs to do" in capsys.readouterr().err) == expected
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The command `rebuild`
 
 
@@ -351,13 +451,26 @@ def registered(stored, monkeypatch):
     return stored.parent
 
 
-@pytest.mark.parametrize("words", [["--all"], ["first"], ["first/"]])
-def test_rebuild_makes_the_same_files_again(words, registered, outcome, capsys):
+@pytest.mark.parametrize(
+    "words", [["--all"], ["first"], ["first/"], ["results/first"], ["./results/../results/first/"]]
+)
+def test_rebuild_makes_the_same_files_again(words, registered, outcome, capsys, monkeypatch):
+    """Named as the list names it, or by a path from where one is, as tab completion writes it."""
+    monkeypatch.chdir(registered.parent)
     assert main(["rebuild", *words, "--results", str(registered)]) == 0
     for name in NAMES:
         assert (registered / "first" / name).read_bytes() == outcome.files[name].read_bytes()
     printed = {line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()}
     assert printed == {*NAMES} - {"runs.jsonl"}
+
+
+def test_a_folder_elsewhere_is_rebuilt_by_its_path(registered, monkeypatch, capsys):
+    monkeypatch.chdir(registered)
+    (registered / "runs").mkdir()
+    assert main(["rebuild", "../results/first", "--results", "runs"]) == 0
+    assert (registered / "first" / "table.csv").exists()
+    assert main(["rebuild", "../first"]) == 2
+    assert "holds no results" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The figure of a thought: a panel for each step, the oracle's shares and the model's in pairs, drawn from JSON alone."""
+"""The figure of a thought: a panel for each step, pairs of bars for oracle and model, drawn from JSON alone."""
 
 import json
 
