@@ -1,6 +1,6 @@
 """Pages: README, docs and notebooks, taken apart so that tests can hold what they say against the code.
 
-`python -m tests.pages` writes docs/records.md anew, and what stands between markers in the other pages of docs:
+`python -m tests.pages` writes docs/records.md anew, and what stands between markers in all other pages:
 
     <!-- session -->    indented lines "$ command", each with what it prints; one folder for all sessions of a page
     <!-- settings: x --> the settings of task or method x
@@ -255,8 +255,8 @@ WRITERS: dict[str, Callable[[str | None, str], str]] = {"session": _session, "se
 
 def written() -> dict[str, str]:
     """Every page that programs write, whole or between markers, as it should be."""
-    docs = {name: rendered(text) for name, text in pages().items() if name.startswith("docs/")}
-    return docs | {"docs/records.md": render()}
+    found = {name: rendered(text) for name, text in pages().items() if name.endswith(".md")}
+    return found | {"docs/records.md": render()}
 
 
 if __name__ == "__main__":
