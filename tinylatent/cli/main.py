@@ -201,7 +201,8 @@ def _of_file(error: OSError) -> str:
         errno.EEXIST: "it is a file, where a folder was expected",
     }
     reason = advice.get(error.errno, error.strerror or str(error))
-    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else None
+    name = error.filename2 or error.filename  # the second is the target of a renaming
+    path = Path(os.fsdecode(name)) if isinstance(name, (str, bytes)) else None
     if path is None:
         return reason
     if re.fullmatch(r"\..+\.tmp|\.(step|figure)-.+|\.lock", path.name):  # ours, on the way to a file of the user's

@@ -39,7 +39,7 @@ STUDY = ("study", "quick", "table", "full", "table")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Where:
+class Where:
     """Where runs are."""
 
     results: Path = Path("results")
@@ -53,7 +53,7 @@ class _Where:
 
 
 @dataclass(frozen=True, kw_only=True)
-class List(_Where):
+class List(Where):
     """Every stored run."""
 
     json: bool = False
@@ -69,7 +69,7 @@ class List(_Where):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Find(_Where):
+class Find(Where):
     """The stored runs that all words fit. Exit status 1 if there is none."""
 
     words: Words
@@ -95,7 +95,7 @@ class Find(_Where):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Show(_Where):
+class Show(Where):
     """One stored run with all its settings, defaults included."""
 
     run_named: Annotated[Word, tyro.conf.arg(metavar="ID|NAME")]
@@ -118,7 +118,7 @@ class Show(_Where):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(_Where):
+class Compare(Where):
     """Two or more stored runs side by side: settings that differ, accuracies, and differences from the first."""
 
     runs: Annotated[Words, tyro.conf.arg(metavar="ID|NAME ID|NAME ...")]
@@ -154,7 +154,7 @@ class Compare(_Where):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Delete(_Where):
+class Delete(Where):
     """Delete stored runs for good; without --yes it only says which, with exit status 2."""
 
     runs: Annotated[Words, tyro.conf.arg(metavar="ID|NAME ...")]
@@ -205,7 +205,7 @@ class Runs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Status(_Where):
+class Status(Where):
     """What is being trained at this moment, how far the studies are, and the environment."""
 
     json: bool = False
