@@ -13,9 +13,9 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float, Int
-from scipy import optimize, stats
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
@@ -167,7 +167,7 @@ def best_sigma(loss: Callable[[Tensor], Tensor]) -> float:
         at = torch.tensor(log_sigma, dtype=torch.float64, requires_grad=True)
         return float(torch.autograd.grad(loss(at.exp()).mean(), at)[0])
 
-    return math.exp(optimize.brentq(slope, math.log(1e-5), math.log(1e5), xtol=1e-14))
+    return math.exp(scipy.optimize.brentq(slope, math.log(1e-5), math.log(1e5), xtol=1e-14))
 
 
 def sampled_soft_mse(residual_N: Tensor, sigma: Tensor, alpha: float) -> Float[Tensor, ""]:
@@ -270,7 +270,7 @@ def two_coordinates() -> str:
 
 def share_outside(mean: float, variance: float) -> float:
     """Chance that a ratio whose logarithm is normal lies outside [1 - CLIP, 1 + CLIP]."""
-    law = stats.norm(mean, math.sqrt(variance))
+    law = scipy.stats.norm(mean, math.sqrt(variance))
     return float(law.cdf(math.log(1 - CLIP)) + law.sf(math.log(1 + CLIP)))
 
 

@@ -13,10 +13,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import scipy
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from scipy.optimize import minimize
 from torch import Tensor
 
 from tinylatent.engine.distributions import dirichlet_log_density
@@ -48,7 +48,7 @@ def largest(f: Callable[[Tensor], Tensor], start: Float[Tensor, " M"]) -> tuple[
         value = -f(x_M)
         return value.item(), torch.autograd.grad(value, x_M)[0].numpy()
 
-    found = minimize(down, start.numpy(), jac=True, tol=1e-12)
+    found = scipy.optimize.minimize(down, start.numpy(), jac=True, tol=1e-12)
     return torch.as_tensor(found.x), -float(found.fun)
 
 

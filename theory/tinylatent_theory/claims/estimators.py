@@ -14,10 +14,10 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import scipy
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from scipy.stats import binom
 from torch import Tensor
 
 from tinylatent.core.seeds import derive
@@ -205,7 +205,7 @@ def std_weight(p: float, group: int, epsilon: float = 1e-6) -> float:
     (G - 1) v / (sqrt(v) + epsilon) in every group, the gradient of its prompt being p (1 - p) in the logit [R].
     """
     variances = [right * (group - right) / (group * (group - 1)) for right in range(1, group)]
-    chances = [float(binom.pmf(right, group, p)) for right in range(1, group)]
+    chances = [float(scipy.stats.binom.pmf(right, group, p)) for right in range(1, group)]
     mean = sum(chance * v / (math.sqrt(v) + epsilon) for chance, v in zip(chances, variances, strict=True))
     return (1 - 1 / group) * mean / (p * (1 - p))
 

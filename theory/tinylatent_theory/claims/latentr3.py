@@ -15,10 +15,10 @@ import itertools
 import math
 from collections.abc import Callable
 
+import scipy
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from scipy.stats import norm
 from torch import Tensor
 
 from tinylatent.engine.thought import State
@@ -200,7 +200,7 @@ def easy_and_hard(sigma: float) -> float:
     The baseline is -3. The easy prompt stays above it while its logit, 0 + noise, is above -log 2; the hard one below
     it while its logit, -log 3 + noise, is below -log 2.
     """
-    return sum(norm.cdf(gap / sigma) ** (GROUP - 1) for gap in (math.log(2), math.log(1.5))) / 2
+    return sum(scipy.stats.norm.cdf(gap / sigma) ** (GROUP - 1) for gap in (math.log(2), math.log(1.5))) / 2
 
 
 def two_prompts_simulated(trial: Trial, sigma: float) -> list[float]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import ArrayLike
-from scipy import stats
 from torch import Tensor
 
 from tinylatent.core.seeds import derive
@@ -163,7 +163,7 @@ class ZTest:
     @property
     def limit(self) -> float:
         """Standard errors beyond which a mean is off (two-sided, Student's t)."""
-        return float(stats.t.isf(ALPHA / 2 / self.looks, self.values - 1))
+        return float(scipy.stats.t.isf(ALPHA / 2 / self.looks, self.values - 1))
 
     @property
     def rejected(self) -> bool:
@@ -173,7 +173,7 @@ class ZTest:
     @property
     def detectable(self) -> float:
         """The smallest difference that is noticed with probability POWER."""
-        return float((self.limit + stats.norm.ppf(POWER)) * self.error)
+        return float((self.limit + scipy.stats.norm.ppf(POWER)) * self.error)
 
     def __str__(self) -> str:
         """The comparison with its level and power."""

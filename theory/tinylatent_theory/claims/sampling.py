@@ -8,8 +8,8 @@ Letters: K tokens a step, N chains, V states, d width, k states held.
 import math
 
 import numpy as np
+import scipy
 import torch
-from scipy import stats
 
 from tinylatent.core.seeds import Streams, derive
 from tinylatent.engine.force import force
@@ -252,7 +252,7 @@ def dirichlet_matches_k_tokens(trial: Trial) -> Finding:
 
 def _third_moments(p: float, K: int) -> float:
     """Third central moment of a share of one Dirichlet(K - 1) step minus that of K tokens, in closed form."""
-    skew = float(stats.beta(p * (K - 1), (1 - p) * (K - 1)).stats("s"))
+    skew = float(scipy.stats.beta(p * (K - 1), (1 - p) * (K - 1)).stats("s"))
     return skew * (p * (1 - p) / K) ** 1.5 - p * (1 - p) * (1 - 2 * p) / K**2
 
 
@@ -301,9 +301,9 @@ def superposition_holds_what_wendel_says(trial: Trial) -> Finding:
     for width, states, vocabulary in ((6, 2, 10), (8, 3, 12), (10, 1, 20)):
         share = held_share(width, states, vocabulary, draws, trial.numpy("embeddings", width), known_sum=False)
         chance = wendel(width, states, vocabulary)
-        least = min(least, float(stats.binomtest(round(share * draws), draws, chance).pvalue))
+        least = min(least, float(scipy.stats.binomtest(round(share * draws), draws, chance).pvalue))
         said.append(f"(d, k, v) = ({width}, {states}, {vocabulary}): {share:.3f} against {chance:.3f}")
-    seen = (stats.norm.isf(ALPHA / 2) + stats.norm.ppf(POWER)) * math.sqrt(0.25 / draws)
+    seen = (scipy.stats.norm.isf(ALPHA / 2) + scipy.stats.norm.ppf(POWER)) * math.sqrt(0.25 / draws)
     return judged(
         least > ALPHA,
         f"{'; '.join(said)} of {draws} embeddings (three exact binomial tests, level {ALPHA:g} each, a difference of "
@@ -328,13 +328,13 @@ def superposition_has_a_phase_transition(trial: Trial) -> Finding:
         middle, generator = needed_width(states, 89), trial.numpy("embeddings", states)
         for width, share, side in ((math.ceil(1.5 * middle), 0.9, "less"), (math.floor(0.5 * middle), 0.2, "greater")):
             held = round(draws * held_share(width, states, 89, draws, generator))
-            right &= float(stats.binomtest(held, draws, share, alternative=side).pvalue) > ALPHA
+            right &= float(scipy.stats.binomtest(held, draws, share, alternative=side).pvalue) > ALPHA
             right &= (held > draws / 2) == (side == "less")
             said.append(f"k = {states}, d* = {middle:.1f}: {held / draws:.3f} at d = {width}")
-    noticed = (stats.norm.isf(ALPHA) + stats.norm.ppf(POWER)) * math.sqrt(0.25 / draws)
+    noticed = (scipy.stats.norm.isf(ALPHA) + scipy.stats.norm.ppf(POWER)) * math.sqrt(0.25 / draws)
     few, many = (_misplaced(v, 2 * draws, trial.numpy("sharper", v)) for v in (40, 160))
     counts = [[wrong, 4 * draws - wrong] for wrong in (many, few)]
-    right &= float(stats.fisher_exact(counts, alternative="less").pvalue) <= ALPHA
+    right &= float(scipy.stats.fisher_exact(counts, alternative="less").pvalue) <= ALPHA
     shares = " and ".join(f"{wrong / (4 * draws):.3f}" for wrong in (few, many))
     return judged(
         right,

@@ -11,15 +11,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import msgspec
 import torch
-from matplotlib.axes import Axes
 
 from tinylatent.core.identity import identity
 from tinylatent.lab.findings import FAILS, Finding, Verdict, exactly
-from tinylatent.lab.plots import figure
+from tinylatent.lab.plots import figure, legend_under
 from tinylatent.lab.run import Progress, Record, new_record, note_progress
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
@@ -39,6 +38,9 @@ from tinylatent_theory.claims import (  # noqa: F401 - each enters its claims in
 )
 from tinylatent_theory.claims.ledger import ALPHA, FAMILY, LEDGER, Claim, Origin, Trial
 from tinylatent_theory.runs import PlainRun, settings_of
+
+if TYPE_CHECKING:
+    import matplotlib.axes  # which commands that draw nothing do not load
 
 LONGEST = "two_layers_search_every_dag"
 REFUTED = "fails: counterexample"
@@ -261,7 +263,7 @@ def tables(records: list[CheckRecord]) -> list[Table]:
 def draw(records: list[CheckRecord], path: Path) -> None:
     """What committing costs, what K tokens are worth, and how little of 2^t a frontier holds."""
     curves = {record.claim.name: record.curves for record in records}
-    with figure(path, 11, 3.4, columns=3) as (left, middle, right):
+    with figure(path, 11, 4, columns=3) as (left, middle, right):
         _committing(left, curves.get("discrete_chains_must_commit", {}))
         worlds = curves.get("k_tokens_are_worth_k_chains", {})
         tokens = range(1, 1 + max(map(len, worlds.values()), default=0))
@@ -277,7 +279,7 @@ def draw(records: list[CheckRecord], path: Path) -> None:
             ylabel="K times the variance, one token: 1",
             title="linear Markov worlds, four steps",
         )
-        middle.legend()
+        legend_under(middle)
         growth = curves.get("traces_double_and_states_do_not", {})
         for (name, values), colour in zip(_supports(growth), ("#3b6fb6", "#b5403a"), strict=False):
             right.plot(range(1, len(values) + 1), values, "o-", color=colour, label=name)
@@ -285,10 +287,10 @@ def draw(records: list[CheckRecord], path: Path) -> None:
         right.plot(steps, [2.0**t for t in steps], "--", color="#8c8c8c", label="traces, 2^t")
         right.set_yscale("log", base=2)
         right.set(xlabel="step", ylabel="states in the frontier", title="MNNS")
-        right.legend()
+        legend_under(right)
 
 
-def _committing(axes: Axes, curve: dict[str, list[float]]) -> None:
+def _committing(axes: "matplotlib.axes.Axes", curve: dict[str, list[float]]) -> None:
     digits = curve.get("digits", [])
     axes.plot(digits, [100.0] * len(digits), "o-", color="#b5403a", label="CoT2")
     for name, label, colour in (
@@ -297,7 +299,7 @@ def _committing(axes: Axes, curve: dict[str, list[float]]) -> None:
     ):
         axes.plot(digits, [100 * share for share in curve.get(name, [])], "o-", color=colour, label=label)
     axes.set(xlabel="digits m", ylabel="right, % of all problems", title="a discrete chain must commit", xticks=digits)
-    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
+    legend_under(axes)
 
 
 def _supports(curve: dict[str, list[float]]) -> list[tuple[str, list[float]]]:

@@ -16,7 +16,7 @@ Letters: d width, V vocabulary v, k states, S support.
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, stats
+import scipy
 
 Floats = npt.NDArray[np.float64]
 TOLERANCE = 1e-7
@@ -46,7 +46,7 @@ def is_held(embedding_Vd: Floats, support: int, known_sum: bool = True) -> bool:
         return False
     outside_V = (np.arange(V) >= support).astype(float)
     # Without the sum the outside could be unbounded: it is asked for 1 at most.
-    found = optimize.linprog(
+    found = scipy.optimize.linprog(
         -outside_V, A_ub=outside_V[None], b_ub=[1.0], A_eq=rows_RV, b_eq=rows_RV @ alpha_V, bounds=(0, None)
     )
     assert found.status == 0, found.message
@@ -57,7 +57,7 @@ def is_held_by_least_squares(embedding_Vd: Floats, alpha_V: Floats, known_sum: b
     """Whether non-negative least squares gives this alpha back: a second solver."""
     V = len(embedding_Vd)
     rows_RV = np.vstack([embedding_Vd.T, np.ones(V)]) if known_sum else embedding_Vd.T
-    found_V, _ = optimize.nnls(rows_RV, rows_RV @ alpha_V)
+    found_V, _ = scipy.optimize.nnls(rows_RV, rows_RV @ alpha_V)
     return bool(np.abs(found_V - alpha_V).max() < 1e-5)
 
 
@@ -85,7 +85,7 @@ def wendel(width: int, states: int, vocabulary: int) -> float:
     _check(states, vocabulary, width)
     if states >= vocabulary:
         return float(width >= vocabulary)
-    return float(stats.binom.cdf(width - states - 1, vocabulary - states - 1, 0.5))
+    return float(scipy.stats.binom.cdf(width - states - 1, vocabulary - states - 1, 0.5))
 
 
 def needed_width(states: float, vocabulary: int, corrected: bool = False) -> float:
@@ -104,14 +104,14 @@ def needed_width(states: float, vocabulary: int, corrected: bool = False) -> flo
     def dimension(t: float) -> float:
         return states * (1 + t * t) + others * _above(t)
 
-    found = optimize.minimize_scalar(dimension, bounds=(-10, 10), method="bounded")
+    found = scipy.optimize.minimize_scalar(dimension, bounds=(-10, 10), method="bounded")
     if not corrected:
         return float(found.fun)
     t = float(found.x)
-    spread = _above(t) - (stats.norm.pdf(t) - t * stats.norm.sf(t)) ** 2  # Var (g - t)_+
-    return float(found.fun - (states + others * spread) / (states + others * stats.norm.sf(t)))
+    spread = _above(t) - (scipy.stats.norm.pdf(t) - t * scipy.stats.norm.sf(t)) ** 2  # Var (g - t)_+
+    return float(found.fun - (states + others * spread) / (states + others * scipy.stats.norm.sf(t)))
 
 
 def _above(t: float) -> float:
     """E (g - t)_+^2 of a standard normal g."""
-    return float((1 + t * t) * stats.norm.sf(t) - t * stats.norm.pdf(t))
+    return float((1 + t * t) * scipy.stats.norm.sf(t) - t * scipy.stats.norm.pdf(t))

@@ -20,10 +20,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import scipy
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from scipy.stats import binom
 from torch import Tensor
 
 from tinylatent.core.seeds import derive
@@ -208,7 +208,7 @@ class Estimate:
 
     def against(self, truth: Float[Tensor, " D"]) -> dict[str, float]:
         """Relative error and cosine of the mean; variance over the squared norm of the truth; noise, the standard
-        deviation over the mean's norm."""
+        deviation over the mean's scipy.stats.norm."""
         return {
             "variance": self.variance / float(truth @ truth),
             "error": float((self.mean - truth).norm() / truth.norm()),
@@ -222,8 +222,8 @@ def group_estimate(moments: Moments, kind: Advantage, group: int) -> Estimate:
     p = moments.probability[1] / sum(moments.probability)
     worth = advantage_table(kind, group)
 
-    others = [float(binom.pmf(n, group - 1, p)) for n in range(group)]
-    others_but_one = [float(binom.pmf(n, group - 2, p)) for n in range(group - 1)]
+    others = [float(scipy.stats.binom.pmf(n, group - 1, p)) for n in range(group)]
+    others_but_one = [float(scipy.stats.binom.pmf(n, group - 2, p)) for n in range(group - 1)]
     mean = torch.zeros_like(moments.mean[0])
     squares = products = 0.0
     for r in (0, 1):

@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import msgspec
 import torch
-from matplotlib.axes import Axes
 
 from tinylatent.engine.thoughts import Dirichlet, MultiToken
 from tinylatent.evaluation.statistics import Interval, mean_interval
@@ -46,6 +45,9 @@ from tinylatent_theory.predictions.enumeration import (
     token_paths,
 )
 from tinylatent_theory.runs import PlainRun, settings_of
+
+if TYPE_CHECKING:
+    import matplotlib.axes  # which commands that draw nothing do not load
 
 GROUP = 8
 FAMILY = "estimators"
@@ -422,7 +424,7 @@ def draw(records: list[CaseRecord], path: Path) -> None:
         legend_under(right)
 
 
-def _lines(axes: Axes, records: list[CaseRecord], what: str, scale: int) -> None:
+def _lines(axes: "matplotlib.axes.Axes", records: list[CaseRecord], what: str, scale: int) -> None:
     """Draws a line for each ratio, with the interval over worlds."""
     ones = [record for record in records if record.case.samples == 1]  # all ratios are one there
     for place, (ratio, colour) in enumerate(SHADES.items()):

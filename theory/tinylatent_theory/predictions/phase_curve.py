@@ -12,13 +12,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import numpy as np
+import scipy
 import torch
-from matplotlib.axes import Axes
-from scipy import optimize, stats
 from tinylatent_tasks import MNNS
 
 from tinylatent.core.seeds import derive
@@ -31,6 +30,9 @@ from tinylatent.methods import CoT2
 from tinylatent_theory.predictions.capacity import held_share, needed_width, wendel
 from tinylatent_theory.runs import PlainRun, settings_of
 from tinylatent_theory.stored import StoredFile, stored
+
+if TYPE_CHECKING:
+    import matplotlib.axes  # which commands that draw nothing do not load
 
 VOCABULARY = 89
 FAMILY = "capacity"
@@ -102,7 +104,7 @@ class WidthRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
     def middle_within(self, level: float) -> tuple[float, float]:
         """The ends of the middle if every share may be anywhere in its exact binomial interval of this level."""
-        ends = [stats.binomtest(held, self.case.draws).proportion_ci(level) for held in self.held]
+        ends = [scipy.stats.binomtest(held, self.case.draws).proportion_ci(level) for held in self.held]
         low = crossing(self.states, [end.low for end in ends], self.states[-1])
         return low, crossing(self.states, [end.high for end in ends], math.inf)
 
@@ -188,7 +190,7 @@ def middle(width: int, vocabulary: int = VOCABULARY, corrected: bool = False) ->
     """The number of states (a real one) for which `width` is what half of all embeddings need."""
     if needed_width(1, vocabulary, corrected) >= width:
         return 1.0
-    return float(optimize.brentq(lambda k: needed_width(k, vocabulary, corrected) - width, 1, width))
+    return float(scipy.optimize.brentq(lambda k: needed_width(k, vocabulary, corrected) - width, 1, width))
 
 
 def trained(table: StoredFile, width: int) -> list[Trained]:
@@ -293,7 +295,7 @@ def _exact(records: list[WidthRecord]) -> Table:
         width, draws = record.case.width, record.case.draws
         for k, held in zip(record.states, record.held, strict=True):
             chance = wendel(width, k, VOCABULARY)
-            p = float(stats.binomtest(held, draws, chance).pvalue)
+            p = float(scipy.stats.binomtest(held, draws, chance).pvalue)
             tested.append(p)
             if 0.02 < chance < 0.98:
                 rows.append({"d": width, "k": k, "predicted": 100 * chance, "measured": 100 * held / draws, "p": p})
@@ -365,7 +367,7 @@ def draw(records: list[WidthRecord], path: Path) -> None:
         legend_under(right)
 
 
-def _phases(axes: Axes, records: list[WidthRecord]) -> None:
+def _phases(axes: "matplotlib.axes.Axes", records: list[WidthRecord]) -> None:
     for record in records:
         places = [record.case.width] * len(record.states)
         shares = axes.scatter(

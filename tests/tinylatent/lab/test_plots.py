@@ -1,0 +1,99 @@
+"""Plots: figures in any format, the same file twice, and legends that hide no data."""
+
+from pathlib import Path
+
+import pytest
+
+from tinylatent.evaluation import statistics
+from tinylatent.evaluation.statistics import Interval
+from tinylatent.lab import sheets
+from tinylatent.lab.plots import figure, interval_column, legend_below, legend_mark, legend_under, published_mark
+from tinylatent.lab.study import kept, read_runs, study_of
+
+RESULTS = Path(__file__).resolve().parents[3] / "results"
+GAP = Interval(0.5, 0.25, 0.75, "by hand")
+
+
+def draw(path):
+    with figure(path, 4, 3, columns=2, sharey=True) as panels:
+        for axes in panels:
+            interval_column(axes, 1, GAP, "#3b6fb6", label="measured")
+            published_mark(axes, 1, 60, "published")
+        legend_mark(panels[0], "hollow: one seed")
+        legend_below(panels, 3)
+    return panels
+
+
+@pytest.mark.parametrize(("form", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_the_suffix_is_the_format_and_the_same_figure_is_the_same_file(form, start, tmp_path):
+    first, second = tmp_path / f"a.{form}", tmp_path / f"b.{form}"
+    draw(first)
+    draw(second)
+    assert first.read_bytes().startswith(start)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_another_suffix_is_refused_before_anything_is_drawn(tmp_path):
+    with pytest.raises(ValueError, match=r"expected a file that ends in \.png, \.pdf or \.svg"):
+        draw(tmp_path / "figure.gif")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_legend_below_names_each_label_once(tmp_path):
+    (legend,) = draw(tmp_path / "a.png")[0].figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["measured", "published", "hollow: one seed"]
+
+
+def legends_on_data(drawn):
+    """Legends whose box meets the inside of any axes."""
+    boxes = [axes.get_window_extent() for axes in drawn.axes]
+    legends = [*drawn.legends, *(axes.get_legend() for axes in drawn.axes if axes.get_legend())]
+    return [each for each in legends if any(each.get_window_extent().overlaps(box) for box in boxes)], legends
+
+
+def test_a_legend_on_data_would_be_seen(tmp_path):
+    with figure(tmp_path / "a.png", 4, 3) as (axes,):
+        axes.plot([1, 2], label="line")
+        axes.legend()
+    assert legends_on_data(axes.figure)[0]
+    with figure(tmp_path / "a.png", 4, 3) as (axes,):
+        axes.plot([1, 2], label="line")
+        axes.set_xlabel("x")
+        legend_under(axes)
+    assert legends_on_data(axes.figure)[0] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", kept(RESULTS), ids=lambda folder: folder.name)
+def test_no_figure_of_a_stored_study_hides_data_behind_its_legend(folder, tmp_path, monkeypatch):
+    """And every panel says what its axes are."""
+    saved, Sheet = [], sheets.sheet
+
+    def remembered(path, width, height):
+        return Remembered(Sheet(path, width, height), saved)
+
+    monkeypatch.setattr("tinylatent.lab.plots.sheet", remembered)
+    monkeypatch.setattr(statistics, "_remembered", lambda *known: statistics._interval(*known[:-2], 100, 0))
+    study = study_of(folder)
+    study.figure(read_runs(study, folder), tmp_path / "figure.png")
+    (drawn,) = saved
+    hiding, legends = legends_on_data(drawn)
+    assert hiding == []
+    first = drawn.axes[0]
+    for axes in drawn.axes:
+        assert axes.get_ylabel() or axes.get_yticklabels() or axes.get_shared_y_axes().joined(axes, first)
+    assert legends or study.name == "mnns-variance", "whose panels have one colour each"
+
+
+class Remembered:
+    """A sheet that is kept when it has been saved."""
+
+    def __init__(self, sheet, kept):
+        self.sheet, self.kept = sheet, kept
+
+    def __enter__(self):
+        self.kept.append(self.sheet.__enter__())
+        return self.kept[-1]
+
+    def __exit__(self, *error):
+        return self.sheet.__exit__(*error)
