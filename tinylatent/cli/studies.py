@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from tqdm import tqdm
@@ -57,6 +58,8 @@ class Rebuild:
     """All folders of results."""
     results: Path = Path("results")
     """Folder that holds them; results/runs/quick for those of quick profiles."""
+    format: Literal["png", "pdf", "svg"] = "png"
+    """Of the figure: pdf or svg is drawn beside the PNG, as figure.pdf or figure.svg."""
 
     def run(self) -> None:
         """Rebuilds and prints what was written."""
@@ -68,8 +71,13 @@ class Rebuild:
             raise ValueError(f"rebuild needs names or --all, one of the two: there are {names}")
         chosen = found if self.all else [self._named(name, found) for name in self.folders]
         for folder in tqdm(chosen, unit="study", disable=None):
-            outcome = rebuild(study_of(folder), folder)
-            tqdm.write("\n".join(str(path) for name, path in outcome.files.items() if name != RUNS), file=sys.stdout)
+            study = study_of(folder)
+            outcome = rebuild(study, folder)
+            written = [path for name, path in outcome.files.items() if name != RUNS]
+            if self.format != "png":
+                written.append(folder / f"figure.{self.format}")
+                study.figure(outcome.records, written[-1])
+            tqdm.write("\n".join(map(str, written)), file=sys.stdout)
 
     def _named(self, name: str, found: list[Path]) -> Path:
         """The folder of results of a name, or at a path."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tinylatent.cli.main import main
 from tinylatent.evaluation import statistics
 from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab import sheets
@@ -97,3 +98,13 @@ class Remembered:
 
     def __exit__(self, *error):
         return self.sheet.__exit__(*error)
+
+
+def test_rebuild_draws_a_figure_for_print_beside_the_png(tmp_path, capsys):
+    folder = tmp_path / "capacity"
+    folder.mkdir()
+    (folder / "runs.jsonl").write_bytes((RESULTS / "capacity/runs.jsonl").read_bytes())
+    assert main(["rebuild", "capacity", "--results", str(tmp_path), "--format", "pdf"]) == 0
+    assert str(folder / "figure.pdf") in capsys.readouterr().out.splitlines()
+    assert (folder / "figure.pdf").read_bytes().startswith(b"%PDF")
+    assert (folder / "figure.png").exists()
