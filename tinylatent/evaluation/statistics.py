@@ -27,7 +27,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, chi2, f, t
 
 Counts = list[NDArray[np.int64]]
 
@@ -91,6 +90,8 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
     Exact for independent normal values. Raises ValueError for fewer than two values.
     """
+    from scipy.stats import t  # half a second that most commands do not need
+
     freedom, sd = _deviation("values", values)
     half = float(t.ppf((1 + level) / 2, freedom)) * sd / float(np.sqrt(freedom + 1))
     value = float(np.mean(values))
@@ -102,6 +103,8 @@ def deviation_interval(values: Sequence[float], level: float = 0.95) -> Interval
 
     Exact for independent normal values. Raises ValueError for fewer than two values.
     """
+    from scipy.stats import chi2
+
     freedom, sd = _deviation("values", values)
     ends = (chi2.ppf(share, freedom) for share in ((1 + level) / 2, (1 - level) / 2))
     low, high = (float(np.sqrt(freedom / end)) * sd for end in ends)
@@ -114,6 +117,8 @@ def deviation_ratio(a: Sequence[float], b: Sequence[float], level: float = 0.95)
     Exact for independent normal values. Where b does not vary the ratio is infinite and its interval says nothing.
     Raises ValueError for fewer than two values in a group.
     """
+    from scipy.stats import f
+
     (freedom_a, sd_a), (freedom_b, sd_b) = _deviation("a", a), _deviation("b", b)
     if sd_b == 0:
         return Interval(np.inf, 0.0, np.inf, "F for normal values")
@@ -220,6 +225,8 @@ def _interval(gains: Counts, totals: Counts, lowest: float, level: float, draws:
     low, high = np.quantile(means_D, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     if len(totals) == 1:
         return Interval(value, float(low), float(high), "bootstrap over keys")
+    from scipy.stats import t
+
     rates_R = [gain_K.sum() / total_K.sum() for gain_K, total_K in zip(gains, totals, strict=True)]
     half = float(t.ppf((1.0 + level) / 2.0, len(rates_R) - 1) * np.std(rates_R, ddof=1) / np.sqrt(len(rates_R)))
     low, high = max(lowest, min(float(low), value - half)), min(1.0, max(float(high), value + half))
@@ -228,6 +235,8 @@ def _interval(gains: Counts, totals: Counts, lowest: float, level: float, draws:
 
 def _interval_of_equal_keys(value: float, lowest: float, keys: int, level: float) -> Interval:
     """None of `keys` keys differs: bound the share that may (Clopper-Pearson), and let those go to either extreme."""
+    from scipy.stats import binomtest
+
     unseen = float(binomtest(0, keys).proportion_ci(level, method="exact").high)
     low, high = value - unseen * (value - lowest), value + unseen * (1.0 - value)
     return Interval(value, low, high, "exact binomial over the keys of one run")

@@ -5,8 +5,7 @@ The records are of one comparison of `recipes.COMPARISONS`, and the methods thos
 
 from collections.abc import Iterator, Mapping
 from statistics import fmean
-
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING
 
 from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab.arms import Arm, arms
@@ -26,6 +25,9 @@ from tinylatent.lab.studies.compare import (
     percent,
 )
 from tinylatent.lab.tables import Table, Value
+
+if TYPE_CHECKING:
+    import matplotlib.axes  # which commands that draw nothing do not load
 
 COLUMNS = {
     "method": "s", "accuracy": ".2f", "low": ".2f", "high": ".2f", "published": ".2f", "seeds": "d", "kl": ".4f",
@@ -111,7 +113,7 @@ def _findings(groups: Mapping[str, Records], known: Mapping[str, Arm]) -> Iterat
         yield latents_matter(known[name].label, groups[name])
 
 
-def draw_accuracies(axes: Axes, records: Records, name: str) -> None:
+def draw_accuracies(axes: "matplotlib.axes.Axes", records: Records, name: str) -> None:
     """Draws a comparison's intervals from top to bottom, controls hollow, published values as diamonds."""
     known, rows = arms(name), list(intervals(records))[::-1]
     for y, (method, variant, interval) in enumerate(rows):

@@ -8,9 +8,7 @@ the best of those that study `mnns-tuning` tried on other splits. The paper has 
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING
 
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
 from tinylatent.lab.arms import Arm, arms
@@ -22,6 +20,9 @@ from tinylatent.lab.studies.compare import Records, better, grouped, method_of, 
 from tinylatent.lab.studies.comparison import comparison, draw_accuracies
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
+
+if TYPE_CHECKING:
+    import matplotlib.axes  # which commands that draw nothing do not load
 
 COMPARISON = "mnns"
 SEEDS: dict[Profile, range] = {"quick": range(2), "full": range(5)}
@@ -77,6 +78,8 @@ def _stage_findings(group: Records, discrete: Records) -> Iterator[Finding]:
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:
     """Draws accuracy beside the published values, the distance from the oracle step by step, and Coconut's stages."""
+    from matplotlib.ticker import MaxNLocator
+
     groups, known = grouped(records, method_of), arms(COMPARISON)
     with figure(path, 11, 4, columns=3) as (left, middle, right):
         draw_accuracies(left, records, COMPARISON)
@@ -92,7 +95,7 @@ def draw(records: list[ExperimentRecord], path: Path) -> None:
         right.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_kl(axes: Axes, arm: Arm, group: Records) -> None:
+def _draw_kl(axes: "matplotlib.axes.Axes", arm: Arm, group: Records) -> None:
     """Draws a line a seed, for methods whose steps are taught the frontier or a trace of it."""
     for record in group:
         kl = record.evaluations[DEFAULT].kl

@@ -9,8 +9,6 @@ problems themselves, which favours discrete CoT.
 from collections.abc import Iterator
 from pathlib import Path
 
-from matplotlib.ticker import ScalarFormatter
-
 from tinylatent.evaluation.statistics import Interval, paired_difference
 from tinylatent.lab.arms import arms
 from tinylatent.lab.experiment import Experiment
@@ -108,6 +106,8 @@ def _findings(records: Records) -> Iterator[Finding]:
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:
     """Draws pass@k and majority@k against decoded steps, a line a temperature, CoT2's single shot beside."""
+    from matplotlib.ticker import ScalarFormatter
+
     groups, known = grouped(records, method_of), arms(COMPARISON)
     discrete, single, cot2 = groups["discrete"], accuracy(groups["cot2"]), known["cot2"]
     temperatures, ks = settings(discrete)

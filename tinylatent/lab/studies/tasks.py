@@ -9,8 +9,8 @@ about 6; there training places prompts at random positions, so that none is new.
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
 from tinylatent_tasks import MNNS, MultiHop, Task
 
 from tinylatent.engine.controls import CONTROLS
@@ -35,6 +35,9 @@ from tinylatent.lab.studies.compare import (
 from tinylatent.lab.studies.comparison import comparison
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
+
+if TYPE_CHECKING:
+    import matplotlib.axes  # which commands that draw nothing do not load
 
 COMPARED = ("mnns-longer", "subset-sum", "multihop", "reachability")
 """Comparisons of `recipes`, one a task."""
@@ -235,7 +238,9 @@ def draw(records: list[ExperimentRecord], path: Path) -> None:
         legend_below([left], 9)
 
 
-def _draw_levels(axes: Axes, title: str, task: Task, groups: ByMethod, known: Mapping[str, Arm]) -> None:
+def _draw_levels(
+    axes: "matplotlib.axes.Axes", title: str, task: Task, groups: ByMethod, known: Mapping[str, Arm]
+) -> None:
     """Accuracy against difficulty, a line a method."""
     for number, (name, runs) in enumerate(groups.items()):
         found, tint, apart = by_level(runs), known[name].colour, 0.08 * (number - (len(groups) - 1) / 2)
