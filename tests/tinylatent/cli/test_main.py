@@ -2,6 +2,7 @@
 
 import errno
 import importlib.metadata
+import json
 import os
 import signal
 import subprocess
@@ -18,16 +19,38 @@ from tinylatent.cli.terminal import description, first_sentence, in_flags, one_l
 from tinylatent.core.registry import Registry
 from tinylatent.training.config import Training
 
-UNLOADED = """
-import sys
+LOADED = """
+import contextlib, io, json, sys
 from tinylatent.cli.main import main
-try:
-    main(["--help"])
-except SystemExit as stop:
-    assert not stop.code
-heavy = {"torch", "numpy", "scipy", "tinylatent.cli.run"} & {*sys.modules}
-assert not heavy, heavy
+found = {}
+for words in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            main(words.split())
+        except SystemExit as stop:
+            pass
+    found[words] = [*sys.modules]
+json.dump(found, sys.stdout)
 """
+HEAVY = {"torch", "numpy", "tyro", "scipy.stats", "scipy.optimize", "matplotlib", "transformers", "networkx"}
+LEAST = {"--help": set(), "--version": set(), "frontier --task.digits 2": {"numpy", "tyro"}}
+"""What a light command needs of what takes long to load."""
+OTHERS = [
+    "run --help",
+    "run mnns/cot2 --help",
+    "export mnns --count 2",
+    "score nowhere.jsonl nowhere.jsonl",
+    "runs list",
+    "plot nothing",
+    "show mnns 3 5",
+    "predict --help",
+    "reproduce --help",
+    "bench --help",
+    "list",
+    "status",
+    "claims --names",
+]
+"""Commands that need numpy and torch beside, and no more."""
 GUEST = '''
 from dataclasses import dataclass
 
@@ -55,8 +78,33 @@ def test_all_commands_are_listed_with_a_line_each(words, capsys):
     assert dict(lines)["bench"] == first_sentence(COMMANDS["bench"].__doc__)
 
 
-def test_the_list_of_commands_loads_none_of_them():
-    subprocess.run([sys.executable, "-c", UNLOADED], check=True, stdout=subprocess.DEVNULL)
+def loaded(commands, folder):
+    """What is loaded of HEAVY after each command, one after the other in a process of their own."""
+    words = [sys.executable, "-c", LOADED, *commands]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, cwd=folder)
+    return {name: {*modules} & {*HEAVY, "tinylatent.cli.run"} for name, modules in json.loads(done.stdout).items()}
+
+
+def test_a_light_command_loads_no_more_than_it_needs(tmp_path):
+    assert loaded(LEAST, tmp_path) == LEAST
+
+
+def test_the_package_alone_loads_nothing_heavy():
+    program = "import sys, tinylatent; sys.stdout.write(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert set(done.stdout.split()) & {*HEAVY, "scipy", "jaxtyping", "msgspec"} == set()
+
+
+@pytest.mark.slow
+def test_a_command_loads_no_more_than_it_needs(tmp_path):
+    """No time is measured: what is loaded is what a start takes. Drawing comes last, and loads what draws."""
+    draw = "show mnns 3 5 --figure frontier.svg"
+    found = loaded([*OTHERS, draw], tmp_path)
+    usual = {"torch", "numpy", "tyro", "tinylatent.cli.run"}
+    assert {name: modules - usual for name, modules in found.items()} == {
+        **{name: set() for name in OTHERS},
+        draw: {"matplotlib"},
+    }
 
 
 @pytest.mark.parametrize("name", sorted({*COMMANDS} - {"run"}))
@@ -210,6 +258,7 @@ def test_closed_streams_are_no_error():
         assert (done.returncode, done.stdout, done.stderr) == (status, b"", b"")
 
 
+@pytest.mark.slow
 def test_output_that_knows_no_unicode_is_written_all_the_same():
     settings = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     settings.pop("PYTHONIOENCODING", None)
