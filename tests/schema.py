@@ -21,7 +21,7 @@ INTRODUCTION = """\
 
 A line of `runs.jsonl` is the record of one run, a JSON object: what was run, what came of it, and where. Tables,
 figures and findings are made from these lines alone, by `tinylatent rebuild`. A finished run has the same object in its
-own folder, as `result.json`. JSON is Python's: `NaN` and `Infinity` may stand where a number does.
+own folder, as `result.json`. The JSON is standard: every number in it is finite.
 
 **Forms.** Records of form 1, of the first edition, have no field `version`. They stay as they were written and are
 lifted when they are read: `experiment` is `run`, and in it `shape` is `model`, and `room`, `rate`, `batch`, `problems`
