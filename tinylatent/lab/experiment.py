@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from tinylatent_tasks import MNNS, Task
+from tinylatent_tasks.checks import short
 from torch import Tensor
 from tqdm import tqdm
 
@@ -247,8 +248,8 @@ def _made(kind: Callable[..., Any], part: str, values: dict[str, Any]) -> Any:
         try:
             with suppress(TypeError, _UncheckableError):
                 msgspec.convert(value, types.get(name, Any), dec_hook=_unchecked)
-        except msgspec.ValidationError as error:
-            raise TypeError(f"{part}.{name} is {value!r} ({error})") from error
+        except (msgspec.ValidationError, UnicodeError) as error:  # half a surrogate pair is no text to msgspec
+            raise TypeError(f"{part}.{name} is {short(value)} ({error})") from error
     return kind(**{name: _tupled(value) for name, value in values.items()})
 
 

@@ -15,6 +15,7 @@ import torch
 from tinylatent.core.files import DamagedError, locked, read_json, write_json
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.names import settings, short, written
+from tinylatent.lab.run import NotInstalledError
 from tinylatent.objectives.method import Model
 from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.checkpoints import CONFIG, find_checkpoint, load_weights, look_again, restart
@@ -120,7 +121,8 @@ def read_config(folder: Path) -> Experiment:
     except DamagedError as error:
         raise DamagedError(f"{path} cannot be read ({error.__cause__}): {restart(folder)}") from error
     except ValueError as error:
-        raise type(error)(f"{path}: {error}") from error
+        kind = NotInstalledError if isinstance(error, NotInstalledError) else ValueError
+        raise kind(f"{path}: {error}") from error
 
 
 def load_checkpoint(experiment: Experiment, folder: Path, device: torch.device | str = "cpu") -> Model:

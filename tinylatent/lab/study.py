@@ -258,7 +258,8 @@ def stored_lines(folder: Path) -> list[dict[str, Any]]:
         raise DamagedError(f"{path} holds no runs of a study: reproduce the study to make them")
     if len({line["profile"] for line in lines}) > 1:
         raise DamagedError(f"{path} mixes runs of both profiles: reproduce the study to make them again")
-    if known.exists() and read_json(known).get("runs_checksum") != checksum(path.read_bytes()):
+    vouched = read_json(known) if known.exists() else {"runs_checksum": checksum(path.read_bytes())}
+    if not isinstance(vouched, dict) or vouched.get("runs_checksum") != checksum(path.read_bytes()):
         raise DamagedError(
             f"{path} is not the file that {known.name} vouches for: restore it, or delete {known} to accept the change"
         )

@@ -329,6 +329,14 @@ def test_an_edit_is_noticed_until_it_is_accepted(tmp_path):
     assert rebuild(counts(Counting(2)), runs.parent).records[0].counted == 9
 
 
+@pytest.mark.parametrize("text", ["null", "[]", "3"])
+def test_a_provenance_that_is_no_object_vouches_for_nothing(text, tmp_path):
+    found = reproduce(counts(Counting(2)), "quick", tmp_path, Here())
+    found.files["provenance.json"].write_text(text)
+    with pytest.raises(DamagedError, match=r"is not the file that provenance\.json vouches for"):
+        rebuild(counts(Counting(2)), found.files["runs.jsonl"].parent)
+
+
 def test_runs_of_both_profiles_do_not_stand_in_one_file(stored):
     lines = (stored / "runs.jsonl").read_text().splitlines(keepends=True)
     lines[1] = lines[1].replace('"profile": "quick"', '"profile": "full"')
