@@ -153,7 +153,8 @@ def test_what_programs_print_stands_there(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, text in PAGES.items() if python(text)])
 def test_python_runs(name, tmp_path):
-    assert lived(PAGES[name], tmp_path)
+    """With trainings cut short, where they take thousands of steps."""
+    assert lived(re.sub(r"\bsteps=\d{4,}\b", "steps=200", PAGES[name]), tmp_path)
 
 
 def test_every_page_is_found_from_the_readme():
