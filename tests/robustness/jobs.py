@@ -41,5 +41,6 @@ def _do(work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
 def store(name: str, command: str, found: dict[str, Any]) -> Path:
     """Writes what was found, with how and where, to results/robustness."""
     path = RESULTS / f"{name}.json"
-    write_json(path, {"command": command, **found, "environment": environment("cpu")})
+    where = {**environment("cpu"), "threads": "1"}  # as every process has
+    write_json(path, {"command": command, **found, "environment": where})
     return path

@@ -17,7 +17,7 @@ import msgspec
 import torch
 
 from tinylatent.core.environment import environment
-from tinylatent.core.files import json_text
+from tinylatent.core.files import json_text, naming
 from tinylatent.core.identity import identity
 from tinylatent.training.checkpoints import METRICS
 
@@ -226,7 +226,8 @@ def new_record(
 def note_progress(folder: Path, step: int, on_progress: Progress | None) -> None:
     """Tells how far a run without training is: a line of its metrics.jsonl, and whoever listens."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / METRICS).open("a", encoding="utf-8") as file:
+    path = folder / METRICS
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(json_text({"step": step}) + "\n")
     if on_progress is not None:
         on_progress(step, math.nan)

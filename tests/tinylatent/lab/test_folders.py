@@ -138,7 +138,7 @@ def test_load_gives_back_experiment_and_weights(tmp_path):
 def first_edition(whole):
     """The config.json that the first edition wrote for an experiment: other names, every setting, no version."""
     names = {"capacity": "room", "batch_size": "batch", "learning_rate": "rate", "num_train": "problems"}
-    later = ("micro_batch", "clip_norm", "norm", "mlp", "experts", "loops", "dropout")
+    later = ("micro_batch", "clip_norm", "validate", "norm", "mlp", "experts", "loops", "dropout")
     values = {}
     for part in ("task", "method", "model", "training", "seeds"):
         config = getattr(whole, part)
