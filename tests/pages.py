@@ -5,6 +5,7 @@
     <!-- session -->    indented lines "$ command", each with what it prints; one folder for all sessions of a page
     <!-- settings: x --> the settings of task or method x
     <!-- bench -->      the stored figures of `tinylatent bench`
+    <!-- ledger -->     every claim; <!-- origins --> counts them by whose they are, <!-- studies --> lists all studies
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.listed import ledger, origins, studies
 from tests.schema import _default as default
 from tests.schema import own_fields, render
 
@@ -249,7 +251,14 @@ def _bench(about: str | None, body: str) -> str:
     return "".join(f"{INDENT}{line}\n" for line in lines)
 
 
-WRITERS: dict[str, Callable[[str | None, str], str]] = {"session": _session, "settings": _settings, "bench": _bench}
+WRITERS: dict[str, Callable[[str | None, str], str]] = {
+    "session": _session,
+    "settings": _settings,
+    "bench": _bench,
+    "ledger": ledger,
+    "origins": origins,
+    "studies": studies,
+}
 """What writes a kind of block, from what its marker says and what it held."""
 
 

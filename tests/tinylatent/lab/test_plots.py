@@ -100,6 +100,7 @@ class Remembered:
         return self.sheet.__exit__(*error)
 
 
+@pytest.mark.slow
 def test_rebuild_draws_a_figure_for_print_beside_the_png(tmp_path, capsys):
     folder = tmp_path / "capacity"
     folder.mkdir()

@@ -1,0 +1,69 @@
+"""What programs list on the pages of theory and studies: every claim, every study with its stored runs."""
+
+import inspect
+from collections import Counter
+from pathlib import Path
+from typing import get_args
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+THEORY = "theory/tinylatent_theory/claims"
+
+
+def ledger(about: str | None, body: str) -> str:
+    """A row for each claim: statement, verdict on record, whose it is, how it is checked, the function and its file."""
+    from tinylatent_theory.claims.study import LEDGER  # not at the top: shape checks of tests hook in first
+
+    rows = []
+    for claim in sorted(LEDGER.values(), key=lambda each: _file(each.check)):
+        file = _file(claim.check)
+        words = (_cell(claim.statement), claim.recorded, claim.origin, claim.how)
+        rows.append(f"| {' | '.join(words)} | `{claim.name}`, [{file}](../{THEORY}/{file}) |")
+    return "\n".join(["| statement | verdict | origin | checked by | function |", "| - | - | - | - | - |", *rows, ""])
+
+
+def origins(about: str | None, body: str) -> str:
+    """A row for each origin: its verdicts on record, counted."""
+    from tinylatent_theory.claims.ledger import Origin
+    from tinylatent_theory.claims.study import LEDGER
+
+    from tinylatent.lab.findings import Verdict
+
+    counts = Counter((claim.origin, claim.recorded) for claim in LEDGER.values())
+    verdicts, rows = get_args(Verdict), []
+    for origin in (*get_args(Origin), "all"):
+        found = [
+            sum(n for (o, v), n in counts.items() if v == verdict and origin in (o, "all")) for verdict in verdicts
+        ]
+        rows.append(f"| {origin} | {' | '.join(map(str, found))} | {sum(found)} |")
+    return "\n".join([f"| origin | {' | '.join(verdicts)} | all |", "| - |" + " -: |" * 5, *rows, ""])
+
+
+def studies(about: str | None, body: str) -> str:
+    """A row for each study: its question, command, runs, processor time, table and figure."""
+    from tinylatent.core.files import read_lines
+    from tinylatent.lab.study import STUDIES
+
+    rows = []
+    for name, study in STUDIES.loaded().items():
+        runs = read_lines(RESULTS / name / "runs.jsonl")
+        files = ", ".join(f"[{file}](../results/{name}/{file})" for file in ("table.md", "figure.png"))
+        command = f"`tinylatent {'claims' if name == 'claims' else f'reproduce {name}'} --profile full`"
+        rows.append(f"| {_cell(study.question)} | {command} | {len(runs)} | {_minutes(runs)} | {files} |")
+    head = "| question | command | runs | minutes | stored |"
+    return "\n".join([head, "| - | - | -: | -: | - |", *rows, ""])
+
+
+def _minutes(runs: list[dict]) -> str:
+    """Minutes of one core that stored runs took to train, or to be checked; nothing where it was not written down."""
+    seconds = sum(run["cost"]["training_seconds"] if "cost" in run else run.get("seconds", 0.0) for run in runs)
+    return f"{seconds / 60:.0f}" if seconds else ""
+
+
+def _file(check) -> str:
+    """The name of the file that a function stands in."""
+    return Path(inspect.getsourcefile(check)).name
+
+
+def _cell(text: str) -> str:
+    """Text that holds no column's end and no mark-up."""
+    return text.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_").replace("<", "\\<")
