@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -10,10 +10,11 @@ from typing import Any, Generic, TypeVar
 import tyro
 
 from tinylatent.cli.terminal import Device, filled, first_sentence, listed
+from tinylatent.core.environment import differences, environment
 from tinylatent.core.files import json_text
 from tinylatent.core.seeds import Seeds
 from tinylatent.evaluation.statistics import accuracy_interval
-from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.experiment import Experiment, device_named
 from tinylatent.lab.folders import load
 from tinylatent.lab.launchers.launcher import RESULT
 from tinylatent.lab.recipes import comparisons, is_tuned, recipe, recipes
@@ -146,15 +147,27 @@ class Run(Generic[SomeTask, SomeMethod]):
         if folder is None:
             store = self.results / STORE
             folder = store / experiment.identity
-        record = done(experiment, folder, self.device, self.start, store)
-        if not is_tuned(self.recipe, experiment):
-            print(
-                f"learning rate and weight decay have not been tuned for these settings of {self.recipe}",
-                file=sys.stderr,
+        if experiment.start is not None and self.start is None and self.training != recipe(self.recipe).training:
+            say(
+                f"flags of training are this run's own: for a start with other settings train one, and give --start; "
+                f"this one is {experiment.start.label}"
             )
+        record = done(experiment, folder, self.device, self.start, store)
+        for remark in (*remarks(record, environment(device_named(self.device)), folder), *self._untuned(experiment)):
+            say(remark)
         print(json_text(record.to_json()) if self.json else described(record))
         if not self.json:
             print(f"result: {folder / RESULT}")
+
+    def _untuned(self, experiment: Experiment) -> Iterator[str]:
+        """Says if nobody searched for its learning rate."""
+        if not is_tuned(self.recipe, experiment):
+            yield f"learning rate and weight decay have not been tuned for these settings of {self.recipe}"
+
+
+def say(remark: str) -> None:
+    """Prints a remark beside the result."""
+    print(remark, file=sys.stderr)
 
 
 def _start_among(flags: Sequence[str]) -> Path | None:
@@ -169,6 +182,31 @@ def _start_among(flags: Sequence[str]) -> Path | None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Saying it
+
+
+def remarks(record: ExperimentRecord, now: Mapping[str, str], folder: Path) -> Iterator[str]:
+    """What makes a result less than it seems: code or machine that changed on the way, an accuracy that is no feat.
+
+    Args:
+        record: the result.
+        now: the environment of today.
+        folder: where it is kept.
+    """
+    own = [*(record.environments.training or []), record.environments.measuring]
+    if found := differences(own):
+        yield f"trained and measured in different environments: {_listed(found)}"
+    if found := differences([record.environments.measuring, now]):
+        yield f"measured elsewhere than here: {_listed(found)}; delete {folder} to train and measure it again"
+    accuracy = accuracy_interval([record.evaluations[DEFAULT].right], [record.total])
+    if accuracy.low <= record.majority_baseline:
+        yield (
+            f"the accuracy is not above the majority baseline of {100 * record.majority_baseline:.2f} %: it may have "
+            "learnt no more than which answer is frequent"
+        )
+
+
+def _listed(found: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(f"{name} {' and '.join(values)}" for name, values in found.items())
 
 
 def described(record: ExperimentRecord) -> str:

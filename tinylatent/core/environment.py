@@ -2,19 +2,26 @@
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import resource
 import subprocess
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
 
+from tinylatent.core.identity import checksum
+
 PACKAGES = ("tinylatent", "torch", "numpy", "scipy")
+CODE = ("tinylatent.methods", "tinylatent.tasks")
+"""Groups of entry points whose code makes a number."""
 
 
 def environment(device: torch.device | str | None = None) -> dict[str, str]:
-    """Commit, package versions, Python, processor, device and plugins, as a flat record of strings.
+    """Commit, checksum of the code, versions, Python, processor, device and plugins, as a flat record of strings.
 
     Args:
         device: where the numbers are computed; None leaves it out.
@@ -22,6 +29,7 @@ def environment(device: torch.device | str | None = None) -> dict[str, str]:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     found = {
         "commit": commit(),
+        "code": code(),
         "python": platform.python_version(),
         **versions,
         "machine": f"{platform.system()} {platform.machine()}, {processor()}",
@@ -61,6 +69,42 @@ def memory() -> int:
         with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
             found.append(int(path.read_text(encoding="utf-8")))
     return min(found)
+
+
+@cache
+def code() -> str:
+    """A checksum of the sources of every package that registers a method or a task, this one's among them.
+
+    They are read once: what runs is what was there when this process began.
+    """
+    points = [point for group in CODE for point in importlib.metadata.entry_points(group=group)]
+    found = []
+    for package in {point.module.partition(".")[0] for point in points} | {"tinylatent"}:
+        spec = importlib.util.find_spec(package)
+        homes = [] if spec is None else [Path(home) for home in spec.submodule_search_locations or ()]
+        if spec is not None and not homes:
+            homes = [Path(spec.origin or "")]
+        for home in homes:
+            for file in sorted(home.rglob("*.py")) if home.is_dir() else [home]:
+                name = file.relative_to(home.parent).as_posix()
+                found.append(checksum(name.encode() + b"\0" + (file.read_bytes() if file.is_file() else b"")))
+    return checksum("".join(sorted(found)).encode())[:12]
+
+
+def differences(environments: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
+    """The distinct values of everything in which environments differ, in their order, but for the number of threads.
+
+    What some do not tell is no difference, and commits are none where the code is the same.
+    """
+    told = [*environments]
+    found = {}
+    for name in dict.fromkeys(name for each in told for name in each):
+        values = [*dict.fromkeys(each[name] for each in told if name in each)]
+        if len(values) > 1 and name != "threads":
+            found[name] = values
+    if all("code" in each for each in told):
+        found.pop("commit", None)
+    return found
 
 
 def processor() -> str:

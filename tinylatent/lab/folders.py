@@ -14,6 +14,7 @@ import torch
 
 from tinylatent.core.files import DamagedError, locked, read_json, write_json
 from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.launchers.launcher import RESULT
 from tinylatent.lab.names import settings, short, written
 from tinylatent.lab.run import NotInstalledError
 from tinylatent.objectives.method import Model
@@ -139,6 +140,11 @@ def load_checkpoint(experiment: Experiment, folder: Path, device: torch.device |
     def load_newest() -> None:
         saved = find_checkpoint(folder)
         if saved is None:
+            if (folder / RESULT).exists():
+                raise ValueError(
+                    f"{folder} has lost its checkpoint, though its run was finished: restore its folder step-..., or "
+                    "delete the whole folder to train it again"
+                )
             raise ValueError(f"{folder} has no checkpoint yet: let its training reach the first one")
         load_weights(saved, model)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tinylatent_tasks import Task
 
-from tinylatent.core.identity import checksum
+from tinylatent.core.identity import checksum, plain
 from tinylatent.core.seeds import derive
 from tinylatent.engine.controls import CONTROLS
 from tinylatent.engine.plan import distinct
@@ -110,11 +110,26 @@ def check(
     Raises:
         ValueError: see `measure`.
     """
+    for setting, why in idle_settings(experiment).items():
+        raise ValueError(f"{setting} has no effect {why}: leave it out")
     rows, levels = experiment.rows("validation"), _levels(experiment)
     if len(rows) < 2:
         raise ValueError(f"a validation part of {len(rows)} problems tells nothing: use more digits or a larger range")
+    experiment.method.supervise(Symbols(experiment.task, rows[:1]))  # it may ask for what this task has not
     check_training(experiment, folder, start)
     return rows, levels
+
+
+def idle_settings(experiment: Experiment) -> dict[str, str]:
+    """Settings that are given, and so make another run, and yet have no effect; with the reason, such as "with ..."."""
+    method, model, training = experiment.method, experiment.model, experiment.training
+    given = plain(method)
+    found = {f"method.{name}": why for name, why in method.idle.items() if name in given}
+    if model.experts > 1 and "mlp" in plain(model):
+        found["model.mlp"] = "with experts, which are ReLU MLPs"
+    if training.micro_batch is not None and training.micro_batch >= training.batch_size:
+        found["training.micro_batch"] = f"with batches of {training.batch_size}, which it does not split"
+    return found
 
 
 def _judged(experiment: Experiment, model: Model, rows: np.ndarray, device: torch.device | str) -> dict[str, Any]:

@@ -185,8 +185,10 @@ def done(
         print(f"finished before: {folder}", file=sys.stderr)
         return record
     if experiment.start is not None and start is None:
+        experiment.check(folder)  # before its start costs minutes
         first = folder / START if store is None else store / experiment.start.identity
-        print(f"first what it starts from, {experiment.start.label}: {first}", file=sys.stderr)
+        steps = f"{experiment.start.work} steps with settings of its own"
+        print(f"first what it starts from, {experiment.start.label}, {steps}: {first}", file=sys.stderr)
         if store is not None:
             start = first
             try:

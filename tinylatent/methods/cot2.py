@@ -8,6 +8,7 @@ best traces: all by default, the discrete trace at B = 1.
 Where it differs from the paper's code: no dropout; teacher forcing needs one parallel forward instead of m.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -51,6 +52,13 @@ class CoT2(Method):
             raise ValueError(f"prefix {self.prefix!r}: expected one of {', '.join(get_args(Prefix))}")
         if not 0 <= self.switch <= 1:
             raise ValueError(f"switch {self.switch}: expected a share of training between 0 and 1; try 0.5")
+
+    @property
+    def idle(self) -> Mapping[str, str]:
+        """A rule that has no traces to choose, a switch that switches nothing."""
+        rule = {"rule": "without a budget of traces to choose"} if self.budget is None else {}
+        switched = self.prefix == "teacher-then-self"
+        return rule | ({} if switched else {"switch": "unless the prefix is teacher-then-self"})
 
     def supervise(self, speaker: Speaker, device: torch.device | str = "cpu") -> Examples:
         """Examples with the frontier of the budget's traces."""

@@ -85,6 +85,12 @@ class GRPO(PolicyGradient):
                 )
 
     @property
+    def idle(self) -> Mapping[str, str]:
+        """What one update makes idle, and a ratio where all three agree."""
+        alone = self.samples == 1 and not self.curriculum
+        return {**super().idle, **({"ratio": "with one token a step, where all ratios agree"} if alone else {})}
+
+    @property
     def decoders(self) -> Mapping[str, Method]:
         """The same weights, decoded with the likeliest token per step, and with mixtures."""
         return {"greedy": DiscreteCoT(), "mixture": CoT2()}

@@ -169,6 +169,14 @@ class Method:
         """Other methods, by name, whose inference is evaluated with the same weights."""
         return {}
 
+    @property
+    def idle(self) -> Mapping[str, str]:
+        """The fields that have no effect beside the others, and why, such as "without a budget".
+
+        A field is part of a run's identity, so a run that sets one of these to no purpose is refused.
+        """
+        return {}
+
     # -----------------------------------------------------------------------------------------------------------------
     # What it learns
 

@@ -248,6 +248,11 @@ class PolicyGradient(Method):
         if not 0.01 <= self.temperature <= 100:
             raise ValueError(f"temperature {self.temperature}: expected 0.01 to 100; try 1.0")
 
+    @property
+    def idle(self) -> Mapping[str, str]:
+        """A clip where old and new policy are the same at the only update."""
+        return {"clip": "with one update a batch, where the probability ratio is 1"} if self.updates == 1 else {}
+
     def model(self, backbone: Any, generator: torch.Generator) -> Model:
         """The model; with a KL term, also a frozen copy of it as the reference."""
         model = super().model(backbone, generator)

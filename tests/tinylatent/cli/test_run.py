@@ -1,7 +1,9 @@
 """`run`: a recipe is what the study trains, flags that are given override it, and it is kept where studies look."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tinylatent_tasks import splits
@@ -13,6 +15,7 @@ from tinylatent.lab import measure
 from tinylatent.lab.launchers.launcher import stored_record
 from tinylatent.lab.recipes import is_tuned, recipe, recipes
 from tinylatent.lab.records import Answered, Stopped
+from tinylatent.lab.run import Environments
 from tinylatent.lab.study import STUDIES, Study, reproduce
 from tinylatent.lab.tables import Table
 from tinylatent.training.config import Training
@@ -175,6 +178,96 @@ def test_rates_that_nobody_searched_for_are_said(run_folder, capsys):
     assert not is_tuned("recommendation/pause", experiment("recommendation/pause"))
 
 
+IDLE = {
+    "a rule": (["mnns/cot2", "--method.rule", "absolute"], "--method.rule has no effect without a budget of traces"),
+    "a switch": (["mnns/cot2", "--method.switch", "0.3"], "--method.switch has no effect unless the prefix is teacher"),
+    "a clip": (["mnns/grpo", "--method.clip", "0.3"], "--method.clip has no effect with one update a batch"),
+    "a ratio": (["mnns/grpo", "--method.samples", "1", "--method.ratio", "paper"], "--method.ratio has no effect with"),
+    "parts": (["mnns/cot2", "--training.micro-batch", "64"], "--training.micro-batch has no effect with batches of 64"),
+    "an MLP": (["mnns/cot2", "--model.mlp", "relu", "--model.experts", "2"], "--model.mlp has no effect with experts"),
+    "a rule of another task": (
+        ["multihop/cot2", "--method.budget", "2", "--method.rule", "absolute"],
+        "--method.rule is 'absolute', but multihop knows one way to choose traces",
+    ),
+    "an order of another task": (
+        ["reachability/cot2", "--method.budget", "2"],
+        "--method.budget is 2, but walks have no order",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "said"), IDLE.values(), ids=IDLE)
+def test_settings_that_would_be_ignored_are_refused_before_anything_is_trained(words, said, tmp_path, capsys):
+    """They would make another run of the very same training. What it starts from is not trained in vain."""
+    assert main(["run", *words, "--results", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert said in error.splitlines()[-1]
+    assert "first what it starts from" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_settings_that_have_an_effect_are_not_called_idle():
+    for words in (
+        ["mnns/cot2", "--method.rule", "absolute", "--method.budget", "2"],
+        ["mnns/cot2", "--method.switch", "0.3", "--method.prefix", "teacher-then-self"],
+        ["mnns/grpo", "--method.clip", "0.3", "--method.updates", "2"],
+        ["mnns/grpo", "--method.samples", "6", "--method.ratio", "paper"],
+        ["mnns/cot2", "--training.micro-batch", "63", "--model.experts", "2"],
+        *([name] for name in recipes()),
+    ):
+        assert measure.idle_settings(experiment(*words)) == {}, words
+
+
+HERE = {"code": "c1", "torch": "2.13", "commit": "a", "threads": "1"}
+
+
+@pytest.mark.parametrize(
+    ("training", "measuring", "now", "said"),
+    [
+        ([HERE], HERE, {**HERE, "commit": "b"}, []),
+        ([HERE], {**HERE, "torch": "2.14"}, {**HERE, "torch": "2.14"}, ["trained and measured in different"]),
+        (
+            [HERE, {**HERE, "code": "c2"}],
+            HERE,
+            HERE,
+            ["trained and measured in different environments: code c1 and c2"],
+        ),
+        (
+            [HERE],
+            HERE,
+            {**HERE, "code": "c2"},
+            ["measured elsewhere than here: code c1 and c2; delete runs/a to train"],
+        ),
+        (None, {"torch": "2.13"}, HERE, []),
+    ],
+)
+def test_code_and_machines_that_changed_on_the_way_are_said(training, measuring, now, said, run_folder):
+    record = stored_record(experiment("mnns/cot2", *TINY, *SHORT), run_folder)
+    fields = {name: getattr(record, name) for name in record.__struct_fields__}
+    where = Environments(training=training, measuring=measuring)
+    right = {"default": changed(record.evaluations["default"], right=record.total)}
+    own = type(record)(**{**fields, "environments": where, "evaluations": right, "majority_baseline": 0.1})
+    found = [*cli.remarks(own, now, Path("runs/a"))]
+    assert len(found) == len(said)
+    assert all(each.startswith(start) for each, start in zip(found, said, strict=True))
+
+
+def changed(value, **fields):
+    """A struct with other values of some fields."""
+    return type(value)(**{**{name: getattr(value, name) for name in value.__struct_fields__}, **fields})
+
+
+def test_an_accuracy_that_the_commonest_answer_reaches_too_is_said(run_folder):
+    record = stored_record(experiment("mnns/cot2", *TINY, *SHORT), run_folder)
+    now = record.environments.measuring
+    low = record.evaluations["default"].accuracy.low
+    (said,) = cli.remarks(changed(record, majority_baseline=low), now, run_folder)
+    assert said.startswith(f"the accuracy is not above the majority baseline of {100 * low:.2f} %")
+    assert [*cli.remarks(changed(record, majority_baseline=low - 1e-6), now, run_folder)] == []
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Where it is kept
 
@@ -183,6 +276,9 @@ def test_a_folder_of_its_own_holds_all_of_it(run_folder, capsys):
     assert {"config.json", "metrics.jsonl", "result.json"} <= {path.name for path in run_folder.iterdir()}
     record = json.loads((run_folder / "result.json").read_text())
     assert set(record["evaluations"]) == {"default", "noise", "shuffled", "zero"}
+    for each in record["evaluations"].values():
+        assert each["accuracy"]["value"] == pytest.approx(sum(each["right"]) / sum(record["total"]))
+        assert each["accuracy"]["low"] <= each["accuracy"]["value"] <= each["accuracy"]["high"]
     assert main(["run", "mnns/cot2", "--out", str(run_folder), *TINY, *SHORT, "--json"]) == 0
     out, error = capsys.readouterr()
     assert json.loads(out) == record
@@ -287,6 +383,24 @@ def test_a_start_that_cannot_be_done_is_said_to_be_the_start(tmp_path, capsys):
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("tinylatent: its start cannot be done (a batch of 64 from")
     assert error.endswith("name one of your own by --start")
+
+
+@pytest.mark.slow
+def test_flags_of_training_are_said_to_be_the_runs_own(tmp_path, monkeypatch, capsys):
+    quick(monkeypatch)
+    assert main(["run", *RL, *TINY, "--results", str(tmp_path)]) == 0
+    error = capsys.readouterr().err
+    assert "flags of training are this run's own: for a start with other settings train one, and give --start" in error
+    assert "first what it starts from, mnns/cot2 seed 0, 12 steps with settings of its own: " in error
+
+
+def test_a_lost_checkpoint_of_a_finished_run_is_not_waited_for(run_folder, tmp_path, refused):
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder, ignore=shutil.ignore_patterns("step-*"))
+    for words in (["show", "mnns", "3", "1", "--checkpoint", str(folder)], ["run", RL[0], "--start", str(folder)]):
+        assert f"{folder} has lost its checkpoint, though its run was finished: restore" in refused(words)
+    (folder / "result.json").unlink()
+    assert "has no checkpoint yet: let its training reach the first one" in refused(words)
 
 
 def test_in_a_folder_of_its_own_it_brings_its_start(tmp_path, monkeypatch, capsys):

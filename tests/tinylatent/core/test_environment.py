@@ -3,9 +3,10 @@
 import subprocess
 from pathlib import Path
 
+import pytest
 import torch
 
-from tinylatent.core.environment import commit, device_name, environment, plugins
+from tinylatent.core.environment import code, commit, device_name, differences, environment, plugins
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -45,3 +46,40 @@ def test_packages_that_add_to_this_one_are_told(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     assert plugins() == ["murmur 0.1", "zither 0.1"]
     assert environment()["plugins"] == "murmur 0.1, zither 0.1"
+
+
+@pytest.fixture
+def changed(tmp_path, monkeypatch):
+    """changed(text) is the checksum of all code once a package with a method has this text in its second module."""
+    info, package = tmp_path / "murmur-0.1.dist-info", tmp_path / "murmur"
+    info.mkdir()
+    package.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: murmur\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[tinylatent.methods]\nmurmur = murmur.own:Own\n")
+    (package / "__init__.py").write_text("raise RuntimeError('nobody imports it for that')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def change(text):
+        (package / "own.py").write_text(text)
+        return code.__wrapped__()
+
+    return change
+
+
+def test_the_code_is_told_by_a_checksum_that_any_edit_changes(changed):
+    """Of packages that bring methods or tasks, too; the same code has the same one, wherever it lies."""
+    one, two, again = changed("a = 1\n"), changed("a = 2\n"), changed("a = 1\n")
+    assert one == again
+    assert len({one, two, code()}) == 3
+    assert environment()["code"] == code()
+    assert len(code()) == 12
+
+
+def test_environments_differ_in_what_they_tell_otherwise():
+    old = {"commit": "a", "torch": "2.6", "threads": "1", "python": "3.11"}
+    new = {"commit": "b", "torch": "2.7", "threads": "2", "python": "3.11", "code": "c1"}
+    assert differences([old, new]) == {"commit": ["a", "b"], "torch": ["2.6", "2.7"]}
+    assert differences([old, old]) == differences([new]) == differences([]) == {}
+    assert differences([new, {**new, "commit": "c"}]) == {}
+    assert differences([new, {**new, "code": "c2"}, new]) == {"code": ["c1", "c2"]}
+    assert differences([new, {**new, "device": "GPU"}]) == {}
