@@ -42,6 +42,7 @@ OTHER = {
         "num_train": 50,
         "log_every": 7,
         "save_every": 9,
+        "validate": 100,
         "micro_batch": 3,
         "clip_norm": 1.0,
     },
