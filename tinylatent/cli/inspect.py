@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from tinylatent.cli.run import arms_listed
-from tinylatent.cli.terminal import first_sentence, listed
+from tinylatent.cli.terminal import first_sentence, listed, refuse_idle
 from tinylatent.core.environment import environment
 from tinylatent.core.files import json_text
 from tinylatent.engine.controls import CONTROLS
@@ -68,7 +68,7 @@ class Show:
     checkpoint: Path | None = None
     """Folder of a run whose model thinks about the problem too."""
     seed: int = 0
-    """Which random problem."""
+    """Which random problem, where none is given."""
     figure: Path | None = None
     """File for a figure of the same, PNG, PDF or SVG by its suffix."""
     json: bool = False
@@ -77,6 +77,8 @@ class Show:
     def run(self) -> None:
         """Prints the problem and, step by step, where the oracle and the model are."""
         TASKS.named(self.task)
+        if self.problem:
+            refuse_idle(self, ("seed",), "beside a problem")
         if self.figure is not None:
             format_of(self.figure)
         loaded = None if self.checkpoint is None else load(self.checkpoint)

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import tyro
 
-from tinylatent.cli.terminal import Device, filled, first_sentence, listed
+from tinylatent.cli.terminal import Device, filled, first_sentence, listed, refuse_idle
 from tinylatent.core.environment import differences, environment
 from tinylatent.core.files import json_text
 from tinylatent.core.seeds import Seeds
@@ -142,6 +142,8 @@ class Run(Generic[SomeTask, SomeMethod]):
 
     def run(self) -> None:
         """Trains, evaluates, stores and prints."""
+        if self.out is not None:
+            refuse_idle(self, ("results",), "beside --out, which is the folder of the run")
         experiment = self.experiment()
         folder, store = self.out, None
         if folder is None:

@@ -93,6 +93,22 @@ def _dataclasses_in(hint: Any) -> list[type]:
     return [found for each in typing.get_args(hint) for found in _dataclasses_in(each)]
 
 
+def refuse_idle(command: Any, names: Sequence[str], why: str) -> None:
+    """Refuses flags that are given and have no effect beside others.
+
+    Args:
+        command: filled in.
+        names: fields that have no effect.
+        why: what makes them so, such as "beside --names".
+
+    Raises:
+        ValueError: one of the fields has another value than its default.
+    """
+    for field in dataclasses.fields(command):
+        if field.name in names and getattr(command, field.name) != field.default:
+            raise ValueError(f"--{field.name.replace('_', '-')} has no effect {why}: leave it out")
+
+
 def one_line(boxed: str) -> str:
     """The first paragraph of a message drawn in a box, as one line; boxes have no walls where there is no Unicode."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("╭╮╰╯│─ \t") for line in boxed.splitlines()]

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from tqdm import tqdm
 
-from tinylatent.core.files import DamagedError, json_text, read_json, read_lines, write_json, write_text
+from tinylatent.core.files import DamagedError, atomic, json_text, read_json, read_lines, write_json, write_text
 from tinylatent.core.identity import checksum
 from tinylatent.core.registry import PluginWarning, Registry, owner
 from tinylatent.lab.experiment import Experiment
@@ -119,10 +119,10 @@ def rebuild(study: Study, folder: Path) -> Outcome:
     tables, origin = _asked(study, f"make its tables from {runs}", study.tables, records), provenance(records, runs)
     csvs = ["table.csv", *(f"table-{number}.csv" for number in range(2, len(tables) + 1))]
     files = {name: folder / name for name in (*csvs, "table.md", FINDINGS, "figure.png", PROVENANCE, RUNS)}
-    with tempfile.TemporaryDirectory(prefix=".figure-", dir=folder) as aside:
-        drawn = Path(aside) / "figure.png"  # whole or not at all, whoever draws it
+    with tempfile.TemporaryDirectory() as aside, atomic(files["figure.png"]) as temporary:
+        drawn = Path(aside) / "figure.png"  # formats go by the suffix
         _asked(study, f"draw its figure from {runs}", study.figure, records, drawn)
-        drawn.replace(files["figure.png"])
+        temporary.write_bytes(drawn.read_bytes())
     for name, table in zip(csvs, tables, strict=True):
         write_text(files[name], table.csv())
     write_text(files["table.md"], f"{study.question}\n\n" + "\n".join(table.markdown() for table in tables))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tinylatent_theory.claims import command, study
@@ -41,9 +42,10 @@ def here(monkeypatch):
     return made
 
 
-def test_named_claims_are_shown_in_full_and_nothing_is_kept(here, capsys, tmp_path):
+def test_named_claims_are_shown_in_full_and_nothing_is_kept(here, capsys, tmp_path, monkeypatch):
     first, last = sorted(NAMES, key=[*LEDGER].index)
-    Claims(id=(last, first), results=tmp_path, launcher="here", workers=7).run()
+    monkeypatch.chdir(tmp_path)
+    Claims(id=(last, first), launcher="here", workers=7).run()
     assert here == [7]
     shown = capsys.readouterr().out
     for part in ("counterexample", "theory/tinylatent_theory/claims/hrpo.py:"):
@@ -93,3 +95,33 @@ def test_names_are_listed_without_checking(capsys, monkeypatch):
     monkeypatch.setattr(command, "reproduce", None)
     Claims(names=True).run()
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*LEDGER]
+
+
+def test_names_as_json(capsys):
+    Claims(names=True, json=True).run()
+    found = json.loads(capsys.readouterr().out)
+    assert [each["id"] for each in found] == [*LEDGER]
+    for each in found:
+        claim = LEDGER[each["id"]]
+        assert each == {
+            "id": claim.name, "origin": claim.origin, "recorded": claim.recorded, "statement": claim.statement
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"names": True, "id": ("kurtosis_range",)}, "--id has no effect beside --names, which checks nothing"),
+        ({"names": True, "profile": "full"}, "--profile has no effect beside --names"),
+        ({"names": True, "workers": 3}, "--workers has no effect beside --names"),
+        ({"names": True, "results": Path("elsewhere")}, "--results has no effect beside --names"),
+        (
+            {"id": ("kurtosis_range",), "results": Path("elsewhere")},
+            "--results has no effect beside --id, which writes",
+        ),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(flags, said, capsys):
+    with pytest.raises(ValueError, match=said):
+        Claims(**flags).run()
+    assert capsys.readouterr().out == ""

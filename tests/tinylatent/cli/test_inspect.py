@@ -118,6 +118,7 @@ def test_a_figure_needs_no_model_but_a_format(tmp_path, refused):
 ERRORS = {
     "unknown task": (["nonsense", "1", "2"], "unknown task 'nonsense': expected one of arithmetic"),
     "digit too small": (["mnns", "0", "2"], "this is no problem of mnns"),
+    "a seed beside a problem": (["mnns", "1", "2", "--seed", "3"], "--seed has no effect beside a problem: leave it"),
     "no digits": (["mnns", "three"], "'three' is no problem"),
     "no such run": (["mnns", "1", "2", "--checkpoint", "/nonexistent"], "/nonexistent holds no run"),
 }

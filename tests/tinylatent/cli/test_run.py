@@ -143,6 +143,7 @@ ERRORS = {
         "say how many to train on: try --training.num-train 10000",
     ),
     "nothing to validate": (["mnns/cot2", "--task.digits", "1", "--task.high", "2"], "validation"),
+    "two places": (["mnns/cot2", "--out", "run", "--results", "elsewhere"], "--results has no effect beside --out"),
     "too few for both parts": (["mnns/cot2", "--training.num-train", "6000"], "6000"),
 }
 
@@ -406,7 +407,7 @@ def test_a_lost_checkpoint_of_a_finished_run_is_not_waited_for(run_folder, tmp_p
 def test_in_a_folder_of_its_own_it_brings_its_start(tmp_path, monkeypatch, capsys):
     quick(monkeypatch)
     out = tmp_path / "rl"
-    assert main(["run", *RL, *TINY, "--out", str(out), "--results", str(tmp_path)]) == 0
+    assert main(["run", *RL, *TINY, "--out", str(out)]) == 0
     assert str(out / "start") in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["rl"]
     config = json.loads((out / "start" / "config.json").read_text())

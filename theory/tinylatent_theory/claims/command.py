@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinylatent.cli.terminal import refuse_idle
 from tinylatent.lab.launchers import launcher_named
 from tinylatent.lab.study import Profile, measure_all, reproduce
 
@@ -43,14 +44,23 @@ class Claims:
         """Checks, prints, stores.
 
         Raises:
-            ValueError: an id or the launcher is unknown.
+            ValueError: an id or the launcher is unknown, or a flag has no effect beside another.
             SystemExit: with 1, if a verdict is not the one on record.
         """
         if self.names:
             from tinylatent_theory.claims.study import LEDGER
 
-            print(listed(LEDGER.values()))
+            refuse_idle(
+                self, ("id", "profile", "workers", "launcher", "results"), "beside --names, which checks nothing"
+            )
+            print(
+                json.dumps([about(each) for each in LEDGER.values()], indent=2)
+                if self.json
+                else listed(LEDGER.values())
+            )
             return
+        if self.id:
+            refuse_idle(self, ("results",), "beside --id, which writes nothing")
         records = self._records()
         if self.json:
             print(json.dumps([described(record) for record in records], indent=2))
@@ -81,6 +91,11 @@ def listed(claims: Iterable["Claim"]) -> str:
     found = list(claims)
     width = max(len(claim.name) for claim in found)
     return "\n".join(f"{claim.name:{width}s}  {claim.origin:8s}  {claim.statement}" for claim in found)
+
+
+def about(claim: "Claim") -> dict[str, str]:
+    """What a claim says, before it is checked, as plain values."""
+    return {"id": claim.name, "origin": claim.origin, "recorded": claim.recorded, "statement": claim.statement}
 
 
 def place(claim: "Claim") -> str:
