@@ -114,6 +114,8 @@ def _item(value: Any) -> Item:
         if not isinstance(value[field], list) or not all(isinstance(text, str) for text in value[field]):
             raise ValueError(f"{field} is {short(value[field])}, but a list of strings was expected")
     symbols = tuple(value["idx_to_symbol"])
+    if not symbols:
+        raise ValueError("idx_to_symbol is empty, but a name for every node was expected")
     if len(symbols) > MAX_NODES:
         raise ValueError(f"there are {len(symbols)} symbols, but at most {MAX_NODES} nodes have tokens")
     twice = [symbol for symbol in symbols if symbols.count(symbol) > 1]

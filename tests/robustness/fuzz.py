@@ -165,6 +165,7 @@ def fuzzed(name: str, cases: int, seed: int, base: Base) -> tuple[collections.Co
             found[ending] += 1
             if what:
                 shown.append(f"{name}: {ending}: {what}")
+                print(shown[-1], file=sys.stderr, flush=True)
 
         before, turn = found.total(), turn + 1
         one()
@@ -204,8 +205,7 @@ def command() -> int:
     asked = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     os.environ.pop("TINYLATENT_TRACEBACK", None)
-    endings, shown = run_all(asked.cases, asked.seed, asked.only)
-    print("\n\n".join(shown))
+    endings, _ = run_all(asked.cases, asked.seed, asked.only)
     total = collections.Counter[str]()
     for found in endings.values():
         total.update(found)

@@ -142,6 +142,7 @@ BAD_ITEMS = [
     (with_edges([0, 0]), "a cycle, 'Ezra > Ezra'"),
     (with_edges([10, 4]), "a cycle"),
     (changed(idx_to_symbol=[f"s{n}" for n in range(65)]), "65 symbols, but at most 64"),
+    (changed(idx_to_symbol=[]), "idx_to_symbol is empty"),
     (changed(idx_to_symbol=["Liv"] * 11), "'Liv' stands for two nodes"),
     (changed(neg_target=9), "expected three nodes"),
     (changed(target=1), "expected three nodes"),

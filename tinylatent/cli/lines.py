@@ -58,7 +58,8 @@ def _value(line: str, where: str) -> Any:
     except RecursionError:
         raise ValueError(f"{where} is nested too deeply: expected one JSON value a line") from None
     except ValueError as error:
-        raise ValueError(f"{where} is not JSON ({error}): expected one JSON value a line") from None
+        said = "an integer of thousands of digits" if "set_int_max_str_digits" in str(error) else error
+        raise ValueError(f"{where} is not JSON ({said}): expected one JSON value a line") from None
 
 
 def _no_number(word: str) -> NoReturn:

@@ -105,6 +105,7 @@ class Experiment(Run):
             ValueError: a part is missing or unknown, or a value is of another type than its setting.
         """
         try:
+            _check_objects(values)
             values = lifted(values)
             if values["version"] != cls.version:
                 raise ValueError(f"an experiment of form {values['version']}: this program reads 1 to {cls.version}")
@@ -220,6 +221,15 @@ class Experiment(Run):
         from tinylatent.lab.measure import measure  # which is about experiments, and so imports them
 
         return measure(self, folder, device, on_progress, start)
+
+
+def _check_objects(values: Any) -> None:
+    """TypeError unless an experiment's JSON is an object, and so is every part of it but its version."""
+    if not isinstance(values, dict):
+        raise TypeError(f"it is {short(values)} and no object")
+    for name, part in values.items():
+        if name != "version" and not isinstance(part, dict):
+            raise TypeError(f"its {short(name)} is {short(part)} and no object")
 
 
 def lifted(values: dict[str, Any]) -> dict[str, Any]:

@@ -338,6 +338,7 @@ JSON_THAT_IS_NONE = {
     "[1, NaN]": "it knows no NaN",
     "[1, -Infinity]": "it knows no -Infinity",
     "[1, 1e999]": "1e999 is too large a number",
+    "9" * 5000: "an integer of thousands of digits",
     '{"digits": [1, 2], "digits": [1, 3]}': "the name 'digits' stands there twice",
     "[" * 100_000: "nested too deeply",
     '{"digits": [1, 2], "id": null}': 'has no "id", or one that is no integer or string',

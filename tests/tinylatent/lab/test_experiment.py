@@ -182,6 +182,9 @@ NOT_ONE = {
     "a word for a number of the task": {**BASE.to_json(), "task": {"name": "mnns", "digits": "3"}},
     "a word for a number of the method": {**BASE.to_json(), "method": {**BASE.to_json()["method"], "budget": "all"}},
     "a part too many": {**BASE.to_json(), "mood": "good"},
+    "no object": None,
+    "a part that is no object": {**BASE.to_json(), "task": "x"},
+    "a start that is no object": {**BASE.to_json(), "start": ["x"]},
     "half a character": {**BASE.to_json(), "training": {"schedule": "\ud800"}},
     "form 1 without a shape": without(BASE.to_json(), "version"),
 }

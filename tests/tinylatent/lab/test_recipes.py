@@ -156,3 +156,11 @@ RL = recipe("mnns-rl/k3-from-discrete", 4)
 def test_a_run_is_tuned_only_as_the_search_trained_it(name, run, tuned):
     assert is_tuned(name, run) == tuned
     assert is_tuned(name) == (name != "arithmetic/cot2")
+
+
+@pytest.mark.slow
+def test_every_recipe_can_be_tried_with_twenty_steps(tmp_path):
+    """A first try needs no flag but the number of steps, on any task: its sizes suffice for batches and stages."""
+    for name in recipes():
+        run = recipe(name)
+        replace(run, training=replace(run.training, steps=20)).check(tmp_path / "run")
