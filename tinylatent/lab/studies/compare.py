@@ -133,13 +133,18 @@ def latents_matter(label: str, group: Records) -> Finding:
     return Finding(claim, verdict, evidence, least, family="controls", runs=len(group))
 
 
+WIDEST = 6
+"""Points between the ends of an interval that says something about a published value inside it: 3 to either side."""
+
+
 def against_published(label: str, interval: Interval, published: float) -> str:
     """Where a published accuracy in percent lies beside a measured interval, as a sentence.
 
-    How far the published value itself is off is not known: it has no interval.
+    How far the published value itself is off is not known: it has no interval. One of more than WIDEST points does not
+    tell it from much else that lies inside.
     """
     low, value, high = (100 * x for x in (interval.low, interval.value, interval.high))
     where = "below" if published < low else "above" if published > high else "inside"
-    return (
-        f"{label}: the published {published:.2f} lies {where} what was measured, {value:.2f} [{low:.2f}, {high:.2f}]."
-    )
+    wide = ", which is too wide to tell them apart" if where == "inside" and high - low > WIDEST else ""
+    measured = f"{value:.2f} [{low:.2f}, {high:.2f}]{wide}"
+    return f"{label}: the published {published:.2f} lies {where} what was measured, {measured}."

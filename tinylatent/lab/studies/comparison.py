@@ -33,7 +33,10 @@ COLUMNS = {
     "method": "s", "accuracy": ".2f", "low": ".2f", "high": ".2f", "published": ".2f", "seeds": "d", "kl": ".4f",
     "norm": ".2f", "steps": "d", "kflop": ".0f", "parameters": "d", "train_s": ".0f", "eval_per_s": ".0f",
 }  # fmt: skip
-PUBLISHED_LEGEND = "published: Gozeten et al. 2025, another implementation and other splits, without interval. "
+PUBLISHED_LEGEND = (
+    "published: Gozeten et al. 2025, another implementation and other splits, without interval; that one lies inside "
+    "what was measured does not say that both are equal. "
+)
 LEGEND = (
     "accuracy, low, high: percent of the validation part, mean over seeds, 95 % interval (bootstrap over seeds and "
     "keys, a key being {key}; Student's t over seeds where that is wider). {published}"
@@ -41,8 +44,8 @@ LEGEND = (
     "is taught one trace, so it stands far from all. norm: of what is fed back, in units of the mean token embedding "
     "(tokens differ). steps, kflop: decoded steps and thousand operations per problem at inference. train_s: seconds "
     "a run; eval_per_s: problems a second, one thread. noise, shuffled, zero: the same model, its latents replaced at "
-    "evaluation by noise of the same norm, by another problem's latents, by nothing. Differences are on the same "
-    "splits."
+    "evaluation by noise of the same norm, by another problem's latents, by nothing; a loss shows that the answer "
+    "depends on what is fed back, and not what is in it. Differences are on the same splits."
 )
 
 

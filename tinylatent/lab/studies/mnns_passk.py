@@ -2,8 +2,9 @@
 
 The pass@k comparison of Gozeten et al. 2025 (1 layer, 1 head, d = 24), at several temperatures, with majority votes,
 and with the number of decoded steps beside each: k chains of four steps cost 4 k, CoT2 four. Learning rates are tuned
-for this shape (study `mnns-tuning-small`). The temperature that suits discrete CoT best is picked on the reported
-problems themselves, which favours discrete CoT.
+for this shape (study `mnns-tuning-small`). Of the temperatures tried the one that suits discrete CoT best is
+picked on the reported problems themselves, which favours discrete CoT; where that is the highest, a higher one may suit
+it better.
 """
 
 from collections.abc import Iterator
@@ -82,8 +83,9 @@ def tables(records: list[ExperimentRecord]) -> list[Table]:
     legend = (
         f"steps: decoded steps of k chains. pass@k: unbiased from {samples} samples; it needs somebody who knows which "
         f"chain is right. majority@k: over {samples} // k disjoint blocks of k samples. published: pass@k at "
-        "temperature 1 of Gozeten et al. 2025. Below, each k stands at the temperature that suits it best on these "
-        "very problems, which favours discrete CoT."
+        "temperature 1 of Gozeten et al. 2025. Below, each k stands at that of these temperatures which suits it best "
+        "on these very problems. That favours discrete CoT; but where it is the highest tried, a higher one may suit "
+        "it better."
     )
     sampled = Table("Discrete CoT, sampled", COLUMNS, rows, legend, [*_findings(records)])
     return [comparison(records, "MNNS with 1 layer, 1 head, d = 24: one shot", COMPARISON), sampled]

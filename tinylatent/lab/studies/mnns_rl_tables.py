@@ -122,7 +122,8 @@ def accuracies(groups: Mapping[Way, Records]) -> Table:
         "before, after: percent of the validation part, latents sampled as in training, answer greedy; mean over "
         "seeds with its 95 % interval (bootstrap over seeds and keys, a key being a multiset of digits; Student's t "
         "over seeds where that is wider). gain: after minus before, problem by problem with the same random numbers. "
-        "greedy, mixture: the trained weights thinking in their likeliest token, and in mixtures (base CoT2). noise, "
+        "rate: the best of those tried for each way by study mnns-rl-tuning; where rates differ, ways differ in them "
+        "as well. greedy, mixture: the trained weights thinking in their likeliest token, and in mixtures (base CoT2). noise, "
         "shuffled, zero: latents replaced at evaluation. Reward: 1 for a right answer of a training problem, groups of "
         "8, one update a batch, so that the ratio is 1 where it is used and its clip of 0.1 cannot act, no KL. K = 1 "
         "is plain discrete GRPO. official draws from logits divided by K before training as well, which is why it "
@@ -226,7 +227,8 @@ def learning(groups: Mapping[Way, Records]) -> Table:
     legend = (
         "entropy: of the latent steps' softmax at temperature 1 in nats (official draws from a flatter one), on "
         "validation problems, mean over steps; change: after minus before, then each step's own and the answer's. The "
-        "published study reports that it falls, to less for smaller K. reward, silent (share of groups whose rewards "
+        "published study reports that it falls, to less for smaller K; here rates differ between ways, and how far it "
+        "falls is a matter of the rate, too. reward, silent (share of groups whose rewards "
         "are all alike, which teach nothing): means over the first and the last stretch of the log; gradient norm: "
         "over all. stopped: runs that ended early for lack of signal. Every line of every log is in runs.jsonl."
     )

@@ -34,7 +34,8 @@ LEGEND = (
     "varied: the purpose whose seed changes, all others being 0; together: all at once. accuracy: percent, mean over "
     "these runs, with the lowest and highest run. sd: standard deviation over the runs in points, with its 95 % "
     "interval for normal values (accuracies near 100 are not quite). share: percent of the sum of the three variances, "
-    "no better known than they are. The split decides both what is trained on and which keys are asked; the run where "
+    "no better known than they are: six runs each cannot rank the purposes, and what they do together need not be the "
+    "sum. The split decides both what is trained on and which keys are asked; the run where "
     "all seeds are 0 belongs to every row."
 )
 

@@ -29,7 +29,10 @@ def test_a_verdict_needs_the_whole_interval_and_three_runs(low, high, verdict):
 )
 def test_published_values_are_told_beside_measured_ones(published, where):
     said = compare.against_published("X", Interval(0.95, 0.90, 0.99, ""), published)
-    assert said == f"X: the published {published:.2f} lies {where} what was measured, 95.00 [90.00, 99.00]."
+    wide = ", which is too wide to tell them apart" if where == "inside" else ""
+    assert said == f"X: the published {published:.2f} lies {where} what was measured, 95.00 [90.00, 99.00]{wide}."
+    narrow = compare.against_published("X", Interval(0.95, 0.93, 0.98, ""), 95.0)
+    assert narrow == "X: the published 95.00 lies inside what was measured, 95.00 [93.00, 98.00]."
 
 
 @pytest.mark.parametrize(
