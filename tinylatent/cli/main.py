@@ -195,7 +195,7 @@ def _of_file(error: OSError) -> str:
         errno.EACCES: "you may not use it: change its permissions, or name another place",
         errno.EPERM: "you may not use it: change its permissions, or name another place",
         errno.EROFS: "it is read-only: name another place",
-        errno.ENOENT: "there is no such file",
+        errno.ENOENT: "there is no such file or folder",
         errno.EISDIR: "it is a folder, where a file was expected",
         errno.ENOTDIR: "a part of it is a file, where a folder was expected",
         errno.EEXIST: "it is a file, where a folder was expected",

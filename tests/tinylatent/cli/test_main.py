@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 from tinylatent_tasks import MNNS
 
+from tinylatent.__main__ import main as program
 from tinylatent.cli import main as cli
 from tinylatent.cli.inspect import List
 from tinylatent.cli.main import COMMANDS, main, parse
@@ -225,6 +226,21 @@ def test_interruption_says_how_to_go_on(monkeypatch, capsys):
     assert "same command" in capsys.readouterr().err
 
 
+class Interrupting:
+    """Finds modules as if Ctrl-C came while the command line is being imported."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "tinylatent.cli.main":
+            raise KeyboardInterrupt
+
+
+def test_interruption_while_the_program_is_being_loaded_is_a_line(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "tinylatent.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    assert program() == 130
+    assert capsys.readouterr().err == "\ntinylatent: interrupted before it began\n"
+
+
 def test_interruption_while_a_command_is_being_loaded_is_a_line_too(guests, capsys):
     """A second or more goes by while torch is imported."""
     guests("slow", "slow = guest_module:Slow", "raise KeyboardInterrupt")
@@ -275,7 +291,10 @@ FILES = {
     "read-only": (OSError(errno.EROFS, "Read-only file system", "/results/runs"), "/results/runs: it is read-only"),
     "full": (OSError(errno.ENOSPC, "No space left on device"), "the disk is full: free some space"),
     "a folder": (IsADirectoryError(errno.EISDIR, "Is a directory", b"/x"), "/x: it is a folder, where a file was"),
-    "missing": (FileNotFoundError(errno.ENOENT, "No such file", "/x/a.jsonl"), "/x/a.jsonl: there is no such file"),
+    "missing": (
+        FileNotFoundError(errno.ENOENT, "No such file", "/x/a.jsonl"),
+        "/x/a.jsonl: there is no such file or folder",
+    ),
     "other": (OSError(errno.EIO, "Input/output error", "/x"), "/x: Input/output error"),
     "of ours": (OSError("a socket was closed"), "a socket was closed"),
 }
