@@ -58,6 +58,10 @@ MEMORY = 8 * 2**30
 """Bytes this process may use: what asks for more must say so."""
 
 
+class Stopped(BaseException):
+    """Somebody ends this program; the command that ran took it for itself."""
+
+
 class Hanging(BaseException):
     """A case took longer than LIMIT_S."""
 
@@ -87,6 +91,8 @@ def ended(arguments: list[str], stdin: str) -> tuple[int, str, str]:
             status = main(arguments)
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 0
+    if status in (130, 143):  # it is we who were asked to end
+        raise Stopped
     for stream in (out, err):
         stream.flush()
     said, complained = (stream.buffer.getvalue().decode() for stream in (out, err))
@@ -101,6 +107,8 @@ def verdict(kind: Kind, draw: Any, base: Base) -> tuple[str, str]:
         shown = " ".join(arguments)
         try:
             status, out, err = ended(arguments, stdin)
+        except Stopped:
+            raise
         except Hanging:
             return "hangs", shown
         except BaseException:
