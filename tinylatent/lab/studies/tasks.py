@@ -130,8 +130,8 @@ def _overview(compared: Mapping[str, ByMethod]) -> Table:
             findings.append(better(claimed, groups[ours], other, groups[theirs], "methods"))
     legend = (
         "accuracy: percent of problems of keys never seen in training, mean over seeds, with its 95 % interval. On "
-        "subset sum Coconut's last stage has three latent steps and says the fourth word of its chain; on the others it "
-        "is all latent."
+        "subset sum Coconut's last stage has three latent steps and says the fourth word of its chain; on the others "
+        "it is all latent."
     )
     columns = {"task": "s", "method": "s", "accuracy": ".2f", "low": ".2f", "high": ".2f", "seeds": "d"}
     return Table("The methods on four tasks", columns, rows, legend, findings)
