@@ -154,7 +154,8 @@ def _fit(
         log.add(train_step(model, method, optimizer, recipe, batch, state))
         if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
             log.write(step + 1, optimizer, method, model)
-            reason = method.early_stop(log.lines, step + 1 == recipe.steps)
+            all_there = log.lines[0]["step"] <= recipe.log_every  # else some are lost, and would look like silence
+            reason = method.early_stop(log.lines, step + 1 == recipe.steps) if all_there else None
             if reason is not None:
                 say(f"stopped at step {step + 1}: {reason}")
                 save(step + 1, reason)
@@ -277,7 +278,10 @@ def _restore(
             say(f"{folder}: no checkpoint yet, starting over ({dropped} bytes of metrics dropped)")
         return
     if dropped < 0:
-        say(f"{folder / METRICS} is missing: going on from the weights of step {saved.step}, its lines so far are lost")
+        say(
+            f"{folder / METRICS} is missing: going on from the weights of step {saved.step}; its lines so far are lost,"
+            " and without them training will not stop early"
+        )
     load_weights(saved, model)
     load_optimizer(saved, optimizer)
     for stage, end in enumerate(method.stage_starts(recipe.steps)[1:]):

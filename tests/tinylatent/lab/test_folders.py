@@ -271,7 +271,7 @@ def test_lost_metrics_keep_nobody_from_going_on(tmp_path):
         train(whole, tmp_path / "run", say=remarks.append)
     (tmp_path / "run" / METRICS).unlink()
     train(whole, tmp_path / "run", say=remarks.append)
-    assert "metrics.jsonl is missing: going on from the weights of step 4, its lines so far are lost" in remarks[0]
+    assert "metrics.jsonl is missing: going on from the weights of step 4; its lines so far are lost, " in remarks[0]
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [5, 6]
     ends = [find_checkpoint(tmp_path / name).folder / WEIGHTS for name in ("run", "whole")]
     assert ends[0].read_bytes() == ends[1].read_bytes()

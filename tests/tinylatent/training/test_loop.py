@@ -426,6 +426,30 @@ class Content(Spy):
         return f"enough after {len(lines)}, {ends}" if lines[-1]["step"] >= 4 else None
 
 
+def test_a_method_does_not_stop_early_by_lines_that_are_lost(tmp_path):
+    """It would take them for silence; neither at once nor in a later sitting."""
+    whole, remarks = experiment(Content(), log_every=2, save_every=2, steps=8), []
+
+    def work(until):
+        def on_progress(step, loss):
+            if step == until:
+                raise KeyboardInterrupt
+
+        made = whole.fresh(), whole.method, whole.speaker("train").examples(), whole.training, SEEDS
+        fit(*made, folder=tmp_path, on_progress=on_progress, say=remarks.append)
+
+    with pytest.raises(KeyboardInterrupt):
+        work(4)
+    (tmp_path / METRICS).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        work(8)
+    work(None)
+    assert find_checkpoint(tmp_path).step == 8
+    assert [line["step"] for line in read_lines(tmp_path / METRICS)] == [4, 6, 8]
+    assert not any("stopped" in remark for remark in remarks)
+    assert "without them training will not stop early" in remarks[0]
+
+
 def test_a_method_may_stop_early(tmp_path):
     remarks = []
     train(experiment(Content(), log_every=2, steps=60), tmp_path, say=remarks.append)
