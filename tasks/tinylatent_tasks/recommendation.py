@@ -218,8 +218,8 @@ class Recommendation(Task):
         check_integer("count", count, 0, None, "the space cannot be listed, so say how many to draw: try count=1000")
         assert count is not None
         times = (0, self.train_events - 1) if part == "train" else (self.train_events, self.events - 1)
-        draw_seed = derived_seed(seed, "draw")
-        return drawn_in_chunks(lambda n, first: self._at_times(n, draw_seed, part, times, first), count, tell)
+        seed = derived_seed(seed, "draw")
+        return drawn_in_chunks(lambda n, first: self._at_times(n, seed, part, times, first), count, tell)
 
     # -----------------------------------------------------------------------------------------------------------------
     # The oracle
