@@ -46,10 +46,10 @@ COLUMNS = {
 }  # fmt: skip
 LEGEND = (
     "accuracy, low, high: percent of the validation part, mean over seeds, 95 % interval (bootstrap over seeds and "
-    "keys, or Student's t over seeds where that is wider). published: Gozeten et al. 2025, by another recipe. "
-    "budget: traces in the supervision, those of smallest |final sum| first; 1 is discrete CoT, which has no "
-    "latents to replace. noise, shuffled, zero: accuracy with the latents replaced at evaluation. Learning rates are tuned for B = 1 and B = 16 "
-    "at each width, weight decay at d = 32; B = 4 takes the rates of B = 16."
+    "keys, or Student's t over seeds where that is wider). published: Gozeten et al. 2025, by another recipe. budget: "
+    "traces in the supervision, those of smallest |final sum| first; 1 is discrete CoT, which has no latents to "
+    "replace. noise, shuffled, zero: accuracy with the latents replaced at evaluation. Learning rates are tuned for B "
+    "= 1 and B = 16 at each width, weight decay at d = 32; B = 4 takes the rates of B = 16."
 )
 Cells = Mapping[tuple[int, int], Records]
 """Records by (width, budget)."""

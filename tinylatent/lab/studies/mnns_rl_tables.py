@@ -119,16 +119,16 @@ def accuracies(groups: Mapping[Way, Records]) -> Table:
             row[other] = 100 * accuracy(group, other).value
         rows.append(row)
     legend = (
-        "before, after: percent of the validation part, latents sampled as in training, answer greedy; mean over "
-        "seeds with its 95 % interval (bootstrap over seeds and keys, a key being a multiset of digits; Student's t "
-        "over seeds where that is wider). gain: after minus before, problem by problem with the same random numbers. "
-        "rate: the best of those tried for each way by study mnns-rl-tuning; where rates differ, ways differ in them "
-        "as well. greedy, mixture: the trained weights thinking in their likeliest token, and in mixtures (base CoT2). "
-        "noise, shuffled, zero: latents replaced at evaluation. Reward: 1 for a right answer of a training problem, groups of "
-        "8, one update a batch, so that the ratio is 1 where it is used and its clip of 0.1 cannot act, no KL. K = 1 "
-        "is plain discrete GRPO. official draws from logits divided by K before training as well, which is why it "
-        "begins so low. The published study reports gains for K of 1, 3 and 6; its cells were not available to set "
-        "beside these. There is a verdict for every way to sample and no correction for their number."
+        "before, after: percent of the validation part, latents sampled as in training, answer greedy; mean over seeds "
+        "with its 95 % interval (bootstrap over seeds and keys, a key being a multiset of digits; Student's t over "
+        "seeds where that is wider). gain: after minus before, problem by problem with the same random numbers. rate: "
+        "the best of those tried for each way by study mnns-rl-tuning; where rates differ, ways differ in them as "
+        "well. greedy, mixture: the trained weights thinking in their likeliest token, and in mixtures (base CoT2). "
+        "noise, shuffled, zero: latents replaced at evaluation. Reward: 1 for a right answer of a training problem, "
+        "groups of 8, one update a batch, so that the ratio is 1 where it is used and its clip of 0.1 cannot act, no "
+        "KL. K = 1 is plain discrete GRPO. official draws from logits divided by K before training as well, which is "
+        "why it begins so low. The published study reports gains for K of 1, 3 and 6; its cells were not available to "
+        "set beside these. There is a verdict for every way to sample and no correction for their number."
     )
     title = "MNNS, m = 4: reinforcement learning with sampled latents"
     findings = [*_gain_findings(groups, gains)]
