@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from tinylatent.cli.runs import Where, Words
-from tinylatent.lab.curves import draw_curves, points
+from tinylatent.lab.curves import draw_curves, points, read_metrics
 from tinylatent.lab.names import short
 from tinylatent.lab.sheets import format_of
 from tinylatent.lab.store import Stored, pick
@@ -41,7 +41,7 @@ class Plot(Where):
             raise ValueError(f"{len(chosen)} runs fit: a figure tells {MOST} apart; give more of their names, or ids")
         curves = {}
         for each, label in zip(chosen, _labels(chosen), strict=True):
-            curves[label] = each.metrics()
+            curves[label] = read_metrics(each.metrics)
             if not points(curves[label], "loss")[0]:
                 raise ValueError(f"{each.folder} has no metrics yet: let its training reach the first line")
             if not points(curves[label], "validation_accuracy")[0]:

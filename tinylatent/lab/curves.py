@@ -5,6 +5,9 @@ from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from tinylatent.core.files import DamagedError
 from tinylatent.lab.sheets import sheet
 
 COLOURS = ("#b5403a", "#3b6fb6", "#3c7a4c", "#c08a3e", "#7b5ea7", "#2f8f9d", "#8c8c8c", "#000000")
@@ -56,6 +59,35 @@ def draw_on(drawn: Any, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None
     if "validation_accuracy" in shown:
         panels[-1].set_ylim(0, 101)
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left")
+
+
+class _Line(msgspec.Struct):
+    """What is drawn of a line of metrics.jsonl."""
+
+    step: int
+    loss: float | None = None
+    validation_accuracy: float | None = None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Every whole line of a metrics.jsonl; the last one may be half written.
+
+    Raises:
+        DamagedError: the file is missing, or a line has no step, or no number or null for what is drawn.
+    """
+    if not path.is_file():
+        raise DamagedError(f"{path} is missing: expected the metrics of the run, which training writes")
+    found = []
+    *lines, _ = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(msgspec.json.decode(line))
+            msgspec.convert(found[-1], _Line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise DamagedError(
+                f"{path}, line {number} is damaged ({error}): expected a step and its metrics"
+            ) from error
+    return found
 
 
 def points(lines: Sequence[Mapping[str, Any]], what: str) -> tuple[list[int], list[float]]:

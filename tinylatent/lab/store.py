@@ -14,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
 from tinylatent.core.files import DamagedError, is_locked, locked, read_json
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
 from tinylatent.lab.experiment import Experiment
@@ -118,35 +116,12 @@ class Stored:
 
     def last_metrics(self) -> dict[str, Any]:
         """The last whole line of its metrics.jsonl; empty if there is none."""
-        return last_line(_files_of(self.folder) / METRICS)
+        return last_line(self.metrics)
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """Every whole line of its metrics.jsonl with a step and numbers or null for loss and validation accuracy.
-
-        Raises:
-            DamagedError: the file is missing, or a line is no such object; the last one may be half written.
-        """
-        path, found = _files_of(self.folder) / METRICS, []
-        if not path.is_file():
-            raise DamagedError(f"{path} is missing: expected the metrics of the run, which training writes")
-        *lines, _ = path.read_bytes().split(b"\n")
-        for number, line in enumerate(lines, 1):
-            try:
-                found.append(msgspec.json.decode(line))
-                msgspec.convert(found[-1], _Line)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                raise DamagedError(
-                    f"{path}, line {number} is damaged ({error}): expected a step and its metrics"
-                ) from error
-        return found
-
-
-class _Line(msgspec.Struct):
-    """What is drawn of a line of metrics.jsonl."""
-
-    step: int
-    loss: float | None = None
-    validation_accuracy: float | None = None
+    @property
+    def metrics(self) -> Path:
+        """Its metrics.jsonl, which need not be there."""
+        return _files_of(self.folder) / METRICS
 
 
 # ---------------------------------------------------------------------------------------------------------------------

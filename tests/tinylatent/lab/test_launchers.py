@@ -155,6 +155,8 @@ def test_progress_is_read_from_the_metrics_of_the_runs(tmp_path, monkeypatch):
     seen = []
 
     class Bar:
+        disable = False
+
         n = 0
 
         def __init__(self, total, **options):
