@@ -112,19 +112,28 @@ def lived(text: str, folder: Path) -> str:
     Its files are written, and installed if one is a pyproject.toml; its Python runs in order; where files were
     installed, its commands run too.
     """
+    whole = unpacked(text, folder)
+    (folder / "page.py").write_text("\n\n".join(each for each in python(text) if each not in whole.values()))
+    asked = [shlex.split(each)[1:] for each in commands(text, spans=False)] if "pyproject.toml" in whole else []
+    (folder / "driver.py").write_text(DRIVER.format(asked))
+    return started(folder, folder, "driver.py")
+
+
+def unpacked(text: str, folder: Path) -> dict[str, str]:
+    """Writes the files of a page into a folder, installs them if one is a pyproject.toml, and returns them."""
     whole = named(text)
     for name, block in whole.items():
         (folder / name).write_text(block, encoding="utf-8")
     if "pyproject.toml" in whole:
         _install(tomllib.loads(whole["pyproject.toml"])["project"], folder)
-    (folder / "page.py").write_text("\n\n".join(each for each in python(text) if each not in whole.values()))
-    asked = [shlex.split(each)[1:] for each in commands(text, spans=False)] if "pyproject.toml" in whole else []
-    (folder / "driver.py").write_text(DRIVER.format(asked))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder), "MPLBACKEND": "agg"}
+    return whole
+
+
+def started(folder: Path, site: Path, *words: str) -> str:
+    """What Python prints in a folder where a page's files are installed; it must end well."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(site), "MPLBACKEND": "agg"}
     environment.pop("PYTEST_XDIST_WORKER", None)
-    done = subprocess.run(
-        [sys.executable, "driver.py"], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -30,6 +30,8 @@ from pages import (
     python,
     rendered,
     resolve,
+    started,
+    unpacked,
 )
 
 import tinylatent
@@ -155,6 +157,15 @@ def test_what_programs_print_stands_there(name):
 def test_python_runs(name, tmp_path):
     """With trainings cut short, where they take thousands of steps."""
     assert lived(re.sub(r"\bsteps=\d{4,}\b", "steps=200", PAGES[name]), tmp_path)
+
+
+@pytest.mark.slow
+def test_the_suite_of_all_tasks_takes_the_one_of_extending(tmp_path):
+    """For methods `test_added` has such a test."""
+    unpacked(DOCS["docs/extending.md"], tmp_path)
+    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rA", "-k", "Parity or parity")
+    said = started(ROOT, tmp_path, "-m", "pytest", "tests/tasks/test_registry.py", *options)
+    assert len(re.findall(r"^PASSED.*parity", said, re.MULTILINE | re.IGNORECASE)) > 15
 
 
 def test_every_page_is_found_from_the_readme():
