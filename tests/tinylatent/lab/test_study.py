@@ -442,6 +442,15 @@ def test_where_there_is_no_bar_it_is_told_in_words_how_far_the_runs_are(tmp_path
     ]
 
 
+def test_runs_are_told_in_words_as_they_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lab, "FIRST_WORD_S", 0)
+    monkeypatch.setattr(lab, "LATER_WORDS_S", 0)
+    reproduce(counts(Counting(2), Counting(3), Counting(4)), "quick", tmp_path, Here())
+    told = [line for line in capsys.readouterr().err.splitlines() if " steps" in line]
+    assert told[0].startswith("3 of 3 runs to do, 9 steps in all")
+    assert [line.split(",")[0] for line in told[1:]] == ["  4 of 9 steps", "  7 of 9 steps"]
+
+
 def test_nothing_is_said_of_runs_that_are_all_there(tmp_path, capsys):
     for expected in (True, False):
         reproduce(counts(Counting(2)), "quick", tmp_path, Here())
@@ -460,7 +469,14 @@ def registered(stored, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "words", [["--all"], ["first"], ["first/"], ["results/first"], ["./results/../results/first/"]]
+    "words",
+    [
+        ["--all"],
+        ["first/"],
+        ["results/first"],
+        pytest.param(["first"], marks=pytest.mark.slow),
+        pytest.param(["./results/../results/first/"], marks=pytest.mark.slow),
+    ],
 )
 def test_rebuild_makes_the_same_files_again(words, registered, outcome, capsys, monkeypatch):
     """Named as the list names it, or by a path from where one is, as tab completion writes it."""
