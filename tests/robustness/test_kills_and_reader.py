@@ -56,7 +56,7 @@ def test_loads_beside_a_writer_meet_nothing_but_what_is_not_there_yet():
 def test_any_other_error_of_a_reader_is_raised(tmp_path, unchecked):
     assert [*reader._met(tmp_path)] == ["holds no run"]
     run = reader.experiment()
-    train(replace(run, training=replace(run.training, steps=20)), tmp_path, say=lambda text: None)
+    train(replace(run, training=replace(run.training, steps=20, save_every=10)), tmp_path, say=lambda text: None)
     assert [*reader._met(tmp_path)] == ["loaded"]
     for path in tmp_path.glob("step-*/weights.safetensors"):
         path.write_bytes(b"")

@@ -189,9 +189,10 @@ def _of_file(error: OSError) -> str:
     """An error of the system in one sentence: which file, what is wrong, what to try."""
     if error.errno is None:
         return str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full: free some space, then give the same command again"
+    full = "the disk is full: free some space, then give the same command again"
     advice = {
+        errno.ENOSPC: full,
+        errno.EDQUOT: full,
         errno.EACCES: "you may not use it: change its permissions, or name another place",
         errno.EPERM: "you may not use it: change its permissions, or name another place",
         errno.EROFS: "it is read-only: name another place",
@@ -205,8 +206,10 @@ def _of_file(error: OSError) -> str:
     path = Path(os.fsdecode(name)) if isinstance(name, (str, bytes)) else None
     if path is None:
         return reason
-    if re.fullmatch(r"\..+\.tmp|\.(step|figure)-.+|\.lock", path.name):  # ours, on the way to a file of the user's
-        path = path.parent
+    for place in (path.parent, path):
+        if re.fullmatch(r"\..+\.tmp|\.(step|figure)-.+|\.lock", place.name):  # ours, on the way to the user's
+            path = place.parent
+            break
     return f"{path}: {reason}"
 
 

@@ -290,6 +290,11 @@ FILES = {
     "may not": (PermissionError(errno.EACCES, "Permission denied", "/results/.table.csv.x1.tmp"), "/results: you may"),
     "read-only": (OSError(errno.EROFS, "Read-only file system", "/results/runs"), "/results/runs: it is read-only"),
     "full": (OSError(errno.ENOSPC, "No space left on device"), "the disk is full: free some space"),
+    "full, a file": (
+        OSError(errno.ENOSPC, "No space left", "/x/metrics.jsonl"),
+        "/x/metrics.jsonl: the disk is full: f",
+    ),
+    "full, ours": (OSError(errno.EDQUOT, "Quota", "/x/.step-ab/weights.safetensors"), "/x: the disk is full: free"),
     "a folder": (IsADirectoryError(errno.EISDIR, "Is a directory", b"/x"), "/x: it is a folder, where a file was"),
     "missing": (
         FileNotFoundError(errno.ENOENT, "No such file", "/x/a.jsonl"),

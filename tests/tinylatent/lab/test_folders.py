@@ -255,6 +255,7 @@ def test_what_killed_writers_left_is_cleared(tmp_path):
     assert not any(path.exists() for path in left)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_lost_metrics_keep_nobody_from_going_on(tmp_path):
     """Whoever deletes them goes on from the weights, and is told which lines are lost."""
     whole, remarks = experiment(save_every=2, log_every=1), []

@@ -133,7 +133,8 @@ def test_a_search_that_leaves_gradients_changes_nothing(tmp_path):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("name", ["coconut", pytest.param("grpo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["coconut", "grpo"])
 def test_a_resumed_run_writes_the_same_lines(name, tmp_path):
     whole = METHODS[name]
     train(whole, tmp_path / "whole", say=quiet)
