@@ -1,5 +1,6 @@
 """Accuracy on validation problems during training: what it is of, and that training does not notice it."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from tinylatent_tasks import MNNS, MultiHop
 
 from tinylatent.core.files import read_lines
 from tinylatent.core.seeds import Seeds
-from tinylatent.evaluation.evaluate import evaluate
+from tinylatent.evaluation.evaluate import evaluate, sample_answers
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load, train
 from tinylatent.methods import GRPO, Coconut, CoT2, DiscreteCoT
@@ -131,6 +132,23 @@ def test_a_search_that_leaves_gradients_changes_nothing(tmp_path):
     assert verified == [verify] * 4
     for one, other in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_model_that_diverged_gives_no_answer(name, value):
+    """Neither here nor in any other evaluation, sampled or under a control."""
+    whole = METHODS[name]
+    speaker, model = whole.speaker("validation").part(np.arange(2)), whole.fresh()
+    with torch.no_grad():
+        model.backbone.table.weight[1:] = value
+    for ask in (
+        lambda: Validation(speaker, 2, SEEDS, torch.device("cpu"), truth).accuracy(whole.method, model),
+        lambda: evaluate(speaker, whole.method, model, control="noise"),
+        lambda: sample_answers(speaker, whole.method, model, 2),
+    ):
+        with pytest.raises(ValueError, match="the logits are not finite, training diverged"):
+            ask()
 
 
 @pytest.mark.slow
