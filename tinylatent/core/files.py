@@ -129,7 +129,7 @@ def read_lines(path: Path, whole: bool = False) -> list[dict[str, Any]]:
             records.append(json.loads(line))
             if not isinstance(records[-1], dict):
                 raise ValueError("it is no record")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DamagedError(
                 f"{path}, line {number} is damaged ({error}): expected one whole JSON record a line"
             ) from error

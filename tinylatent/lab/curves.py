@@ -1,5 +1,6 @@
 """Curves: loss and validation accuracy of runs against their steps, as metrics.jsonl has them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle, product
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tinylatent.core.files import DamagedError
+from tinylatent.core.files import DamagedError, read_lines
 from tinylatent.lab.sheets import sheet
 
 COLOURS = ("#b5403a", "#3b6fb6", "#3c7a4c", "#c08a3e", "#7b5ea7", "#2f8f9d", "#8c8c8c", "#000000")
@@ -77,17 +78,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise DamagedError(f"{path} is missing: expected the metrics of the run, which training writes")
-    found = []
-    *lines, _ = path.read_bytes().split(b"\n")
+    lines = read_lines(path, whole=True)
     for number, line in enumerate(lines, 1):
         try:
-            found.append(msgspec.json.decode(line))
-            msgspec.convert(found[-1], _Line)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            drawn = msgspec.convert(line, _Line)
+            if not all(math.isfinite(value or 0.0) for value in (drawn.loss, drawn.validation_accuracy)):
+                raise ValueError("a number is not finite")
+        except ValueError as error:  # a ValidationError is one
             raise DamagedError(
                 f"{path}, line {number} is damaged ({error}): expected a step and its metrics"
             ) from error
-    return found
+    return lines
 
 
 def points(lines: Sequence[Mapping[str, Any]], what: str) -> tuple[list[int], list[float]]:

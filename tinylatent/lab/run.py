@@ -245,5 +245,5 @@ def last_line(path: Path) -> dict[str, Any]:
             lines = file.read().split(b"\n")[:-1]
         line = json.loads(lines[-1]) if lines else {}
         return line if isinstance(line.get("step", 0), int) else {}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}

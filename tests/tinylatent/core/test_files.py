@@ -129,10 +129,12 @@ def test_lines_round_trip(tmp_path):
     assert read_lines(path) == []
 
 
-@pytest.mark.parametrize("bad", [b'{"a": 1', b'{"a": 1}', b"{a: 1}\n", b"\n", b"\xff\n", b"3\n"])
+@pytest.mark.parametrize(
+    "bad", [b'{"a": 1', b'{"a": 1}', b"{a: 1}\n", b"\n", b"\xff\n", b"3\n", b"[" * 200_000 + b"\n"]
+)
 @pytest.mark.parametrize("number", [1, 3])
 def test_a_bad_line_is_named_by_file_and_number(tmp_path, bad, number):
-    """Cut in the middle, cut before the newline, not JSON, empty, not text, not a record."""
+    """Cut in the middle, cut before the newline, not JSON, empty, not text, not a record, too deep."""
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b'{"fine": 1}\n' * (number - 1) + bad)
     with pytest.raises(DamagedError, match=rf"lines\.jsonl, line {number} is damaged"):

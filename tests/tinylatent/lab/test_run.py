@@ -21,6 +21,7 @@ from tinylatent.lab.run import TAIL, last_line, note_progress
         ('{"loss": 3}\n', 0),
         ("[1]\n", 0),
         ('{"step": null}\n', 0),
+        ("[" * 20_000 + "\n", 0),
     ],
 )
 def test_the_last_whole_line_counts(text, step, tmp_path):
