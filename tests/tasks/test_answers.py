@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tinylatent_tasks import MNNS, MultiHop, SubsetSum
-from tinylatent_tasks.answers import AROUND, readings
+from tinylatent_tasks.answers import AROUND, read_as, readings
 
 from tinylatent.lab.tasks import TASKS
 
@@ -116,6 +116,13 @@ def test_any_json_value_has_readings_or_none(value):
     assert {bool(text) for text in readings(value)} <= {True, False}
     for task in SMALL:
         assert said(task, value) is not None
+
+
+def test_what_can_be_read_in_two_ways_is_not_read():
+    """A parser that finds something in more of the text and something else in less of it."""
+    with pytest.raises(ValueError, match=r"the answer is '\*4\*'; expected a number"):
+        read_as("*4*", {"*4*": 5, "4": 4}.get, "a number")
+    assert read_as("*4*", {"*4*": 4, "4": 4}.get, "a number") == 4
 
 
 NOISE = ["*" * 200, "*" * 100_000, ("answer: " * 25)[:200], "_*" * 100, ["4"], 10**5000]

@@ -6,7 +6,7 @@ its JSON: 1 is the first edition's (shape, rate, batch, problems, room), which i
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_type_hints
@@ -110,7 +110,7 @@ class Experiment(Run):
             if values["version"] != cls.version:
                 raise ValueError(f"an experiment of form {values['version']}: this program reads 1 to {cls.version}")
             if unknown := sorted(values.keys() - {"version", *(part.name for part in fields(cls))}):
-                raise TypeError(f"it has the unknown {', '.join(unknown)}")
+                raise TypeError(f"it has the unknown {short(unknown[0])}")
             model = _made(ModelConfig, "model", values["model"])
             training = _made(Training, "training", values["training"])
             seeds = _made(Seeds, "seeds", values["seeds"])
@@ -254,7 +254,10 @@ def _made(kind: Callable[..., Any], part: str, values: dict[str, Any]) -> Any:
         types = get_type_hints(kind)
     except Exception:
         types = {}
+    known = {field.name for field in fields(kind)} if is_dataclass(kind) else values.keys()
     for name, value in values.items():
+        if name not in known:
+            raise TypeError(f"{part} has the unknown setting {short(name)}")
         try:
             with suppress(TypeError, _UncheckableError):
                 msgspec.convert(value, types.get(name, Any), dec_hook=_unchecked)

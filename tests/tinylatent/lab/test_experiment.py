@@ -185,6 +185,8 @@ NOT_ONE = {
     "no object": None,
     "a part that is no object": {**BASE.to_json(), "task": "x"},
     "a start that is no object": {**BASE.to_json(), "start": ["x"]},
+    "a long name of no setting": {**BASE.to_json(), "training": {"steps": 2, "x" * 5000: 1}},
+    "a long name of no part": {**BASE.to_json(), "x" * 5000: {}},
     "half a character": {**BASE.to_json(), "training": {"schedule": "\ud800"}},
     "form 1 without a shape": without(BASE.to_json(), "version"),
 }
@@ -192,8 +194,9 @@ NOT_ONE = {
 
 @pytest.mark.parametrize("values", NOT_ONE.values(), ids=NOT_ONE)
 def test_what_is_no_experiment_is_refused_in_words(values, unchecked):
-    with pytest.raises(ValueError, match=r"not an experiment this version can read: .*; (expected|install)"):
+    with pytest.raises(ValueError, match=r"not an experiment this version can read: .*; (expected|install)") as caught:
         Experiment.from_json(values)
+    assert len(str(caught.value)) < 400
 
 
 def test_a_value_of_another_type_is_named():
