@@ -1,6 +1,7 @@
 """One run of a recipe: `run` trains what a study trains, but for the flags that are given."""
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -208,7 +209,8 @@ def remarks(record: ExperimentRecord, now: Mapping[str, str], folder: Path) -> I
 
 
 def _listed(found: Mapping[str, Sequence[str]]) -> str:
-    return ", ".join(f"{name} {' and '.join(values)}" for name, values in found.items())
+    text = ", ".join(f"{name} {' and '.join(values)}" for name, values in found.items())
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}", r"\1", text)  # of a commit's forty digits twelve are enough
 
 
 def described(record: ExperimentRecord) -> str:

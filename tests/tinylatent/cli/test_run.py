@@ -242,6 +242,12 @@ HERE = {"code": "c1", "torch": "2.13", "commit": "a", "threads": "1"}
             ["measured elsewhere than here: code c1 and c2; delete runs/a to train"],
         ),
         (None, {"torch": "2.13"}, HERE, []),
+        (
+            [{"commit": "0123456789ab" + "c" * 28}],
+            {"commit": "ba9876543210" + "d" * 28 + "+changes"},
+            {"torch": "2.13"},
+            ["trained and measured in different environments: commit 0123456789ab and ba9876543210+changes"],
+        ),
     ],
 )
 def test_code_and_machines_that_changed_on_the_way_are_said(training, measuring, now, said, run_folder):
