@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
+from tinylatent.cli.run import remarks
 from tinylatent.core.environment import environment
 from tinylatent.core.files import json_text
 from tinylatent.core.registry import owner
@@ -109,6 +110,9 @@ class Show(Where):
         if self.json:
             print(json_text({**_values(stored), "settings": stored.settings}, indent=2))
             return
+        if isinstance(stored.record, ExperimentRecord):
+            for remark in remarks(stored.record, environment(), stored.folder):
+                print(remark, file=sys.stderr)
         facts = {**_cells(stored), "folder": str(stored.folder), "unreadable": stored.reason}
         settings = {name: written(value) for name, value in stored.settings.items()}
         print(_aligned([(name, text) for name, text in facts.items() if text]))

@@ -142,7 +142,8 @@ def test_what_is_refused_is_said_in_a_line(words, said, told, results):
 
 
 def test_a_run_is_shown_with_every_setting(told, results):
-    status, out, _ = told("runs", "show", COT2[1].identity[:6])
+    status, out, err = told("runs", "show", COT2[1].identity[:6])
+    assert "measured elsewhere than here: " in err
     shown = dict(line.split(None, 1) for line in out.splitlines() if line)
     assert status == 0
     assert (shown["name"], shown["state"]) == ("mnns/cot2 seed=3", "finished")
