@@ -1,7 +1,6 @@
 """Command `claims`: the ledger checked on this machine. The claims themselves load when it runs."""
 
 import inspect
-import json
 import sys
 import tempfile
 import textwrap
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylatent.cli.terminal import refuse_idle
+from tinylatent.core.files import json_text
 from tinylatent.lab.launchers import launcher_named
 from tinylatent.lab.study import Profile, measure_all, reproduce
 
@@ -54,16 +54,14 @@ class Claims:
                 self, ("id", "profile", "workers", "launcher", "results"), "beside --names, which checks nothing"
             )
             print(
-                json.dumps([about(each) for each in LEDGER.values()], indent=2)
-                if self.json
-                else listed(LEDGER.values())
+                json_text([about(each) for each in LEDGER.values()], indent=2) if self.json else listed(LEDGER.values())
             )
             return
         if self.id:
             refuse_idle(self, ("results",), "beside --id, which writes nothing")
         records = self._records()
         if self.json:
-            print(json.dumps([described(record) for record in records], indent=2))
+            print(json_text([described(record) for record in records], indent=2))
         elif self.id:
             print("\n\n".join(map(card, records)))
         else:

@@ -4,11 +4,12 @@ A thought of CoT2 must carry the frontier: k states with unequal shares. These t
 any model is trained: support bounds the width a lossless superposition needs, entropy the bits it holds.
 """
 
-import json
 from dataclasses import dataclass, field
 
 import numpy as np
 from tinylatent_tasks import MNNS
+
+from tinylatent.core.files import json_text
 
 CHUNK = 10_000_000  # shares at a time
 
@@ -52,7 +53,7 @@ class Frontier:
         """Prints one line a step."""
         rows = growth(self.task)
         if self.json:
-            print(json.dumps(rows))
+            print(json_text(rows))
             return
         print(f"{'step':>4s} {'traces':>7s} {'support':>8s} {'largest':>8s} {'entropy':>8s}")
         for row in rows:
