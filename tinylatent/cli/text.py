@@ -1,8 +1,8 @@
 """The bridge to text: problems out as JSON lines, answers back in, whoever gave them, judged by the same oracle.
 
 `export` writes problems that any language model can be asked, `prosqa` the published ones of ProsQA; `score` judges
-answers to either; `predict` has one of our own models answer. Files are written whole or not at all, and a bad line is
-named before anything is done. docs/text.md says what is read as an answer.
+answers to either. Files are written whole or not at all, and a bad line is named before anything is done. docs/text.md
+says what is read as an answer.
 """
 
 import dataclasses
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import tyro
 from tinylatent_tasks import MNNS
 from tinylatent_tasks.checks import check_integer, short
@@ -21,19 +20,15 @@ from tinylatent_tasks.prosqa import pose, read_items
 from tinylatent_tasks.task import MAX_DRAWN
 
 from tinylatent.cli.choices import AnyTask
-from tinylatent.cli.exported import Problem, answered, by_task, exported_problems, reader_for
-from tinylatent.cli.lines import Line, check_output, identity, progress, read_by_id, read_lines, write_lines
+from tinylatent.cli.exported import Problem, answered, by_task, exported_problems
+from tinylatent.cli.lines import Line, check_output, read_by_id, write_lines
 from tinylatent.cli.terminal import filled
 from tinylatent.core.files import json_text
 from tinylatent.evaluation.statistics import accuracy_interval, cluster_counts
-from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.folders import load
 from tinylatent.lab.tasks import TASKS
-from tinylatent.objectives.method import Model
-from tinylatent.objectives.speakers import Symbols
 
 CHUNK = 1024
-"""Problems drawn, or asked, at a time."""
+"""Problems drawn at a time."""
 VERDICTS = {True: "right", False: "wrong", None: "unreadable"}
 
 
@@ -174,43 +169,3 @@ class Score:
         elif len(given) > 1 and not any(verdicts[id_] == "right" for id_ in given):
             said = f"none of {len(given)} answers is right: are they answers to the problems of {self.items}?"
             print(f"tinylatent: {said}", file=sys.stderr)
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Answers of a trained model: problems as JSON lines in, one JSON answer a line out."""
-
-    checkpoint: Path
-    """Folder of a run."""
-    input: Path | None = None
-    """File of problems, such as {"digits": [3, 5, 2, 8]} a line, or as `export` wrote it; standard input by default."""
-    output: Path | None = None
-    """File for the answers, written whole or not at all; standard output by default."""
-    overwrite: bool = False
-    """Replace the output if it exists; never a file that is read."""
-
-    def run(self) -> None:
-        """Checks every line first, then answers them all in batches."""
-        check_output(self.output, self.overwrite, self.checkpoint, self.input)
-        experiment, model = load(self.checkpoint)
-        problem = reader_for(experiment.task)
-        lines = read_lines(self.input)
-        read = [problem(where, value) for where, value in progress(lines, "checking", "line")]
-        answers: list[dict[str, Any]] = [{} for _ in read]
-        for task, index, rows in by_task(read):
-            for number, answer in zip(index, _answers(experiment, task, model, rows), strict=True):
-                where, value = lines[number]
-                named = isinstance(value, dict) and "id" in value
-                answers[number] = ({"id": identity(value, where)} if named else {}) | answer
-        write_lines(answers, self.output, len(answers))
-
-
-def _answers(experiment: Experiment, task: Any, model: Model, rows_P: np.ndarray) -> list[dict[str, Any]]:
-    """The model's answers to problems of one task, as JSON values."""
-    answers = []
-    for start in progress(range(0, len(rows_P), CHUNK), "answering", "batch"):
-        rows = rows_P[start : start + CHUNK]
-        streams = experiment.streams(torch.arange(start, start + len(rows)))
-        ids_BA = experiment.method.solve(model, Symbols(task, rows).examples(), streams).answer_BA.numpy()
-        answers += task.written(rows, ids_BA)
-    return answers

@@ -34,13 +34,17 @@ for words in sys.argv[1:]:
 json.dump(found, sys.stdout)
 """
 HEAVY = {"torch", "numpy", "tyro", "scipy.stats", "scipy.optimize", "matplotlib", "transformers", "networkx"}
-LEAST = {"--help": set(), "--version": set(), "frontier --task.digits 2": {"numpy", "tyro"}}
+LEAST = {
+    "--help": set(),
+    "--version": set(),
+    "frontier --task.digits 2": {"numpy", "tyro"},
+    "export mnns --count 2": {"numpy", "tyro"},
+    "score nowhere.jsonl nowhere.jsonl": {"numpy", "tyro"},
+}
 """What a light command needs of what takes long to load."""
 OTHERS = [
     "run --help",
     "run mnns/cot2 --help",
-    "export mnns --count 2",
-    "score nowhere.jsonl nowhere.jsonl",
     "runs list",
     "plot nothing",
     "show mnns 3 5",
