@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ leaves = st.one_of(
     st.sampled_from([10**30, -(10**30), 2**63, 1e308, -0.0, 0.5, math.nan, math.inf, -math.inf]),
     st.sampled_from(["", "4", "cot2", "mnns", "\0", "\ud800", "../..", "x" * 300, "1e5", "n3", "yes"]),
     st.text(max_size=6),
-    st.sampled_from([[], {}, [[[]]], [1, 2], {"a": 1}, [None], ["n1"]]),
+    st.sampled_from([[], {}, [[[]]], [1, 2], {"a": 1}, [None], ["n1"]]).map(deepcopy),  # they are changed again
 )
 
 
