@@ -224,7 +224,7 @@ def export(draw: Draw, base: Base, folder: Path) -> tuple[list[str], str, Check]
     kind: Any = TASKS[name]
 
     def right(out: str, err: str) -> None:
-        output = flags.get("--output")
+        output = None if flags.get("--output") == "None" else flags.get("--output")  # the parser's word for none
         for number, line in enumerate(each_line(out if output is None else Path(output).read_text(encoding="utf-8"))):
             assert line["id"] == number
             assert line["answer"] == slow_answer(kind(**line["settings"]), line["problem"])
