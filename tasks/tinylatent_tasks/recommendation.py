@@ -11,9 +11,8 @@ uniform; so the posterior over intents given the history, and the distribution o
 Prompt: padding <bos>, then three tokens an item. Steps: the intent, whose frontier is the posterior; then the answer of
 three tokens, the last of which is the last step of chain and frontier.
 
-Letters: P problems, H items of the longest history, M = H + 3 integers of a problem (the user's number, the length of
-the history, its items with -1 after the last, the next item), E events, Z intents, I items, T = 2 steps, V vocabulary,
-A = 3 answer tokens.
+Letters: P problems, H items of the longest history, M = H + 3 integers of a problem (user, length of the history, its
+items with -1 after the last, next item), E events, Z intents, I items, T = 2 steps, V vocabulary, A = 3 answer tokens.
 """
 
 from collections.abc import Sequence

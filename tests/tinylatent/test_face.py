@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -40,10 +41,24 @@ def test_a_run_says_how_often_it_is_right(run):
     right, total = run.record.evaluations["default"].right, run.record.total
     assert run.accuracy.value == pytest.approx(sum(right) / sum(total))
     assert run.accuracy.low <= run.accuracy.value <= run.accuracy.high
-    assert str(run).startswith(f"mnns/cot2 seed 0: {100 * run.accuracy.value:.2f} % right [")
+    assert str(run).startswith(f"CoT2 on mnns, seed 0: {100 * run.accuracy.value:.2f} % right [")
     assert run.evaluate().value == pytest.approx(run.accuracy.value)
     zero = run.record.evaluations["zero"].right
     assert run.evaluate(control="zero").value == pytest.approx(sum(zero) / sum(total))
+
+
+def test_a_control_needs_latents(run):
+    with pytest.raises(ValueError, match="discrete CoT has no latents, so there is nothing to replace"):
+        run.using(tl.METHODS["discrete"]()).evaluate(control="zero")
+    with pytest.raises(ValueError, match="unknown control"):
+        run.evaluate(control="nonsense")
+
+
+def test_numbers_of_numpy_are_numbers(run, unchecked):
+    given = {name: np.int64(value) for name, value in TINY.items()}
+    again = tl.run("mnns/cot2", seed=np.int64(0), **given, learning_rate=np.float64(0.01))
+    assert again.record.id == run.record.id
+    assert again.think(np.array([3, 5, 2, 8])) == again.think((3, 5, 2, 8)) == run.think([3, 5, 2, 8])
 
 
 def test_a_run_is_read_again_from_its_folder(run, tmp_path, capsys):
@@ -80,10 +95,14 @@ class Narrow(CoT2):
 
 def test_a_thought_of_ones_own_reads_a_trained_model(run):
     narrow = run.using(Narrow())
+    assert str(narrow).startswith("Narrow on mnns, seed 0: ")
     assert narrow.accuracy.value == narrow.evaluate().value
     wide, found = run.think([3, 5, 2, 8]), narrow.think([3, 5, 2, 8])
-    assert found.steps[0].model == wide.steps[0].model  # of the prompt alone
-    assert found.steps[-1].model != wide.steps[-1].model
+    assert found.method == "Narrow"
+    for step in found.steps[:-1]:  # what the thought put into the vector, not what the model reads out
+        assert sorted(step.model.values())[-3:-2] in ([], [0.0])
+        assert sum(step.model.values()) == pytest.approx(1)
+    assert sum(share > 0 for share in wide.steps[1].model.values()) > 2
     own = tl.run("mnns", Narrow(), **TINY)
     assert isinstance(own.experiment.method, Narrow)
 
@@ -96,10 +115,31 @@ def test_thoughts_roll_out(run):
     assert torch.equal(tl.Streams(0, 8).uniform(), tl.Streams(0, torch.arange(8)).uniform())
 
 
+def test_what_is_held_is_what_the_thought_makes(run):
+    """Two tokens drawn a step are two halves, whatever the model reads out."""
+    drawn = run.using(tl.METHODS["grpo"](samples=2)).think([3, 5, 2, 8])
+    for step in drawn.steps[:-1]:
+        assert {*step.model.values()} <= {0.0, 0.5, 1.0}
+        assert sum(step.model.values()) == pytest.approx(1)
+
+
+def test_a_thought_is_drawn(run, tmp_path):
+    run.think([3, 5, 2, 8]).draw(tmp_path / "thought.svg")
+    run.think([3, 5, 2, 8]).draw(str(tmp_path / "thought.png"))
+    assert "CoT2" in (tmp_path / "thought.svg").read_text() or (tmp_path / "thought.svg").stat().st_size > 5000
+
+
 REFUSED = {
     "no such recipe": (lambda: tl.run("mnns/nonsense"), "unknown recipe 'mnns/nonsense'"),
-    "no such setting": (lambda: tl.run("mnns/cot2", step=5), "'step': expected fields of tinylatent.Training"),
+    "no such setting": (lambda: tl.run("mnns/cot2", step=5), "training has no step: expected steps, batch_size"),
     "a recipe and a method": (lambda: tl.run("mnns/cot2", CoT2()), "'mnns/cot2' with a method of your own"),
+    "text for a number": (lambda: tl.run("mnns/cot2", steps="300"), r"Expected `int`, got `str` - at `\$.steps`"),
+    "a share for a number": (lambda: tl.run("mnns/cot2", steps=3.5), r"Expected `int`, got `float` - at `\$.steps`"),
+    "a yes for a number": (lambda: tl.run("mnns/cot2", steps=True), r"Expected `int`, got `bool` - at `\$.steps`"),
+    "a word for a seed": (lambda: tl.run("mnns/cot2", seed="a"), "a recipe 'mnns/cot2' with seed 'a'"),
+    "no recipe": (lambda: tl.run(None), "a recipe None with seed 0: expected such as 'mnns/cot2'"),
+    "a method's name": (lambda: tl.run("mnns", "cot2"), "'cot2' is no method: expected an instance"),
+    "a method's class": (lambda: tl.run("mnns", CoT2), "CoT2'> is no method: expected an instance"),
     "not registered": (lambda: tl.run("mnns", Narrow(), out="never"), "Narrow is not registered"),
     "no such device": (lambda: tl.run("mnns/cot2", device="tpu", **TINY), "unknown device 'tpu'"),
     "no run": (lambda: tl.load("/nonexistent"), "/nonexistent holds no run"),
@@ -107,7 +147,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("call", "said"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_done_is_said(call, said):
+def test_what_cannot_be_done_is_said(call, said, unchecked):
     with pytest.raises(ValueError, match=said):
         call()
 
@@ -117,3 +157,23 @@ def test_parts_that_weights_lack_are_named(run):
         run.using(tl.METHODS["pause"]())
     with pytest.raises(ValueError, match="give every problem 4"):
         run.think([0, 1])
+
+
+def test_what_is_no_plan_is_told(run, unchecked):
+    prompt = run.examples([[3, 5, 2, 8]]).prompt_BN
+    with pytest.raises(ValueError, match="a plan of Segment: expected a tuple of segments"):
+        tl.rollout(run.model.backbone, tl.Segment(tl.Token(), 1), prompt)
+    with pytest.raises(ValueError, match="a prompt of type list"):
+        tl.rollout(run.model.backbone, (tl.Segment(tl.Token(), 1),), [[1, 2]])
+    with pytest.raises(ValueError, match="expected a thought"):
+        tl.Segment(tl.Token, 1)
+    with pytest.raises(ValueError, match="temperature nan"):
+        tl.Token(float("nan"))
+    with pytest.raises(ValueError, match=r"samples 2\.5"):
+        tl.MultiToken(2.5)
+    with pytest.raises(ValueError, match="streams for -1 rows"):
+        tl.Streams(0, -1)
+    with pytest.raises(KeyError, match="unknown method 'nope': expected one of coconut"):
+        tl.METHODS["nope"]
+    with pytest.raises(ValueError, match="'discrete' is no method"):
+        run.using("discrete")

@@ -1,6 +1,5 @@
 """What there is: `list` names everything that is registered, `show` a problem with its exact frontier."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import tyro
 from tinylatent.cli.run import arms_listed
 from tinylatent.cli.terminal import first_sentence, listed, refuse_idle
 from tinylatent.core.environment import environment
-from tinylatent.core.files import json_text
+from tinylatent.core.files import json_text, json_value
 from tinylatent.engine.controls import CONTROLS
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load
@@ -88,10 +87,10 @@ class Show:
         task, row = self._chosen(None if loaded is None else loaded[0].task)
         experiment, model = (None, None) if loaded is None else loaded
         found = think(task, row, experiment, model)
-        values: dict[str, Any] = {"task": self.task, **found.to_json(), "environment": environment()}
+        values: dict[str, Any] = {**found.to_json(), "environment": environment()}
         if experiment is not None:
             run = {"id": experiment.identity, "name": run_name(experiment), "seeds": asdict(experiment.seeds)}
-            values |= {"label": experiment.method.label or experiment.method.name, "run": run}
+            values["run"] = run
         if self.figure is not None:
             draw_thought(values, self.figure)
         if self.json:
@@ -122,6 +121,6 @@ def parsed(text: str) -> Any:
     except ValueError:
         pass
     try:
-        return json.loads(text)
+        return json_value(text)
     except (ValueError, RecursionError):
         raise ValueError(f"{text[:80]!r} is no problem: expected numbers, such as 3 5 2 8, or a JSON value") from None

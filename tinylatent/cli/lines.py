@@ -6,19 +6,17 @@ replaces what is read, and another file only when told to.
 
 import contextlib
 import io
-import json
-import math
 import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from tinylatent_tasks.checks import short
 from tqdm import tqdm
 
-from tinylatent.core.files import atomic, json_text, naming
+from tinylatent.core.files import atomic, json_text, json_value, naming
 
 Each = TypeVar("Each")
 Line = tuple[str, Any]
@@ -54,31 +52,12 @@ def read_lines(path: Path | None) -> list[Line]:
 
 def _value(line: str, where: str) -> Any:
     try:
-        return json.loads(line, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_object)
+        return json_value(line)
     except RecursionError:
         raise ValueError(f"{where} is nested too deeply: expected one JSON value a line") from None
     except ValueError as error:
         said = "an integer of thousands of digits" if "set_int_max_str_digits" in str(error) else error
         raise ValueError(f"{where} is not JSON ({said}): expected one JSON value a line") from None
-
-
-def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"it knows no {word}")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise ValueError(f"{digits[:20]} is too large a number")
-    return number
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {short(next(name for name in names if names.count(name) > 1))} stands there twice")
-    return found
 
 
 def identity(value: Any, where: str) -> int | str:
@@ -118,31 +97,32 @@ def check_output(output: Path | None, overwrite: bool, *inputs: Path | None) -> 
     """
     if output is None:
         return
-    if output.is_dir():
+    target = output.resolve()  # where it would be written: ".." and links may lead to what is read
+    if target.is_dir():
         raise ValueError(f"--output {output} is a folder: name a file in it, such as {output / 'lines.jsonl'}")
     for source in inputs:
-        if _is_input(output, source):
+        if _is_input(target, source):
             name = "standard input" if source is None else source
             how = "lies in" if source is not None and source.is_dir() else "would overwrite"
             raise ValueError(f"--output {output} {how} {name}, which is read: name another file")
-    if os.path.lexists(output) and not overwrite:
+    if (os.path.lexists(output) or target.exists()) and not overwrite:
         raise ValueError(f"--output {output} exists: name another file, or add --overwrite to replace it")
-    if output.exists() and not output.is_file():
+    if target.exists() and not target.is_file():
         raise ValueError(f"--output {output} is no ordinary file: leave it out and redirect standard output")
-    folder = output.resolve().parent
+    folder = target.parent
     if not folder.is_dir():
         raise ValueError(f"--output {output}: there is no folder {folder}; make it first")
     if not os.access(folder, os.W_OK):
         raise PermissionError(13, "Permission denied", str(folder))
 
 
-def _is_input(output: Path, source: Path | None) -> bool:
-    """Whether a file is what is read, or in the folder that is."""
+def _is_input(target: Path, source: Path | None) -> bool:
+    """Whether a file, its path resolved, is what is read, or in the folder that is."""
     if source is not None and source.is_dir():
-        return output.resolve().is_relative_to(source.resolve())
+        return target.is_relative_to(source.resolve())
     with contextlib.suppress(OSError, ValueError, AttributeError, io.UnsupportedOperation):
         there = os.fstat(sys.stdin.fileno()) if source is None else os.stat(source)
-        return os.path.samestat(os.stat(output), there)
+        return os.path.samestat(os.stat(target), there)
     return False
 
 

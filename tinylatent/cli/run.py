@@ -26,6 +26,8 @@ from tinylatent.methods import METHODS
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.config import Training
 
+NUM_DRAWN = 10_000
+"""Problems to train on where a flag makes a task too large to list, and no number is given."""
 SomeTask = TypeVar("SomeTask")
 SomeMethod = TypeVar("SomeMethod")
 
@@ -97,7 +99,12 @@ class Run(Generic[SomeTask, SomeMethod]):
             training = replace(training, num_train=start.training.num_train)
         kind: Any = cls
         default = cls(name, task, usual.method, model, training)  # type: ignore[arg-type]
-        return filled(kind[type(task), type(usual.method)], f"tinylatent run {name}", flags, default)
+        found = filled(kind[type(task), type(usual.method)], f"tinylatent run {name}", flags, default)
+        for flag in (flag.partition("=")[0] for flag in flags if flag.startswith("--method.")):
+            why = found.method.idle.get(flag.removeprefix("--method.").replace("-", "_"))
+            if why is not None:  # also where the value is the default, which no record would show
+                raise ValueError(f"{flag} has no effect {why}: leave it out")
+        return found
 
     def experiment(self) -> Experiment:
         """The whole run.
@@ -108,6 +115,13 @@ class Run(Generic[SomeTask, SomeMethod]):
         given = (self.split_seed, self.init_seed, self.order_seed, self.sampling_seed)
         seeds = Seeds(*(self.seed if seed is None else seed for seed in given))
         task: Any = self.task
+        training = self.training
+        if training.num_train is None and not task.listed:
+            training = replace(training, num_train=NUM_DRAWN)
+            say(
+                f"{NUM_DRAWN} problems to train on, since those of {task.name} of this size are too many to list; "
+                "--training.num-train takes another number"
+            )
         method: Any = self.method
         start = recipe(self.recipe, self.seed).start
         if self.start is not None:
@@ -124,10 +138,10 @@ class Run(Generic[SomeTask, SomeMethod]):
                 )
             seeds = replace(seeds, split=start.seeds.split)
         elif start is not None:
-            training = replace(start.training, num_train=self.training.num_train)
+            earlier = replace(start.training, num_train=training.num_train)
             shared = replace(start.seeds, split=seeds.split)
-            start = replace(start, task=task, model=self.model, training=training, seeds=shared)
-        return Experiment(task, method, self.model, self.training, seeds, start)
+            start = replace(start, task=task, model=self.model, training=earlier, seeds=shared)
+        return Experiment(task, method, self.model, training, seeds, start)
 
     def _contradictions(self, start: Experiment) -> Iterator[tuple[str, Any, Any]]:
         """Flag, its value, and that of the start, wherever they differ and must not."""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 
 class DamagedError(ValueError):
@@ -97,6 +97,35 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text(value, indent=2) + "\n")
 
 
+def json_value(text: str | bytes) -> Any:
+    """The value of standard JSON: no NaN, no number beyond a float, no name twice in an object.
+
+    Raises:
+        ValueError: it is not; the message says what.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_object)
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"it knows no {word}")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:20]} is too large a number")
+    return number
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)[:60]!r} stands there twice")
+    return found
+
+
 def read_json(path: Path) -> Any:
     """The value in a JSON file.
 
@@ -104,7 +133,7 @@ def read_json(path: Path) -> Any:
         DamagedError: the file is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_value(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(
             f"{path} cannot be read ({error}): expected the JSON this program wrote; restore it from a copy"
@@ -126,7 +155,7 @@ def read_lines(path: Path, whole: bool = False) -> list[dict[str, Any]]:
         try:
             if not line.endswith(b"\n"):
                 raise ValueError("it has no end")
-            records.append(json.loads(line))
+            records.append(json_value(line))
             if not isinstance(records[-1], dict):
                 raise ValueError("it is no record")
         except (ValueError, RecursionError) as error:

@@ -16,6 +16,12 @@ def checksum(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
+def sealed(values: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with a checksum of itself, under "seal", so that a change is noticed."""
+    bare = {name: value for name, value in values.items() if name != "seal"}
+    return {**bare, "seal": checksum(json.dumps(bare).encode())}
+
+
 def plain(value: Any) -> dict[str, Any]:
     """A dataclass as a JSON object of the fields that differ from their defaults; tuples become lists.
 

@@ -63,6 +63,8 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
         return found
 
     def __getitem__(self, name: str) -> Kind:
+        if name not in self.points:
+            raise KeyError(f"unknown {self.word} {name!r}: expected one of {', '.join(self)}")
         if name not in self._found:
             self._found[name] = self._load(name)
         return self._found[name]

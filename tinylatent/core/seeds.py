@@ -109,6 +109,8 @@ class Streams:
     """
 
     def __init__(self, seed: int, rows_B: Int[Tensor, " B"] | int):
+        if not isinstance(rows_B, int | Tensor) or (isinstance(rows_B, int) and rows_B < 1):
+            raise ValueError(f"streams for {rows_B!r} rows: expected a number of at least 1, or a tensor of identities")
         rows_B = torch.arange(rows_B) if isinstance(rows_B, int) else rows_B.to(exact_device(rows_B.device))
         root = torch.full_like(rows_B, _signed(seed % (1 << 64)))
         self.root_B = mix(mix(root) ^ rows_B)

@@ -18,7 +18,7 @@ from tinylatent.core.seeds import Streams
 
 DIVERGED = (
     "there is nothing to choose from: the logits are not finite, training diverged; lower training.learning_rate, or "
-    "take an earlier checkpoint"
+    "take an earlier checkpoint (or a thought of your own fed back what is not finite)"
 )
 FLOOR = 1e-30
 """Smaller concentrations are raised to this, so that the log of a component fits float32."""

@@ -39,6 +39,8 @@ class Segment:
     """Steps a row takes before it may stop."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.thought, Thought):
+            raise ValueError(f"a segment of {self.thought!r}: expected a thought, such as tinylatent.Token()")
         if not isinstance(self.steps, int) and not (
             isinstance(self.steps, Tensor) and self.steps.ndim == 1 and not self.steps.is_floating_point()
         ):

@@ -109,6 +109,8 @@ def resume(
 
 def check(plan: Plan, prompt_BN: Tensor, mask_BN: Tensor | None, group: int, streams: Streams | None) -> None:
     """Raises ValueError unless plan, prompt, mask, group and streams fit together."""
+    if not isinstance(prompt_BN, Tensor):
+        raise ValueError(f"a prompt of type {type(prompt_BN).__name__}: expected a tensor of token ids (rows, slots)")
     if prompt_BN.ndim != 2 or not prompt_BN.shape[1] or prompt_BN.is_floating_point():
         raise ValueError(
             f"a prompt of shape {tuple(prompt_BN.shape)} and type {prompt_BN.dtype}: expected token ids (rows, slots), "
@@ -119,11 +121,15 @@ def check(plan: Plan, prompt_BN: Tensor, mask_BN: Tensor | None, group: int, str
             f"a mask of shape {tuple(mask_BN.shape)} and type {mask_BN.dtype}: expected booleans like the prompt, "
             f"{tuple(prompt_BN.shape)}"
         )
+    if not isinstance(plan, tuple | list) or not all(isinstance(part, Segment | Repeat) for part in plan):
+        raise ValueError(
+            f"a plan of {type(plan).__name__}: expected a tuple of segments, such as (Segment(thought, 3),)"
+        )
     rows, samples = prompt_BN.shape[0], False
     for segment in distinct(plan):
         segment.check(rows)
         samples = samples or (segment.given is None and segment.thought.needs_streams)
-    if group < 1:
+    if not isinstance(group, int) or group < 1:
         raise ValueError(f"group {group}: expected 1 or more rollouts per prompt")
     if mask_BN is not None and not mask_BN[:, -1].all():
         raise ValueError("a prompt ends in padding: expected left padding, the last column of the mask all True")

@@ -12,6 +12,8 @@
 Letters: B rows, T steps, D width, V vocabulary, K samples; `*rows` is B, or B T for a whole segment.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -39,7 +41,7 @@ class Token(Thought):
 
     def __init__(self, temperature: float = 0.0, stop_ids: tuple[int, ...] = (), stop_slot: bool = True):
         super().__init__()
-        if temperature < 0:
+        if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature {temperature}: expected 0 (greedy) or more; try 1.0")
         self.temperature, self.stop_ids, self.stop_slot = temperature, stop_ids, stop_slot
         self.needs_streams = temperature > 0
@@ -134,9 +136,9 @@ class MultiToken(Thought):
 
     def __init__(self, samples: int, temperature: float = 1.0):
         super().__init__()
-        if samples < 1:
-            raise ValueError(f"samples {samples}: expected at least 1 token a step; try 3")
-        if not temperature > 0:
+        if not isinstance(samples, int) or samples < 1:
+            raise ValueError(f"samples {samples}: expected at least 1 token a step, a whole number; try 3")
+        if not 0 < temperature < math.inf:
             raise ValueError(f"temperature {temperature}: expected more than 0; try 1.0")
         self.samples, self.temperature = samples, temperature
         self.has_latent = samples > 1

@@ -27,6 +27,7 @@ from tinylatent.core.seeds import Seeds, Streams
 from tinylatent.lab.records import ExperimentRecord, lift_record
 from tinylatent.lab.run import NotInstalledError, Progress, Run
 from tinylatent.lab.tasks import TASKS
+from tinylatent.lab.words import Words
 from tinylatent.methods import METHODS, CoT2
 from tinylatent.models.decoder import Decoder, ModelConfig
 from tinylatent.objectives.method import Method, Model
@@ -294,16 +295,19 @@ def _installed(registry: Registry[Any], name: str, word: str) -> Any:
 def _rows(task: Task, part: str, seed: int, count: int | None) -> np.ndarray:
     """The problems of a part; drawing those of a large task takes seconds, and a run needs both parts several times.
 
-    A bar on standard error, if that is a terminal, says how far it is after two seconds.
+    A bar on standard error says how far it is after two seconds, or lines where that is no terminal.
     """
     if task.listed:
         rows = task.split(part, seed, count)
     else:
         said = f"drawing problems of {task.name}"
         with tqdm(total=count, desc=said, unit="problem", delay=2, leave=False, disable=None) as bar:
+            words = Words(count or 0, of=f"problems of {task.name} drawn") if bar.disable else None
 
             def tell(found: int) -> None:
                 bar.update(found - bar.n)
+                if words is not None:
+                    words.tell(found)
 
             rows = task.split(part, seed, count, tell)
     rows.flags.writeable = False

@@ -6,7 +6,6 @@ then that the run writes this very JSON, and only then lifts the record to the f
 """
 
 import copy
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ import msgspec
 import torch
 
 from tinylatent.core.environment import environment
-from tinylatent.core.files import json_text, naming
+from tinylatent.core.files import json_text, json_value, naming
 from tinylatent.core.identity import identity
 from tinylatent.training.checkpoints import METRICS
 
@@ -243,7 +242,7 @@ def last_line(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL))
             lines = file.read().split(b"\n")[:-1]
-        line = json.loads(lines[-1]) if lines else {}
+        line = json_value(lines[-1]) if lines else {}
         return line if isinstance(line.get("step", 0), int) else {}
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from tinylatent.core.files import DamagedError, is_locked, locked, read_json
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.launchers.launcher import RESULT
+from tinylatent.lab.launchers.launcher import RESULT, read_result
 from tinylatent.lab.names import Settings, recipe_settings, run_name, settings, short, written
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.run import Record, Run, last_line, read_record
@@ -204,7 +204,7 @@ def _read(folder: Path) -> tuple[Run | None, Record | None]:
         run = Experiment.from_json(values)
         written_ids.add(Experiment.written_identity(values))
     if (folder / RESULT).exists():
-        kind, record = _recorded(read_json(folder / RESULT))
+        kind, record = _recorded(read_result(folder / RESULT))
         written_ids.add(record.id)
         of = kind.from_json(record.run)
         if run is not None and of != run:

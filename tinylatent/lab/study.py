@@ -9,7 +9,6 @@ import inspect
 import re
 import sys
 import tempfile
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,11 +27,10 @@ from tinylatent.lab.launchers.launcher import stored_record
 from tinylatent.lab.launchers.local import Local
 from tinylatent.lab.run import Record, Run, read_record
 from tinylatent.lab.tables import Table, provenance
+from tinylatent.lab.words import Words
 
 Profile = Literal["quick", "full"]
 RUNS, FINDINGS, PROVENANCE, STORE = "runs.jsonl", "findings.json", "provenance.json", "runs"
-FIRST_WORD_S, LATER_WORDS_S = 10, 60
-"""Seconds until it is first said how far the runs are where there is no bar, and from then on between such lines."""
 
 
 class StudyError(ValueError):
@@ -313,7 +311,7 @@ def _done(jobs: Sequence[Job], launcher: Launcher, total: int) -> Iterator[Recor
         launcher.submit(jobs) as submitted,
         tqdm(total=units, desc=say, unit="step", unit_scale=True, mininterval=0.5, disable=None) as bar,
     ):
-        words = _Words(units, say) if bar.disable else None
+        words = Words(units, say) if bar.disable else None
         while waiting:
             for job, error in submitted.ended(0.5):
                 del waiting[job.run.identity]
@@ -335,25 +333,3 @@ def _done(jobs: Sequence[Job], launcher: Launcher, total: int) -> Iterator[Recor
         raise ValueError(
             f"{len(failed)} of {len(jobs)} runs failed: {label} ({reason}){more}; the others are kept in the store"
         )
-
-
-class _Words:
-    """Lines that tell how far the runs are, where standard error is no terminal and shows no bar."""
-
-    def __init__(self, units: int, say: str):
-        self.units, self.began = units, time.monotonic()
-        self.before: int | None = None
-        self.next = self.began + FIRST_WORD_S
-        print(f"{say}, {units:,} steps in all; how far they are is told every minute", file=sys.stderr, flush=True)
-
-    def tell(self, done: int) -> None:
-        """Prints a line if it is time for one; done: steps of all runs so far."""
-        now = time.monotonic()
-        if self.before is None:
-            self.before = done  # an interrupted run brings steps that took no time
-        if now < self.next or done >= self.units:
-            return
-        pace = (done - self.before) / (now - self.began)
-        left = f", about {(self.units - done) / pace / 60:.0f} minutes left" if pace > 0 else ""
-        print(f"  {done:,} of {self.units:,} steps{left}", file=sys.stderr, flush=True)
-        self.next = now + LATER_WORDS_S

@@ -2,14 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tinylatent_tasks import Task
+from torch import Tensor
 
+from tinylatent.engine.thought import Action
+from tinylatent.engine.trace import Trace
 from tinylatent.lab.experiment import Experiment
-from tinylatent.objectives.method import Model
+from tinylatent.lab.thought_figure import draw_thought
+from tinylatent.methods import METHODS
+from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.speakers import Symbols
 
 VISIBLE = 1e-3
@@ -25,7 +31,8 @@ class Step:
     oracle: Mapping[str, float]
     """Share of every state that either of the two holds to more than VISIBLE, by its token."""
     model: Mapping[str, float] | None
-    """The model's shares of the same states; None where its method takes no such step."""
+    """The model's shares of the same states: those of the mixture of tokens that is fed back, or where the thought is
+    none the distribution that the model reads out. None where its method takes no such step."""
     kl: float | None
     """KL(oracle || model) in nats over all states; None without a model's step."""
 
@@ -34,19 +41,29 @@ class Step:
 class Thinking:
     """A problem, its answer, and every step."""
 
+    task: str
+    """Name of the task."""
     problem: dict[str, Any]
     """As JSON."""
     right: Any
     """The right answer, as JSON."""
     steps: list[Step]
     method: str | None = None
-    """Name of the model's method; None without a model."""
+    """What the model's method is called; None without a model."""
     answer: Any = None
     """The model's answer, as JSON; None where it is no answer, and without a model."""
     is_right: bool | None = None
     """Whether the model's answer is right; None without a model."""
     is_taught: bool = True
     """Whether the method trains its steps to be read as states; where not, the model's shares are no belief."""
+
+    def draw(self, path: Path | str) -> None:
+        """Draws a panel for each step into a file, PNG, PDF or SVG by its suffix.
+
+        Raises:
+            ValueError: the suffix names no format.
+        """
+        draw_thought(self.to_json(), Path(path))
 
     def to_json(self) -> dict[str, Any]:
         """The problem and its steps as plain values: the shares of every state by oracle and model."""
@@ -61,10 +78,11 @@ class Thinking:
             | ({} if step.kl is None else {"kl": step.kl})
             for number, step in enumerate(self.steps, 1)
         ]
+        asked = {"task": self.task, "problem": self.problem, "answer": self.right, "steps": steps}
         if self.method is None:
-            return {"problem": self.problem, "answer": self.right, "steps": steps}
+            return asked
         model = {"method": self.method, "model": self.answer, "right": self.is_right, "taught": self.is_taught}
-        return {"problem": self.problem, "answer": self.right, "steps": steps, **model}
+        return {**asked, **model}
 
     def __str__(self) -> str:
         """A line for each state of each step."""
@@ -106,15 +124,14 @@ def think(task: Task, row: np.ndarray, experiment: Experiment | None = None, mod
     batch = task.batch(row[None])
     oracle_TV = batch.frontier_BTV[0, : batch.steps_B[0]]
     right = task.say(task.answer_ids(task.answer(row[None]))[0])
-    names = task.vocabulary.tokens
+    names, problem = task.vocabulary.tokens, task.to_json(row.tolist())
     if experiment is None or model is None:
-        return Thinking(task.to_json(row.tolist()), right, [_step(oracle_V, None, names) for oracle_V in oracle_TV])
+        return Thinking(task.name, problem, right, [_step(oracle_V, None, names) for oracle_V in oracle_TV])
     device = model.backbone.table.weight.device
     solution = experiment.method.solve(
         model, Symbols(task, row[None]).examples(device), experiment.streams(torch.arange(1, device=device))
     )
-    with torch.no_grad():
-        model_TV = solution.trace.logits_BTV[0].softmax(-1).cpu().numpy()
+    model_TV = _held(solution.trace).cpu().numpy()
     # Answers of several tokens end later than the oracle, which knows the last of them alone; and a method that skips
     # steps ends with the answer too.
     ahead = len(model_TV) - len(oracle_TV)
@@ -122,9 +139,44 @@ def think(task: Task, row: np.ndarray, experiment: Experiment | None = None, mod
         _step(oracle_V, model_TV[t + ahead] if t + ahead >= 0 else None, names) for t, oracle_V in enumerate(oracle_TV)
     ]
     written = task.write(row.tolist(), solution.answer_BA[0].cpu().numpy())
-    problem = task.to_json(row.tolist())
     method = experiment.method
-    return Thinking(problem, right, steps, method.name, written["answer"], written["right"], method.supervised)
+    return Thinking(
+        task.name, problem, right, steps, called(method), written["answer"], written["right"], method.supervised
+    )
+
+
+def called(method: Method) -> str:
+    """What to call a method: its label, or the name of its class where that is no registered method's."""
+    if METHODS.get(method.name) is type(method):
+        return method.label or method.name
+    return type(method).__name__
+
+
+@torch.no_grad()
+def _held(trace: Trace) -> Tensor:
+    """What every step of the first row holds (T, V): the mixture that is fed back, or what the model reads out."""
+    held_TV = trace.logits_BTV[0].softmax(-1)
+    for span in trace.thought_spans:
+        mixture_TV = _mixture(span.action, held_TV[trace.within(span)])
+        if mixture_TV is not None:
+            held_TV[trace.within(span)] = mixture_TV
+    return held_TV
+
+
+def _mixture(action: Action | None, like_TV: Tensor) -> Tensor | None:
+    """The shares of tokens in the inputs that actions make, for the first row; None where they mix no tokens."""
+    values = {} if action is None else {name: value[0] for name, value in action.values.items()}
+    mixture_TV = torch.zeros_like(like_TV)
+    dense = values["log_a"].exp() if "log_a" in values else values.get("alpha")
+    if dense is not None:
+        mixture_TV[:, : dense.shape[-1]] = dense
+    elif "ids" in values:
+        ids = values["ids"]
+        shares = values.get("shares", torch.full_like(ids, 1 / ids.shape[-1], dtype=like_TV.dtype))
+        mixture_TV.scatter_add_(1, ids, shares.to(like_TV))
+    else:
+        return None
+    return mixture_TV
 
 
 def _step(oracle_V: np.ndarray, model_V: np.ndarray | None, names: Any) -> Step:

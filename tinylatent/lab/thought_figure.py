@@ -57,7 +57,7 @@ def draw_on(drawn: Any, thought: Mapping[str, Any]) -> None:
     pairs = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in drawn.axes]
     handles = {label: handle for pair in pairs for handle, label in pair}
     untaught = "" if thought.get("taught", True) else ", whose steps name no states"
-    names = {"oracle": "exact frontier", "model": thought.get("label", thought.get("method", "")) + untaught}
+    names = {"oracle": "exact frontier", "model": thought.get("method", "") + untaught}
     shown = [label for label in names if label in handles]
     drawn.legend([handles[label] for label in shown], [names[label] for label in shown], loc="upper right", ncols=2)
 
@@ -121,7 +121,7 @@ def _title(thought: Mapping[str, Any], length: int) -> str:
     said = f"answer {thought['answer']}"
     if "method" in thought:
         verdict = "right" if thought["right"] else "wrong"
-        said += f", {thought.get('label', thought['method'])} says {thought['model']}: {verdict}"
+        said += f", {thought['method']} says {thought['model']}: {verdict}"
     return f"{asked}\n{said}"
 
 

@@ -4,15 +4,20 @@ import contextlib
 import math
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import torch
+from tinylatent_tasks.checks import short
+from torch import Tensor
 from tqdm import tqdm
 
+from tinylatent.engine.plan import distinct
 from tinylatent.evaluation.evaluate import evaluate
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, cluster_counts
 from tinylatent.lab.experiment import Experiment, device_named
@@ -22,12 +27,14 @@ from tinylatent.lab.launchers.launcher import Job, stored_record
 from tinylatent.lab.recipes import build, comparisons, recipe
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.run import Progress
-from tinylatent.lab.thinking import Thinking, think
+from tinylatent.lab.thinking import Thinking, called, think
+from tinylatent.lab.words import Words
 from tinylatent.methods import METHODS
 from tinylatent.objectives.examples import Examples
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.checkpoints import CONFIG
+from tinylatent.training.config import Training
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,8 @@ class Trained:
     def __str__(self) -> str:
         """What it is, and how often it is right."""
         found = (100 * share for share in (self.accuracy.value, self.accuracy.low, self.accuracy.high))
-        return "{}: {:.2f} % right [{:.2f}, {:.2f}]".format(self.experiment.label, *found)
+        name = f"{called(self.experiment.method)} on {self.experiment.task.name}, seed {self.experiment.seeds.split}"
+        return "{}: {:.2f} % right [{:.2f}, {:.2f}]".format(name, *found)
 
     @cached_property
     def accuracy(self) -> Interval:
@@ -61,29 +69,42 @@ class Trained:
             ValueError: unknown control, or the method has no latents to replace.
         """
         speaker, device = self.experiment.speaker("validation"), self._device
+        if control is not None:
+            self._check_latents(Symbols(self.experiment.task, speaker.problems[:1]).examples(device))
         seed = self.experiment.seeds.derive("sampling", "evaluation")
         found = evaluate(speaker, self.experiment.method, self.model, control=control, seed=seed, device=device)
         _, right, total = cluster_counts(self.experiment.task.key(speaker.problems), found.right_P)
         return accuracy_interval([right], [total])
 
+    def _check_latents(self, examples: Examples) -> None:
+        """Raises ValueError if the method feeds back nothing that a control could replace."""
+        method = self.experiment.method
+        if not any(segment.thought.has_latent for segment in distinct(method.plan(self.model, examples))):
+            raise ValueError(f"{called(method)} has no latents, so there is nothing to replace: leave out the control")
+
     def examples(self, problems: Sequence[Any]) -> Examples:
         """Problems as the model reads them: prompt ids, masks, targets, answers.
 
         Args:
-            problems: each as a JSON value, such as [3, 5, 2, 8].
+            problems: each as a JSON value, such as [3, 5, 2, 8], or as an array.
 
         Raises:
             ValueError: one is no problem of this task.
         """
         task = self.experiment.task
-        return Symbols(task, task.rows([task.read(problem).tolist() for problem in problems])).examples(self._device)
+        return Symbols(task, task.rows([task.read(_listed(problem)).tolist() for problem in problems])).examples(
+            self._device
+        )
 
     def think(self, problem: Any) -> Thinking:
-        """One problem, a JSON value such as [3, 5, 2, 8], step by step: the oracle's frontier beside the model's.
+        """One problem step by step: the oracle's frontier beside what the model holds.
+
+        problem: a JSON value such as [3, 5, 2, 8], or an array.
 
         Raises:
             ValueError: it is no problem of this task.
         """
+        problem = _listed(problem)
         task = self.experiment.task.holding(problem)
         return think(task, task.read(problem), self.experiment, self.model)
 
@@ -93,6 +114,7 @@ class Trained:
         Raises:
             ValueError: the method has parts of its own that these weights lack.
         """
+        _check_method(method)
         parts = getattr(self.model, "parts", {})
         lacking = {*method.parts(self.model.backbone, torch.Generator())} - {*parts}
         if lacking:
@@ -129,6 +151,11 @@ def run(
     Raises:
         ValueError: no such recipe or setting, the folder holds another run, or training diverged.
     """
+    if method is not None:
+        _check_method(method)
+    seed, settings = _number(seed), {key: _number(value) for key, value in settings.items()}
+    if not isinstance(name, str) or type(seed) is not int:
+        raise ValueError(f"a recipe {short(name)} with seed {short(seed)}: expected such as 'mnns/cot2' and 0")
     if method is None:
         usual = recipe(name, seed)
     elif name in comparisons():
@@ -137,10 +164,7 @@ def run(
         raise ValueError(
             f"{name!r} with a method of your own: expected a comparison, one of {', '.join(comparisons())}"
         )
-    try:
-        experiment = replace(usual, training=replace(usual.training, **settings))
-    except TypeError as error:
-        raise ValueError(f"{error}: expected fields of tinylatent.Training, such as steps=1500") from None
+    experiment = replace(usual, training=_with(usual.training, settings))
     if out is not None and METHODS.get(usual.method.name) is not type(usual.method):
         raise ValueError(
             f"{type(usual.method).__name__} is not registered, so a folder of it could not be read again: leave out "
@@ -161,6 +185,38 @@ def load(folder: Path | str, device: str = "cpu") -> Trained:
     """
     experiment, model = load_folder(Path(folder), device_named(device))
     return Trained(experiment, model, stored_record(experiment, Path(folder)))
+
+
+def _with(training: Training, settings: Mapping[str, Any]) -> Training:
+    """Training with settings of a user; ValueError unless each is known and of its type."""
+    known = {field.name: getattr(training, field.name) for field in fields(training)}
+    if unknown := sorted(settings.keys() - known.keys()):
+        raise ValueError(f"training has no {', '.join(unknown)}: expected {', '.join(known)}")
+    try:
+        return msgspec.convert({**known, **settings}, Training)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"settings of training: {error}; see help(tinylatent.Training)") from None
+
+
+def _number(value: Any) -> Any:
+    """A single number of numpy or torch as Python's own; anything else as it is."""
+    return value.item() if isinstance(value, np.generic | Tensor) and value.ndim == 0 else value
+
+
+def _listed(problem: Any) -> Any:
+    """An array or a tuple as a list, as JSON has it; anything else as it is."""
+    if isinstance(problem, np.ndarray | Tensor):
+        return problem.tolist()
+    return [_number(each) for each in problem] if isinstance(problem, list | tuple) else problem
+
+
+def _check_method(method: Any) -> None:
+    """Raises ValueError unless it is a method, and not its class or name."""
+    if not isinstance(method, Method) or not hasattr(method, "name"):
+        raise ValueError(
+            f"{short(method)} is no method: expected an instance of a subclass of tinylatent.Method that has a name, "
+            "such as tinylatent.METHODS['cot2']()"
+        )
 
 
 def _trained(experiment: Experiment, folder: Path, device: str) -> Trained:
@@ -204,15 +260,19 @@ def done(
 def _bar(experiment: Experiment) -> Iterator[Progress]:
     """A bar that begins at the step where training does, so that its pace is that of the steps made here."""
     bars: list[tqdm] = []
+    words: list[Words] = []
     with contextlib.ExitStack() as stack:
 
         def on_progress(step: int, loss: float) -> None:
             if not bars:
                 how: dict[str, Any] = {"desc": experiment.label, "unit": "step", "mininterval": 0.5, "disable": None}
                 bars.append(stack.enter_context(tqdm(total=experiment.work, initial=step, **how)))
+                words.extend([Words(experiment.work)] if bars[0].disable else [])
             if math.isfinite(loss):  # there is none before the first step
                 bars[0].set_postfix_str(f"loss {loss:.3f}", refresh=False)
             bars[0].update(step - bars[0].n)
+            for each in words:
+                each.tell(step)
 
         yield on_progress
 

@@ -86,9 +86,15 @@ class GRPO(PolicyGradient):
 
     @property
     def idle(self) -> Mapping[str, str]:
-        """What one update makes idle, and a ratio where all three agree."""
-        alone = self.samples == 1 and not self.curriculum
-        return {**super().idle, **({"ratio": "with one token a step, where all ratios agree"} if alone else {})}
+        """What one update makes idle, a ratio where all three agree, and what is of tokens where none are sampled."""
+        found = dict(super().idle)
+        if self.samples == 1 and not self.curriculum:
+            found["ratio"] = "with one token a step, where all ratios agree"
+        if self.gamma is not None:
+            found |= dict.fromkeys(
+                ("samples", "curriculum", "ratio", "temperature"), "with gamma, which draws no tokens"
+            )
+        return found
 
     @property
     def decoders(self) -> Mapping[str, Method]:

@@ -107,7 +107,7 @@ def clipped(
         low: clips the ratio below 1 - low.
         high: clips it above 1 + high; `low` by default. Infinite bounds do not clip.
     """
-    ratio_BT, advantage_B1 = log_ratio_BT.clamp(max=MAX_LOG_RATIO).exp(), advantage_B[:, None]
+    ratio_BT, advantage_B1 = _single(log_ratio_BT).clamp(max=MAX_LOG_RATIO).exp(), advantage_B[:, None]
     plain_BT = ratio_BT * advantage_B1
     clipped_BT = ratio_BT.clamp(1 - low, 1 + (low if high is None else high)) * advantage_B1
     return torch.minimum(plain_BT, clipped_BT), clipped_BT < plain_BT
@@ -121,8 +121,13 @@ def k3(reference_BT: Float[Tensor, "B T"], current_BT: Float[Tensor, "B T"]) -> 
     Gaps q - p above MAX_LOG_RATIO count as that, and infinite ones below 0 as MIN_LOG_RATIO: value and gradient are
     finite, and the gradient is 0 outside of these bounds.
     """
-    gap_BT = (reference_BT - current_BT).clamp(MIN_LOG_RATIO, MAX_LOG_RATIO)
+    gap_BT = (_single(reference_BT) - _single(current_BT)).clamp(MIN_LOG_RATIO, MAX_LOG_RATIO)
     return gap_BT.exp() - gap_BT - 1
+
+
+def _single(x: Tensor) -> Tensor:
+    """x in float32 at least: half precision has no room for a ratio near 1."""
+    return x.float() if x.dtype.itemsize < 4 else x
 
 
 def averaged(

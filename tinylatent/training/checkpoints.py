@@ -8,7 +8,6 @@ checkpoint was replaced meanwhile.
 """
 
 import io
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,7 +29,7 @@ from tinylatent.core.files import (
     read_lines,
     sync,
 )
-from tinylatent.core.identity import checksum
+from tinylatent.core.identity import checksum, sealed
 
 WEIGHTS, OPTIMIZER, MANIFEST, METRICS = "weights.safetensors", "optimizer.pt", "manifest.json", "metrics.jsonl"
 CONFIG = "config.json"
@@ -96,7 +95,7 @@ def save_checkpoint(
             "metrics_bytes": len(written),
             "metrics": checksum(written),
         }
-        _write(temporary / MANIFEST, (json_text(_sealed(record), indent=2) + "\n").encode())
+        _write(temporary / MANIFEST, (json_text(sealed(record), indent=2) + "\n").encode())
         for path in (*([metrics] if written else []), *sorted(temporary.iterdir()), temporary):
             sync(path)
         _put(temporary, target)
@@ -134,12 +133,6 @@ def clear_leftovers(folder: Path) -> None:
     for place in (folder, *(folder / STAGES).glob("*")):
         for left in place.glob(f"{PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with a checksum of itself, so that a changed manifest is detected."""
-    plain = {name: value for name, value in record.items() if name != "seal"}
-    return {**plain, "seal": checksum(json.dumps(plain).encode())}
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -195,7 +188,7 @@ def _found(folder: Path, run: Path) -> Checkpoint | None:
         manifest = read_json(newest / MANIFEST)
     except DamagedError as error:
         raise DamagedError(f"{newest / MANIFEST} is damaged ({error.__cause__}): {restart(run)}") from error
-    if not isinstance(manifest, dict) or manifest != _sealed(manifest):
+    if not isinstance(manifest, dict) or manifest != sealed(manifest):
         raise DamagedError(f"{newest / MANIFEST} is damaged (it differs from its seal): {restart(run)}")
     if manifest["config"] != _config_checksum(folder):
         raise DamagedError(f"{folder / CONFIG} was changed after its checkpoint: {restart(run)}")

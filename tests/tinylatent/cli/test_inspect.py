@@ -56,7 +56,7 @@ def test_show_beside_a_model(run_folder, capsys):
         assert sum(share["model"] for share in step["shares"].values()) == pytest.approx(1, abs=0.05)
         assert sum(share["oracle"] for share in step["shares"].values()) == pytest.approx(1, abs=1e-6)
     assert main(["show", "mnns", "3", "1", "--checkpoint", str(run_folder)]) == 0
-    assert "oracle   cot2" in capsys.readouterr().out
+    assert "oracle   CoT2" in capsys.readouterr().out
 
 
 def test_show_is_json_where_a_method_skips_steps(train, capsys):
@@ -85,9 +85,9 @@ def test_rows_are_few_however_many_states_a_model_holds(train, capsys):
         assert rows[-1][:2] == [str(len(step["shares"]) - MOST_LINES), "more"]
         assert sum(float(row[-2]) for row in rows) == pytest.approx(1, abs=2e-3)
         assert sum(float(row[-1]) for row in rows) == pytest.approx(1, abs=5e-2)
-    assert lines[-2] == "coconut trains its answer alone: what it holds before is not taught to name states"
+    assert lines[-2] == "Coconut trains its answer alone: what it holds before is not taught to name states"
     verdict = "right" if shown["right"] else "wrong"
-    assert lines[-1] == f"coconut answers {shown['model']}: {verdict}"
+    assert lines[-1] == f"Coconut answers {shown['model']}: {verdict}"
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_a_figure_and_json_to_draw_it_again(run_folder, tmp_path, capsys):
     assert shown["run"]["id"] == experiment.identity
     assert shown["run"]["seeds"] == {"split": 0, "init": 0, "order": 0, "sampling": 0}
     assert {"commit", "torch", "machine"} <= shown["environment"].keys()
-    assert (shown["task"], shown["label"], shown["taught"]) == ("mnns", "CoT2", True)
+    assert (shown["task"], shown["method"], shown["taught"]) == ("mnns", "CoT2", True)
 
 
 def test_a_figure_needs_no_model_but_a_format(tmp_path, refused):

@@ -10,6 +10,7 @@ from tinylatent_tasks import splits
 
 from tinylatent.cli import run as cli
 from tinylatent.cli.main import main, parse
+from tinylatent.core.identity import sealed
 from tinylatent.core.seeds import Seeds
 from tinylatent.evaluation.statistics import accuracy_interval
 from tinylatent.lab import measure
@@ -139,10 +140,6 @@ ERRORS = {
     "absurd width": (["mnns/cot2", "--model.width", "4000000", "--model.heads", "1"], "width"),
     "experts of another kind": (["mnns/cot2", "--model.mlp", "swiglu", "--model.experts", "2"], "experts"),
     "no micro-batch": (["mnns/cot2", "--training.micro-batch", "0"], "--training.micro-batch is 0"),
-    "space too large": (
-        ["mnns/cot2", "--task.digits", "6", "--task.high", "30"],
-        "say how many to train on: try --training.num-train 10000",
-    ),
     "nothing to validate": (["mnns/cot2", "--task.digits", "1", "--task.high", "2"], "validation"),
     "two places": (["mnns/cot2", "--out", "run", "--results", "elsewhere"], "--results has no effect beside --out"),
     "too few for both parts": (["mnns/cot2", "--training.num-train", "6000"], "6000"),
@@ -180,11 +177,26 @@ def test_rates_that_nobody_searched_for_are_said(run_folder, capsys):
     assert not is_tuned("recommendation/pause", experiment("recommendation/pause"))
 
 
+@pytest.mark.slow
+def test_a_space_that_is_too_large_to_list_is_drawn_from(tmp_path, capsys):
+    flags = ["--task.digits", "8", "--training.steps", "1", "--training.validate", "8", "--json"]
+    assert main(["run", "mnns/cot2", "--out", str(tmp_path / "run"), *flags]) == 0
+    out, error = capsys.readouterr()
+    assert "10000 problems to train on, since those of mnns of this size are too many to list" in error
+    record = json.loads(out)
+    assert record["run"]["training"]["num_train"] == 10_000
+    assert sum(record["total"]) == 1000
+
+
 IDLE = {
     "a rule": (["mnns/cot2", "--method.rule", "absolute"], "--method.rule has no effect without a budget of traces"),
     "a switch": (["mnns/cot2", "--method.switch", "0.3"], "--method.switch has no effect unless the prefix is teacher"),
     "a clip": (["mnns/grpo", "--method.clip", "0.3"], "--method.clip has no effect with one update a batch"),
     "a ratio": (["mnns/grpo", "--method.samples", "1", "--method.ratio", "paper"], "--method.ratio has no effect with"),
+    "tokens beside densities": (
+        ["mnns/grpo", "--method.samples", "3", "--method.gamma", "0.5"],
+        "--method.samples has no effect with gamma, which draws no tokens",
+    ),
     "parts": (["mnns/cot2", "--training.micro-batch", "64"], "--training.micro-batch has no effect with batches of 64"),
     "an MLP": (["mnns/cot2", "--model.mlp", "relu", "--model.experts", "2"], "--model.mlp has no effect with experts"),
     "a rule of another task": (
@@ -293,7 +305,7 @@ def test_a_folder_of_its_own_holds_all_of_it(run_folder, capsys):
         assert each["accuracy"]["low"] <= each["accuracy"]["value"] <= each["accuracy"]["high"]
     assert main(["run", "mnns/cot2", "--out", str(run_folder), *TINY, *SHORT, "--json"]) == 0
     out, error = capsys.readouterr()
-    assert json.loads(out) == record
+    assert sealed(json.loads(out)) == record
     assert f"finished before: {run_folder}" in error
 
 
@@ -352,7 +364,7 @@ def test_a_run_without_a_folder_is_the_studys(study, tmp_path, capsys, monkeypat
     assert stored["id"] == folder.name
     assert main(["run", *ONE, "--results", str(tmp_path), "--json"]) == 0
     out, error = capsys.readouterr()
-    assert json.loads(out) == json.loads((folder / "result.json").read_text())
+    assert sealed(json.loads(out)) == json.loads((folder / "result.json").read_text())
     assert f"finished before: {folder}" in error
 
 

@@ -263,11 +263,13 @@ def copied(kind, source, target):
     """Another name of a file: the same path written otherwise, a hard link or a symbolic one."""
     if kind == "path":
         return source.parent / ".." / source.parent.name / source.name
+    if kind == "folder that is not there":
+        return source.parent / "nowhere" / ".." / source.name
     (target.symlink_to if kind == "symlink" else target.hardlink_to)(source)
     return target
 
 
-@pytest.mark.parametrize("kind", ["path", "hardlink", "symlink"])
+@pytest.mark.parametrize("kind", ["path", "folder that is not there", "hardlink", "symlink"])
 @pytest.mark.parametrize("command", ["score items", "score answers", "prosqa", "predict", "predict in folder"])
 def test_no_output_overwrites_what_is_read(command, kind, tmp_path, run_folder, refused):
     items = tmp_path / "items.jsonl"

@@ -212,3 +212,21 @@ def test_a_file_system_without_locks_is_told_as_one(tmp_path, monkeypatch, numbe
     assert not is_locked(folder)
     (folder if there else tmp_path).joinpath(".lock").touch()
     assert not is_locked(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": NaN}', "it knows no NaN"),
+        ('{"a": -Infinity}', "it knows no -Infinity"),
+        ('{"a": 1e999}', "1e999 is too large a number"),
+        ('{"a": 1, "a": 2}', "the name 'a' stands there twice"),
+    ],
+)
+def test_only_standard_json_is_read(text, said, tmp_path):
+    path = tmp_path / "value.json"
+    path.write_text(text + "\n")
+    with pytest.raises(DamagedError, match=said):
+        read_json(path)
+    with pytest.raises(DamagedError, match=said):
+        read_lines(path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tinylatent.core.identity import checksum, identity, plain
+from tinylatent.core.identity import checksum, identity, plain, sealed
 
 
 @dataclass(frozen=True)
@@ -71,3 +71,10 @@ def test_checksums_are_of_128_bits():
     assert checksum(b"") == hashlib.blake2b(b"", digest_size=16).hexdigest()
     assert len(checksum(b"x")) == 32
     assert checksum(b"x") != checksum(b"y")
+
+
+def test_a_seal_is_of_all_else():
+    value = sealed({"a": 1, "b": [0.1]})
+    assert value == sealed(value)
+    assert json.loads(json.dumps(value)) == value
+    assert {**value, "a": 2} != sealed({**value, "a": 2})

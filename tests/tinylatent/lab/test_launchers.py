@@ -9,7 +9,7 @@ import pytest
 from counting import Counting, Here
 from locks import locked_elsewhere
 
-from tinylatent.core.files import read_json
+from tinylatent.core.files import DamagedError, read_json, write_json
 from tinylatent.lab import study as studies
 from tinylatent.lab.launchers import LAUNCHERS, Job
 from tinylatent.lab.launchers.local import Local
@@ -35,6 +35,18 @@ def test_a_job_leaves_its_record(tmp_path):
     job.do()
     assert (job.record().counted, job.done) == (4, 4)
     assert read_json(tmp_path / "run" / "result.json")["id"] == Counting(4).identity
+
+
+def test_a_result_that_was_changed_by_hand_is_no_record(tmp_path):
+    job = Job(Counting(4), tmp_path / "run")
+    job.do()
+    path = tmp_path / "run" / "result.json"
+    before = read_json(path)
+    write_json(path, {**before, "counted": 5})
+    with pytest.raises(DamagedError, match="it was changed after it was written"):
+        job.record()
+    write_json(path, {name: value for name, value in before.items() if name != "seal"})
+    assert job.record().counted == 4, "as earlier versions wrote it"
 
 
 def test_a_folder_that_another_has_just_taken_is_left_to_it(tmp_path):

@@ -19,9 +19,11 @@ from tinylatent.core.identity import checksum
 from tinylatent.core.registry import PluginWarning
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab import study as lab
+from tinylatent.lab import words
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import exactly
 from tinylatent.lab.launchers import Job
+from tinylatent.lab.launchers.launcher import read_result
 from tinylatent.lab.launchers.local import Local
 from tinylatent.lab.measure import measure
 from tinylatent.lab.records import DEFAULT
@@ -85,7 +87,7 @@ def test_runs_stand_in_the_order_of_the_grid_each_in_a_folder_of_its_own(outcome
     assert [record.experiment for record in outcome.records] == grid
     store = outcome.files["table.csv"].parents[2]
     for run, record in zip(grid, stored, strict=True):
-        left = read_json(store / run.identity / "result.json")
+        left = read_result(store / run.identity / "result.json")
         assert {**left, "study": "tiny", "profile": "quick"} == record
         assert (store / run.identity / "config.json").exists()
 
@@ -428,23 +430,9 @@ def test_a_mistake_in_a_worker_is_told_with_its_place(tmp_path):
         reproduce(counts(Lost(3)), "quick", tmp_path, Local(1))
 
 
-def test_where_there_is_no_bar_it_is_told_in_words_how_far_the_runs_are(tmp_path, monkeypatch, capsys):
-    """At the start, after ten seconds, and then every minute, with the time that is left at the pace so far."""
-    now = iter([0.0, 1.0, 12.0, 30.0, 75.0, 76.0])
-    monkeypatch.setattr(lab.time, "monotonic", lambda: next(now))
-    words = lab._Words(1000, "3 of 4 runs to do")
-    for done in (100, 200, 400, 850, 1000):
-        words.tell(done)
-    assert capsys.readouterr().err.splitlines() == [
-        "3 of 4 runs to do, 1,000 steps in all; how far they are is told every minute",
-        "  200 of 1,000 steps, about 2 minutes left",
-        "  850 of 1,000 steps, about 0 minutes left",
-    ]
-
-
 def test_runs_are_told_in_words_as_they_end(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(lab, "FIRST_WORD_S", 0)
-    monkeypatch.setattr(lab, "LATER_WORDS_S", 0)
+    monkeypatch.setattr(words, "FIRST_WORD_S", 0)
+    monkeypatch.setattr(words, "LATER_WORDS_S", 0)
     reproduce(counts(Counting(2), Counting(3), Counting(4)), "quick", tmp_path, Here())
     told = [line for line in capsys.readouterr().err.splitlines() if " steps" in line]
     assert told[0].startswith("3 of 3 runs to do, 9 steps in all")

@@ -18,8 +18,7 @@ THOUGHT = {
     "problem": {"digits": [3, 3]},
     "answer": 0,
     "steps": [{"step": 1, "shares": SHARES[0], "kl": 0.0204}, {"step": 2, "shares": SHARES[1], "kl": 0.2877}],
-    "method": "cot2",
-    "label": "CoT2",
+    "method": "CoT2",
     "model": 6,
     "right": False,
     "taught": True,
@@ -74,7 +73,7 @@ def test_pale_and_dark_differ_in_black_and_white(drawn):
 def test_the_frontier_of_any_task_is_drawn_without_a_model(name, drawn):
     task = TASKS[name]()
     row = task.problems(1, 3)[0]
-    thought = {"task": name, **think(task, row).to_json()}
+    thought = think(task, row).to_json()
     figure = drawn(thought)
     assert len(figure.axes) == len(thought["steps"])
     for axes, step in zip(figure.axes, thought["steps"], strict=True):

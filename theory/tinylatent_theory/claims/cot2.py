@@ -125,7 +125,7 @@ def cot2_one_layer_solves_subset_sum(trial: Trial) -> Finding:
 
 
 @claim(
-    source="CoT2, sections 1 and 4 (text not at hand); the comparison reviewers asked for [R]",
+    source="CoT2, sections 1 and 4 (text not at hand); the comparison with chains that commit [R]",
     origin="here",
     statement="A discrete chain that gives each digit its sign without knowing the next ones loses where the "
     "superposition does not.",

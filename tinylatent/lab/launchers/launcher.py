@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from tinylatent.core.files import DamagedError, locked, read_json, write_json
+from tinylatent.core.identity import sealed
 from tinylatent.core.registry import Registry, owner
 from tinylatent.lab.experiment import device_named
 from tinylatent.lab.run import Progress, Record, Run, read_record
@@ -50,7 +51,7 @@ class Job:
                     if all(path.name.startswith(".") for path in self.folder.iterdir()):
                         shutil.rmtree(self.folder)  # nothing was learnt
                     raise
-                write_json(self.folder / RESULT, record.to_json())
+                write_json(self.folder / RESULT, sealed(record.to_json()))
         finally:
             torch.set_num_threads(threads)
         return record
@@ -84,7 +85,7 @@ def stored_record(run: Run, folder: Path) -> Any:
     if not path.exists():
         return None
     try:
-        record = read_record(type(run), read_json(path))
+        record = read_record(type(run), read_result(path))
         if record.id != run.identity:
             raise ValueError("it is of another run")
     except ValueError as error:
@@ -92,6 +93,20 @@ def stored_record(run: Run, folder: Path) -> Any:
             f"{path} is not the record of its run ({error}): delete this one file to measure it again"
         ) from error
     return record
+
+
+def read_result(path: Path) -> Any:
+    """The JSON of a result.json as it was written; earlier ones have no seal.
+
+    Raises:
+        ValueError: it was changed since, or is not JSON.
+    """
+    values = read_json(path)
+    if isinstance(values, dict) and "seal" in values:
+        if values != sealed(values):
+            raise ValueError("it was changed after it was written")
+        del values["seal"]
+    return values
 
 
 @runtime_checkable
