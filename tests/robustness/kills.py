@@ -45,7 +45,7 @@ from tinylatent.training.config import Training
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SHARE = 0.5
 """Share of the time of a whole run within which it is killed."""
-TIMES = ("problems_per_s", "training_seconds", "environments")
+TIMES = ("problems_per_s", "training_seconds", "environments", "seal")
 """What differs from run to run: times, and the commit, which may change meanwhile."""
 
 

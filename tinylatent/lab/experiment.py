@@ -38,6 +38,8 @@ PROBED = 16
 """Problems whose size is taken for that of all."""
 MAX_VALIDATED = 1000
 """Problems to validate on, where training.num_train is given."""
+PARTS = ("task", "method", "model", "shape", "training", "seeds", "start")
+"""The objects in an experiment's JSON, in all forms."""
 RENAMED = {
     "task": {"room": "capacity"},
     "training": {"batch": "batch_size", "rate": "learning_rate", "problems": "num_train"},
@@ -225,11 +227,11 @@ class Experiment(Run):
 
 
 def _check_objects(values: Any) -> None:
-    """TypeError unless an experiment's JSON is an object, and so is every part of it but its version."""
+    """TypeError unless an experiment's JSON is an object, and so is every part of it that is known."""
     if not isinstance(values, dict):
         raise TypeError(f"it is {short(values)} and no object")
     for name, part in values.items():
-        if name != "version" and not isinstance(part, dict):
+        if name in PARTS and not isinstance(part, dict):
             raise TypeError(f"its {short(name)} is {short(part)} and no object")
 
 

@@ -290,7 +290,7 @@ def again(values, change):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda run: run.update(mood="good"), "it has the unknown mood; expected what config.json holds"),
+        (lambda run: run.update(mood="good"), "it has the unknown 'mood'; expected what config.json holds"),
         (lambda run: run["seeds"].update(init="0"), r"seeds.init is '0' \(Expected `int`, got `str`\)"),
         (lambda run: run["training"].update(learning_rate=True), "training.learning_rate is True"),
         (lambda run: run["training"].update(steps=2.0), r"training.steps is 2.0 \(Expected `int`, got `float`\)"),

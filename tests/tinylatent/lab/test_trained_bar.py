@@ -24,6 +24,7 @@ class Bar:
 
     def __init__(self, total, initial, **how):
         self.total, self.initial, self.n, self.said = total, initial, initial, []
+        self.disable = False
 
     def __enter__(self):
         return self
