@@ -34,6 +34,8 @@ from tinylatent.lab.study import STORE, STUDIES, Profile
 
 Word = tyro.conf.Positional[str]
 Words = tyro.conf.Positional[tuple[str, ...]]
+OUT = Path("runs")
+"""Where the README keeps runs, by --out."""
 PROFILES: tuple[Profile, ...] = ("quick", "full")
 TRAINING = ("id", "name", "steps", "loss", "steps/s", "minutes left")
 STUDY = ("study", "quick", "table", "full", "table")
@@ -46,11 +48,17 @@ class Where:
     results: Path = Path("results")
     """Folder of results, whose runs/ is the store."""
     folder: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
-    """A folder elsewhere, of one run, as `tinylatent run --out` writes, or of several; may be given again."""
+    """A folder elsewhere, of one run, as `tinylatent run --out` writes, or of several; may be given again. By default
+    runs/, where there is one."""
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where to look beside the store."""
+        return self.folder or ((OUT,) if OUT.is_dir() else ())
 
     def stored(self, names: Sequence[str] = ()) -> list[Stored]:
         """Every run there is, those in the folders among names included."""
-        return stored_runs(self.results, (*self.folder, *(Path(name) for name in names if Path(name).is_dir())))
+        return stored_runs(self.results, (*self.folders, *(Path(name) for name in names if Path(name).is_dir())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +225,7 @@ class Status(Where):
 
     def run(self) -> None:
         """Prints it."""
-        training = [_pace(each) for each in stored_runs(self.results, self.folder, only_training=True)]
+        training = [_pace(each) for each in stored_runs(self.results, self.folders, only_training=True)]
         studies = [*self._studies()]
         where = {**environment(), "cuda": _cuda()}
         if self.json:

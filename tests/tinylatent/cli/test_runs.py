@@ -273,6 +273,19 @@ def test_status_tells_what_is_in_training(told, results):
     assert told("status")[1].startswith("in training: nothing\n")
 
 
+def test_runs_where_the_readme_keeps_them_are_found(told, results, tmp_path_factory, monkeypatch):
+    here = tmp_path_factory.mktemp("here")
+    monkeypatch.chdir(here)
+    assert "runs/mine" not in told("runs", "list")[1]
+    (here / "runs").mkdir()
+    (results / "runs" / DISCRETE.identity).rename(here / "runs" / "mine")
+    found = json.loads(told("runs", "list", "--json")[1])
+    assert [each["folder"] for each in found if each["id"] == DISCRETE.identity] == ["runs/mine"]
+    with locked_elsewhere(here / "runs" / "mine"):
+        assert DISCRETE.identity in told("status")[1]
+    assert "runs/mine" not in told("runs", "list", "--folder", str(results / "runs"), "--json")[1]
+
+
 def test_status_of_a_run_that_has_just_begun(told, results):
     with locked_elsewhere(results / "runs" / "0123456789ab"):
         lines = told("status")[1].splitlines()
