@@ -21,7 +21,8 @@ INTRODUCTION = """\
 
 A line of `runs.jsonl` is the record of one run, a JSON object: what was run, what came of it, and where. Tables,
 figures and findings are made from these lines alone, by `tinylatent rebuild`. A finished run has the same object in its
-own folder, as `result.json`. The JSON is standard: every number in it is finite.
+own folder, as `result.json`, with a `seal` beside: a checksum of all else. A file that differs from its seal is
+refused; one without a seal is believed, as earlier versions wrote none. The JSON is standard: every number is finite.
 
 **Forms.** Records of form 1, of the first edition, have no field `version`. They stay as they were written and are
 lifted when they are read: `experiment` is `run`, and in it `shape` is `model`, and `room`, `rate`, `batch`, `problems`

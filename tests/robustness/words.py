@@ -32,6 +32,7 @@ from tests.robustness.inputs import (
     tiny_flags,
     training_flags,
 )
+from tinylatent.core.identity import sealed
 from tinylatent.lab.recipes import recipe
 from tinylatent.lab.tasks import TASKS
 from tinylatent.models.decoder import ModelConfig
@@ -256,7 +257,7 @@ def run(draw: Draw, base: Base, folder: Path) -> tuple[list[str], str, Check]:
 
     def right(out_text: str, err: str) -> None:
         record = strict(out_text)
-        assert strict((out / "result.json").read_text(encoding="utf-8")) == record
+        assert strict((out / "result.json").read_text(encoding="utf-8")) == sealed(record)
         for evaluation in record["evaluations"].values():
             assert all(0 <= right <= total for right, total in zip(evaluation["right"], record["total"], strict=True))
         assert all(strict(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())

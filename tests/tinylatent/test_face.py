@@ -58,7 +58,14 @@ def test_numbers_of_numpy_are_numbers(run, unchecked):
     given = {name: np.int64(value) for name, value in TINY.items()}
     again = tl.run("mnns/cot2", seed=np.int64(0), **given, learning_rate=np.float64(0.01))
     assert again.record.id == run.record.id
-    assert again.think(np.array([3, 5, 2, 8])) == again.think((3, 5, 2, 8)) == run.think([3, 5, 2, 8])
+    usual = run.think([3, 5, 2, 8])
+    for problem in (
+        np.array([3, 5, 2, 8]),
+        (3, 5, 2, 8),
+        {"digits": np.array([3, 5, 2, 8])},
+        torch.tensor([3, 5, 2, 8]),
+    ):
+        assert again.think(problem) == usual
 
 
 def test_a_run_is_read_again_from_its_folder(run, tmp_path, capsys):
@@ -123,6 +130,50 @@ def test_what_is_held_is_what_the_thought_makes(run):
         assert sum(step.model.values()) == pytest.approx(1)
 
 
+class Gate(tl.Thought):
+    """Keeps half of the hidden state: its action has a name that mixtures use, and is none."""
+
+    has_latent = True
+
+    def sample(self, state, streams):
+        return tl.Action({"alpha": torch.full_like(state.hidden[..., :1], 0.5), "hidden": state.hidden})
+
+    def latent(self, state, action):
+        return action["alpha"] * action["hidden"]
+
+
+class Sharp(tl.Mixture):
+    def sample(self, state, streams):
+        return self.given((20 * state.logits).softmax(-1))
+
+
+class Odd(tl.Mixture):
+    """Feeds back twice what its action says."""
+
+    def latent(self, state, action):
+        return 2 * super().latent(state, action)
+
+
+def thinking_with(thought):
+    class Own(CoT2):
+        def thinking(self, model, examples, temperature=0.0):
+            return (tl.Segment(thought, examples.num_steps),)
+
+    return Own()
+
+
+def test_what_is_no_mixture_of_tokens_is_not_told_as_one(run):
+    plain = run.think([3, 5, 2, 8])
+    assert plain.is_held
+    assert run.using(thinking_with(Sharp())).think([3, 5, 2, 8]).steps[0].model != plain.steps[0].model
+    for thought in (Gate(), Odd()):
+        found = run.using(thinking_with(thought)).think([3, 5, 2, 8])
+        assert not found.is_held
+        assert found.steps[0].model == plain.steps[0].model, "what is read out of the prompt"
+        assert "feeds back no mixture of tokens: shown is what it reads out" in str(found)
+    assert run.using(tl.METHODS["discrete"]()).think([3, 5, 2, 8]).is_held, "tokens are no latents"
+
+
 def test_a_thought_is_drawn(run, tmp_path):
     run.think([3, 5, 2, 8]).draw(tmp_path / "thought.svg")
     run.think([3, 5, 2, 8]).draw(str(tmp_path / "thought.png"))
@@ -137,6 +188,9 @@ REFUSED = {
     "a share for a number": (lambda: tl.run("mnns/cot2", steps=3.5), r"Expected `int`, got `float` - at `\$.steps`"),
     "a yes for a number": (lambda: tl.run("mnns/cot2", steps=True), r"Expected `int`, got `bool` - at `\$.steps`"),
     "a word for a seed": (lambda: tl.run("mnns/cot2", seed="a"), "a recipe 'mnns/cot2' with seed 'a'"),
+    "a comparison": (lambda: tl.run("mnns"), "'mnns' is a comparison: name a recipe of it, such as mnns/cot2"),
+    "no folder": (lambda: tl.run("mnns/cot2", out=3), "a folder 3: expected a path"),
+    "nothing to load": (lambda: tl.load(3), "a folder 3: expected a path"),
     "no recipe": (lambda: tl.run(None), "a recipe None with seed 0: expected such as 'mnns/cot2'"),
     "a method's name": (lambda: tl.run("mnns", "cot2"), "'cot2' is no method: expected an instance"),
     "a method's class": (lambda: tl.run("mnns", CoT2), "CoT2'> is no method: expected an instance"),

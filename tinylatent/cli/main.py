@@ -172,6 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tinylatent: {' '.join(said.split())}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
+        if "Symlink loop" in str(error):  # Python's word for it
+            print(f"tinylatent: a link leads to itself ({error}): remove it, or name another file", file=sys.stderr)
+            return 2
         known = isinstance(error, MemoryError) or type(error).__name__ in ("BrokenProcessPool", "OutOfMemoryError")
         if not known and "can't allocate memory" not in str(error):  # torch's word for it on a CPU
             raise

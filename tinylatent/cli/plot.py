@@ -41,6 +41,8 @@ class Plot(Where):
             raise ValueError(f"{len(chosen)} runs fit: a figure tells {MOST} apart; give more of their names, or ids")
         curves = {}
         for each, label in zip(chosen, _labels(chosen), strict=True):
+            if each.reason:
+                raise ValueError(f"{each.folder} is unreadable: {each.reason}")
             curves[label] = read_metrics(each.metrics)
             if not points(curves[label], "loss")[0]:
                 raise ValueError(f"{each.folder} has no metrics yet: let its training reach the first line")

@@ -17,6 +17,7 @@ from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.launchers.launcher import RESULT
 from tinylatent.lab.names import settings, short, written
 from tinylatent.lab.run import NotInstalledError
+from tinylatent.lab.words import Words
 from tinylatent.objectives.method import Model
 from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.checkpoints import CONFIG, find_checkpoint, load_weights, look_again, restart
@@ -89,7 +90,9 @@ def begun(
     if experiment.start is None:
         return model
     if start is None:
-        earlier = train(experiment.start, None if folder is None else folder / START, device, say=say)
+        words = Words(experiment.start.work, of=f"steps of {experiment.start.label}, which it starts from")
+        own = None if folder is None else folder / START
+        earlier = train(experiment.start, own, device, lambda step, loss: words.tell(step), say)
     else:
         _, earlier = load(start, device)
     inherit_weights(model, earlier, experiment.method.inherits)

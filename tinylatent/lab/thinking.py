@@ -15,6 +15,7 @@ from tinylatent.engine.trace import Trace
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.thought_figure import draw_thought
 from tinylatent.methods import METHODS
+from tinylatent.models.backbone import Table
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.speakers import Symbols
 
@@ -56,6 +57,8 @@ class Thinking:
     """Whether the model's answer is right; None without a model."""
     is_taught: bool = True
     """Whether the method trains its steps to be read as states; where not, the model's shares are no belief."""
+    is_held: bool = True
+    """Whether what is fed back are the shown mixtures; where not, all shares are what the model reads out."""
 
     def draw(self, path: Path | str) -> None:
         """Draws a panel for each step into a file, PNG, PDF or SVG by its suffix.
@@ -81,7 +84,8 @@ class Thinking:
         asked = {"task": self.task, "problem": self.problem, "answer": self.right, "steps": steps}
         if self.method is None:
             return asked
-        model = {"method": self.method, "model": self.answer, "right": self.is_right, "taught": self.is_taught}
+        model = {"method": self.method, "model": self.answer, "right": self.is_right}
+        model |= {"taught": self.is_taught, "held": self.is_held}
         return {**asked, **model}
 
     def __str__(self) -> str:
@@ -93,6 +97,8 @@ class Thinking:
             lines += self._lines(step)
         if self.method is not None and not self.is_taught:
             lines.append(f"{self.method} trains its answer alone: what it holds before is not taught to name states")
+        elif self.method is not None and not self.is_held:
+            lines.append(f"{self.method} feeds back no mixture of tokens: shown is what it reads out")
         if self.method is not None:
             lines.append(f"{self.method} answers {self.answer}: {'right' if self.is_right else 'wrong'}")
         return "\n".join(lines)
@@ -131,7 +137,8 @@ def think(task: Task, row: np.ndarray, experiment: Experiment | None = None, mod
     solution = experiment.method.solve(
         model, Symbols(task, row[None]).examples(device), experiment.streams(torch.arange(1, device=device))
     )
-    model_TV = _held(solution.trace).cpu().numpy()
+    found_TV, is_held = _held(solution.trace, model.backbone.table)
+    model_TV = found_TV.cpu().numpy()
     # Answers of several tokens end later than the oracle, which knows the last of them alone; and a method that skips
     # steps ends with the answer too.
     ahead = len(model_TV) - len(oracle_TV)
@@ -140,9 +147,8 @@ def think(task: Task, row: np.ndarray, experiment: Experiment | None = None, mod
     ]
     written = task.write(row.tolist(), solution.answer_BA[0].cpu().numpy())
     method = experiment.method
-    return Thinking(
-        task.name, problem, right, steps, called(method), written["answer"], written["right"], method.supervised
-    )
+    said = called(method), written["answer"], written["right"], method.supervised, is_held
+    return Thinking(task.name, problem, right, steps, *said)
 
 
 def called(method: Method) -> str:
@@ -153,30 +159,45 @@ def called(method: Method) -> str:
 
 
 @torch.no_grad()
-def _held(trace: Trace) -> Tensor:
-    """What every step of the first row holds (T, V): the mixture that is fed back, or what the model reads out."""
-    held_TV = trace.logits_BTV[0].softmax(-1)
+def _held(trace: Trace, table: Table) -> tuple[Tensor, bool]:
+    """What every step of the first row holds (T, V), and whether each latent is the mixture that is told.
+
+    It is the mixture of tokens that is fed back, or where that is none what the model reads out.
+    """
+    held_TV, is_held = trace.logits_BTV[0].softmax(-1), True
     for span in trace.thought_spans:
-        mixture_TV = _mixture(span.action, held_TV[trace.within(span)])
-        if mixture_TV is not None:
-            held_TV[trace.within(span)] = mixture_TV
-    return held_TV
+        if not span.thought.has_latent:
+            continue
+        steps = trace.within(span)
+        mixture_TV = _mixture(span.action, held_TV[steps])
+        inputs_TD = trace.inputs_BTD[0, steps]
+        if mixture_TV is not None and _is_fed_back(table.mix(mixture_TV), inputs_TD):
+            held_TV[steps] = mixture_TV
+        else:
+            is_held = False
+    return held_TV, is_held
+
+
+def _is_fed_back(mixed_TD: Tensor, inputs_TD: Tensor) -> bool:
+    """Whether inputs are these mixtures, to within rounding."""
+    return torch.allclose(mixed_TD, inputs_TD, rtol=1e-4, atol=1e-4 * float(inputs_TD.abs().max()))
 
 
 def _mixture(action: Action | None, like_TV: Tensor) -> Tensor | None:
-    """The shares of tokens in the inputs that actions make, for the first row; None where they mix no tokens."""
+    """The shares of tokens in the inputs that actions make, for the first row; None where they name none."""
     values = {} if action is None else {name: value[0] for name, value in action.values.items()}
     mixture_TV = torch.zeros_like(like_TV)
     dense = values["log_a"].exp() if "log_a" in values else values.get("alpha")
-    if dense is not None:
+    if dense is not None and dense.ndim == 2 and dense.shape[-1] <= mixture_TV.shape[-1]:
         mixture_TV[:, : dense.shape[-1]] = dense
-    elif "ids" in values:
+    elif dense is None and "ids" in values and values["ids"].ndim == 2:
         ids = values["ids"]
         shares = values.get("shares", torch.full_like(ids, 1 / ids.shape[-1], dtype=like_TV.dtype))
         mixture_TV.scatter_add_(1, ids, shares.to(like_TV))
     else:
         return None
-    return mixture_TV
+    whole = torch.allclose(mixture_TV.sum(-1), mixture_TV.new_ones(()), atol=1e-3)
+    return mixture_TV if whole else None
 
 
 def _step(oracle_V: np.ndarray, model_V: np.ndarray | None, names: Any) -> Step:

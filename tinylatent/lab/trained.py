@@ -91,10 +91,11 @@ class Trained:
         Raises:
             ValueError: one is no problem of this task.
         """
+        if not isinstance(problems, list | tuple | np.ndarray | Tensor) or not len(problems):
+            raise ValueError(f"problems are {short(problems)}: expected a list of at least one, such as [[3, 5, 2, 8]]")
         task = self.experiment.task
-        return Symbols(task, task.rows([task.read(_listed(problem)).tolist() for problem in problems])).examples(
-            self._device
-        )
+        rows = task.rows([task.read(_listed(problem)).tolist() for problem in problems])
+        return Symbols(task, rows).examples(self._device)
 
     def think(self, problem: Any) -> Thinking:
         """One problem step by step: the oracle's frontier beside what the model holds.
@@ -156,6 +157,11 @@ def run(
     seed, settings = _number(seed), {key: _number(value) for key, value in settings.items()}
     if not isinstance(name, str) or type(seed) is not int:
         raise ValueError(f"a recipe {short(name)} with seed {short(seed)}: expected such as 'mnns/cot2' and 0")
+    _check_path(out)
+    if method is None and name in comparisons():
+        raise ValueError(
+            f"{name!r} is a comparison: name a recipe of it, such as {name}/cot2, or pass a method as well"
+        )
     if method is None:
         usual = recipe(name, seed)
     elif name in comparisons():
@@ -183,6 +189,7 @@ def load(folder: Path | str, device: str = "cpu") -> Trained:
         ValueError: the folder holds no run, or no checkpoint yet.
         DamagedError: a stored file is damaged.
     """
+    _check_path(folder)
     experiment, model = load_folder(Path(folder), device_named(device))
     return Trained(experiment, model, stored_record(experiment, Path(folder)))
 
@@ -204,10 +211,18 @@ def _number(value: Any) -> Any:
 
 
 def _listed(problem: Any) -> Any:
-    """An array or a tuple as a list, as JSON has it; anything else as it is."""
-    if isinstance(problem, np.ndarray | Tensor):
+    """Arrays and tuples as lists, as JSON has them, inside one another too; anything else as it is."""
+    if isinstance(problem, np.ndarray | np.generic | Tensor):
         return problem.tolist()
-    return [_number(each) for each in problem] if isinstance(problem, list | tuple) else problem
+    if isinstance(problem, dict):
+        return {name: _listed(each) for name, each in problem.items()}
+    return [_listed(each) for each in problem] if isinstance(problem, list | tuple) else problem
+
+
+def _check_path(path: Any) -> None:
+    """Raises ValueError unless it is a path, or None."""
+    if path is not None and not isinstance(path, Path | str):
+        raise ValueError(f"a folder {short(path)}: expected a path, such as 'runs/a'")
 
 
 def _check_method(method: Any) -> None:

@@ -1,5 +1,6 @@
 """Words instead of a bar, where standard error is no terminal: how far runs are, a line a minute."""
 
+import math
 import sys
 import time
 
@@ -34,6 +35,8 @@ class Words:
         if now < self.next or done >= self.units:
             return
         pace = (done - self.before) / (now - self.began)
-        left = f", about {(self.units - done) / pace / 60:.0f} minutes left" if pace > 0 else ""
+        minutes = (self.units - done) / pace / 60 if pace > 0 else math.inf
+        about = f"about {minutes:.0f} minutes" if minutes >= 1.5 else "about a minute"
+        left = f", {about} left" if pace > 0 else ""
         print(f"  {done:,} of {self.units:,} {self.of}{left}", file=sys.stderr, flush=True)
         self.next = now + LATER_WORDS_S

@@ -75,7 +75,7 @@ class Table:
     ) -> Float[Tensor, "*shape D"]:
         """sum_k shares_k E[id_k]: a mixture of K rows; their mean where no shares are given. Raises as `rows` does."""
         rows = self._looked_up(ids)
-        return self._scaled(rows.mean(-2) if shares is None else (rows * shares[..., None]).sum(-2))
+        return self._scaled(rows.mean(-2) if shares is None else (rows * shares[..., None].to(rows)).sum(-2))
 
     def unit(self) -> Float[Tensor, ""]:
         """Mean norm of an embedding, the unit in which norms of latents are reported."""

@@ -290,6 +290,12 @@ def test_no_output_overwrites_what_is_read(command, kind, tmp_path, run_folder, 
     assert source.read_bytes() == before
 
 
+def test_an_output_that_is_a_loop_of_links_is_refused(tmp_path, refused):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert "a link leads to itself" in refused(["export", "mnns", "--output", str(tmp_path / "a"), "--overwrite"])
+
+
 def test_no_output_overwrites_standard_input(tmp_path, run_folder, monkeypatch, refused):
     source = tmp_path / "in.jsonl"
     source.write_text("[1, 2]\n")

@@ -43,7 +43,7 @@ def test_a_result_that_was_changed_by_hand_is_no_record(tmp_path):
     path = tmp_path / "run" / "result.json"
     before = read_json(path)
     write_json(path, {**before, "counted": 5})
-    with pytest.raises(DamagedError, match="it was changed after it was written"):
+    with pytest.raises(DamagedError, match=r"result\.json was changed after it was written: restore it"):
         job.record()
     write_json(path, {name: value for name, value in before.items() if name != "seal"})
     assert job.record().counted == 4, "as earlier versions wrote it"

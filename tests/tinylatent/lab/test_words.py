@@ -17,7 +17,7 @@ def test_where_there_is_no_bar_it_is_told_in_words_how_far_the_runs_are(monkeypa
     assert capsys.readouterr().err.splitlines() == [
         "3 of 4 runs to do, 1,000 steps in all; how far they are is told every minute",
         "  200 of 1,000 steps, about 2 minutes left",
-        "  850 of 1,000 steps, about 0 minutes left",
+        "  850 of 1,000 steps, about a minute left",
     ]
 
 

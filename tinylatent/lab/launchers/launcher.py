@@ -88,6 +88,8 @@ def stored_record(run: Run, folder: Path) -> Any:
         record = read_record(type(run), read_result(path))
         if record.id != run.identity:
             raise ValueError("it is of another run")
+    except DamagedError:
+        raise
     except ValueError as error:
         raise DamagedError(
             f"{path} is not the record of its run ({error}): delete this one file to measure it again"
@@ -99,12 +101,15 @@ def read_result(path: Path) -> Any:
     """The JSON of a result.json as it was written; earlier ones have no seal.
 
     Raises:
-        ValueError: it was changed since, or is not JSON.
+        DamagedError: it was changed since, or is not JSON.
     """
     values = read_json(path)
     if isinstance(values, dict) and "seal" in values:
         if values != sealed(values):
-            raise ValueError("it was changed after it was written")
+            raise DamagedError(
+                f"{path} was changed after it was written: restore it from a copy, or delete this one file to measure "
+                "it again"
+            )
         del values["seal"]
     return values
 
