@@ -70,6 +70,7 @@ def test_the_stored_proof_is_a_large_one_without_a_fault(name):
     found = read_json(RESULTS / f"{name}.json")
     assert found[count] >= least
     assert found["differences" if name == "kills" else "other errors"] == 0
+    assert len(found["environment"]["commit"]) == 40, "of code that was committed"
     if name == "kills":
         assert sum(each["kills"] for each in found["methods"].values()) == found["kills"]
         assert len(found["methods"]) == 4
