@@ -1,5 +1,6 @@
 """Runs in processes of their own that start fast, so that killing them a hundred times takes minutes."""
 
+import argparse
 import multiprocessing
 import sys
 import traceback
@@ -36,6 +37,29 @@ def _do(work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     except Exception:
         traceback.print_exc()
         sys.exit(FAILED)
+
+
+def main(name: str, about: str | None, proved: Callable[..., dict[str, Any]], **usual: int) -> int:
+    """A program: reads the options, proves, and stores what was found; returns the exit status.
+
+    Args:
+        name: of the module, and of the file that is written.
+        about: its docstring.
+        proved: takes the options; RuntimeError where the proof fails.
+        usual: the options with their defaults.
+    """
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
+    for option, default in usual.items():
+        parser.add_argument(f"--{option}", type=int, default=default)
+    given = vars(parser.parse_args())
+    try:
+        found = proved(**given)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    options = " ".join(f"--{option} {value}" for option, value in given.items())
+    print(store(name, f"python -m tests.robustness.{name} {options}", found))
+    return 0
 
 
 def store(name: str, command: str, found: dict[str, Any]) -> Path:

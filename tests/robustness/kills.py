@@ -10,7 +10,6 @@ of stages, metrics and record, without what tells times; in the start's folder t
 writes results/robustness/kills.json, and ends with status 1 at the first difference.
 """
 
-import argparse
 import os
 import random
 import signal
@@ -24,7 +23,7 @@ from typing import Any
 
 from tinylatent_tasks import MNNS
 
-from tests.robustness.jobs import FAILED, started, store
+from tests.robustness.jobs import FAILED, main, started
 from tinylatent.core.files import read_json
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
@@ -203,20 +202,5 @@ def proved(kills: int, seed: int, names: tuple[str, ...] = (), told: Any = print
     }
 
 
-def main() -> int:
-    """Reads the arguments, kills, and stores what happened."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    try:
-        found = proved(given.kills, given.seed)
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(store("kills", f"python -m tests.robustness.kills --kills {given.kills} --seed {given.seed}", found))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("kills", __doc__, proved, kills=100, seed=0))

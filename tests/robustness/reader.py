@@ -8,7 +8,6 @@ say that something is not there yet: no run, or no checkpoint.
 writes results/robustness/reader.json, and ends with status 1 if anything else was met.
 """
 
-import argparse
 import math
 import os
 import signal
@@ -22,7 +21,7 @@ from typing import Any
 
 from tinylatent_tasks import MNNS
 
-from tests.robustness.jobs import started, store
+from tests.robustness.jobs import main, started
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load, train
@@ -119,19 +118,5 @@ def _met(run: Path) -> Iterator[str]:
         yield "of these, replaced meanwhile"
 
 
-def main() -> int:
-    """Reads the arguments, loads, and stores what was met."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--loads", type=int, default=5000)
-    given = parser.parse_args()
-    try:
-        found = proved(given.loads)
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(store("reader", f"python -m tests.robustness.reader --loads {given.loads}", found))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("reader", __doc__, proved, loads=5000))

@@ -1,5 +1,6 @@
 """Registries: the installed entry points of a group by name, loaded on first use."""
 
+import dataclasses
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -137,6 +138,11 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
 
     def __len__(self) -> int:
         return len(self.points)
+
+
+def dataclass_of(base: type) -> Callable[[Any], bool]:
+    """Whether something is a dataclass that inherits from a base, as a function: for `fits` of a registry."""
+    return lambda found: isinstance(found, type) and issubclass(found, base) and dataclasses.is_dataclass(found)
 
 
 def owner(point: importlib.metadata.EntryPoint) -> str:

@@ -114,18 +114,18 @@ class Experiment(Run):
                 raise ValueError(f"an experiment of form {values['version']}: this program reads 1 to {cls.version}")
             if unknown := sorted(values.keys() - {"version", *(part.name for part in fields(cls))}):
                 raise TypeError(f"it has the unknown {short(unknown[0])}")
-            model = _made(ModelConfig, "model", values["model"])
-            training = _made(Training, "training", values["training"])
-            seeds = _made(Seeds, "seeds", values["seeds"])
+            model = made(ModelConfig, "model", values["model"])
+            training = made(Training, "training", values["training"])
+            seeds = made(Seeds, "seeds", values["seeds"])
             start = cls.from_json(values["start"]) if "start" in values else None
             task, method = dict(values["task"]), dict(values["method"])
-            task = _made(_installed(TASKS, task.pop("name"), "task"), "task", task)
+            task = made(_installed(TASKS, task.pop("name"), "task"), "task", task)
             kind, version = _installed(METHODS, method.pop("name"), "method"), method.pop("version")
             if version != kind.version:
                 raise NotInstalledError(
                     f"written by version {version} of method {kind.name}, this is {kind.version}: train it again"
                 )
-            return cls(task, _made(kind, "method", method), model, training, seeds, start)
+            return cls(task, made(kind, "method", method), model, training, seeds, start)
         except (KeyError, TypeError, AttributeError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(
@@ -248,10 +248,14 @@ def lifted(values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _made(kind: Callable[..., Any], part: str, values: dict[str, Any]) -> Any:
-    """A part of an experiment from JSON; TypeError names a value that is not of its field's type.
+def made(kind: Callable[..., Any], part: str, values: dict[str, Any]) -> Any:
+    """A part of an experiment from its settings, plain values as in JSON.
 
     Types that JSON does not know, which a package may have, are not checked.
+
+    Raises:
+        TypeError: a setting is unknown, or its value is not of the field's type; the message names it.
+        ValueError: a value is out of range.
     """
     try:
         types = get_type_hints(kind)

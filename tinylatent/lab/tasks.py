@@ -1,16 +1,14 @@
 """Tasks by name: this package's and any other's, registered under the entry-point group "tinylatent.tasks"."""
 
-import dataclasses
-
 from tinylatent_tasks import Task
 
-from tinylatent.core.registry import Registry
+from tinylatent.core.registry import Registry, dataclass_of
 
 TASKS: Registry[type[Task]] = Registry(
     "tinylatent.tasks",
     "task",
     named=True,
     expects="a dataclass that inherits from Task",
-    fits=lambda kind: isinstance(kind, type) and issubclass(kind, Task) and dataclasses.is_dataclass(kind),
+    fits=dataclass_of(Task),
 )
 """Tasks by name: reading it finds what is installed."""

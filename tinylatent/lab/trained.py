@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from tinylatent_tasks.checks import short
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from tinylatent.engine.plan import distinct
 from tinylatent.evaluation.evaluate import evaluate
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, cluster_counts
-from tinylatent.lab.experiment import Experiment, device_named
+from tinylatent.lab.experiment import Experiment, device_named, made
 from tinylatent.lab.folders import START, load_checkpoint, read_config
 from tinylatent.lab.folders import load as load_folder
 from tinylatent.lab.launchers.launcher import Job, stored_record
@@ -154,7 +153,7 @@ def run(
     """
     if method is not None:
         _check_method(method)
-    seed, settings = _number(seed), {key: _number(value) for key, value in settings.items()}
+    seed, settings = _listed(seed), _listed(settings)
     if not isinstance(name, str) or type(seed) is not int:
         raise ValueError(f"a recipe {short(name)} with seed {short(seed)}: expected such as 'mnns/cot2' and 0")
     _check_path(out)
@@ -196,27 +195,21 @@ def load(folder: Path | str, device: str = "cpu") -> Trained:
 
 def _with(training: Training, settings: Mapping[str, Any]) -> Training:
     """Training with settings of a user; ValueError unless each is known and of its type."""
-    known = {field.name: getattr(training, field.name) for field in fields(training)}
-    if unknown := sorted(settings.keys() - known.keys()):
-        raise ValueError(f"training has no {', '.join(unknown)}: expected {', '.join(known)}")
+    usual = {field.name: getattr(training, field.name) for field in fields(training)}
     try:
-        return msgspec.convert({**known, **settings}, Training)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"settings of training: {error}; see help(tinylatent.Training)") from None
+        changed: Training = made(Training, "training", {**usual, **settings})
+    except TypeError as error:
+        raise ValueError(f"{error}: expected settings of tinylatent.Training, such as steps=1500") from None
+    return changed
 
 
-def _number(value: Any) -> Any:
-    """A single number of numpy or torch as Python's own; anything else as it is."""
-    return value.item() if isinstance(value, np.generic | Tensor) and value.ndim == 0 else value
-
-
-def _listed(problem: Any) -> Any:
-    """Arrays and tuples as lists, as JSON has them, inside one another too; anything else as it is."""
-    if isinstance(problem, np.ndarray | np.generic | Tensor):
-        return problem.tolist()
-    if isinstance(problem, dict):
-        return {name: _listed(each) for name, each in problem.items()}
-    return [_listed(each) for each in problem] if isinstance(problem, list | tuple) else problem
+def _listed(value: Any) -> Any:
+    """The value as JSON has it: numbers of numpy and torch as Python's own, arrays and tuples as lists, however deep."""
+    if isinstance(value, np.ndarray | np.generic | Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {name: _listed(each) for name, each in value.items()}
+    return [_listed(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _check_path(path: Any) -> None:

@@ -1,8 +1,6 @@
 """Methods, one file each, registered under the entry-point group "tinylatent.methods"."""
 
-import dataclasses
-
-from tinylatent.core.registry import Registry
+from tinylatent.core.registry import Registry, dataclass_of
 from tinylatent.methods.coconut import Coconut
 from tinylatent.methods.cot2 import CoT2
 from tinylatent.methods.direct import Direct
@@ -16,7 +14,7 @@ METHODS: Registry[type[Method]] = Registry(
     "method",
     named=True,
     expects="a dataclass that inherits from Method",
-    fits=lambda kind: isinstance(kind, type) and issubclass(kind, Method) and dataclasses.is_dataclass(kind),
+    fits=dataclass_of(Method),
 )
 """All installed methods by name, of this package and of others."""
 

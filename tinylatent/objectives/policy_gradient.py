@@ -42,9 +42,7 @@ SILENT = 0.999
 """Early stopping counts log lines where at least this share of groups has rewards without variance."""
 REFERENCE = "parts.reference."
 MAX_LOG_RATIO = 30.0  # keeps ratios finite: infinity times an advantage of zero would be NaN
-MIN_LOG_RATIO = (
-    -1e30
-)  # k3 grows linearly on this side, so that only infinity must be cut, and sums of values stay finite
+MIN_LOG_RATIO = -1e30  # only infinity must be cut on this side, where k3 grows linearly; sums of values stay finite
 
 
 def advantages(

@@ -396,6 +396,6 @@ def test_ratios_of_half_precision_are_taken_in_single():
     old, new = torch.tensor([[-1.0]]).bfloat16(), torch.tensor([[-1.01]]).bfloat16()
     gap = float(old) - float(new)
     assert gap > 0.005
-    assert float(k3(old, new)) == pytest.approx(math.exp(gap) - gap - 1, rel=1e-2)  # in float32
+    assert float(k3(old, new)) == pytest.approx(math.exp(gap) - gap - 1, rel=2e-3)  # in float32
     objective, _ = clipped(torch.tensor([[gap]]).bfloat16(), torch.ones(1), 0.2)
     assert float(objective) == pytest.approx(math.exp(float(torch.tensor(gap).bfloat16())), rel=1e-6)
