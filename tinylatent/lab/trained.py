@@ -204,7 +204,7 @@ def _with(training: Training, settings: Mapping[str, Any]) -> Training:
 
 
 def _listed(value: Any) -> Any:
-    """The value as JSON has it: numbers of numpy and torch as Python's own, arrays and tuples as lists, however deep."""
+    """The value as JSON has it: numbers of numpy and torch as plain ones, arrays and tuples as lists, at any depth."""
     if isinstance(value, np.ndarray | np.generic | Tensor):
         return value.tolist()
     if isinstance(value, dict):
