@@ -36,14 +36,14 @@ class Search(Method):
         z_BTD = first.hidden_BTD[:, :steps].detach().clone().requires_grad_()
         optimizer = torch.optim.Adam([z_BTD], self.rate)  # moments are kept number by number: so for every question
         best_BA, spent = first.answer(), first.counters
-        best_B = verify(examples, best_BA)
+        best_B = verify(examples, first)
         for round in range(self.rounds):
             state, fresh = State(z_BTD, model.backbone.readout(z_BTD), model.backbone.table), streams.derived(round)
             said = [SAY.sample(State(z_BTD[:, t], state.logits[:, t], state.table), fresh) for t in range(steps)]
             given = SAY.given(Action.stack(said)["id"])
             plan = (Segment(GREEDY, steps, given), Segment(GREEDY, examples.answer_tokens, name=ANSWER))
             trace = rollout(model.backbone, plan, examples.prompt_BN, examples.prompt_mask_BN)
-            reward_B, spent = verify(examples, trace.answer()), spent + trace.counters
+            reward_B, spent = verify(examples, trace), spent + trace.counters
             score_B = SAY.log_prob(state, given).sum(1)
             optimizer.zero_grad()
             gradient = torch.autograd.grad(-((reward_B - best_B) * score_B).sum(), z_BTD)[0]
@@ -63,9 +63,9 @@ def test_a_search_fits(unchecked):
     weights = [parameter.clone() for parameter in model.parameters()]
     asked = []
 
-    def verify(examples, answer_BA):
+    def verify(examples, trace):
         asked.append(examples.problems())  # a verifier sees the task's own rows
-        return truth(examples, answer_BA)
+        return truth(examples, trace)
 
     plain = evaluate(speaker, DiscreteCoT(), model)
     found = evaluate(speaker, Search(), model, verify=verify)

@@ -275,7 +275,7 @@ class Stopping(Thought):
     """Another thought with a learned stop: the decision takes no slot, its probability is part of the action's.
 
     A row stops with probability sigmoid(head(hidden)); at temperature 0, where that exceeds one half. While a stop is
-    not allowed, it goes on with probability 1.
+    not allowed, it goes on with probability 1. A subclass may take the stop from elsewhere: see `logit`.
 
     Args:
         inner: the thought until the stop; it must not stop by itself.
@@ -295,9 +295,13 @@ class Stopping(Thought):
         self.reads_history, self.mixes_table = inner.reads_history, inner.mixes_table
         self.needs_streams = inner.needs_streams or temperature > 0
 
+    def logit(self, state: State) -> Float[Tensor, "*rows"]:
+        """The logit of a stop, by the head."""
+        return self.head(state.hidden).squeeze(-1)
+
     def _logit(self, state: State) -> Float[Tensor, "*rows"]:
         """The logit of a stop, -inf where a stop is not allowed."""
-        logit = self.head(state.hidden).squeeze(-1)
+        logit = self.logit(state)
         if state.may_stop is True:
             return logit
         return logit.masked_fill(~torch.as_tensor(state.may_stop, device=logit.device), -torch.inf)

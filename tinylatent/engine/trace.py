@@ -89,6 +89,8 @@ class Counters:
     """Inputs with a latent part; a gated thought counts here and in `tokens`."""
     flops: int = 0
     """Floating-point operations of blocks, readouts and mixtures of the whole table."""
+    judged: int = 0
+    """Answers that a verifier was asked about; a method that searches counts them."""
 
     def __add__(self, other: "Counters") -> "Counters":
         return Counters(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))

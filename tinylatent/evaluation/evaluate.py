@@ -25,7 +25,7 @@ from tinylatent.engine.trace import NO_TOKEN, Counters, Trace
 from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.policy_gradient import entropy_of
-from tinylatent.objectives.rewards import Verifier, truth
+from tinylatent.objectives.rewards import Verifier
 
 BATCH = 1024
 
@@ -59,7 +59,7 @@ def evaluate(
     seed: int = 0,
     batch: int = BATCH,
     device: torch.device | str = "cpu",
-    verify: Verifier = truth,
+    verify: Verifier | None = None,
 ) -> Evaluation:
     """Solves every problem of a speaker, with greedy answers.
 
@@ -70,7 +70,7 @@ def evaluate(
         seed: of everything random: sampled latents, noise, and the order of problems.
         batch: most problems at a time.
         device: the model's device.
-        verify: judges answers during a search; the true answers by default.
+        verify: judges answers during a search; the method's own judge by default.
 
     Raises:
         ValueError: unknown control, no problems, a batch below 1, or a speaker whose judgements are not booleans.
@@ -188,7 +188,7 @@ def sample_answers(
         examples = speaker.part(np.arange(start, min(start + size, count))).examples(device)
         rows = len(examples)
         streams = Streams(seed, torch.arange(start * samples, (start + rows) * samples, device=device))
-        solution = method.solve(model, examples, streams, temperature=temperature, group=samples, verify=truth)
+        solution = method.solve(model, examples, streams, temperature=temperature, group=samples)
         answers.append(solution.answer_BA.view(rows, samples, -1).cpu().numpy())
     return _stacked(answers)
 
@@ -196,5 +196,5 @@ def sample_answers(
 def cost(method: Method, model: Model, examples: Examples) -> dict[str, Any]:
     """Costs of solving the first problem: "steps" taken, "slots" read, and "flops"."""
     streams = Streams(0, torch.zeros(1, dtype=torch.int64, device=examples.prompt_BN.device))
-    spent = method.solve(model, examples.rows(slice(0, 1)), streams, verify=truth).counters
+    spent = method.solve(model, examples.rows(slice(0, 1)), streams).counters
     return {"steps": spent.steps, "slots": spent.slots, "flops": spent.flops}

@@ -194,7 +194,7 @@ def rolling(examples: Examples, experiment: Experiment = REWARDED) -> Turn:
 
     def turn() -> None:
         solution = method.solve(model, some, streams, temperature=method.temperature, group=method.group)
-        truth(some, solution.answer_BA).mean().item()
+        truth(some, solution.trace).mean().item()
 
     return turn
 

@@ -55,7 +55,7 @@ def has_prefix(name: str, prefixes: tuple[str, ...]) -> bool:
 class ParameterGroup:
     """Parameters with a learning rate and decay of their own, or frozen; all others follow the recipe.
 
-    Raises ValueError for a rate that is not positive or a negative decay.
+    Raises ValueError for a rate or factor that is not positive, both of them, or a negative decay.
     """
 
     parts: tuple[str, ...]
@@ -66,12 +66,21 @@ class ParameterGroup:
     """Weight decay; the recipe's if None."""
     frozen: bool = False
     """Whether these parameters are not trained."""
+    rate_factor: float = 1.0
+    """The peak learning rate as a multiple of the recipe's, instead of a rate."""
 
     def __post_init__(self) -> None:
-        if (self.learning_rate is not None and self.learning_rate <= 0) or (self.weight_decay or 0.0) < 0:
+        positive = self.rate_factor > 0 and (self.learning_rate is None or self.learning_rate > 0)
+        if not positive or (self.weight_decay or 0.0) < 0:
             raise ValueError(
-                f"a group with learning rate {self.learning_rate} and decay {self.weight_decay}: expected a positive "
-                "rate and no negative decay; frozen=True keeps parts as they are"
+                f"a group with learning rate {self.learning_rate}, factor {self.rate_factor} and decay "
+                f"{self.weight_decay}: expected positive ones and no negative decay; frozen=True keeps parts as they "
+                "are"
+            )
+        if self.learning_rate is not None and self.rate_factor != 1:
+            raise ValueError(
+                f"a group with learning rate {self.learning_rate} and factor {self.rate_factor}: expected one of the "
+                "two; a factor multiplies the recipe's rate"
             )
 
 
@@ -92,7 +101,7 @@ class TrainState:
     update: int = 0
     """Index of the optimizer step on this batch."""
     verify: Verifier = truth
-    """Rewards the answers of rollouts."""
+    """Rewards rollouts."""
     gather: Callable[[Tensor], Tensor] = lambda x: x
     """Maps rows of this process to those of all processes, for statistics of the whole batch."""
 
@@ -145,8 +154,6 @@ class Method:
     name: ClassVar[str]
     version: ClassVar[int] = 1
     """Raised whenever results would change, so that stored runs are not mistaken for new ones."""
-    supervised: ClassVar[bool] = False
-    """Whether the steps before the answer are trained to a target, so that they can be compared with the oracle."""
     recipe: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Fields of Training for which the method has defaults of its own."""
     temperatures: ClassVar[tuple[float, ...]] = ()
@@ -176,6 +183,14 @@ class Method:
         A field is part of a run's identity, so a run that sets one of these to no purpose is refused.
         """
         return {}
+
+    @property
+    def supervised(self) -> bool:
+        """Whether every step before the answer is trained to the chain's, so that it can be compared with the oracle.
+
+        A subclass may set it as a plain attribute.
+        """
+        return False
 
     # -----------------------------------------------------------------------------------------------------------------
     # What it learns
@@ -271,7 +286,7 @@ class Method:
             temperature: of the answer and of tokens before it; 0 is greedy.
             group: rollouts per problem.
             control: "noise", "shuffled" or "zero" to replace the latents; None for the method itself.
-            verify: judges answers during a search; other methods do not use it.
+            verify: judges what is written during a search; methods that do not search do not use it.
             edit: reads or changes activations inside the model; see `tinylatent.models.backbone.Edit`.
 
         Raises:

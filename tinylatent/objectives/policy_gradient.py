@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tinylatent.core.seeds import derive
 from tinylatent.engine.force import replay
 from tinylatent.engine.plan import ANSWER, distinct
 from tinylatent.engine.rollout import rollout
@@ -35,6 +36,10 @@ Average = Literal["sequence", "token", "sum"]
 the batch (DAPO, Yu et al. 2025); "sum" the sum over the steps of a row, then the mean over rows (the policy gradient
 itself)."""
 
+Signal = Literal["reward", "permuted", "none"]
+"""Where advantages come from: "reward" the rewards; "permuted" the rewards of the batch in random order, a control that
+keeps their size and number and cuts their tie to what was written; "none" nothing, so that weight decay and a KL term
+alone move the weights."""
 
 MAX_COUNT = 1000
 """Upper limit of the settings group, updates, patience and samples."""
@@ -234,12 +239,14 @@ class PolicyGradient(Method):
     """Sampling temperature of rollouts in training; that of latents at evaluation too."""
     patience: int = 100
     """Training stops after this many batches in a row in which no group has two different rewards."""
+    signal: Signal = "reward"
+    """Where advantages come from: rewards, or a control of them; metrics always tell the rewards."""
 
     def __post_init__(self) -> None:
         for name in ("group", "updates", "patience"):
             if not 1 <= getattr(self, name) <= MAX_COUNT:
                 raise ValueError(f"{name} {getattr(self, name)}: expected 1 to {MAX_COUNT}")
-        for name, options in (("advantage", Advantage), ("average", Average)):
+        for name, options in (("advantage", Advantage), ("average", Average), ("signal", Signal)):
             if getattr(self, name) not in get_args(options):
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(get_args(options))}")
         if self.group < 2 and self.advantage != "none":
@@ -311,6 +318,11 @@ class PolicyGradient(Method):
         reward_B = self.reward(model, examples, trace, state)
         advantage_B = advantages(reward_B, self.group, self.advantage, gather=state.gather)
         metrics = {"reward": reward_B.mean(), "frac_reward_zero_std": frac_reward_zero_std(advantage_B, self.group)}
+        if self.signal == "none":
+            advantage_B = torch.zeros_like(advantage_B)
+        elif self.signal == "permuted":
+            order_B = torch.randperm(len(reward_B), generator=self._order(state)).to(reward_B.device)
+            advantage_B = advantages(reward_B[order_B], self.group, self.advantage, gather=state.gather)
         denominator = denominator_of(trace.hidden_BTD[..., 0], trace.drawn_BT, self.average)
         if self.average == "token":
             denominator = state.gather(torch.as_tensor(denominator, device=advantage_B.device)[None]).sum()
@@ -318,9 +330,13 @@ class PolicyGradient(Method):
             denominator = len(state.gather(advantage_B))
         return Rollouts(examples, replace(trace, end=None), advantage_B, denominator, metrics)  # frees the cache
 
+    def _order(self, state: TrainState) -> torch.Generator:
+        """Gives the order of permuted rewards at a step."""
+        return torch.Generator().manual_seed(derive(state.seed, "permuted rewards", state.step, state.first))
+
     def reward(self, model: Model, examples: Examples, trace: Trace, state: TrainState) -> Float[Tensor, " B"]:
-        """The reward of every rollout: the verifier's value of its answer."""
-        return state.verify(examples, trace.answer()).to(trace.hidden_BTD)
+        """The reward of every rollout: the verifier's value of what it wrote."""
+        return state.verify(examples, trace).to(trace.hidden_BTD)
 
     def loss(self, model: Model, batch: Rollouts, state: TrainState) -> Loss:
         """The clipped surrogate under the current weights, plus the weighted KL divergence from the reference.

@@ -1,20 +1,21 @@
-"""Rewards: a verifier maps examples (and so the task's own rows) and answers to rewards.
+"""Rewards: a verifier maps examples (and so the task's own rows) and what was written to rewards.
 
-Letters: B rows, A answer tokens.
+Letters: B rows.
 """
 
 from collections.abc import Callable
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from tinylatent.engine.trace import Trace
 from tinylatent.objectives.examples import Examples
 
-Verifier = Callable[[Examples, Int[Tensor, "B A"]], Float[Tensor, " B"]]
-"""verify(examples, answer_BA) -> reward_B. Answers are token ids, -1 for no token; several answers to an example are
-consecutive."""
+Verifier = Callable[[Examples, Trace], Float[Tensor, " B"]]
+"""verify(examples, trace) -> reward_B. It sees the whole trace, chain and answer; several rollouts of an example are
+consecutive rows."""
 
 
-def truth(examples: Examples, answer_BA: Int[Tensor, "B A"]) -> Float[Tensor, " B"]:
+def truth(examples: Examples, trace: Trace) -> Float[Tensor, " B"]:
     """1 for a right answer, else 0: the speaker judges."""
-    return examples.judge(answer_BA).float()
+    return examples.judge(trace.answer()).float()

@@ -62,7 +62,7 @@ def fit(
     folder: Path | None = None,
     on_progress: Callable[[int, float], None] | None = None,
     say: Callable[[str], None] = lambda text: None,
-    verify: Verifier = truth,
+    verify: Verifier | None = None,
     validation: Speaker | None = None,
 ) -> Model:
     """Trains a model to the end, from the newest checkpoint under `folder` if there is one.
@@ -77,7 +77,8 @@ def fit(
         folder: for metrics.jsonl and checkpoints; None stores nothing.
         on_progress: called with (steps done, loss) at the start and whenever metrics are logged.
         say: called with one-line messages, such as the step at which a run is resumed.
-        verify: rewards the answers of methods that learn from rewards.
+        verify: rewards what methods that learn from rewards write, and judges during a search; by default the true
+            answer, and the searching method's own judge.
         validation: problems of which `recipe.validate` are asked whenever metrics are logged, as "validation_accuracy".
             It changes no weight, and its time does not count as training.
 
@@ -115,7 +116,7 @@ def _fit(
     folder: Path | None,
     log: "_Log",
     say: Callable[[str], None],
-    verify: Verifier,
+    verify: Verifier | None,
 ) -> Model:
     """`fit` for the named parameters."""
     if folder is not None:
@@ -139,7 +140,7 @@ def _fit(
             save_checkpoint(folder, step, model, optimizer, log.seconds, stopped, where)
 
     served = batches(examples, recipe.batch_size, first, seeds)
-    state = TrainState(first, recipe.steps, seeds.derive("sampling", "train"), verify=verify)
+    state = TrainState(first, recipe.steps, seeds.derive("sampling", "train"), verify=verify or truth)
     starts, device = method.stage_starts(recipe.steps), examples.prompt_BN.device
     for step in range(first, recipe.steps):
         state = replace(state, step=step)

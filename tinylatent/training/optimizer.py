@@ -50,7 +50,7 @@ def make_optimizer(
     flats, trained = [], []
     for (index, _), members in sorted(sorted_out.items(), key=lambda item: item[0][0]):
         group = groups[index - 1] if index else own
-        rate = recipe.learning_rate if group.learning_rate is None else group.learning_rate
+        rate = group.rate_factor * recipe.learning_rate if group.learning_rate is None else group.learning_rate
         decay = recipe.weight_decay if group.weight_decay is None else group.weight_decay
         trained += members
         flats.append({"params": [flatten(members)], "lr": rate, "peak": rate, "weight_decay": decay})

@@ -24,10 +24,10 @@ class Validation:
         count: how many problems to ask.
         seeds: of what a method samples when it answers, the same each time.
         device: the model's device.
-        verify: judges answers during a search.
+        verify: judges answers during a search; the method's own judge if None.
     """
 
-    def __init__(self, speaker: Speaker, count: int, seeds: Seeds, device: torch.device, verify: Verifier):
+    def __init__(self, speaker: Speaker, count: int, seeds: Seeds, device: torch.device, verify: Verifier | None):
         total = len(speaker.problems)
         self.index = np.sort(np.random.default_rng(derive(0, "validation")).permutation(total)[:count])
         self.speaker, self.seed = speaker, seeds.derive("sampling", "validation")

@@ -361,7 +361,7 @@ class Searching(DiscreteCoT):
 
     def solve(self, model, examples, streams=None, *, verify=None, **options):
         first, second = (super(Searching, self).solve(model, examples, streams, temperature=t) for t in (1.0, 3.0))
-        right_B = verify(examples, first.answer_BA).bool()
+        right_B = verify(examples, first.trace).bool()
         answer_BA = torch.where(right_B[:, None], first.answer_BA, second.answer_BA)
         return Solution(answer_BA, first.trace, first.counters + second.counters)
 
@@ -369,9 +369,9 @@ class Searching(DiscreteCoT):
 def test_a_method_that_searches_may_ask_and_says_what_it_spent():
     method, asked = Searching(), []
 
-    def verify(examples, answer_BA):
+    def verify(examples, trace):
         asked.append(examples.problems())
-        return examples.judge(answer_BA).float()
+        return examples.judge(trace.answer()).float()
 
     model = wild(method)
     found, plain = evaluate(SPEAKER, method, model, verify=verify), evaluate(SPEAKER, DiscreteCoT(), model)

@@ -251,8 +251,9 @@ EXAMPLES = examples_of(GRPO(), TASK, TASK.problems(6, seed=1))
 STATE = TrainState(3, 10, 5)
 
 
-def even(examples, answer_BA):
+def even(examples, trace):
     """Rewards the tokens' sum for being even, more for the first problems than for others."""
+    answer_BA = trace.answer()
     first_B = torch.tensor([1.0 + (row[0] == 1) for row in examples.problems().tolist()])
     return (answer_BA.sum(1) % 2 == 0) * first_B.repeat_interleave(len(answer_BA) // len(examples))
 
@@ -261,7 +262,7 @@ def test_rollouts_are_rewarded_by_the_verifier_that_is_passed_in():
     method = GRPO(samples=2)
     model = model_of(method, TASK)
     batch = method.collect(model, EXAMPLES, replace(STATE, verify=even))
-    reward_B = even(EXAMPLES, batch.trace.answer()).double()
+    reward_B = even(EXAMPLES, batch.trace).double()
     assert 0 < reward_B.mean() < 2
     assert batch.metrics["reward"].item() == reward_B.mean().item()
     assert torch.equal(batch.advantage_B, advantages(reward_B, method.group))
@@ -274,15 +275,15 @@ def test_rollouts_are_rewarded_by_the_verifier_that_is_passed_in():
 def test_training_with_a_verifier_learns_what_it_rewards(unchecked):
     """Never the truth: most answers are even in the end."""
 
-    def some_even(examples, answer_BA):
-        return (answer_BA[:, 0] % 2 == 0).float()
+    def some_even(examples, trace):
+        return (trace.answer()[:, 0] % 2 == 0).float()
 
     task, method, model = MNNS(2, 1, 4), GRPO(samples=1), None
     experiment = Experiment(task, method, ModelConfig(16, 1, 2))
     model, examples = experiment.fresh(), experiment.speaker("train").examples()
     fit(model, method, examples, Training(steps=40, batch_size=8, learning_rate=3e-3), Seeds(), verify=some_even)
-    answer_BA = method.solve(model, examples, Streams(0, torch.arange(len(examples)))).answer_BA
-    assert some_even(examples, answer_BA).mean() > 0.9
+    trace = method.solve(model, examples, Streams(0, torch.arange(len(examples)))).trace
+    assert some_even(examples, trace).mean() > 0.9
 
 
 @pytest.mark.parametrize("average", ["sequence", "token", "sum"])

@@ -208,9 +208,9 @@ def test_every_update_of_a_batch_is_numbered():
 def test_a_verifier_reaches_the_rollouts_through_the_loop():
     asked = []
 
-    def verify(examples, answer_BA):
-        asked.append((examples.problems(), len(answer_BA)))
-        return torch.zeros(len(answer_BA))
+    def verify(examples, trace):
+        asked.append((examples.problems(), trace.rows))
+        return torch.zeros(trace.rows)
 
     whole = experiment(GRPO(samples=2, group=3), steps=2)
     examples = whole.speaker("train").examples()

@@ -121,8 +121,8 @@ def test_a_search_that_leaves_gradients_changes_nothing(tmp_path):
             self.forced(model, examples).logits_BTV.square().sum().backward()
             return found
 
-    def verify(examples, answer_BA):
-        return truth(examples, answer_BA)
+    def verify(examples, trace):
+        return truth(examples, trace)
 
     models = []
     for method in (DiscreteCoT(), Searching()):
