@@ -5,8 +5,12 @@ tokens into one latent. Every operation is six tokens, "a op b = s ;", where a i
 last operation is the answer. There is no precedence: 1 + 2 * 3 is 9. There is one trace, so the frontier is one-hot.
 Multiplying by 0 is allowed, which makes 0 the most frequent answer if there is "*".
 
-Prompt: <bos> x_0 op_1 x_1 op_2 x_2 ..  Letters: P problems, K operations, M = 1 + 2K integers of a problem (the first
-number, then for every operation its index in "+-*" and its number), T = 6K + 1 steps, V vocabulary, A = 1 answer token.
+With `least` the number of operations is drawn for every problem; a row keeps places for the most, and each unused one
+at its end holds the operator -1 and the number 0.
+
+Prompt: padding <bos> x_0 op_1 x_1 op_2 x_2 ..  Letters: P problems, K operations, M = 1 + 2K integers of a problem (the
+first number, then for every operation its index in "+-*" and its number), T = 6K + 1 steps, V vocabulary, A = 1 answer
+token.
 """
 
 from collections.abc import Sequence
@@ -26,6 +30,7 @@ from tinylatent_tasks.task import MAX_LISTED, Task, check_budget, one_hot
 OPERATORS = "+-*"
 EQUALS, END = "=", ";"
 TOKENS_EACH = 6
+UNUSED = -1
 MIN_OPERATIONS, MAX_OPERATIONS = 2, 10
 MAX_MODULUS = 97
 EXPECTED = (
@@ -36,19 +41,21 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class Arithmetic(Task):
-    """A chain of `operations` operations modulo `modulus`; a problem is its first number, then operators and numbers.
+    """A chain of operations modulo `modulus`; a problem is its first number, then operators and numbers.
 
     Raises ValueError for sizes that are not integers or out of range, and for operators that do not exist.
     """
 
     operations: int = 4
-    """Number of operations, with six tokens each in the chain (2 to 10)."""
+    """Number of operations, with six tokens each in the chain (2 to 10); the most, if `least` is given."""
     modulus: int = 17
     """p: numbers are 0 to p-1 (2 to 97)."""
     operators: str = OPERATORS
     """Which of +, - and * occur, as one string; their order means nothing."""
     capacity: int | None = None
     """Most operations that positions allow (operations to 10); `operations` if not given."""
+    least: int | None = None
+    """Fewest operations of a problem (2 to operations), whose number is then drawn; `operations` if not given."""
 
     name: ClassVar[str] = "arithmetic"
     tokens_a_step: ClassVar[int] = TOKENS_EACH
@@ -61,7 +68,13 @@ class Arithmetic(Task):
             raise ValueError(
                 f'operators is {short(given)}, but it must be some of the characters {OPERATORS}, each once; try "+-"'
             )
+        check_integer("least", self.fewest, MIN_OPERATIONS, self.operations, f"try least={MIN_OPERATIONS}")
         check_integer("capacity", self.longest, self.operations, MAX_OPERATIONS, f"try capacity={self.operations}")
+
+    @property
+    def fewest(self) -> int:
+        """`least`, or `operations` if least is not given."""
+        return self.operations if self.least is None else self.least
 
     @property
     def longest(self) -> int:
@@ -98,54 +111,98 @@ class Arithmetic(Task):
     # Problems
 
     def rows(self, problems: npt.ArrayLike) -> Integers:
-        """Rows of numbers from 0 to p-1 with indices of allowed operators between them."""
-        rows_PM = checked_rows(problems, 1 + 2 * self.operations, 0, max(self.modulus - 1, len(OPERATORS) - 1))
+        """Rows of numbers from 0 to p-1 with indices of allowed operators between them, unused operations last."""
+        lowest = 0 if self.least is None else UNUSED
+        rows_PM = checked_rows(problems, 1 + 2 * self.operations, lowest, max(self.modulus - 1, len(OPERATORS) - 1))
         number_PK, operator_PK = rows_PM[:, ::2], rows_PM[:, 1::2]
+        unused_PK = (operator_PK == UNUSED) & (self.least is not None)
         known = ", ".join(f"{index} ({OPERATORS[index]})" for index in self._allowed)
         refuse_rows(
             {
-                f"has a number outside 0 to {self.modulus - 1}": (number_PK >= self.modulus).any(axis=1),
-                f"has an operator other than {known}": ~np.isin(operator_PK, self._allowed).all(axis=1),
+                f"has a number outside 0 to {self.modulus - 1}": (number_PK % self.modulus != number_PK).any(axis=1),
+                f"has an operator other than {known}": ~(np.isin(operator_PK, self._allowed) | unused_PK).all(axis=1),
+                "has an unused operation (-1) before one that is used": (np.diff(unused_PK * 1) < 0).any(axis=1),
+                "has a number other than 0 in an unused operation (-1)": (number_PK[:, 1:] * unused_PK).any(axis=1),
+                f"has fewer than {self.fewest} operations": (~unused_PK).sum(axis=1) < self.fewest,
             }
         )
         return rows_PM
 
     @property
     def size(self) -> int:
-        """p^(operations+1) choices of numbers times (number of operators)^operations."""
-        return self.modulus ** (self.operations + 1) * len(self.operators) ** self.operations
+        """p^(k+1) choices of numbers times (number of operators)^k, summed over the numbers k of operations."""
+        used = range(self.fewest, self.operations + 1)
+        return sum(self.modulus ** (count + 1) * len(self.operators) ** count for count in used)
+
+    @property
+    def listed(self) -> bool:
+        """Whether all problems are listed; never with `least`.
+
+        A problem is then in the same part of every task with its modulus, whatever numbers of operations they draw.
+        """
+        return self.least is None and super().listed
 
     def space(self) -> Integers:
         """Every problem (P, M) in lexicographic order; ValueError for more than 2,000,000."""
         if self.size > MAX_LISTED:
             return super().space()
-        grid = np.indices((self.modulus, *(len(self.operators), self.modulus) * self.operations))
+        parts = [self._space(count) for count in range(self.fewest, self.operations + 1)]
+        rows_PM = np.concatenate(parts)
+        return rows_PM if len(parts) == 1 else rows_PM[np.lexsort(rows_PM.T[::-1])]
+
+    def _space(self, count: int) -> Integers:
+        """Every problem (P, M) of `count` operations in lexicographic order."""
+        grid = np.indices((self.modulus, *(len(self.operators), self.modulus) * count))
         rows_PM = np.ascontiguousarray(grid.reshape(len(grid), -1).T)
         rows_PM[:, 1::2] = self._allowed[rows_PM[:, 1::2]]
-        return rows_PM
+        return np.hstack([rows_PM, np.tile([UNUSED, 0], (len(rows_PM), self.operations - count))])
 
     def problems(self, n: int, seed: int, first: int = 0) -> Integers:
-        """Uniform problems first, first + 1, .. (n, M), with repetition; row i depends on the seed and i alone."""
+        """Problems first, first + 1, .. (n, M), with repetition; row i depends on the seed and i alone.
+
+        The number of operations is uniform, and so are operators and numbers given it.
+        """
         number_PK = self.drawn(self.operations + 1, n, seed, 0, self.modulus - 1, first)
         index_PK = self.drawn(self.operations, n, derived_seed(seed, "operators"), 0, len(self.operators) - 1, first)
-        return np.insert(number_PK, range(1, self.operations + 1), self._allowed[index_PK], axis=1)
+        count_P1 = self.drawn(1, n, derived_seed(seed, "count"), self.fewest, self.operations, first)
+        unused_PK = np.arange(self.operations) >= count_P1
+        number_PK[:, 1:][unused_PK] = 0
+        operator_PK = np.where(unused_PK, UNUSED, self._allowed[index_PK])
+        return np.insert(number_PK, range(1, self.operations + 1), operator_PK, axis=1)
 
     def key(self, problems: npt.ArrayLike) -> Keys:
-        """Stable hash (P,) of the row itself: different problems are never equivalent."""
-        return stable_hash(self.rows(problems))
+        """Stable hash (P,) of the row without unused operations: different problems are never equivalent."""
+        rows_PM = self.rows(problems)
+        key_P, count_P = np.zeros(len(rows_PM), np.uint64), _counts(rows_PM)
+        for count in np.unique(count_P).tolist():
+            key_P[count_P == count] = stable_hash(rows_PM[count_P == count, : 1 + 2 * count])
+        return key_P
 
     def levels(self) -> dict[int, Task]:
-        """The task with `operations` operations, one more, and so on."""
-        return self.at_levels(self.operations, self.longest, "operations")
+        """The task with exactly `fewest` operations, one more, and so on."""
+        fields = ("operations",) if self.least is None else ("least", "operations")
+        return self.at_levels(self.fewest, self.longest, *fields)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # The oracle
+
+    def steps(self, problems: npt.ArrayLike) -> Integers:
+        """Six steps an operation and one for the answer (P,)."""
+        return TOKENS_EACH * _counts(self.rows(problems)) + 1
 
     def results(self, problems: npt.ArrayLike) -> Integers:
-        """The first number and the result of every operation (P, K+1), each from 0 to p-1."""
+        """The first number and the result of every operation (P, K+1), each from 0 to p-1.
+
+        An unused operation repeats the result before it.
+        """
         rows_PM = self.rows(problems)
         result_PK = rows_PM[:, ::2].copy()
         for step in range(1, self.operations + 1):
             before_P, number_P = result_PK[:, step - 1], rows_PM[:, 2 * step]
             results = (before_P + number_P, before_P - number_P, before_P * number_P)
-            result_PK[:, step] = np.choose(rows_PM[:, 2 * step - 1], results) % self.modulus
+            # An unused operation, whose number is 0, adds it.
+            operator_P = rows_PM[:, 2 * step - 1].clip(0)
+            result_PK[:, step] = np.choose(operator_P, results) % self.modulus
         return result_PK
 
     def answer(self, problems: npt.ArrayLike) -> Integers:
@@ -157,14 +214,17 @@ class Arithmetic(Task):
         return np.asarray(answers, np.int64)[:, None] + self._zero
 
     def prompt(self, problems: npt.ArrayLike) -> tuple[Integers, Mask]:
-        """<bos>, then numbers with operators between them."""
-        ids_PM = self.rows(problems) + self._zero
+        """<bos>, then numbers with operators between them; padded on the left to the most operations."""
+        rows_PM = self.rows(problems)
+        ids_PM = rows_PM + self._zero
         ids_PM[:, 1::2] += self._plus - self._zero
         prompt_PN = np.insert(ids_PM, 0, Vocabulary.bos, axis=1)
-        return prompt_PN, np.ones(prompt_PN.shape, bool)
+        index_PN = np.arange(prompt_PN.shape[1]) - 2 * (self.operations - _counts(rows_PM))[:, None]
+        prompt_PN = np.take_along_axis(prompt_PN, index_PN.clip(0), axis=1)
+        return np.where(index_PN < 0, Vocabulary.pad, prompt_PN), index_PN >= 0
 
     def chain(self, problems: npt.ArrayLike) -> Integers:
-        """Token ids (P, T): "a op b = s ;" for every operation, then the answer."""
+        """Token ids (P, T): "a op b = s ;" for every operation, then the answer; padding follows a shorter chain."""
         rows_PM = self.rows(problems)
         result_PK = self.results(rows_PM) + self._zero
         chain_PT = np.empty((len(rows_PM), TOKENS_EACH * self.operations + 1), np.int64)
@@ -174,20 +234,25 @@ class Arithmetic(Task):
         chain_PT[:, 3::TOKENS_EACH] = self.vocabulary.index(EQUALS)
         chain_PT[:, 4::TOKENS_EACH] = result_PK[:, 1:]
         chain_PT[:, 5::TOKENS_EACH] = self.vocabulary.index(END)
-        chain_PT[:, -1] = result_PK[:, -1]
-        return chain_PT
+        last_P1 = self.steps(rows_PM)[:, None] - 1
+        np.put_along_axis(chain_PT, last_P1, result_PK[:, -1:], axis=1)
+        return np.where(np.arange(chain_PT.shape[1]) <= last_P1, chain_PT, Vocabulary.pad)
 
     def frontier(self, problems: npt.ArrayLike, budget: int | None = None) -> Shares:
         """One-hot on the chain (P, T, V), whatever the budget; ValueError for a budget below 1."""
-        rows_PM = self.rows(problems)
+        chain_PT = self.chain(problems)
         check_budget(budget)
-        return one_hot(self.chain(rows_PM), len(self.vocabulary))
+        frontier_PTV = one_hot(chain_PT, len(self.vocabulary))
+        frontier_PTV[chain_PT == Vocabulary.pad] = 0
+        return frontier_PTV
 
     def solve_slowly(self, problem: Sequence[int]) -> tuple[int, list[int]]:
         """The answer and the results of all operations, computed without reducing intermediate values (for tests)."""
         first, *rest = map(int, problem)
         value, results = first, []
         for operator, number in zip(rest[::2], rest[1::2], strict=True):
+            if operator == UNUSED:
+                break
             value = {"+": value.__add__, "-": value.__sub__, "*": value.__mul__}[OPERATORS[operator]](number)
             results.append(value % self.modulus)
         return results[-1], results
@@ -202,7 +267,7 @@ class Arithmetic(Task):
     def describe(self, problem: Sequence[int]) -> str:
         """One problem as lines of text: the expression, the answer, and the chain, an operation a line."""
         row_M = self.rows([problem])[0]
-        tokens = self.vocabulary.decode(self.chain([row_M])[0]).split()
+        tokens = self.vocabulary.decode(self.chain([row_M])[0, : self.steps([row_M])[0]]).split()
         lines = {
             "problem": f"{self._expression(row_M)} modulo {self.modulus}, from left to right",
             "answer": tokens[-1],
@@ -214,7 +279,7 @@ class Arithmetic(Task):
 
     def _expression(self, row_M: Integers) -> str:
         """The problem as "3 + 5 * 2"."""
-        return " ".join(OPERATORS[entry] if index % 2 else str(entry) for index, entry in enumerate(row_M))
+        return " ".join(OPERATORS[entry] if index % 2 else str(entry) for index, entry in enumerate(_used(row_M)))
 
     def question(self, problem: Sequence[int]) -> str:
         """The task in words."""
@@ -233,11 +298,14 @@ class Arithmetic(Task):
                 f"the problem is modulo {short(item['modulus'])}, but modulo {self.modulus} was expected; try a task "
                 "with its modulus"
             )
-        return self.one(_as_list(item))
+        numbers = _as_list(item)
+        if self.least is not None and len(numbers) % 2:
+            numbers = numbers + [UNUSED, 0] * (self.operations - len(numbers) // 2)
+        return self.one(numbers)
 
     def to_json(self, problem: Sequence[int]) -> dict[str, Any]:
         """{"start": .., "operations": [[operator, number], ..]}, with "modulus" if it is not the default."""
-        first, *rest = map(int, problem)
+        first, *rest = _used(problem)
         pairs = zip(rest[::2], rest[1::2], strict=True)
         item = {"start": first, "operations": [[OPERATORS[operator], number] for operator, number in pairs]}
         return item if self.modulus == type(self).modulus else {**item, "modulus": self.modulus}
@@ -259,11 +327,22 @@ class Arithmetic(Task):
     @classmethod
     def fitting(cls, item: Any) -> "Arithmetic":
         """The task with the problem's number of operations and its modulus, or the default modulus."""
-        numbers = _as_list(item)
+        numbers = _used(_as_list(item))
         if len(numbers) % 2 == 0:
             raise ValueError(f"got {len(numbers)} integers, but {EXPECTED}")
         modulus = item.get("modulus", cls.modulus) if isinstance(item, dict) else cls.modulus
         return cls(operations=len(numbers) // 2, modulus=modulus)
+
+
+def _counts(rows_PM: Integers) -> Integers:
+    """Operations (P,) that rows use."""
+    return (rows_PM[:, 1::2] != UNUSED).sum(axis=1)
+
+
+def _used(problem: Sequence[int] | Integers) -> list[int]:
+    """A problem without its unused operations."""
+    numbers = [*map(int, problem)]
+    return numbers[: 1 + 2 * sum(operator != UNUSED for operator in numbers[1::2])]
 
 
 def _as_list(item: Any) -> list[int]:

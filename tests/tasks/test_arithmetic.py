@@ -17,7 +17,15 @@ CONFIGS = st.builds(
     modulus=st.integers(2, 97),
     operators=st.lists(st.sampled_from("+-*"), min_size=1, max_size=3, unique=True).map("".join),
 )
+VARIED = st.builds(
+    lambda least, more, modulus: Arithmetic(least + more, modulus, least=least),
+    least=st.integers(2, 5),
+    more=st.integers(0, 5),
+    modulus=st.integers(2, 97),
+)
 SEEDS = st.integers(0, 2**32)
+SHORTER = [3, 0, 5, 2, 2, -1, 0, -1, 0]
+"""The first two operations of HAND among places for four."""
 
 
 def test_an_example_is_as_computed_by_hand():
@@ -64,14 +72,20 @@ def test_every_operation_is_six_tokens_of_thinking(operations, thinking):
     assert batch.prompt_BN.shape[1] + thinking + 1 == task.positions
 
 
-@settings(max_examples=25)
-@given(CONFIGS, SEEDS)
+def padding(row):
+    """Tokens that the chain of a row is shorter than the longest."""
+    return 6 * int((row[1::2] == -1).sum())
+
+
+@settings(max_examples=40)
+@given(CONFIGS | VARIED, SEEDS)
 def test_every_equation_of_a_chain_is_true_and_goes_on_from_the_one_before(task, seed):
     """The printed chain is read back as text: nothing is assumed about ids."""
     for row in task.problems(5, seed):
-        *equations, last = task.vocabulary.decode(task.chain([row])[0]).split(" ; ")
+        text = task.vocabulary.decode(task.chain([row])[0]).removesuffix(" <pad>" * padding(row))
+        *equations, last = text.split(" ; ")
         result = str(row[0])
-        assert len(equations) == task.operations
+        assert task.fewest <= len(equations) == (row[1::2] >= 0).sum() <= task.operations
         for equation, (operator, number) in zip(equations, task.to_json(row)["operations"], strict=True):
             left, right = equation.split(" = ")
             assert left == f"{result} {operator} {number}"
@@ -83,12 +97,129 @@ def test_every_equation_of_a_chain_is_true_and_goes_on_from_the_one_before(task,
 
 
 @settings(max_examples=60)
-@given(CONFIGS, SEEDS, st.none() | st.integers(1, 5))
+@given(CONFIGS | VARIED, SEEDS, st.none() | st.integers(1, 5))
 def test_the_frontier_is_one_hot_on_the_chain_whatever_the_budget(task, seed, budget):
     rows = task.problems(5, seed)
     one_hot = np.eye(len(task.vocabulary), dtype=np.float32)[task.chain(rows)]
-    assert np.array_equal(task.frontier(rows, budget), one_hot)
-    assert (task.frontier(rows, budget).sum(axis=2) == 1).all()
+    for row, frontier, wanted in zip(rows, task.frontier(rows, budget), one_hot, strict=True):
+        end = len(wanted) - padding(row)
+        assert np.array_equal(frontier[:end], wanted[:end])
+        assert not frontier[end:].any()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A number of operations that is drawn
+
+
+def test_a_shorter_problem_is_padded_on_the_left_and_its_chain_on_the_right():
+    task = Arithmetic(least=2)
+    batch = task.batch([HAND, SHORTER])
+    assert task.vocabulary.decode(batch.prompt_BN[0]) == "<bos> 3 + 5 * 2 - 9 * 4"
+    assert task.vocabulary.decode(batch.prompt_BN[1]) == "<pad> " * 4 + "<bos> 3 + 5 * 2"
+    assert batch.prompt_mask_BN.tolist() == [[True] * 10, [False] * 4 + [True] * 6]
+    assert task.vocabulary.decode(batch.chain_BT[0]) == CHAIN
+    assert task.vocabulary.decode(batch.chain_BT[1]) == "3 + 5 = 8 ; 8 * 2 = 16 ; 16" + " <pad>" * 12
+    assert batch.steps_B.tolist() == [25, 13]
+    assert task.answer([HAND, SHORTER]).tolist() == [11, 16]
+    assert task.positions == Arithmetic().positions == 35
+    assert task.describe(SHORTER).splitlines()[-2:] == ["steps 7-12  8 * 2 = 16 ;", "step 13     16"]
+    assert "3 + 5 * 2 modulo 17" in task.question(SHORTER)
+
+
+@settings(max_examples=25)
+@given(st.integers(2, 8), st.integers(0, 2), st.integers(2, 97), SEEDS)
+def test_a_shorter_problem_is_that_of_the_task_with_as_many_operations(operations, fewer, modulus, seed):
+    """Its tokens, answer, key, words and JSON form, each beside those that the shorter task makes."""
+    short, wide = Arithmetic(operations, modulus), Arithmetic(operations + fewer, modulus, least=operations)
+    rows = short.problems(4, seed)
+    padded = np.array([wide.read(short.to_json(row)) for row in rows])
+    assert np.array_equal(padded[:, : rows.shape[1]], rows)
+    own, among = short.batch(rows), wide.batch(padded)
+    tokens = own.chain_BT.shape[1]
+    assert np.array_equal(own.prompt_BN, among.prompt_BN[:, 2 * fewer :])
+    assert not among.prompt_mask_BN[:, : 2 * fewer].any()
+    assert np.array_equal(own.chain_BT, among.chain_BT[:, :tokens])
+    assert np.array_equal(own.frontier_BTV, among.frontier_BTV[:, :tokens])
+    for name in ("steps_B", "answer_BA", "key_B"):
+        assert np.array_equal(getattr(own, name), getattr(among, name)), name
+    for row, wider in zip(rows, padded, strict=True):
+        assert wide.to_json(wider) == short.to_json(row)
+        assert wide.question(wider) == short.question(row)
+        assert wide.describe(wider) == short.describe(row)
+        assert np.array_equal(wide.read(row.tolist()), wider)
+        assert type(wide).fitting(wider.tolist()).operations == operations
+
+
+def test_numbers_of_operations_are_drawn_alike():
+    counts = (Arithmetic(operations=6, least=2).problems(5000, 0)[:, 1::2] >= 0).sum(axis=1)
+    found, times = np.unique(counts, return_counts=True)
+    assert found.tolist() == [2, 3, 4, 5, 6]
+    assert (abs(times - 1000) < 5 * np.sqrt(5000 * 0.2 * 0.8)).all()  # five standard deviations
+
+
+def test_the_most_operations_as_the_fewest_change_nothing():
+    fixed, least = Arithmetic(3), Arithmetic(3, least=3)
+    assert np.array_equal(fixed.problems(200, 7), least.problems(200, 7))
+    for name, array in vars(fixed.batch(fixed.problems(200, 7))).items():
+        assert np.array_equal(array, getattr(least.batch(least.problems(200, 7)), name)), name
+
+
+def test_shorter_problems_are_counted_and_listed():
+    task = Arithmetic(operations=3, modulus=2, operators="*-", least=2)
+    space = task.space()
+    assert task.size == len(space) == 2**3 * 2**2 + 2**4 * 2**3
+    assert space.tolist() == sorted(map(list, {tuple(row) for row in space.tolist()}))
+    assert np.array_equal(task.rows(space), space)
+    drawn = {tuple(row) for row in task.problems(4000, 0).tolist()}
+    assert drawn == {tuple(row) for row in space.tolist()}  # one is missed with probability below 160 * e^-15
+    assert len(np.unique(task.key(space))) == len(space)
+
+
+def test_a_problem_is_in_the_same_part_whatever_the_number_of_operations():
+    """No validation problem of a level is among the training problems of the task that draws the number."""
+    task = Arithmetic(operations=3, modulus=5, least=2, capacity=4)
+    train = task.split("train", 0, 3000)
+    counts = (train[:, 1::2] >= 0).sum(axis=1)
+    assert list(task.levels()) == [2, 3, 4]
+    for count, level in list(task.levels().items())[:2]:
+        held = set(level.key(level.split("validation", 0, 1500)).tolist())
+        assert (level.least, level.operations) == (count, count)
+        assert not held & set(task.key(train).tolist())
+        assert len(held) > 150
+        assert (counts == count).sum() > 1000
+    assert not task.listed
+    with pytest.raises(ValueError, match="say how many to draw"):
+        task.split("train", 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([3, -1, 0, 2, 2, 1, 9, 2, 4], "before one that is used"),
+        ([3, 0, 5, 2, 2, -1, 1, -1, 0], "number other than 0 in an unused"),
+        ([3, 0, 5, -1, 0, -1, 0, -1, 0], "has fewer than 2 operations"),
+        ([3, 0, -1, 2, 2, -1, 0, -1, 0], "a number outside 0 to 16"),
+        ([3, 0, 5, 2, -2, -1, 0, -1, 0], "integers from -1 to 16"),
+        ({"start": 3, "operations": [["+", 5]]}, "has fewer than 2 operations"),
+        ({"start": 3, "operations": [["+", 5]] * 5}, "has 11 entries"),
+        ([3, 0, 5, 2], "has 4 entries"),
+    ],
+    ids=str,
+)
+def test_rows_with_operations_left_out_in_another_way_are_refused(row, message):
+    with pytest.raises(ValueError, match=message):
+        Arithmetic(least=2).read(row)
+
+
+def test_without_least_a_shorter_problem_is_refused():
+    with pytest.raises(ValueError, match="has 5 entries"):
+        Arithmetic().read({"start": 3, "operations": [["+", 5], ["*", 2]]})
+    with pytest.raises(ValueError, match="integers from 0 to 16"):
+        Arithmetic().read(SHORTER)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Problems, keys and JSON
 
 
 def test_problems_are_counted_and_listed():
@@ -179,6 +310,8 @@ def test_the_fitting_task_has_the_modulus_that_is_named_or_the_default():
         ({"operators": "++"}, "each once"),
         ({"operators": "+/"}, r"operators is '\+/'"),
         ({"operators": ["+"]}, "each once"),
+        ({"least": 1}, "least is 1"),
+        ({"least": 5}, "from 2 to 4"),
         ({"capacity": 3}, "capacity is 3"),
         ({"capacity": 11}, "capacity is 11"),
     ],
