@@ -92,7 +92,7 @@ class Experiment(Run):
         values = {
             "version": self.version,
             "task": {"name": self.task.name, **plain(self.task)},
-            "method": {"name": self.method.name, "version": self.method.version, **plain(self.method)},
+            "method": written_method(self.method),
             "model": plain(self.model),
             "training": plain(self.training),
             "seeds": {name: getattr(self.seeds, name) for name in ("split", "init", "order", "sampling")},
@@ -118,14 +118,9 @@ class Experiment(Run):
             training = made(Training, "training", values["training"])
             seeds = made(Seeds, "seeds", values["seeds"])
             start = cls.from_json(values["start"]) if "start" in values else None
-            task, method = dict(values["task"]), dict(values["method"])
+            task = dict(values["task"])
             task = made(_installed(TASKS, task.pop("name"), "task"), "task", task)
-            kind, version = _installed(METHODS, method.pop("name"), "method"), method.pop("version")
-            if version != kind.version:
-                raise NotInstalledError(
-                    f"written by version {version} of method {kind.name}, this is {kind.version}: train it again"
-                )
-            return cls(task, made(kind, "method", method), model, training, seeds, start)
+            return cls(task, read_method(values["method"]), model, training, seeds, start)
         except (KeyError, TypeError, AttributeError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(
@@ -246,6 +241,29 @@ def lifted(values: dict[str, Any]) -> dict[str, Any]:
     if "start" in values:
         found["start"] = lifted(values["start"])
     return found
+
+
+def written_method(method: Method) -> dict[str, Any]:
+    """A method as plain values: name, version, and every setting that is not the default."""
+    return {"name": method.name, "version": method.version, **plain(method)}
+
+
+def read_method(values: dict[str, Any]) -> Method:
+    """The method that wrote these values.
+
+    Raises:
+        NotInstalledError: it is not installed, or not in the version that wrote this.
+        KeyError, TypeError: name or version is missing, a setting is unknown or its value of another type.
+        ValueError: a value is out of range.
+    """
+    settings = dict(values)
+    kind, version = _installed(METHODS, settings.pop("name"), "method"), settings.pop("version")
+    if version != kind.version:
+        raise NotInstalledError(
+            f"written by version {version} of method {kind.name}, this is {kind.version}: train it again"
+        )
+    method: Method = made(kind, "method", settings)
+    return method
 
 
 def made(kind: Callable[..., Any], part: str, values: dict[str, Any]) -> Any:

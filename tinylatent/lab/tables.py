@@ -81,9 +81,9 @@ def provenance(records: Sequence[Any], runs: Path) -> dict[str, Any]:
         "measured_in": _distinct(record.environments.measuring for record in records),
         "seeds": _distinct(record.seeds for record in records if record.seeds),
         "training": _distinct(
-            {"method": record.run["method"]["name"], **record.run["training"]}
+            {"method": trained["method"]["name"], **trained["training"]}
             for record in records
-            if "training" in record.run
+            if "training" in (trained := record.run if "training" in record.run else record.run.get("start", {}))
         ),
     }
 
