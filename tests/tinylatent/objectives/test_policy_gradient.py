@@ -272,6 +272,39 @@ def test_rollouts_are_rewarded_by_the_verifier_that_is_passed_in():
     assert torch.equal(plain.advantage_B, advantages(judged_B, method.group)), "by default the speaker judges"
 
 
+def test_permuted_rewards_are_the_same_rewards_elsewhere():
+    """In one order of their own for each step, over the whole batch and beyond groups; metrics tell the true ones."""
+    method = GRPO(samples=2, advantage="none")
+    model = model_of(method, TASK)
+    orders = []
+    for step in (0, 0, 1):
+        state = replace(STATE, step=step, verify=even)
+        plain, moved = (
+            replace(method, signal=signal).collect(model, EXAMPLES, state) for signal in ("reward", "permuted")
+        )
+        assert torch.equal(plain.advantage_B.sort().values, moved.advantage_B.sort().values)
+        assert not torch.equal(plain.advantage_B.view(6, -1).sum(1), moved.advantage_B.view(6, -1).sum(1))
+        assert moved.metrics["reward"] == plain.metrics["reward"]
+        orders.append(moved.advantage_B)
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
+
+
+def test_without_a_signal_no_gradient_is_left():
+    """The share of groups that would teach nothing is that of the true rewards all the same."""
+    method = GRPO(samples=2, signal="none")
+    model = model_of(method, TASK)
+    batch, plain = (each.collect(model, EXAMPLES, STATE) for each in (method, GRPO(samples=2)))
+    assert batch.metrics["frac_reward_zero_std"] == plain.metrics["frac_reward_zero_std"] < 1
+    gradients = torch.autograd.grad(method.loss(model, batch, STATE).value, [*model.parameters()], allow_unused=True)
+    assert all(gradient is None or not gradient.any() for gradient in gradients)
+
+
+def test_an_unknown_signal_is_refused(unchecked):
+    with pytest.raises(ValueError, match="signal 'loud': expected one of reward, permuted, none"):
+        GRPO(signal="loud")
+
+
 def test_training_with_a_verifier_learns_what_it_rewards(unchecked):
     """Never the truth: most answers are even in the end."""
 

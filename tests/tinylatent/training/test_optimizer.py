@@ -88,7 +88,7 @@ class Grouped(PauseTokens):
     def parameter_groups(self, stage):
         return (
             ParameterGroup(("parts.pause",), learning_rate=0.03, weight_decay=0.0),
-            ParameterGroup(("backbone.blocks.1.mlp.up_proj", "backbone.embedding"), learning_rate=0.002),
+            ParameterGroup(("backbone.blocks.1.mlp.up_proj", "backbone.embedding"), rate_factor=0.2),
             ParameterGroup(("backbone.blocks.1", "backbone.norm"), frozen=True),
             ParameterGroup(("backbone.pos_emb",), weight_decay=0.9),
         )
@@ -149,6 +149,20 @@ def test_every_group_follows_its_own_rate_and_decay():
         assert tensor.requires_grad  # frozen is what a stage does, no mark of the model
     assert frozen == [name for name, _ in trained.named_parameters() if told(name) is None]
     assert len(frozen) == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rate_factor": 0.0}, r"factor 0\.0 and decay None: expected positive ones"),
+        ({"learning_rate": -1.0}, r"learning rate -1\.0, factor 1\.0"),
+        ({"weight_decay": -0.1}, "decay -0.1: expected positive ones and no negative decay"),
+        ({"learning_rate": 0.1, "rate_factor": 2.0}, "expected one of the two"),
+    ],
+)
+def test_rates_that_make_no_sense_are_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        ParameterGroup(("backbone",), **settings)
 
 
 def test_a_group_of_no_parameters_is_refused():
