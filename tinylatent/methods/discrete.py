@@ -35,6 +35,12 @@ def ended(trace: Trace) -> Bool[Tensor, " B"]:
     return (stop_BT if acted_BT is None else stop_BT & acted_BT[:, trace.within(trace.span(THINKING))]).any(1)
 
 
+def only_ended(solution: Solution) -> Solution:
+    """A solution without the answers of chains that were cut at the limit."""
+    answer_BA = solution.answer_BA.masked_fill(~ended(solution.trace)[:, None], NO_TOKEN)
+    return Solution(answer_BA, solution.trace, solution.spent)
+
+
 def with_end(examples: Examples, end: int) -> tuple[Tensor, Tensor, Tensor | int]:
     """The chain before the answer with the delimiter behind it.
 
@@ -98,10 +104,7 @@ class DiscreteCoT(Method):
     def solve(self, model: Model, examples: Examples, *arguments: Any, **options: Any) -> Solution:
         """Solves every problem with one rollout; a chain that was not ended has no answer."""
         solution = super().solve(model, examples, *arguments, **options)
-        if not self.ends:
-            return solution
-        answer_BA = solution.answer_BA.masked_fill(~ended(solution.trace)[:, None], NO_TOKEN)
-        return Solution(answer_BA, solution.trace, solution.spent)
+        return only_ended(solution) if self.ends else solution
 
     def loss(self, model: Model, batch: Examples, state: TrainState) -> Loss:
         """Cross-entropy of every token of the trace, the delimiter and the answer included."""

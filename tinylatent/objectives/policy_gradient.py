@@ -285,8 +285,11 @@ class PolicyGradient(Method):
         """Cost of training on a prompt, in forwards: rollouts, a forward and backward per update, the reference."""
         return self.group * (1 + 3 * self.updates + (1 if self.kl else 0))
 
-    def reference_thought(self) -> Thought | None:
-        """The thought with which the reference replays spans that have a latent part; its own thoughts if None."""
+    def reference_thought(self) -> Thought | Mapping[str, Thought] | None:
+        """The thought with which the reference replays spans that have a latent part, or thoughts by names of spans.
+
+        Its own thoughts if None.
+        """
         return None
 
     def ratio_log_prob(self, trace: Trace) -> Float[Tensor, "B T"]:
