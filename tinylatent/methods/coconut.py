@@ -1,10 +1,11 @@
 """Coconut: chain of continuous thought. The last hidden state is the next input; stages replace the chain by latents.
 
-Hao, Sukhbaatar, Su, Li, Hu, Weston, Tian 2024, arXiv 2412.06769, section 3. Stage k replaces the first k steps of the
-chain by c k latent steps; the loss is the cross-entropy of the tokens after them, and its gradient flows back through
-every latent step. Stage 0 is discrete chain of thought; the last stage has latent steps alone. A stage resets the
-optimizer's state and the schedule of the learning rate; with a small probability an example comes from a stage drawn
-uniformly, so that earlier stages are not forgotten.
+Hao, Sukhbaatar, Su, Li, Hu, Weston, Tian 2024, arXiv 2412.06769, section 3. Stage k replaces the first k steps of
+reasoning, each with all its tokens, by c k latent steps; the loss is the cross-entropy of the tokens after them, and
+its gradient flows back through every latent step. Stage 0 is discrete chain of thought; the last stage has latent steps
+alone. A stage resets the optimizer's state and the schedule of the learning rate; with a small probability an example
+comes from a stage drawn uniformly, so that earlier stages are not forgotten. With c = 0 nothing takes the place of the
+steps: they are removed, as in iCoT (Deng, Choi, Shieber 2024, arXiv 2405.14838), but a step at a time.
 
 Where it differs from the published code: no <bot> and <eot> tokens (the prompt's last token and the number of latent
 steps carry the same information), and a stage is a share of the training steps instead of a number of epochs.
@@ -51,7 +52,7 @@ PARTIAL = Partial()
 
 @dataclass(frozen=True)
 class Coconut(Method):
-    """Thinks in hidden states, which replace the chain stage by stage.
+    """Thinks in hidden states, which replace the steps of reasoning stage by stage.
 
     Raises ValueError for settings out of range.
     """
@@ -61,9 +62,9 @@ class Coconut(Method):
     colour = "#4f8f5b"
 
     stages: int = 3
-    """Number of the last stage: stage k makes k steps of the chain latent, or all of a shorter chain."""
+    """Number of the last stage: stage k replaces the first k steps of reasoning, or all of a shorter chain."""
     per_step: int = 1
-    """Latent steps per replaced step of the chain (the paper's c)."""
+    """Latent steps per replaced step of reasoning (the paper's c); 0 removes steps without replacing them."""
     share: float = 0.2
     """Share of training in every stage but the last, which takes the rest."""
     mixing: float = 0.1
@@ -72,8 +73,8 @@ class Coconut(Method):
     def __post_init__(self) -> None:
         if self.stages < 1:
             raise ValueError(f"stages {self.stages}: expected at least 1; try 3")
-        if not 1 <= self.per_step <= 64:
-            raise ValueError(f"per_step {self.per_step}: expected 1 to 64 latent steps for a step of the chain; try 1")
+        if not 0 <= self.per_step <= 64:
+            raise ValueError(f"per_step {self.per_step}: expected 0 to 64 latent steps for a step of reasoning; try 1")
         if not 0 < self.share * self.stages < 1:
             raise ValueError(
                 f"share {self.share} for {self.stages} stages and the last: expected more than 0 and less than "
@@ -88,31 +89,42 @@ class Coconut(Method):
 
     @property
     def extra_steps(self) -> int:
-        """How many more latent steps the last stage has than steps of the chain it replaces."""
-        return (self.per_step - 1) * self.stages
+        """How many more latent steps the last stage may have than tokens of the chain it replaces."""
+        return max(0, self.per_step - 1) * self.stages
 
     def thinking(self, model: Model, examples: Examples, temperature: float = 0.0) -> Plan:
-        """c latent steps per step of the chain that the stage replaces, then the rest of the chain in tokens."""
+        """c latent steps per step of reasoning that the stage replaces, then the rest of the chain in tokens."""
         steps, stage = examples.num_steps, int(model.stage)
-        latent = min(steps, stage) if isinstance(steps, int) else steps.clamp(max=stage)
+        replaced: int | Tensor
+        removed: int | Tensor
+        if isinstance(steps, int) and examples.step_BT is None:
+            replaced = removed = min(steps, stage)
+        else:
+            replaced, removed = _replaced(examples, model.stage.expand(len(examples)))
         token = Token(temperature) if temperature else GREEDY
-        return Segment(HIDDEN, latent * self.per_step), Segment(token, steps - latent)
+        return Segment(HIDDEN, replaced * self.per_step), Segment(token, steps - removed)
 
     def taught(self, model: Model, examples: Examples) -> Plan:
         """The chain of the model's current stage."""
         return (self.chain(examples, model.stage.expand(len(examples))),)
 
     def chain(self, examples: Examples, stage_B: Int[Tensor, " B"]) -> Segment:
-        """The chain of every row with its first `stage_B` steps latent, or all if it has fewer."""
+        """The chain of every row with its first `stage_B` steps of reasoning replaced, or all if it has fewer."""
         tokens_BW, whole = examples.chain_BT[:, : examples.max_steps], examples.num_steps
-        steps_B = torch.full_like(stage_B, whole) if isinstance(whole, int) else whole
-        latent_B = torch.minimum(stage_B, steps_B)
-        before_B, longer_B = latent_B * self.per_step, steps_B + latent_B * (self.per_step - 1)
-        most = tokens_BW.shape[1] + (self.per_step - 1) * min(self.stages, tokens_BW.shape[1])
+        (replaced_B, removed_B), W = _replaced(examples, stage_B), tokens_BW.shape[1]
+        before_B = replaced_B * self.per_step
+        longer_B = whole - removed_B + before_B
+        # Steps of several tokens shorten the chain so much that a bound for all stages would waste most of the slots.
+        bound = W + max(0, self.per_step - 1) * min(self.stages, W)
+        most = bound if examples.step_BT is None else int(longer_B.max())
         slot_T = torch.arange(most, device=tokens_BW.device)
-        token_BT = (slot_T - (before_B - latent_B)[:, None]).clamp(0, max(0, tokens_BW.shape[1] - 1))
-        action = Action({"id": tokens_BW.gather(1, token_BT), "latent": slot_T < before_B[:, None]})
-        return Segment(PARTIAL, whole if self.extra_steps == 0 else longer_B, action)
+        token_BT = (slot_T - (before_B - removed_B)[:, None]).clamp(0, max(0, W - 1))
+        id_BT = tokens_BW.gather(1, token_BT)
+        if self.per_step == 0:
+            return Segment(GREEDY, longer_B, GREEDY.given(id_BT))
+        action = Action({"id": id_BT, "latent": slot_T < before_B[:, None]})
+        fixed = self.per_step == 1 and examples.step_BT is None
+        return Segment(PARTIAL, whole if fixed else longer_B, action)
 
     def loss(self, model: Model, batch: Examples, state: TrainState) -> Loss:
         """Cross-entropy of the tokens after the latents, with the gradient through all of them."""
@@ -120,7 +132,9 @@ class Coconut(Method):
         assert chain.given is not None
         trace = self.forced(model, batch, (chain,))
         ids_BT = torch.cat([chain.given["id"], batch.answer_BA], 1)
-        token_BT = torch.cat([~chain.given["latent"], torch.ones_like(batch.answer_BA, dtype=torch.bool)], 1)
+        token_BT = torch.ones_like(ids_BT, dtype=torch.bool)
+        if self.per_step:
+            token_BT[:, : chain.longest] = ~chain.given["latent"]
         mask_BT = batch.loss_mask(trace)
         return Loss(token_loss(trace, ids_BT, state.rows, token_BT if mask_BT is None else token_BT & mask_BT))
 
@@ -130,3 +144,12 @@ class Coconut(Method):
         any_B = (uniform_B2[:, 1] * (self.stages + 1)).long()
         stage_B = torch.where(uniform_B2[:, 0] < self.mixing, any_B, self.stage_at(state.step, state.total))
         return back(stage_B, examples.prompt_BN.device)
+
+
+def _replaced(examples: Examples, stage_B: Int[Tensor, " B"]) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
+    """How many steps of reasoning a row's stage replaces, and how many tokens these have."""
+    step_BW, steps = examples.steps_BT[:, : examples.max_steps], examples.num_steps
+    token_W = torch.arange(examples.max_steps, device=step_BW.device)
+    number_BW = (step_BW + 1).masked_fill(token_W >= (steps if isinstance(steps, int) else steps[:, None]), 0)
+    gone_BW = (number_BW > 0) & (number_BW <= stage_B[:, None])
+    return torch.nn.functional.pad(number_BW * gone_BW, (1, 0)).amax(1), gone_BW.sum(1)

@@ -231,7 +231,7 @@ class Examples:
         """True for steps of a trace of the whole chain that have a target: taken, within the answer; None if all."""
         if self.answer_mask_BA is None:
             return trace.acted_BT
-        before = torch.ones_like(self.chain_BT[:, : trace.steps - self.answer_tokens], dtype=torch.bool)
+        before = self.chain_BT.new_ones(len(self), trace.steps - self.answer_tokens, dtype=torch.bool)
         mask_BT = torch.cat([before, self.answer_mask_BA], 1)
         return mask_BT if trace.acted_BT is None else mask_BT & trace.acted_BT
 

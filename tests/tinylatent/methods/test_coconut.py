@@ -11,7 +11,7 @@ import pytest
 import torch
 from losses import assert_same, enter, loss_and_gradients, loss_of
 from scipy.stats import binom, chisquare
-from tinylatent_tasks import MNNS
+from tinylatent_tasks import MNNS, Arithmetic
 
 from tinylatent.core.files import DamagedError
 from tinylatent.core.seeds import Seeds
@@ -22,7 +22,7 @@ from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load, train
 from tinylatent.lab.measure import measure
 from tinylatent.lab.records import DEFAULT
-from tinylatent.methods import Coconut, DiscreteCoT
+from tinylatent.methods import Coconut, Direct, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.method import TrainState
 from tinylatent.training.checkpoints import WEIGHTS, find_checkpoint, load_weights
@@ -46,8 +46,11 @@ def state_of(method, stage, total=100):
     return TrainState(method.stage_starts(total)[stage], total, 0)
 
 
-def naive_loss(model, examples, latent, per_step, detach=False):
-    """One slot after another, everything recomputed at each: hidden states first, then the words that are left."""
+def naive_loss(model, examples, latent, per_step, detach=False, each=1):
+    """One slot after another, everything recomputed at each: hidden states first, then the words that are left.
+
+    Every step of reasoning has `each` words; all rows are of one length.
+    """
     backbone, loss = model.backbone, 0.0
     inputs_BSD = backbone.embedding[examples.prompt_BN]
 
@@ -57,7 +60,7 @@ def naive_loss(model, examples, latent, per_step, detach=False):
     for _ in range(latent * per_step):
         thought_BD = last_hidden()
         inputs_BSD = torch.cat([inputs_BSD, (thought_BD.detach() if detach else thought_BD)[:, None]], 1)
-    for word_B in examples.chain_BT[:, latent:].T:
+    for word_B in examples.chain_BT[:, latent * each :].T:
         logs_BV = (last_hidden() @ backbone.embedding.T).log_softmax(-1)
         loss = loss - logs_BV[range(len(word_B)), word_B].mean()
         inputs_BSD = torch.cat([inputs_BSD, backbone.embedding[word_B][:, None]], 1)
@@ -131,11 +134,128 @@ def test_forced_plan_is_the_loss_s_own_chain():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Steps of several tokens, and steps that are removed
+
+EQUATIONS = Arithmetic(4, 5, least=2)
+"""Two to four steps of six tokens each."""
+
+
+def equations(*counts):
+    """Problems of EQUATIONS with these numbers of operations."""
+    rows = EQUATIONS.problems(60, seed=1)
+    found = (rows[:, 1::2] >= 0).sum(1)
+    return np.array([rows[found == count][place] for place, count in enumerate(counts)])
+
+
+def alone(method, rows):
+    """Every problem in a batch of its own, as the task with as many operations makes it: without padding."""
+    found = []
+    for row in rows:
+        task = Arithmetic(int((row[1::2] >= 0).sum()), 5)
+        found.append(losses.examples_of(method, task, task.read(EQUATIONS.to_json(row))[None]))
+    return found
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("per_step", [0, 1, 2])
+def test_a_stage_replaces_whole_steps_of_reasoning(stage, per_step):
+    """All six tokens of each, whatever lengths the chains of a batch have; the plain loop sees every row alone."""
+    method, rows = Coconut(per_step=per_step, mixing=0.0), equations(2, 4, 3)
+    model, together = losses.model_of(method, EQUATIONS, stage), losses.examples_of(method, EQUATIONS, rows)
+    each = [
+        naive_loss(model, examples, min(stage, count), per_step, each=6)
+        for examples, count in zip(alone(method, rows), (2, 4, 3), strict=True)
+    ]
+    ours = loss_and_gradients(model, loss_of(method, model, together, state_of(method, stage)))
+    assert_same(ours, loss_and_gradients(model, sum(each) / 3))
+
+
+def test_steps_of_reasoning_are_counted_for_each_row():
+    """Three stages replace all steps of two and of three, and three of four, of which six tokens are left."""
+    method, rows = Coconut(per_step=2), equations(2, 4, 3)
+    model, examples = losses.model_of(method, EQUATIONS, 3), losses.examples_of(method, EQUATIONS, rows)
+    latent, words, answer = method.plan(model, examples)
+    assert latent.steps.tolist() == [4, 6, 6]
+    assert words.steps.tolist() == [0, 6, 0]
+    assert answer.steps == 1
+    (chain,) = method.taught(model, examples)
+    assert chain.steps.tolist() == [4, 12, 6]
+    assert chain.longest == 12
+    assert chain.given["latent"].sum(1).tolist() == [4, 6, 6]
+    fixed = Arithmetic(3, 5)
+    same = losses.examples_of(method, fixed, fixed.problems(4, seed=0))
+    assert [segment.longest for segment in method.plan(model, same)] == [6, 0, 1]
+
+
+def test_inference_in_latents_is_the_loss_s_own_forward():
+    """At the last stage all is latent and nothing is chosen before the answer, so both see the same logits."""
+    method, rows = Coconut(stages=4, share=0.15, per_step=2), equations(2, 4, 3, 2)
+    model, examples = losses.model_of(method, EQUATIONS, 4), losses.examples_of(method, EQUATIONS, rows)
+    run = rollout(model.backbone, method.plan(model, examples), examples.prompt_BN, examples.prompt_mask_BN)
+    forced = method.forced(model, examples)
+    assert run.length_B.tolist() == forced.length_B.tolist() == [5, 9, 7, 5]
+    torch.testing.assert_close(run.logits_BTV[:, -1], forced.logits_BTV[:, -1], atol=1e-9, rtol=1e-9)
+
+
+def test_a_token_that_is_a_step_is_replaced_as_one_without_steps():
+    """Told that every token is a step of its own, the method does what it does untold."""
+    for method in (Coconut(mixing=1.0), Coconut(mixing=1.0, per_step=2), Coconut(mixing=1.0, per_step=0)):
+        model, examples = model_of(method), examples_of()
+        told = replace(examples, step_BT=examples.steps_BT)
+        state = TrainState(5, 100, 3)
+        ours, same = (loss_and_gradients(model, loss_of(method, model, each, state)) for each in (examples, told))
+        assert_same(ours, same)
+
+
+def test_steps_that_are_removed_leave_nothing_behind():
+    """With per_step 0, as in iCoT: the loss of discrete chain of thought on the chain without its first steps."""
+    method, task = Coconut(per_step=0, mixing=0.0), EQUATIONS
+    rows = equations(4, 4, 4)
+    examples = losses.examples_of(method, task, rows)
+    for stage in range(4):
+        model = losses.model_of(method, task, stage)
+        shorter = replace(
+            examples,
+            num_steps=24 - 6 * stage,
+            chain_BT=examples.chain_BT[:, 6 * stage :],
+            step_BT=examples.step_BT[:, 6 * stage :],
+        )
+        ours = loss_and_gradients(model, loss_of(method, model, examples, state_of(method, stage)))
+        assert_same(ours, loss_and_gradients(model, loss_of(DiscreteCoT(), model, shorter, TrainState(0, 100, 0))))
+        assert [segment.longest for segment in method.plan(model, examples)] == [0, 24 - 6 * stage, 1]
+    assert method.extra_steps == 0
+
+
+def test_removing_every_step_ends_in_the_direct_answer():
+    method = Coconut(per_step=0, stages=9, share=0.1, mixing=0.0)
+    model, examples = model_of(method, stage=9), examples_of()
+    ours = loss_and_gradients(model, loss_of(method, model, examples, TrainState(99, 100, 0)))
+    assert_same(ours, loss_and_gradients(model, loss_of(Direct(), model, examples, TrainState(99, 100, 0))))
+    assert not method.forced(model, examples).counters.latents
+
+
+def test_answers_of_unequal_length_are_learnt_behind_more_latents_than_tokens():
+    """The mask covers the slots that a stage adds; a token behind the end of a shorter answer teaches nothing."""
+    method = Coconut(per_step=3, stages=2, mixing=0.0)
+    model, examples = model_of(method, stage=2), examples_of()
+    one = replace(examples, answer_mask_BA=torch.ones(5, 1, dtype=torch.bool))
+    longer = replace(
+        one,
+        chain_BT=torch.cat([examples.chain_BT, torch.full((5, 1), 3)], 1),
+        answer_tokens=2,
+        answer_mask_BA=torch.tensor([[True, False]] * 5),
+    )
+    plain = loss_and_gradients(model, loss_of(method, model, examples, state_of(method, 2)))
+    for each in (one, longer):
+        assert_same(loss_and_gradients(model, loss_of(method, model, each, state_of(method, 2))), plain)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Mixing
 
 
 def test_a_mixed_batch_is_the_mean_of_its_rows_each_in_its_own_stage():
-    for method in (Coconut(mixing=1.0), Coconut(mixing=1.0, per_step=2)):
+    for method in (Coconut(mixing=1.0), Coconut(mixing=1.0, per_step=2), Coconut(mixing=1.0, per_step=0)):
         model, examples = model_of(method), examples_of()
         state = TrainState(5, 100, 3)
         stages = method.drawn(state, examples).tolist()
@@ -287,10 +407,10 @@ def test_more_latents_than_steps_get_positions_of_their_own():
     ("fields", "said"),
     [
         ({"stages": 0}, r"stages 0: expected at least 1"),
-        ({"per_step": 0}, r"per_step 0: expected 1 to 64 latent steps"),
+        ({"per_step": -1}, r"per_step -1: expected 0 to 64 latent steps"),
         ({"share": 0.0}, r"share 0\.0 for 3 stages .*: expected more than 0 and less than 1 / 3, so .*; try 0\.2"),
         ({"share": 0.34}, r"share 0\.34 for 3 stages and the last: expected more than 0 and less than 1 / 3"),
-        ({"per_step": 1000}, r"per_step 1000: expected 1 to 64"),
+        ({"per_step": 1000}, r"per_step 1000: expected 0 to 64"),
         ({"mixing": 1.1}, r"mixing 1\.1: expected a probability"),
         ({"mixing": -0.1}, r"mixing -0\.1: expected a probability"),
     ],
