@@ -84,6 +84,18 @@ def first_walks(links_PCC: npt.NDArray[np.float32], start_P: Integers, allowed_P
     return walk_PT
 
 
+def follows(edges_PE2: Integers, start_P: Integers, walk_PT: Integers, steps_P: Integers) -> Mask:
+    """True (P,) where the first `steps` nodes of a walk are reached from the start, each over an edge from the last."""
+    here_P, sound_P = start_P, np.ones(len(start_P), bool)
+    for step, node_P in enumerate(walk_PT.T):
+        hop_PE = (
+            (edges_PE2[..., 0] == here_P[:, None]) & (edges_PE2[..., 1] == node_P[:, None]) & (node_P[:, None] >= 0)
+        )
+        sound_P = sound_P & (hop_PE.any(axis=1) | (step >= steps_P))
+        here_P = node_P
+    return sound_P
+
+
 def canonical_hash(edges_PE2: Integers, colour_PC: Keys) -> Keys:
     """Hashes (P,) of graphs with coloured nodes that do not depend on the nodes' names or the edges' order.
 

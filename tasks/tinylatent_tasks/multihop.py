@@ -34,12 +34,13 @@ from tinylatent_tasks.graphs import (
     canonical_hash,
     edge_tokens,
     enough_classes,
+    follows,
     named_by_appearance,
     node_tokens,
     path_counts,
 )
 from tinylatent_tasks.keys import derived_seed, random_orders, stable_hash
-from tinylatent_tasks.task import Task, check_budget, chunks
+from tinylatent_tasks.task import Task, check_budget, chunks, of_width
 
 MAX_HOPS = 12
 MAX_NODES = 64
@@ -270,6 +271,25 @@ class MultiHop(Task):
 
     def _chunks(self, count: int) -> Any:
         return chunks(count, max(self.nodes**2, self.hops * max(len(self.vocabulary), self.branching**self.hops)))
+
+    def certified(self, problems: npt.ArrayLike, chain_PT: npt.ArrayLike, answer_PA: npt.ArrayLike) -> Mask:
+        """True (P,) where facts lead from the start over the chain's nodes to the answer, in as many hops as asked.
+
+        Raises ValueError if nodes have several facts: a walk does not show that no other ends at an earlier node.
+        """
+        if self.branching > 1:
+            raise ValueError(
+                f"with branching {self.branching} a walk proves no answer, which is the first of all ends: take "
+                "branching=1"
+            )
+        rows_PM, answer_PA = self.rows(problems), np.asarray(answer_PA, np.int64)
+        start_P, hops_P, facts_PF2 = _parts(rows_PM)
+        chain_PT, whole_P = of_width(chain_PT, self.hops - 1)
+        walk_PT = np.pad(chain_PT, ((0, 0), (0, 1)), constant_values=-1)
+        rows_P = np.arange(len(rows_PM))
+        proved_P = whole_P & ((walk_PT != -1).sum(axis=1) == hops_P - 1)
+        walk_PT[rows_P, hops_P - 1] = answer_PA[:, 0]
+        return proved_P & follows(facts_PF2, start_P, walk_PT - self._first, hops_P)
 
     def solve_slowly(self, problem: Sequence[int]) -> tuple[int, list[int]]:
         """The answer and the nodes of the best walk, by listing all walks (for tests)."""

@@ -29,7 +29,7 @@ from tinylatent_tasks.checks import check_integer, checked_rows, integers_in, is
 from tinylatent_tasks.choice_sums import Choices, all_shares, best_traces, shares_of
 from tinylatent_tasks.choice_sums_slowly import solve_subset_slowly
 from tinylatent_tasks.keys import derived_seed, stable_hash
-from tinylatent_tasks.task import Task, check_budget, chunks
+from tinylatent_tasks.task import Task, check_budget, chunks, of_width
 
 MAX_NUMBERS = 12
 MAX_HIGH = 1000
@@ -191,6 +191,12 @@ class SubsetSum(Task):
         taken_PT = np.diff(sums, axis=1, prepend=0)
         honest_PT = (taken_PT == 0) | (taken_PT == rows_PM[:, :-1])
         return honest_PT.all(axis=1) & (sums[:, -1] == rows_PM[:, -1])
+
+    def certified(self, problems: npt.ArrayLike, chain_PT: npt.ArrayLike, answer_PA: npt.ArrayLike) -> Mask:
+        """True (P,) for a yes after sums that prove it, one for each number; nothing proves a no."""
+        sums_PT, whole_P = of_width(chain_PT, self.numbers)
+        yes_P = (np.asarray(answer_PA) == self.answer_ids([1])).all(axis=1)
+        return self.certifies(problems, sums_PT - self._zero) & whole_P & yes_P
 
     def levels(self) -> dict[int, Task]:
         """The task with `numbers` numbers, one more, and so on."""

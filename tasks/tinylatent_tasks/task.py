@@ -254,6 +254,22 @@ class Task(ABC):
         """
         return True
 
+    def certified(self, problems: npt.ArrayLike, chain_PT: npt.ArrayLike, answer_PA: npt.ArrayLike) -> Mask:
+        """True (P,) where a chain of tokens proves its answer, as far as the task's own rows show; for a search.
+
+        Args:
+            problems: rows (P, M).
+            chain_PT: tokens before the answer, -1 behind the last.
+            answer_PA: tokens of the answer, -1 for none.
+
+        Raises:
+            ValueError: the task knows no proofs.
+        """
+        raise ValueError(
+            f"{self.name} has no certificates: a chain of it proves nothing that the answer alone does not; use the "
+            "verifier truth or confidence, or a task such as subset-sum"
+        )
+
     def written(self, problems: npt.ArrayLike, answer_ids_PA: npt.ArrayLike) -> list[dict[str, Any]]:
         """Problems with a model's answers as JSON values; tokens that are no answer become None, and wrong."""
         rows_PM, ids_PA = self.rows(problems), np.asarray(answer_ids_PA, np.int64)
@@ -318,6 +334,13 @@ def check_budget(budget: int | None) -> None:
     """ValueError unless the budget is None or at least 1."""
     if budget is not None:
         check_integer("budget", budget, 1, None, "try budget=1, or None for all traces")
+
+
+def of_width(ids_PT: npt.ArrayLike, width: int) -> tuple[Integers, Mask]:
+    """Token ids (P, width), -1 where there is none, and which rows (P,) have no token beyond that width."""
+    ids = np.asarray(ids_PT, np.int64)
+    padded = np.pad(ids, ((0, 0), (0, max(0, width - ids.shape[1]))), constant_values=-1)
+    return padded[:, :width], (padded[:, width:] == -1).all(axis=1)
 
 
 def one_hot(ids_PT: Integers, size: int) -> Shares:

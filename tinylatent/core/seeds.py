@@ -151,6 +151,13 @@ class Streams:
         child.at(0)
         return child
 
+    def rows(self, index_b: Int[Tensor, " b"]) -> "Streams":
+        """The streams of some rows, at step 0: as if the others had never been there."""
+        child = object.__new__(Streams)
+        child.root_B = self.root_B[index_b.to(self.root_B.device)]
+        child.at(0)
+        return child
+
     def pick(self, rows_M: Int[Tensor, " M"], draws_M: Int[Tensor, " M"]) -> Float[Tensor, " M"]:
         """The uniforms that rows have at given draw numbers of this step."""
         return _uniform(self.step_B[rows_M] ^ mix(draws_M))

@@ -7,7 +7,7 @@ longest chain has no answer.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool
@@ -29,10 +29,12 @@ THINKING = "thinking"
 
 def ended(trace: Trace) -> Bool[Tensor, " B"]:
     """Which rows ended their chain by the delimiter, instead of being cut at the limit."""
-    stop_BT = trace.span(THINKING).action.stop
-    assert stop_BT is not None, "a chain that ends by itself has a stop at each step"
-    acted_BT = trace.acted_BT
-    return (stop_BT if acted_BT is None else stop_BT & acted_BT[:, trace.within(trace.span(THINKING))]).any(1)
+    acted_BT, ends = trace.acted_BT, []
+    for span in trace.thought_spans:
+        if span.name == THINKING:
+            assert span.action.stop is not None, "a chain that ends by itself has a stop at each step"
+            ends.append(span.action.stop if acted_BT is None else span.action.stop & acted_BT[:, trace.within(span)])
+    return torch.cat(ends, 1).any(1)
 
 
 def only_ended(solution: Solution) -> Solution:
@@ -61,7 +63,7 @@ class DiscreteCoT(Method):
     name = "discrete"
     label = "discrete CoT"
     colour = "#3b6fb6"
-    temperatures = (0.5, 0.7, 1.0, 1.4)
+    temperatures: ClassVar[tuple[float, ...]] = (0.5, 0.7, 1.0, 1.4)
 
     ends: bool = False
     """Whether the model ends its chain itself, by a delimiter, instead of taking as many steps as the chain has."""
