@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from losses import assert_same, loss_and_gradients, loss_of, with_targets
-from tinylatent_tasks import MNNS
+from tinylatent_tasks import MNNS, Arithmetic
 
 from tinylatent.engine.plan import Segment
 from tinylatent.engine.rollout import rollout
@@ -18,7 +18,7 @@ from tinylatent.engine.thoughts import GREEDY, HIDDEN, Mixture, Pause
 from tinylatent.evaluation.evaluate import evaluate
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import train
-from tinylatent.methods import METHODS, CoT2, DiscreteCoT
+from tinylatent.methods import METHODS, CoT2, DiscreteCoT, PauseTokens
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.examples import Targets
 from tinylatent.objectives.losses import mixture_loss
@@ -106,6 +106,30 @@ def test_answers_alone_are_supervised_by_a_plain_loop(name):
     assert_same(loss_and_gradients(model, loss_of(method, model, examples, EARLY)), loop)
 
 
+@pytest.mark.parametrize("compression", [1, 2, 5, 50])
+def test_pauses_are_the_chain_over_the_compression_rounded_up(compression):
+    """Chains of 12 to 24 tokens in one batch: each row has its own number, and its loss is the plain loop's alone."""
+    task, method = Arithmetic(4, 5, least=2), PauseTokens(compression)
+    rows = task.problems(6, seed=1)
+    model, examples = losses.model_of(method, task), losses.examples_of(method, task, rows)
+    counts = [math.ceil(6 * int((row[1::2] >= 0).sum()) / compression) for row in rows]
+    assert len({*counts}) > 1 or compression == 50
+    for plan in (method.thinking(model, examples), method.taught(model, examples)):
+        assert plan[0].steps.tolist() == counts
+    loss, constant_D = 0.0, model.parts["pause"].constant_D
+    for number, count in enumerate(counts):
+        prompt_1N = examples.prompt_BN[number][examples.prompt_mask_BN[number]][None]
+        inputs_1SD = torch.cat([model.backbone.embedding[prompt_1N], constant_D.expand(1, count, -1)], 1)
+        hidden_1SD, _ = model.backbone.forward(inputs_1SD)
+        logs_V = (hidden_1SD[0, -1] @ model.backbone.embedding.T).log_softmax(-1)
+        loss = loss - logs_V[examples.answer_BA[number, 0]] / len(rows)
+    assert_same(loss_and_gradients(model, loss_of(method, model, examples, EARLY)), loss_and_gradients(model, loss))
+    free = rollout(model.backbone, method.plan(model, examples), examples.prompt_BN, examples.prompt_mask_BN)
+    forced = method.forced(model, examples)
+    assert free.length_B.tolist() == forced.length_B.tolist() == [count + 1 for count in counts]
+    torch.testing.assert_close(forced.logits_BTV[:, -1], free.logits_BTV[:, -1], atol=1e-9, rtol=1e-9)
+
+
 @pytest.mark.parametrize(("switch", "total"), [(0.5, 10), (0.3, 10), (0.0, 10), (1.0, 10), (0.5, 7)])
 def test_teacher_then_self_switches_at_its_share_of_training(switch, total):
     teacher, own, both = CoT2(), CoT2(prefix="self"), CoT2(prefix="teacher-then-self", switch=switch)
@@ -135,6 +159,13 @@ def test_teacher_then_self_switches_at_its_share_of_training(switch, total):
 def test_bad_configurations_are_refused(fields, said):
     with pytest.raises(ValueError, match=said):
         CoT2(**fields)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("compression", [0, -2])
+def test_a_compression_below_one_is_refused(compression):
+    with pytest.raises(ValueError, match=rf"compression {compression}: expected at least 1 step"):
+        PauseTokens(compression)
 
 
 def test_forced_and_free_plans_think_alike():
