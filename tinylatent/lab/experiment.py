@@ -78,10 +78,11 @@ class Experiment(Run):
                     f"the run to start from has another {name}, {theirs} instead of {ours}: its weights must fit, and "
                     "must not have seen what this run is validated on"
                 )
-        if self.positions < self.start.positions:
+        own, theirs = self.method.extra_tokens, self.start.method.extra_tokens
+        if own and theirs != own[: len(theirs)]:
             raise ValueError(
-                f"the run to start from has {self.start.positions} positions, this method {self.positions}: it must "
-                "take as many steps as the one it starts from, or more"
+                f"the run to start from has the extra tokens {', '.join(theirs)}, this method {', '.join(own)}: "
+                "expected the same and perhaps more, or none at all, so that each keeps its row of the table"
             )
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -141,14 +142,20 @@ class Experiment(Run):
     def fresh(self, device: torch.device | str = "cpu") -> Model:
         """A model with this experiment's initial weights."""
         generator = self.seeds.generator("init")
-        vocabulary = len(self.task.vocabulary) + len(self.method.extra_tokens)
-        backbone = Decoder.fresh(vocabulary, self.positions, self.model, generator)
+        backbone = Decoder.fresh(self.tokens, self.positions, self.model, generator)
         return self.method.model(backbone, generator).to(device)
 
     @property
     def positions(self) -> int:
-        """Positions its model has: those of the task and of steps beyond its chain."""
-        return self.task.positions + self.method.extra_steps
+        """Positions its model has: those of the task and of steps beyond its chain, and no fewer than its start has."""
+        own = self.task.positions + self.method.extra_steps
+        return own if self.start is None else max(own, self.start.positions)
+
+    @property
+    def tokens(self) -> int:
+        """Rows of its model's table: the task's tokens and the method's extra ones, and no fewer than its start has."""
+        own = len(self.task.vocabulary) + len(self.method.extra_tokens)
+        return own if self.start is None else max(own, self.start.tokens)
 
     def rows(self, part: Literal["train", "validation"]) -> np.ndarray:
         """The problems of a part under this experiment's split.

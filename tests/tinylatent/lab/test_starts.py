@@ -13,7 +13,8 @@ from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import begun, load, train
 from tinylatent.lab.measure import measure
 from tinylatent.lab.records import DEFAULT
-from tinylatent.methods import GRPO, Coconut, DiscreteCoT
+from tinylatent.methods import GRPO, Coconut, Direct, DiscreteCoT
+from tinylatent.methods.colar import CoLaR
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.checkpoints import OPTIMIZER, WEIGHTS, find_checkpoint
 from tinylatent.training.config import Training
@@ -119,8 +120,8 @@ def test_a_start_that_does_not_fit_is_refused(change, said):
         replace(begun_from(), **change)
 
 
-def test_a_start_may_have_fewer_positions_but_not_more(unchecked):
-    """Those that are new stay as they were drawn, the others are the start's."""
+def test_a_start_may_have_fewer_positions_or_more(unchecked):
+    """Those that are new stay as they were drawn, the others are the start's; what a method does not use is kept."""
     short = begun_from().start
     whole = replace(begun_from(), method=Coconut(per_step=2, stages=1))
     assert whole.positions == short.positions + 1
@@ -129,5 +130,16 @@ def test_a_start_may_have_fewer_positions_but_not_more(unchecked):
     assert torch.equal(own[:-1], theirs)
     assert torch.equal(own[-1], whole.fresh().backbone.pos_emb[-1])
     assert torch.equal(began.backbone.embedding, there.backbone.embedding)
-    with pytest.raises(ValueError, match="the run to start from has 8 positions, this method 7: it must take as many"):
-        replace(whole, method=GRPO(), start=replace(whole, start=None))
+    back = begun(replace(whole, method=GRPO(), start=replace(whole, start=None)), None, "cpu", quiet)
+    assert len(back.backbone.pos_emb) == whole.positions
+
+
+def test_a_start_may_have_tokens_that_a_method_without_its_own_does_not_use(unchecked):
+    """Its table is taken over whole; other tokens in the same rows would be mistaken for each other."""
+    start = replace(begun_from().start, method=DiscreteCoT(ends=True))
+    whole = replace(begun_from(), method=Direct(), start=start)
+    began, there = begun(whole, None, "cpu", quiet), train(start, say=quiet)
+    assert whole.tokens == len(TASK.vocabulary) + 1
+    assert torch.equal(began.backbone.embedding, there.backbone.embedding)
+    with pytest.raises(ValueError, match="has the extra tokens <end>, <x1>, this method <end>: expected the same"):
+        replace(whole, method=start.method, start=replace(start, method=CoLaR(speeds=(1,))))
