@@ -2,11 +2,16 @@
 
 from tinylatent.core.registry import Registry, dataclass_of
 from tinylatent.methods.coconut import Coconut
+from tinylatent.methods.colar import CoLaR
+from tinylatent.methods.colar_rl import CoLaRGRPO
 from tinylatent.methods.cot2 import CoT2
 from tinylatent.methods.direct import Direct
 from tinylatent.methods.discrete import DiscreteCoT
 from tinylatent.methods.grpo import GRPO
+from tinylatent.methods.hrpo import HRPO
+from tinylatent.methods.latentseek import LatentSeek
 from tinylatent.methods.pause import PauseTokens
+from tinylatent.methods.rivals import BestOfN, Noise, Taboo
 from tinylatent.objectives.method import Method
 
 METHODS: Registry[type[Method]] = Registry(
@@ -18,4 +23,19 @@ METHODS: Registry[type[Method]] = Registry(
 )
 """All installed methods by name, of this package and of others."""
 
-__all__ = ["GRPO", "METHODS", "CoT2", "Coconut", "Direct", "DiscreteCoT", "PauseTokens"]
+__all__ = [
+    "GRPO",
+    "HRPO",
+    "METHODS",
+    "BestOfN",
+    "CoLaR",
+    "CoLaRGRPO",
+    "CoT2",
+    "Coconut",
+    "Direct",
+    "DiscreteCoT",
+    "LatentSeek",
+    "Noise",
+    "PauseTokens",
+    "Taboo",
+]
