@@ -215,7 +215,7 @@ def build(comparison: str, method: Method, seed: int = 0, **settings: Any) -> Ex
     training = replace(where.training, **{**method.recipe, **tuned, **settings})
     start = None
     if method.starts_from is not None:
-        before = _with_usual_settings(METHODS.named(method.starts_from))
+        before = replace(_with_usual_settings(METHODS.named(method.starts_from)), **method.start_settings)
         start = build(comparison, before, seed, num_train=training.num_train)
     return Experiment(where.task, method, where.model, training, Seeds.all(seed), start)
 

@@ -373,6 +373,11 @@ class CoLaR(Compressing):
             raise ValueError("latent_loss nll has no standard deviation with deterministic: take soft-mse")
 
     @property
+    def start_settings(self) -> Mapping[str, Any]:
+        """Chains that end by themselves."""
+        return {"ends": True}
+
+    @property
     def idle(self) -> Mapping[str, str]:
         """An entropy's weight where there is no entropy."""
         if self.deterministic or self.latent_loss == "nll":

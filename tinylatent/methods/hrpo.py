@@ -296,6 +296,11 @@ class HRPO(PolicyGradient):
         return found
 
     @property
+    def start_settings(self) -> Mapping[str, Any]:
+        """Chains that end by themselves."""
+        return {"ends": True}
+
+    @property
     def decoders(self) -> Mapping[str, Method]:
         """The same weights without soft tokens, and with sharp ones."""
         if self.gate == "token":

@@ -126,6 +126,11 @@ class Search(DiscreteCoT):
             raise ValueError("judge is empty: expected the name of a verifier; try confidence")
 
     @property
+    def start_settings(self) -> Mapping[str, Any]:
+        """Its chains end as this one's do."""
+        return {"ends": self.ends} if self.ends else {}
+
+    @property
     def idle(self) -> Mapping[str, str]:
         """A vote needs no judge."""
         return dict.fromkeys(("judge", "threshold"), "in a vote") if self.select == "vote" else {}

@@ -172,6 +172,11 @@ class Method:
     """Whether dropout applies to its loss; False where old and new policy must be the same function."""
 
     @property
+    def start_settings(self) -> Mapping[str, Any]:
+        """Settings that the method of the run it starts from needs, beside its usual ones."""
+        return {}
+
+    @property
     def decoders(self) -> "Mapping[str, Method]":
         """Other methods, by name, whose inference is evaluated with the same weights."""
         return {}
