@@ -60,10 +60,10 @@ def score(
     """
     with torch.enable_grad():
         z = z_BND.detach().requires_grad_()
-        state = read(z)
-        logits_BMNV = state.logits[:, None].expand(*ids_BMN.shape, -1)
-        thought, each = Token(temperature), State(state.hidden, logits_BMNV, state.table)
-        total = (weight_BMN * thought.log_prob(each, thought.given(ids_BMN))).sum()
+        state, thought = read(z), Token(temperature)
+        hidden_BMND, logits_BMNV = (x[:, None].expand(*ids_BMN.shape, -1) for x in (state.hidden, state.logits))
+        log_p_BMN = thought.log_prob(State(hidden_BMND, logits_BMNV, state.table), thought.given(ids_BMN))
+        total = (weight_BMN * log_p_BMN).sum()
         return torch.autograd.grad(total, z)[0]
 
 
