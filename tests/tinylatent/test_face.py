@@ -246,7 +246,7 @@ def test_what_is_no_plan_is_told(run, unchecked):
         tl.MultiToken(2.5)
     with pytest.raises(ValueError, match="streams for -1 rows"):
         tl.Streams(0, -1)
-    with pytest.raises(KeyError, match="unknown method 'nope': expected one of coconut"):
+    with pytest.raises(KeyError, match="unknown method 'nope': expected one of best-of-n, coconut"):
         tl.METHODS["nope"]
     with pytest.raises(ValueError, match="'discrete' is no method"):
         run.using("discrete")

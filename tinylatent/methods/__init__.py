@@ -11,7 +11,7 @@ from tinylatent.methods.grpo import GRPO
 from tinylatent.methods.hrpo import HRPO
 from tinylatent.methods.latentseek import LatentSeek
 from tinylatent.methods.pause import PauseTokens
-from tinylatent.methods.rivals import BestOfN, Noise, Taboo
+from tinylatent.methods.rivals import BestOfN, NoiseSearch, TabooSearch
 from tinylatent.objectives.method import Method
 
 METHODS: Registry[type[Method]] = Registry(
@@ -35,7 +35,7 @@ __all__ = [
     "Direct",
     "DiscreteCoT",
     "LatentSeek",
-    "Noise",
+    "NoiseSearch",
     "PauseTokens",
-    "Taboo",
+    "TabooSearch",
 ]

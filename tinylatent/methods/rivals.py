@@ -1,9 +1,9 @@
 """Rivals: the searches that LatentSeek is held against at equal decoded tokens.
 
-    method       proposes in every round                                                     draws
-    best-of-n    a new chain, sampled from its first token on; with the truth it is pass@N   yes
-    noise        the tokens read from the first hidden states plus normal noise              yes
-    taboo        the greedy tokens with the closest runners-up in their place                no
+    method         proposes in every round                                                     draws
+    best-of-n      a new chain, sampled from its first token on; with the truth it is pass@N   yes
+    noise-search   the tokens read from the first hidden states plus normal noise              yes
+    taboo-search   the greedy tokens with the closest runners-up in their place                no
 
 A vote over N sampled chains is best-of-n with `select` vote.
 
@@ -54,13 +54,13 @@ class BestOfN(Search):
 
 
 @dataclass(frozen=True)
-class Noise(Prefixed):
+class NoiseSearch(Prefixed):
     """Every round reads the first tokens from the greedy chain's hidden states plus new normal noise.
 
     With one round and the constant verifier it is the one-shot noise of LatentSeek's ablation.
     """
 
-    name = "noise"
+    name = "noise-search"
     label = "noise"
     colour = "#8a6b1f"
     head_uses = 1
@@ -91,14 +91,14 @@ class Noise(Prefixed):
 
 
 @dataclass(frozen=True)
-class Taboo(Prefixed):
+class TabooSearch(Prefixed):
     """Every round replaces tokens by the best that their positions have not tried, where those come closest.
 
     A position's candidates are in the order of its logits in the greedy chain; how close one comes is how far its logit
     is below the greatest. Nothing is sampled.
     """
 
-    name = "taboo"
+    name = "taboo-search"
     label = "taboo"
     colour = "#a0522d"
 
