@@ -15,12 +15,14 @@ from tinylatent.core.seeds import Streams
 from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thought import State
 from tinylatent.engine.trace import NO_TOKEN
+from tinylatent.evaluation.evaluate import evaluate
 from tinylatent.methods import DiscreteCoT, latentseek
 from tinylatent.methods.latentseek import LatentSeek, advanced, ascent, score
-from tinylatent.methods.rivals import BestOfN, Noise, Taboo
+from tinylatent.methods.rivals import BestOfN, NoiseSearch, TabooSearch
 from tinylatent.methods.searching import Prefixed, after, read
 from tinylatent.models.backbone import Table
 from tinylatent.objectives.rewards import constant, truth, written
+from tinylatent.objectives.speakers import Symbols
 
 TASK = MultiHop(hops=5, least=2, nodes=6, bound=True)
 ROWS = TASK.problems(16, seed=3)
@@ -31,8 +33,8 @@ WAYS = [
     LatentSeek(share=0.7, rate=1.0, ends=True, rounds=4),
     PAIR,
     BestOfN(rounds=5),
-    Noise(share=0.7, scale=2.0),
-    Taboo(share=0.7, flips=2),
+    NoiseSearch(share=0.7, scale=2.0),
+    TabooSearch(share=0.7, flips=2),
 ]
 EVERY_WAY = pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.name} {way.select} {way.ends}")
 
@@ -100,8 +102,10 @@ def naive(way, made, row, verify=picky):
 
     def reward(tokens):
         plan = DiscreteCoT().plan(model, examples)
-        given = [replace(part, given=part.thought.given(torch.tensor([ids]))) for part, ids in
-                 zip(plan, (tokens[:-1], tokens[-1:]), strict=True)]
+        given = [
+            replace(part, given=part.thought.given(torch.tensor([ids])))
+            for part, ids in zip(plan, (tokens[:-1], tokens[-1:]), strict=True)
+        ]
         return float(verify(examples, rollout(model.backbone, tuple(given), torch.tensor([prompt])))) - 1
 
     first = completed([])
@@ -141,6 +145,7 @@ def texts_of(found, row):
     ],
     ids=lambda way: f"{way.optimizer} {way.rate}",
 )
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_every_proposal_is_that_of_the_plain_loop(way, made):
     """Adam's moments and steps are those of torch.optim.Adam alone, for every question in the batch."""
@@ -371,6 +376,7 @@ def test_invariant_10_the_model_and_random_numbers_stay_as_they_are(way, made):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @EVERY_WAY
 def test_invariant_11_many_questions_at_once_are_each_alone(way, made):
     """Adam's state, places, masks and random numbers are a question's own, and so is what it costs but for forwards."""
@@ -481,9 +487,8 @@ def test_of_several_samples_the_best_of_the_last_round_is_returned(made):
 
 def test_told_tokens_are_not_decoded(made):
     """A round of a question decodes what follows its told tokens, and no round is made that does not fit."""
-    model, examples = made
-    length_B = examples.num_steps + 1
-    for way in (Noise(share=0.5, rounds=3), Noise(share=0.5, rounds=3, by_tokens=True)):
+    length_B = made[1].num_steps + 1
+    for way in (NoiseSearch(share=0.5, rounds=3), NoiseSearch(share=0.5, rounds=3, by_tokens=True)):
         found = solved(way, made, never)
         rounds_B = (~found.reward_BK.isnan()).sum(1) - 1
         left_B = length_B - found.told_B
@@ -504,15 +509,31 @@ def test_best_of_n_finds_what_sampling_finds(made):
     assert torch.equal(*sampled)
 
 
+def test_evaluation_passes_the_verifier_on_and_what_was_right_stays(made):
+    """The verifier sees the task's own rows; with the truth nothing is lost."""
+    speaker, asked = Symbols(TASK, ROWS), []
+
+    def verify(examples, trace):
+        asked.extend(examples.problems().tolist())
+        return truth(examples, trace)
+
+    plain = evaluate(speaker, DiscreteCoT(), made[0])
+    found = evaluate(speaker, LatentSeek(share=0.7, rate=0.5), made[0], verify=verify)
+    assert sorted(asked[: len(ROWS)]) == sorted(ROWS.tolist())
+    assert len(asked) == found.counters.judged
+    assert found.right_P[plain.right_P].all()
+    assert found.right_P.sum() > plain.right_P.sum()
+
+
 def test_noise_of_scale_0_is_greedy_and_great_noise_is_not(made):
-    still, wild = (solved(Noise(share=0.7, scale=scale, rounds=4), made, never) for scale in (0.0, 5.0))
+    still, wild = (solved(NoiseSearch(share=0.7, scale=scale, rounds=4), made, never) for scale in (0.0, 5.0))
     assert (still.text_BKW[:, 1:][~still.reward_BK[:, 1:].isnan()] >= -1).all()
     assert all(len({tuple(text) for text in texts_of(still, row)[0]}) == 1 for row in range(len(ROWS)))
     assert sum(len({tuple(text) for text in texts_of(wild, row)[0]}) for row in range(len(ROWS))) > 3 * len(ROWS)
 
 
 def test_taboo_takes_the_closest_token_that_a_position_has_not_tried(made):
-    found, trace = solved(Taboo(share=0.7, rounds=6), made, never), DiscreteCoT().solve(*made).trace
+    found, trace = solved(TabooSearch(share=0.7, rounds=6), made, never), DiscreteCoT().solve(*made).trace
     for row in range(len(ROWS)):
         texts, told = texts_of(found, row)[0], int(found.told_B[row])
         logits = made[0].backbone.readout(trace.hidden_BTD[row, :told]).tolist()
@@ -570,7 +591,7 @@ def test_without_a_verifier_the_model_judges_itself(made):
 
 
 def test_a_method_is_trained_as_discrete_chain_of_thought(made):
-    model, examples = made
+    examples = made[1]
     for way in (LatentSeek(), LatentSeek(ends=True)):
         own, _ = made_for(way, made)
         enter(way, own, 0, examples)
@@ -595,8 +616,8 @@ def test_a_method_is_trained_as_discrete_chain_of_thought(made):
         (LatentSeek, {"mode": "sampled", "baseline": "loo"}, r"baseline loo of 1 sample: expected samples of at least"),
         (LatentSeek, {"temperature": 0.0}, r"temperature 0\.0: expected more than 0"),
         (BestOfN, {"temperature": 0.0}, r"temperature 0\.0: expected more than 0"),
-        (Noise, {"scale": -1.0}, r"scale -1\.0: expected 0 or more"),
-        (Taboo, {"flips": 0}, r"flips 0: expected at least 1"),
+        (NoiseSearch, {"scale": -1.0}, r"scale -1\.0: expected 0 or more"),
+        (TabooSearch, {"flips": 0}, r"flips 0: expected at least 1"),
     ],
 )
 def test_bad_settings_are_refused(kind, fields, said):
