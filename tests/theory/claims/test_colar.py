@@ -145,3 +145,30 @@ def test_the_sum_over_the_width_flips_the_verdict(monkeypatch):
     mean = colar.mean_log_ratio
     monkeypatch.setattr(colar, "mean_log_ratio", lambda z, old, new, sigma: mean(z, old, new, sigma) * z.shape[-1])
     assert broken("colar_mean_density_ratio")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Decisions to go on
+
+
+def test_stop_times_by_hand():
+    assert colar.stop_times(3).stop.tolist() == [[False, True, False], [False, False, True], [False, False, False]]
+    assert "is -0.25, and 0 with the stop alone counted" in colar.only_longer_is_right()
+
+
+@given(st.integers(2, 5), st.integers(0, 9))
+def test_likelihoods_of_stop_times_from_the_delimiter_s_probabilities(most, seed):
+    """Going on at every step before, then stopping, or being cut; the first latent is not decided on."""
+    chain = colar.Chain(most, torch.Generator().manual_seed(seed))
+    inputs = torch.cat([chain.backbone.embedding[:1][None], chain.vectors_1Td], 1)
+    end_T = chain.backbone.readout(chain.backbone.forward(inputs)[0])[0].softmax(-1)[1:, 5]
+    expected = [end_T[:t].neg().log1p().sum() + (end_T[t].log() if t < most - 1 else 0.0) for t in range(most)]
+    torch.testing.assert_close(chain.log_prob(True), torch.stack(expected))
+    stops = [end_T[t].log() if t < most - 1 else end_T[t] * 0 for t in range(most)]
+    torch.testing.assert_close(chain.log_prob(False), torch.stack(stops))
+
+
+def test_counting_every_decision_flips_the_verdict(monkeypatch):
+    whole = colar.Ending
+    monkeypatch.setattr(colar, "Ending", lambda inner, end, temperature=1.0, go_on=True: whole(inner, end, temperature))
+    assert broken("colar_go_on_is_left_out")

@@ -1,11 +1,12 @@
 """Claims about CoLaR, compressed latent reasoning (Tan et al. 2025, arXiv 2505.16552).
 
 A group of c token embeddings becomes one latent, their sum over sqrt(c); a latent head predicts the next one as a
-normal distribution with mean mu and standard deviation sigma, by likelihood or by a softened squared error. Where a
-source is the authors' project page or code, the paper's own text was not compared.
+normal distribution with mean mu and standard deviation sigma, by likelihood or by a softened squared error. Pooling,
+losses, densities and stops are those of `tinylatent.methods.colar`. Where a source is the authors' project page or
+code, the paper's own text was not compared.
 
-Letters: V vocabulary, c tokens of a group, G groups, T tokens of a chain, N chains or cases, d width, v mean squared
-residual.
+Letters: V vocabulary, c tokens of a group, G groups, T tokens of a chain or steps, N chains or cases, d width, v mean
+squared residual, P weights.
 """
 
 import math
@@ -19,7 +20,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
+from tinylatent.engine.force import force
+from tinylatent.engine.plan import Segment
+from tinylatent.engine.thought import Action, State
 from tinylatent.lab.findings import FAILS, HOLDS, STRICTER, Finding
+from tinylatent.methods.colar import Ending, Gaussian, LatentHead, log_density, nll, pooled, soft_mse
+from tinylatent.models.backbone import Table
+from tinylatent.models.decoder import Decoder, ModelConfig
 from tinylatent.objectives.policy_gradient import clipped
 from tinylatent_theory.claims.ledger import EXACT, Trial, claim, judged, judged_twice
 
@@ -29,7 +36,7 @@ CLIP = 0.2
 
 def compressed(tokens_cd: Float[Tensor, "*rows c d"]) -> Float[Tensor, "*rows d"]:
     """CoLaR's latent of a group of token embeddings: their sum over sqrt(c) (section 3.1)."""
-    return tokens_cd.sum(-2) / tokens_cd.shape[-2] ** 0.5
+    return pooled(tokens_cd, torch.ones(tokens_cd.shape[:-1], dtype=torch.bool))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -141,13 +148,6 @@ def colar_sum_forgets_order(trial: Trial) -> Finding:
 # The losses of the latent head
 
 
-def soft_mse(
-    residual: Float[Tensor, "*rows"], sigma: Float[Tensor, "*rows"] | Float[Tensor, ""], alpha: float
-) -> Float[Tensor, "*rows"]:
-    """Soft-MSE in closed form: residual^2 + sigma^2 - alpha H, H = log(2 pi e sigma^2) / 2 (project page; [R])."""
-    return residual**2 + sigma**2 - alpha * 0.5 * (2 * math.pi * math.e * sigma**2).log()
-
-
 def soft_mse_sigma(alpha: float) -> float:
     """The sigma at which soft-MSE is least ([R])."""
     return math.sqrt(alpha / 2)
@@ -212,7 +212,7 @@ def printed_optimum() -> str:
     """One residual of 1: the printed loss and the likelihood are least at different sigma."""
     residual = torch.ones((), dtype=torch.float64)
     printed = best_sigma(partial(printed_nll, residual))
-    true = best_sigma(lambda sigma: -Normal(torch.zeros_like(sigma), sigma).log_prob(residual))
+    true = best_sigma(partial(nll, residual))
     return f"with a residual of 1 the printed loss is least at sigma = {printed:.3g}, the likelihood at {true:.3g}"
 
 
@@ -229,19 +229,21 @@ def printed_optimum() -> str:
 )
 def colar_printed_nll(trial: Trial) -> Finding:
     """Compares with torch's normal distribution: the difference should be constant, and the optimum sqrt(v)."""
-    spread, off, half = 0.0, 0.0, 0.0
+    spread, off, half, shipped = 0.0, 0.0, 0.0, 0.0
     for case, scale in enumerate((0.1, 0.5, 1.0, 10.0)):
         residual_N = torch.randn(trial.size(50, 500), generator=trial.torch("nll", case), dtype=torch.float64) * scale
         v = float((residual_N**2).mean())
         sigma_N = torch.rand(len(residual_N), generator=trial.torch("sigma", case), dtype=torch.float64) + 0.5
-        gap_N = printed_nll(residual_N, sigma_N) + Normal(torch.zeros_like(sigma_N), sigma_N).log_prob(residual_N)
+        gap_N = printed_nll(residual_N, sigma_N) - nll(residual_N, sigma_N)
+        normal_N = -Normal(torch.zeros_like(sigma_N), sigma_N).log_prob(residual_N)
+        shipped = max(shipped, float((nll(residual_N, sigma_N) - normal_N).abs().max()))
         spread = max(spread, float(gap_N.max() - gap_N.min()))
         best = best_sigma(partial(printed_nll, residual_N))
         off, half = max(off, abs(best / math.sqrt(v) - 1)), max(half, abs(best / (v / 2) - 1))
     return judged(
         max(spread, off) < EXACT,
         f"the two differ by what is no constant (it varies by {spread:.2g}); the printed optimum misses sqrt(v) by up "
-        f"to {off:.2g} times that and is v/2 to {half:.0e}",
+        f"to {off:.2g} times that and is v/2 to {half:.0e}; the method's own loss is torch's to {shipped:.0e}",
     )
 
 
@@ -256,7 +258,8 @@ def mean_log_ratio(
     sigma: Float[Tensor, "*rows d"],
 ) -> Float[Tensor, "*rows"]:
     """log of the ratio in the authors' code: log N(action; mean, sigma), new minus old, averaged over the width."""
-    return (((action - old_mean) ** 2 - (action - new_mean) ** 2) / (2 * sigma**2)).mean(-1)
+    new, old = (log_density(action, mean, sigma, "mean") for mean in (new_mean, old_mean))
+    return new - old
 
 
 def two_coordinates() -> str:
@@ -314,4 +317,109 @@ def colar_mean_density_ratio(trial: Trial) -> Finding:
         f"shift of {shift} sigma the true ratio (median {math.exp(-d * shift**2 / 2):.2g}) leaves [.8, 1.2] with "
         f"probability {law[1]:.3f}, the averaged one with {law[0]:.2g}; the clip stops {acts[1]:.3f} and {acts[0]:g} "
         f"of samples, and half of the averaged from a shift of {math.sqrt(-2 * math.log(1 - CLIP)):.2f} sigma on",
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Decisions to go on
+
+
+def stop_times(most: int) -> Action:
+    """Every way a row may go: to stop after 1, 2, .. most - 1 latents, or to be cut at the limit; one a row."""
+    time_N1 = torch.arange(1, most + 1)[:, None]
+    return Action({}, torch.arange(most) == time_N1, stop_slot=False)
+
+
+class Chain:
+    """A model that thinks in fixed latents of a small decoder and decides after each whether to stop.
+
+    Args:
+        most: the limit of latents.
+        generator: of weights and latents.
+    """
+
+    def __init__(self, most: int, generator: torch.Generator):
+        V, d = 6, 4
+        self.backbone = Decoder.fresh(V, most + 2, ModelConfig(width=d, layers=1, heads=1), generator).double()
+        with torch.no_grad():
+            for weight in self.backbone.parameters():
+                weight.mul_(4.0)
+        self.head = LatentHead(self.backbone.table, d, True, generator).double()
+        self.most = most
+        self.vectors_1Td = torch.randn(1, most, d, generator=generator, dtype=torch.float64)
+
+    def log_prob(self, go_on: bool) -> Float[Tensor, " N"]:
+        """Log-likelihood of every stop time, decisions to go on counted or not, as CoLaR's thought scores them."""
+        ways, N = stop_times(self.most), self.most
+        thought = Ending(Gaussian(self.head, 0.0), end=5, go_on=go_on)
+        given = Action({"vector": self.vectors_1Td.expand(N, -1, -1)}, ways.stop, stop_slot=False)
+        plan = (Segment(thought, self.most, given, min_steps=1),)
+        return force(self.backbone, plan, torch.zeros(N, 1, dtype=torch.int64)).log_prob_BT.sum(1)
+
+    def gradient(self, value: Tensor) -> Float[Tensor, " P"]:
+        """The gradient of a number by all weights of the decoder."""
+        weights = [*self.backbone.parameters()]
+        found = torch.autograd.grad(value, weights, allow_unused=True, materialize_grads=True)
+        return torch.cat([each.flatten() for each in found])
+
+    def gradients(self, reward_N: Float[Tensor, " N"]) -> tuple[Float[Tensor, " P"], dict[bool, Float[Tensor, " P"]]]:
+        """That of the expected reward, and the mean of reward times score by which likelihood the score is of."""
+        p_N = self.log_prob(True).exp()
+        counted = {
+            go_on: self.gradient((p_N.detach() * reward_N * self.log_prob(go_on)).sum()) for go_on in (True, False)
+        }
+        return self.gradient((p_N * reward_N).sum()), counted
+
+
+def only_longer_is_right() -> str:
+    """At most two latents, the stop as likely as not, and only the second makes the answer right."""
+    logit = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    table = Table(torch.eye(2, dtype=torch.float64))
+    head = LatentHead(table, 2, True, torch.Generator().manual_seed(0)).double()
+    logits = torch.stack([torch.zeros_like(logit), logit])[None]
+    state = State(torch.zeros(1, 2, dtype=torch.float64), logits, table)
+    went_on = Action({"vector": torch.zeros(1, 2, dtype=torch.float64)}, torch.tensor([False]), stop_slot=False)
+    found = {}
+    for go_on in (True, False):
+        log_p = Ending(Gaussian(head, 0.0), end=1, go_on=go_on).log_prob(state, went_on).sum()
+        (score,) = torch.autograd.grad(log_p, logit, allow_unused=True, materialize_grads=True, retain_graph=True)
+        found[go_on] = 0.5 * float(score)  # its probability times its reward of 1; the other way earns nothing
+    return (
+        "at most two latents, a stop of probability .5 after the first, a right answer after two alone: the gradient "
+        f"of the expected reward by the stop's logit is {found[True]:g}, and {found[False]:g} with the stop alone "
+        "counted"
+    )
+
+
+@claim(
+    source="CoLaR's code, policy loss of the RL stage",
+    origin="code",
+    statement="Reward times the score of the stop alone, decisions to go on left out of the likelihood, has the "
+    "gradient of the expected reward as its mean.",
+    conditions="with every decision to go on counted; a baseline does not mend it",
+    how="exact algebra",
+    recorded=FAILS,
+    counterexample=only_longer_is_right,
+)
+def colar_go_on_is_left_out(trial: Trial) -> Finding:
+    """Sums over all stop times of small decoders: both likelihoods against the gradient of the expected reward."""
+    off, whole, score, cosines, centred = 0.0, 0.0, 0.0, [], []
+    for case in range(trial.size(6, 40)):
+        chain = Chain(2 + case % 5, trial.torch("chain", case))
+        reward_N = torch.randint(2, (chain.most,), generator=trial.torch("reward", case)).double()
+        reward_N[int(reward_N.argmax())], reward_N[int(reward_N.argmin())] = 1.0, 0.0  # of both kinds
+        true_P, counted = chain.gradients(reward_N)
+        p_N = chain.log_prob(True).detach().exp()
+        size = float(true_P.norm())
+        whole = max(whole, float((counted[True] - true_P).norm()) / size, abs(float(p_N.sum()) - 1))
+        off = max(off, float((counted[False] - true_P).norm()) / size)
+        score = max(score, float(chain.gradients(torch.ones_like(reward_N))[1][False].norm()))
+        based_P = chain.gradients(reward_N - p_N @ reward_N)[1][False]
+        cosines.append(float(torch.cosine_similarity(counted[False], true_P, 0)))
+        centred.append(float(torch.cosine_similarity(based_P, true_P, 0)))
+    return judged(
+        max(off, score) < EXACT,
+        f"all decisions counted it is the gradient to {whole:.0e}; the stop alone misses by up to {off:.3g} times its "
+        f"norm, with cosines down to {min(cosines):.3f}, or {min(centred):.3f} with the mean reward as baseline; equal "
+        f"rewards, whose gradient is 0, have one of norm up to {score:.3g}, towards stopping",
     )
