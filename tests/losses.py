@@ -66,7 +66,7 @@ def model_of(method, task, stage=0, config=MODEL, **seeds):
     model = Experiment(task, method, config, seeds=Seeds(**seeds)).fresh().double()
     enter(method, model, stage, examples_of(method, task, task.problems(8, seed=0)))
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.std(correction=0) > 0:
+        for name, parameter in model.named_parameters():
+            if parameter.std(correction=0) > 0 and "log_std" not in name:  # e^10 would swallow every other digit
                 parameter.mul_(10)
     return model

@@ -10,7 +10,20 @@ import torch
 from tinylatent_tasks import MNNS
 
 from tinylatent.core.seeds import Streams
-from tinylatent.methods import GRPO, METHODS, Coconut, CoT2
+from tinylatent.methods import (
+    GRPO,
+    HRPO,
+    METHODS,
+    Coconut,
+    CoLaR,
+    CoLaRGRPO,
+    CoT2,
+    DiscreteCoT,
+    LatentSeek,
+    PauseTokens,
+    TabooSearch,
+)
+from tinylatent.methods.discrete import END
 from tinylatent.objectives.method import TrainState
 from tinylatent.objectives.policy_gradient import Average, PolicyGradient
 
@@ -22,12 +35,22 @@ VARIANTS = [
     CoT2(prefix="self"),
     GRPO(samples=1, updates=2, kl=0.1),
     GRPO(gamma=2.0),
+    DiscreteCoT(ends=True),
+    LatentSeek(ends=True, share=1.0, mode="sampled", samples=2, rounds=3),
 ]
 MORE = [
     CoT2(budget=2),
     CoT2(prefix="teacher-then-self"),
     GRPO(samples=2, curriculum=(1,), ratio="paper"),
     GRPO(ratio="official", average="token", advantage="leave-one-out"),
+    PauseTokens(compression=2),
+    Coconut(per_step=0),
+    HRPO(gate="token", top_k=4, score_temperature=1.0, temperature=0.5),
+    HRPO(graph=True, r_min=0.5, r_max=0.6),
+    LatentSeek(share=1.0, rounds=3),
+    TabooSearch(ends=True, share=1.0, rounds=3, select="best"),
+    CoLaR(speeds=(2,), latent_loss="nll", pooling="mean", labels=False, draws=True),
+    CoLaRGRPO(kl=0.1, density="mean", go_on=False, per_latent=True),
 ]
 """Variants of what is among the others already: for the slow tests."""
 AVERAGES = [
@@ -50,6 +73,11 @@ def fixed(methods):
     return [each for each in still if not isinstance(each, PolicyGradient)]
 
 
+def open_ended(method):
+    """Whether the model ends its chain itself; the steps it may take are then those of the batch's longest chain."""
+    return END in method.extra_tokens
+
+
 def by_row(methods):
     """Those whose loss is a mean over rows."""
     return [each for each in methods if getattr(each, "average", None) != "token"]
@@ -62,14 +90,25 @@ WITH_AVERAGES = with_methods(*VARIANTS, slow=MORE + AVERAGES)
 
 TASK = MNNS(3, 1, 4)
 ROWS = np.array([[1, 2, 4], [4, 4, 4], [3, 1, 1], [2, 4, 3], [1, 3, 2]])
-EARLY, LATE = TrainState(0, 10, 0), TrainState(9, 10, 0)
+
+
+def odd(examples, trace):
+    """Rewards every second token, so that random weights are rewarded for some of what they say."""
+    return (trace.answer()[:, -1] % 2).float()
+
+
+EARLY, LATE = TrainState(0, 10, 0, verify=odd), TrainState(9, 10, 0, verify=odd)
 STATES = pytest.mark.parametrize("state", [pytest.param(EARLY, marks=pytest.mark.slow), LATE], ids=["first", "last"])
 """The first step of training, and the last."""
 
 
 def model_of(method, task=TASK, state=LATE, **seeds):
-    """A model in the stage of a step (the last)."""
-    return losses.model_of(method, task, method.stage_at(state.step, state.total), **seeds)
+    """A model in the stage of a step (the last); chains that end themselves do so sooner or later, or never."""
+    model = losses.model_of(method, task, method.stage_at(state.step, state.total), **seeds)
+    if open_ended(method):
+        with torch.no_grad():
+            model.backbone.embedding[method.extra_id(model, END)] *= 3
+    return model
 
 
 def examples_of(method, task=TASK, rows=ROWS):
@@ -82,4 +121,10 @@ def one(examples, number):
 
 def inferred(method, model, examples, first=0):
     """The method's own inference; what it samples belongs to the row, `first` being the number of the first."""
-    return method.solve(model, examples, Streams(7, torch.arange(first, first + len(examples)))).trace
+    return method.solve(model, examples, Streams(7, torch.arange(first, first + len(examples))))
+
+
+def logits_of(solution, row):
+    """The logits of all steps that a row took."""
+    trace = solution.trace
+    return trace.logits_BTV[row] if trace.acted_BT is None else trace.logits_BTV[row, trace.acted_BT[row]]

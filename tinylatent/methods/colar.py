@@ -393,11 +393,9 @@ class CoLaR(Compressing):
 
     @torch.no_grad()
     def begin_stage(self, model: Model, stage: int, examples: Examples, state: TrainState) -> None:
-        """Measures the table's scale, and gives the tokens of the speeds that scale, in a row.
+        """Measures the table's scale, and lays the tokens of the speeds, its last rows, on an arc of that scale.
 
-        Their embeddings lie on the arc from the first to the last, as those of pretrained numbers are near one another,
-        so that a speed between two that were trained means something. They are the last rows of the table, and no
-        part of the measured scale.
+        It leads from the first to the last, so that a speed between two that were trained means something.
         """
         table_VD, M = model.backbone.table.weight, max(self.speeds)
         scale = table_VD[:-M].std()
@@ -424,34 +422,34 @@ class CoLaR(Compressing):
     def taught(self, model: Model, examples: Examples) -> Plan:
         """The same with the chain's vectors given, at the speed of inference."""
         groups = grouped(examples.chain_BT[:, : examples.max_steps], examples.num_steps, self.tokens_each)
-        return self.given(model, examples, groups, self.tokens_each)
+        return self.given(model, examples, self.vectors(model, examples, groups), self.tokens_each)
 
-    def given(self, model: Model, examples: Examples, groups: Groups, c: int) -> Plan:
-        """The plan with the vectors of these groups given."""
-        thought, steps = Gaussian(head_of(model), temperature=0.0), examples.num_steps
-        vectors = thought.given(self.vectors(model, examples, groups))
-        return self.between(model, examples, Segment(thought, -(-steps // c), vectors, THINKING), c)
+    def given(self, model: Model, examples: Examples, vectors_BGD: Float[Tensor, "B G D"], c: int) -> Plan:
+        """The plan with the vectors of groups of c tokens given."""
+        thought = Gaussian(head_of(model), temperature=0.0)
+        latents = Segment(thought, -(-examples.num_steps // c), thought.given(vectors_BGD), THINKING)
+        return self.between(model, examples, latents, c)
 
     def loss(self, model: Model, batch: Examples, state: TrainState) -> Loss:
         """Cross-entropy of a token of every group, the delimiter and the answer, and the loss of every vector."""
-        c, rows = self.drawn(state), state.rows or len(batch)
+        c, answer_BA, said_BA = self.drawn(state), batch.answer_BA, batch.answer_mask_BA
         groups = grouped(batch.chain_BT[:, : batch.max_steps], batch.num_steps, c)
-        trace = self.forced(model, batch, self.given(model, batch, groups, c))
-        G = groups.ids_BGc.shape[1]
+        vectors_BGD, G = self.vectors(model, batch, groups), groups.ids_BGc.shape[1]
+        trace = self.forced(model, batch, self.given(model, batch, vectors_BGD, c))
         label_BG = groups.labels_BG(state.streams(len(batch), batch.prompt_BN.device).uniform(G))
         end_B1 = label_BG.new_full((len(batch), 1), self.extra_id(model, END))
-        answer_BA = batch.answer_BA
-        said_BA = torch.ones_like(answer_BA, dtype=torch.bool) if batch.answer_mask_BA is None else batch.answer_mask_BA
-        live_BG, true_B1 = groups.live_BG, torch.ones_like(end_B1, dtype=torch.bool)
+        live_BT = F.pad(groups.live_BG, (0, 1), value=True)
+        mask_BT = torch.cat(
+            [groups.live_BG & self.labels, end_B1 >= 0, answer_BA >= 0 if said_BA is None else said_BA], 1
+        )
         ids_BT = torch.cat([label_BG, end_B1, answer_BA], 1)
-        mask_BT = torch.cat([live_BG & self.labels, true_B1, said_BA], 1)
         said = token_loss(trace, ids_BT, state.rows, mask_BT, slice(1, None))  # the first step writes the speed
-        hidden_BTD, head = trace.hidden_BTD[:, 1 : G + 2], head_of(model)
-        ends_B1D = model.backbone.table.rows(end_B1)
-        target_BTD = torch.cat([self.vectors(model, batch, groups), ends_B1D], 1).detach() / head.scale
-        error_BT = self.error(head, hidden_BTD, target_BTD).masked_fill(~torch.cat([live_BG, true_B1], 1), 0.0)
-        drawn = error_BT.sum() / rows
-        return Loss(said + drawn, {"token_loss": said.detach(), "latent_loss": drawn.detach()})
+        target_BTD = torch.cat([vectors_BGD, model.backbone.table.rows(end_B1)], 1).detach() / head_of(model).scale
+        error_BT = self.error(head_of(model), trace.hidden_BTD[:, 1 : G + 2], target_BTD)
+        rows = state.rows or len(batch)
+        drawn = error_BT.masked_fill(~live_BT, 0.0).sum() / rows
+        share = len(batch) / rows  # metrics are means over the rows of a part, losses a part's share of the whole
+        return Loss(said + drawn, {"token_loss": said.detach() / share, "latent_loss": drawn.detach() / share})
 
     def error(
         self, head: LatentHead, hidden: Float[Tensor, "*rows D"], target: Float[Tensor, "*rows D"]

@@ -28,6 +28,7 @@ from variants import (
     WITH_VARIANTS,
     examples_of,
     inferred,
+    logits_of,
     model_of,
     one,
     with_methods,
@@ -35,11 +36,11 @@ from variants import (
 
 from tinylatent.core.seeds import PURPOSES, Seeds
 from tinylatent.engine.plan import ANSWER
-from tinylatent.evaluation.evaluate import cost
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import train
 from tinylatent.methods import METHODS, Direct
-from tinylatent.models.decoder import ModelConfig
+from tinylatent.models.decoder import Decoder, ModelConfig
+from tinylatent.objectives.losses import token_loss
 from tinylatent.training.config import Training
 
 
@@ -50,12 +51,22 @@ def test_a_method_is_registered_under_its_name(method):
 
 @STATES
 @FIXED
-def test_loss_reaches_every_weight_it_should_and_nothing_else(method, state):
+def test_loss_reaches_every_weight_it_should_and_nothing_else(method, state, monkeypatch):
     """All matrices and gains, all tokens (they are the readout too), the places of the slots read, and own thoughts."""
     model, examples = model_of(method, state=state), examples_of(method)
+    forward, slots = Decoder.forward, 0
+
+    def counted(self, inputs_BTD, *arguments, **options):
+        nonlocal slots
+        mask_BS, new = options.get("mask_BS"), inputs_BTD.shape[1]
+        slots += new if mask_BS is None else mask_BS[:, -new:].sum(1)  # one that nobody writes has no place
+        return forward(self, inputs_BTD, *arguments, **options)
+
+    monkeypatch.setattr(Decoder, "forward", counted)
     loss, gradients = loss_and_gradients(model, loss_of(method, model, examples, state))
     assert math.isfinite(loss)
-    slots = cost(method, model, examples)["slots"]
+    slots = int(torch.as_tensor(slots).max())
+    assert examples.prompt_BN.shape[1] <= slots <= examples.slots + method.extra_steps
     places = gradients.pop("backbone.pos_emb")
     assert (places.abs().amax(1) > 0).tolist() == [place < slots for place in range(len(places))]
     assert (gradients.pop("backbone.embedding").abs().amax(1) > 0).all()
@@ -89,8 +100,8 @@ def test_inference_is_the_same_alone_and_in_a_batch(method):
     together = inferred(method, model, examples)
     for number in range(len(ROWS)):
         alone = inferred(method, model, one(examples, number), first=number)
-        assert torch.equal(alone.action("id")[0], together.action("id")[number])
-        torch.testing.assert_close(alone.logits_BTV[0], together.logits_BTV[number], atol=1e-9, rtol=1e-9)
+        assert torch.equal(alone.answer_BA[0], together.answer_BA[number])
+        torch.testing.assert_close(logits_of(alone, 0), logits_of(together, number), atol=1e-9, rtol=1e-9)
 
 
 @STATES
@@ -121,12 +132,19 @@ def test_plan_is_as_long_as_the_chain(name):
 
 @FIXED
 def test_one_digit_needs_no_thought(method):
-    """With nothing to think all methods are the direct answer."""
+    """With nothing to think all methods are the direct answer, behind nothing but the tokens that a method adds."""
     task = MNNS(1, 1, 4)
     model, examples = model_of(method, task), examples_of(method, task, np.array([[1], [4]]))
-    loss, direct = (loss_of(each, model, examples, EARLY) for each in (method, Direct()))
-    assert loss.item() == pytest.approx(direct.item(), abs=1e-9)
-    assert inferred(method, model, examples).logits_BTV.shape[1] == 1
+    trace = method.forced(model, examples)
+    *before, _ = trace.thought_spans
+    marks_BT = torch.cat([examples.prompt_BN[:, :0], *(span.thought.token(span.action) for span in before)], 1)
+    assert {*marks_BT.flatten().tolist()} <= {method.extra_id(model, token) for token in method.extra_tokens}
+    marked = replace(examples, prompt_BN=torch.cat([examples.prompt_BN, marks_BT], 1))
+    direct = loss_of(Direct(), model, marked, EARLY).item()
+    assert token_loss(trace, examples.answer_BA, steps=slice(-1, None)).item() == pytest.approx(direct, abs=1e-9)
+    if not method.extra_tokens:
+        assert loss_of(method, model, examples, EARLY).item() == pytest.approx(direct, abs=1e-9)
+    assert 1 <= inferred(method, model, examples).trace.steps <= 1 + method.extra_steps
 
 
 @WITH_VARIANTS
@@ -154,7 +172,7 @@ def test_training_with_capacity_to_spare_serves_longer_problems(method):
     model = train(Experiment(task, method, ModelConfig(8, 1, 1), Training(steps=8, batch_size=8)))
     longer = MNNS(5, 1, 4)
     examples = examples_of(method, longer, longer.problems(4, seed=0))
-    assert inferred(method, model, examples).logits_BTV.isfinite().all()
+    assert inferred(method, model, examples).trace.logits_BTV.isfinite().all()
 
 
 @EVERY
