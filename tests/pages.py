@@ -238,16 +238,16 @@ def _settings(about: str | None, body: str) -> str:
     from tinylatent.methods import METHODS
 
     kind: Any = {**TASKS.loaded(), **METHODS.loaded()}[str(about)]
-    rows = []
+    rows: dict[str, str] = {}  # a class that changes a default says what it means anew
     for owner in reversed(kind.__mro__):
         fields = getattr(owner, "__dataclass_fields__", {})
         own = own_fields(owner) if fields and owner.__module__.startswith("tinylatent") else {}
-        rows += [
-            f"| `{name}` | `{default(fields[name]).removeprefix(' = ')}` | {' '.join(meaning.split())} |"
+        rows |= {
+            name: f"| `{name}` | `{default(fields[name]).removeprefix(' = ')}` | {' '.join(meaning.split())} |"
             for name, (hint, meaning) in own.items()
             if name in fields and "ClassVar" not in hint
-        ]
-    return "\n".join(["| setting | default | meaning |", "| --- | --- | --- |", *rows, ""])
+        }
+    return "\n".join(["| setting | default | meaning |", "| --- | --- | --- |", *rows.values(), ""])
 
 
 def _bench(about: str | None, body: str) -> str:

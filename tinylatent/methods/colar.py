@@ -101,10 +101,7 @@ def pooled(
 def soft_mse(
     residual: Float[Tensor, "*rows"], sigma: Float[Tensor, "*rows"] | Float[Tensor, ""], alpha: float
 ) -> Float[Tensor, "*rows"]:
-    """E (residual + sigma epsilon)^2 - alpha H in closed form, H = log(2 pi e sigma^2) / 2 being the entropy.
-
-    Its least value is at sigma = sqrt(alpha / 2), whatever the residuals.
-    """
+    """E (residual + sigma epsilon)^2 - alpha H, H the entropy log(2 pi e sigma^2) / 2; least at sqrt(alpha / 2)."""
     return residual**2 + sigma**2 - alpha * (sigma.log() + 0.5 * math.log(2 * math.pi * math.e))
 
 
@@ -131,13 +128,8 @@ def log_density(
 class LatentHead(nn.Module):
     """Predicts the next vector from a hidden state, in units in which the table's entries have standard deviation 1.
 
-    Two linear layers with a GELU between them and a norm behind, then mean and logarithm of the standard deviation.
-
-    Args:
-        table: gives width and first scale.
-        width: H.
-        deterministic: whether there is a mean alone.
-        generator: of the initial weights.
+    Two linear layers of width H with a GELU between them and a norm behind, then mean and logarithm of the standard
+    deviation, or the mean alone. The table gives D and the first scale.
     """
 
     scale: Tensor
@@ -170,12 +162,9 @@ def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
 
 
 class Gaussian(Thought):
-    """A vector drawn from the latent head's normal distribution, times the table's scale; its mean at temperature 0.
+    """A vector drawn from the head's normal distribution, times the table's scale; its mean at temperature 0.
 
-    Args:
-        head: gives mean, standard deviation and scale.
-        temperature: factor on the standard deviation.
-        density: how the log-density of a vector is counted.
+    The temperature is a factor on the standard deviation.
     """
 
     has_latent = True

@@ -46,6 +46,8 @@ class CoLaRGRPO(PolicyGradient, Compressing):
 
     clip: float = 0.2
     """Clips the probability ratio to 1 - clip .. 1 + clip."""
+    temperature: float = 1.0
+    """Sampling temperature of rollouts in training: of answers, and a factor on the standard deviation of vectors."""
     density: Density = "sum"
     """Log-density of a vector in the ratio: summed over its width, or the published code's mean over its width."""
     go_on: bool = True
