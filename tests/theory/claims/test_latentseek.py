@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tinylatent_theory.claims import latentseek
+from tinylatent_theory.claims import latentseek, latentseek_oracle
+from tinylatent_theory.claims.latentseek_oracle import chances
 from tinylatent_theory.claims.ledger import LEDGER, Trial
 from verdicts import broken, number
 
@@ -74,10 +76,16 @@ def test_one_wrong_prefix_is_the_exception(z):
 
 @pytest.mark.slow
 def test_other_scores_flip_the_verdicts(monkeypatch):
-    score = latentseek.token_score
-    for wrong in (lambda z, head, x: 2 * score(z, head, x), lambda z, head, x: head[x].expand(*x.shape, -1)):
+    ascent = latentseek.ascent
+
+    def uncentred(read, z, ids, reward):
+        """W[x_t] without what is expected of it."""
+        head = read(z).table.weight
+        return torch.einsum("bm,bmnd->bnd", reward / reward.shape[1], head[ids])
+
+    for wrong in (lambda *arguments: 2 * ascent(*arguments), uncentred):
         with monkeypatch.context() as patch:
-            patch.setattr(latentseek, "token_score", wrong)
+            patch.setattr(latentseek, "ascent", wrong)
             assert broken("latentseek_sampled_update_is_policy_gradient")
 
     def all_prefixes(z, head, reward):
@@ -134,13 +142,54 @@ def test_other_optimisers_and_rewards_flip_the_verdicts(monkeypatch):
         patch.setattr(latentseek, "psrm", lambda accepted, V: lambda x: psrm(accepted, V)(x) / 2)
         assert broken("latentseek_psrm_is_constant_reward_with_oracle_stop")
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim, "Adam", lambda z, rate, eps: torch.optim.SGD(z, rate))
+        patch.setattr(latentseek, "advanced", partial(latentseek.advanced, optimizer="sgd"))
         assert broken("latentseek_adam_erases_reward_size")
         assert LEDGER["latentseek_negative_reward_only_walks_away"].check(Trial()).verdict == HOLDS
     with monkeypatch.context() as patch:
         patch.setattr(latentseek, "argmax_update", lambda z, head, reward: -update(z, head, reward))
         assert broken("latentseek_negative_reward_only_walks_away")
     assert "tokens 0, 0, then 1; the third step raises the log-probability of 1" in latentseek.momentum()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What an oracle stop is worth
+
+
+def test_chances_by_hand():
+    """Two tokens at 3/4 and 1/4, the second right: n samples find it but for (3/4)^n, the search once it turns."""
+    z, head = latentseek.between_two(math.log(3))
+    law = torch.ones(2, dtype=torch.float64)
+    for proposals in (1, 3, 40):
+        found = chances(z, head, law, proposals)
+        assert found.samples == pytest.approx(1 - 0.75**proposals)
+        assert found.search == (proposals > math.log(3) / latentseek.RATE)
+        assert found.most == 1
+    assert chances(z, head, law, 3, rate=1.0).search == 1
+    assert "wrong one of probability 0.7311" in latentseek_oracle.same_wrong_answer()
+    assert "with probability 0, samples with 0.9564" in latentseek_oracle.same_wrong_answer()
+
+
+def test_no_proposals_find_more_than_as_many_of_the_likeliest():
+    for case in range(10):
+        z, head, reward = latentseek.drawn(Trial(), "most", case, 4, 2, 3)
+        for law in (-reward, latentseek.token_log_prob(z, head, latentseek.prefixes(4, 2)).sum(1).exp()):
+            found = chances(z, head, law, 5, rate=0.3)
+            assert max(found.search, found.samples) <= found.most + 1e-12
+            assert 0 < found.samples < 1
+
+
+@pytest.mark.slow
+def test_a_search_that_tries_the_likeliest_first_would_hold(monkeypatch):
+    def likeliest(z, head, reward, steps, rate):
+        """Latents that say the greedy prefix, then all others, the likeliest first."""
+        every = latentseek.prefixes(len(head), len(z))
+        order = latentseek.token_log_prob(z, head, every).sum(1).argsort(descending=True)
+        return every[order[: steps + 1]]
+
+    monkeypatch.setattr(latentseek_oracle, "search", likeliest)
+    shown = latentseek.shown
+    monkeypatch.setattr(latentseek_oracle, "shown", lambda z, head: z if z.dtype == torch.int64 else shown(z, head))
+    assert LEDGER["latentseek_oracle_stop_beats_pass_at_n"].check(Trial()).verdict == HOLDS
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 The hidden states that emitted the first N tokens of an answer become free vectors z, read by the frozen head, each
 position alone. A reward of at most 0 scores the answer that those tokens lead to; a step of Adam on z follows the score
 of the tokens; the next answer has the most likely token of every position. The continuation after the prefix is greedy,
-so a reward is a function of the prefix. Points about the released code are about the repository of the paper's authors.
+so a reward is a function of the prefix. The score, the direction and the step are those of the shipped method
+(`tinylatent.methods.latentseek`). Points about the released code are about the repository of the paper's authors.
 
 Letters: N positions, V vocabulary, D width, P = V^N prefixes, K steps of the search.
 """
@@ -18,17 +19,18 @@ from torch import Tensor
 from tinylatent.engine.thought import State
 from tinylatent.engine.thoughts import GREEDY, Token
 from tinylatent.lab.findings import FAILS, STRICTER, Finding
+from tinylatent.methods.latentseek import EPSILON, LatentSeek, advanced, ascent, score
 from tinylatent.models.backbone import Table
 from tinylatent_theory.claims.ledger import EXACT, Trial, claim, judged, judged_twice, relative
 
-RATE, THRESHOLD, EPSILON = 0.03, -0.2, 1e-8
-"""The released defaults: Adam's rate, the reward above which the search stops, and Adam's epsilon."""
+RATE, THRESHOLD, ROUNDS = LatentSeek.rate, LatentSeek.threshold, LatentSeek.rounds
+"""The released defaults: Adam's rate, the reward above which the search stops, and the most proposals."""
 Reward = Callable[[Int[Tensor, " N"]], float]
 
 
-def read(z: Float[Tensor, "*rows N D"], head_VD: Float[Tensor, "V D"]) -> State:
-    """What the frozen head makes of the latents, each position alone."""
-    return State(z, z @ head_VD.T, Table(head_VD))
+def reader(head_VD: Float[Tensor, "V D"]) -> Callable[[Tensor], State]:
+    """What the frozen head makes of latents, each position alone."""
+    return lambda z: State(z, z @ head_VD.T, Table(head_VD))
 
 
 def token_log_prob(
@@ -36,29 +38,29 @@ def token_log_prob(
 ) -> Float[Tensor, "*rows N"]:
     """log softmax(W z_t)[x_t] of every position (eq. 4), as the laboratory's tokens have it."""
     thought = Token(temperature=1.0)
-    return thought.log_prob(read(z_ND.expand(*tokens.shape, -1), head_VD), thought.given(tokens))
+    return thought.log_prob(reader(head_VD)(z_ND.expand(*tokens.shape, -1)), thought.given(tokens))
 
 
 def token_score(
-    z_ND: Float[Tensor, "N D"], head_VD: Float[Tensor, "V D"], tokens: Int[Tensor, "*rows N"]
-) -> Float[Tensor, "*rows N D"]:
-    """The gradient of log softmax(W z_t)[x_t] in z_t: W[x_t] - sum_v p_v W[v] (eq. 7)."""
-    return head_VD[tokens] - F.softmax(z_ND @ head_VD.T, -1) @ head_VD
+    z_ND: Float[Tensor, "N D"], head_VD: Float[Tensor, "V D"], tokens_N: Int[Tensor, " N"]
+) -> Float[Tensor, "N D"]:
+    """The method's score of one prefix (eq. 7)."""
+    return score(reader(head_VD), z_ND[None], tokens_N[None, None], torch.ones_like(z_ND[None, None, :, 0]))[0]
 
 
 def argmax_update(z_ND: Float[Tensor, "N D"], head_VD: Float[Tensor, "V D"], reward: Reward) -> Float[Tensor, "N D"]:
-    """What the released code ascends: reward times score of the most likely tokens alone."""
+    """What mode argmax ascends, and the released code: reward times score of the most likely tokens alone."""
     tokens_N = shown(z_ND, head_VD)
-    return reward(tokens_N) * token_score(z_ND, head_VD, tokens_N)
+    return ascent(reader(head_VD), z_ND[None], tokens_N[None, None], z_ND.new_tensor([[reward(tokens_N)]]))[0]
 
 
 def sampled_update(
     z_ND: Float[Tensor, "N D"], head_VD: Float[Tensor, "V D"], reward_P: Float[Tensor, " P"]
 ) -> Float[Tensor, "N D"]:
-    """The mean over sampled prefixes of reward times score (eq. 7): all prefixes, each by its probability."""
+    """The mean of mode sampled (eq. 7): all prefixes, each by its probability."""
     tokens_PN = prefixes(len(head_VD), len(z_ND))
-    weight_P = token_log_prob(z_ND, head_VD, tokens_PN).sum(1).exp() * reward_P
-    return torch.einsum("p,pnd->nd", weight_P, token_score(z_ND, head_VD, tokens_PN))
+    weight_P = token_log_prob(z_ND, head_VD, tokens_PN).sum(1).exp() * len(tokens_PN)
+    return ascent(reader(head_VD), z_ND[None], tokens_PN[None], (weight_P * reward_P)[None])[0]
 
 
 def objective(
@@ -103,24 +105,20 @@ def search(
     z_ND: Float[Tensor, "N D"], head_VD: Float[Tensor, "V D"], reward: Reward, steps: int, rate: float = RATE
 ) -> Float[Tensor, "K N D"]:
     """The released loop: z before the first step and after each one, until a reward passes the threshold."""
-    z = z_ND.clone().requires_grad_()
-    optimiser = torch.optim.Adam([z], rate, eps=EPSILON)
-    path = [z.detach().clone()]
-    for _ in range(steps):
-        tokens_N = shown(z.detach(), head_VD)
-        worth = reward(tokens_N)
+    moments: dict[str, Tensor] = {}
+    z, path = z_ND, [z_ND]
+    for step in range(steps):
+        worth = reward(shown(z, head_VD))
         if worth > THRESHOLD:
             break
-        optimiser.zero_grad()
-        (-worth * token_log_prob(z, head_VD, tokens_N).sum()).backward()
-        optimiser.step()
-        path.append(z.detach().clone())
+        z = advanced(z, argmax_update(z, head_VD, constant(worth)), moments, step, rate)
+        path.append(z)
     return torch.stack(path)
 
 
 def shown(z: Float[Tensor, "*rows N D"], head_VD: Float[Tensor, "V D"]) -> Int[Tensor, "*rows N"]:
     """The tokens that stand in the answer: the most likely ones, each position alone."""
-    return GREEDY.sample(read(z, head_VD), None)["id"]
+    return GREEDY.sample(reader(head_VD)(z), None)["id"]
 
 
 def drawn(trial: Trial, case: str, number: int, V: int, N: int, D: int) -> tuple[Tensor, Tensor, Tensor]:

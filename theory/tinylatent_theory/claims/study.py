@@ -32,6 +32,7 @@ from tinylatent_theory.claims import (  # noqa: F401 - each enters its claims in
     hrpo,
     latentr3,
     latentseek,
+    latentseek_oracle,
     sampling,
     scores,
     superposition,
