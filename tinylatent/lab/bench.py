@@ -1,5 +1,5 @@
 """Bench: how fast this machine trains and evaluates CoT2 on MNNS, beside its own matrix products and a bare loop, and
-how fast GRPO rolls out and learns.
+how fast GRPO rolls out and learns, and LatentSeek searches.
 
 The bare loop is the same mathematics written out by hand with nothing around it: no plans, no thoughts, no batches cut
 from a data set, no schedule. Everything is timed in short turns within a round, ratios are taken within a round and
@@ -18,11 +18,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from tinylatent_tasks import MultiHop
 from torch import Tensor
 
 from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.folders import train
 from tinylatent.lab.tasks import TASKS
-from tinylatent.methods import GRPO, CoT2
+from tinylatent.methods import GRPO, CoT2, DiscreteCoT, LatentSeek
 from tinylatent.models.blocks import attend
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.examples import Examples
@@ -39,6 +41,15 @@ REWARDED = Experiment(
     method=GRPO(samples=3), model=ModelConfig(layers=1), training=Training(learning_rate=1e-3, weight_decay=0.0)
 )
 PROMPTS = 64
+QUESTIONS = 256
+SEARCHED = Experiment(
+    MultiHop(hops=6, least=2, bound=True),
+    LatentSeek(share=0.5, rate=0.3),
+    training=Training(steps=0, num_train=5000),
+    start=Experiment(
+        MultiHop(hops=6, least=2, bound=True), DiscreteCoT(), training=Training(steps=200, num_train=5000)
+    ),
+)
 WARM = 450  # the step whose learning rate is the peak
 Turn = Callable[[], Any]
 
@@ -96,8 +107,31 @@ def measure(rounds: int) -> dict[str, float]:
         "rollouts_trained_per_s": statistics.median(rates["rewarded"]),
         "rollouts_per_s_at_220_gflops": 220 * _median_ratio(rates["rollouts"], gflops),
         "rollouts_trained_per_s_at_220_gflops": 220 * _median_ratio(rates["rewarded"], gflops),
+        **searching(),
         **generation(),
     }
+
+
+def searching() -> dict[str, float]:
+    """LatentSeek by the truth, on a model trained for a moment: questions a second at once and one at a time, their
+    ratio, and how many of the answers differ, in float32 and in float64."""
+    assert SEARCHED.start is not None
+    model, method = train(SEARCHED.start), SEARCHED.method
+    examples = SEARCHED.speaker("validation").examples().rows(slice(0, QUESTIONS))
+    figures: dict[str, float] = {}
+    for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
+        typed, seconds, answers = model.to(dtype), [], []
+        for size in (QUESTIONS, 1):
+            begin = time.perf_counter()
+            answers.append(
+                torch.cat([method.solve(typed, part, verify=truth).answer_BA for part in examples.parts(size)])
+            )
+            seconds.append(time.perf_counter() - begin)
+        if not figures:
+            figures = {"searches_per_s": QUESTIONS / seconds[0], "searches_alone_per_s": QUESTIONS / seconds[1]}
+            figures["searches_over_alone"] = seconds[1] / seconds[0]
+        figures[f"searches_differ_{name}"] = float((answers[0] != answers[1]).any(1).sum())
+    return figures
 
 
 def generation() -> dict[str, float]:

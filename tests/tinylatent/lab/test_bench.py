@@ -31,7 +31,17 @@ def test_rollouts_of_several_group_sizes():
 
 
 @pytest.mark.slow
+def test_many_searches_at_once(monkeypatch, unchecked):
+    """In float64 their answers are those of each alone."""
+    monkeypatch.setattr(bench, "QUESTIONS", 24)
+    figures = bench.searching()
+    assert figures["searches_differ_float64"] == 0
+    assert figures["searches_over_alone"] > 0
+
+
+@pytest.mark.slow
 def test_figures_and_profile(monkeypatch):
+    monkeypatch.setattr(bench, "searching", dict)
     monkeypatch.setattr(bench, "GENERATED", {"mnns": bench.GENERATED["mnns"]})  # one task of all
     figures = bench.measure(rounds=1)
     wanted = ["train_b16_per_s", "train_b256_per_s", "eval_per_s", "matmul_gflops", "train_share", "bare_loop_per_s"]
