@@ -107,7 +107,7 @@ def model_of(method, task=TASK, state=LATE, **seeds):
     model = losses.model_of(method, task, method.stage_at(state.step, state.total), **seeds)
     if open_ended(method):
         with torch.no_grad():
-            model.backbone.embedding[method.extra_id(model, END)] *= 3
+            model.backbone.embedding[method.extra_id(model, END)] *= 10
     return model
 
 

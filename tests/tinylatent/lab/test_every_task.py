@@ -14,6 +14,7 @@ from tinylatent.lab.measure import measure
 from tinylatent.lab.records import DEFAULT
 from tinylatent.lab.tasks import TASKS
 from tinylatent.methods import METHODS
+from tinylatent.methods.searching import Prefixed, Search
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.config import Training
@@ -32,8 +33,11 @@ SHORT = Training(steps=6, batch_size=8, num_train=64)
 
 
 def experiment(task, method):
-    recipe = replace(SHORT, steps=24) if method == "coconut" else SHORT
-    return Experiment(task, METHODS[method](), ModelConfig(8, 2, 2), recipe, Seeds.all(0))
+    """A small run; a search changes every token it may, but does not go on for long."""
+    recipe, kind = replace(SHORT, steps=24) if method == "coconut" else SHORT, METHODS[method]
+    quick = {"rounds": 2} if issubclass(kind, Search) else {}
+    quick |= {"share": 1.0} if issubclass(kind, Prefixed) else {}
+    return Experiment(task, kind(**quick), ModelConfig(8, 2, 2), recipe, Seeds.all(0))
 
 
 @pytest.mark.slow
