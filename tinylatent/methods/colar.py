@@ -397,8 +397,7 @@ class CoLaR(Compressing):
 
     def drawn(self, state: TrainState) -> int:
         """The speed of a batch, the same in all its parts."""
-        uniform = Streams(derive(state.seed, "speed", state.step), 1).uniform()
-        return self.speeds[int(uniform * len(self.speeds))]
+        return self.speeds[int(Streams(derive(state.seed, "speed", state.step), 1).uniform() * len(self.speeds))]
 
     def vectors(self, model: Model, examples: Examples, groups: Groups) -> Float[Tensor, "B G D"]:
         """The vectors of a chain's groups."""

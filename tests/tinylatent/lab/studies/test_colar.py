@@ -1,0 +1,186 @@
+"""Study `colar` and its tuning say what their records say, from readings made by hand."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from records import NOWHERE, record_of
+
+from tinylatent.evaluation.statistics import Interval
+from tinylatent.lab import recipes_colar
+from tinylatent.lab.findings import FAILS, HOLDS, OPEN
+from tinylatent.lab.reading import Costs, Part, Read, Reading, ReadingRecord
+from tinylatent.lab.recipes_colar import ARMS, HOPS, PREFIX, build, family_of
+from tinylatent.lab.run import VERSION
+from tinylatent.lab.studies import colar, colar_tuning
+from tinylatent.lab.studies.compare import grouped
+from tinylatent.lab.study import rebuild
+from tinylatent.methods import CoLaR, CoLaRGRPO
+
+NOBODY_READS = Interval(0.5, 0.4, 0.6, "made up")
+LENGTHS = {"": ("12", "18", "24"), PREFIX: ("2", "4", "6")}
+
+
+def read(arm, seed, percent, latents=(), other_keys=False):
+    """A reading of an arm: `percent` maps a reader's name to what it has right, at every length of the chain alike."""
+    run = colar.reading(arm, seed)
+    offsets = (-2, -1, 0, 1, 2) if arm.endswith("random") else (1, -2, 2, 0, -1)  # keys differ, each in its own way
+    parts = {}
+    for number, length in enumerate(LENGTHS[PREFIX if arm.startswith(PREFIX) else ""]):
+        readers = {}
+        for reader in run.readers:
+            share = percent(reader.name) if callable(percent) else percent
+            right = [max(0, min(100, share + offset - number)) for offset in offsets]
+            spent = dict(latents).get(reader.name, 4)
+            costs = Costs(forwards=1, slots=1, steps=1, tokens=1, latents=round(500 * spent), flops=1, judged=0)
+            none = [0] * 5
+            readers[reader.name] = Read(right=right, gained=none, lost=none, costs=costs, accuracy=NOBODY_READS)
+        parts[length] = Part(total=[100] * 5, keys=f"{length}{seed}{other_keys}", readers=readers)
+    return of_run(run, parts)
+
+
+def graded(name):
+    """Worse at higher c, a little worse drawn, bad under controls, right with the chain's own vectors."""
+    if name.startswith("taught"):
+        return 97
+    if name.split()[-1] in ("noise", "shuffled", "zero"):
+        return 22
+    c = next((int(word[1:]) for word in name.split() if word[0] == "x"), 1)
+    return 96 - 8 * c - 2 * name.startswith("drawn")
+
+
+def every(seeds=3, **changes):
+    """Readings of every arm; changes: percentages of arms by name, dashes written as underscores."""
+    shares = {"random": graded, "odd": lambda name: graded(name) - 20 * name.endswith(("x2", "x4"))}
+    shares |= dict.fromkeys(("chain", "hops-chain"), 98) | dict.fromkeys(("coconut", "hops-coconut"), 50)
+    shares |= {name.replace("_", "-"): share for name, share in changes.items()}
+    records = []
+    for arm in ARMS:
+        share = shares.get(arm, (lambda name: graded(name) - 6) if "x2" in str(ARMS[arm]) else graded)
+        if arm not in shares and ARMS[arm][1].name in ("pause", "direct", "coconut"):
+            share = 30
+        spent = {"drawn x2": {"nll": 12, "rl-mean": 8, "rl-sum": 12}.get(arm, 12)}
+        for seed in range(seeds):
+            spread = {name: value + seed / 100 for name, value in spent.items()}
+            records.append(read(arm, seed, share, spread))
+    return records
+
+
+def claims(tables):
+    return {each.claim: each for table in tables for each in table.findings}
+
+
+def test_every_arm_is_known_again_and_survives_the_round_trip():
+    for arm in ARMS:
+        run = colar.reading(arm, 0)
+        assert Reading.from_json(run.to_json()) == run
+        assert colar.arm_of(read(arm, 0, 50)) == arm
+    other = replace(build("random"), method=CoLaR(alpha=0.5))
+    stranger = of_run(Reading(other, colar.read_by(other.method)), {})
+    with pytest.raises(ValueError, match="is none of study colar"):
+        colar.arm_of(stranger)
+
+
+def of_run(run, parts):
+    """The record of a reading with these parts."""
+    return ReadingRecord(version=VERSION, id=run.identity, run=run.to_json(), environments=NOWHERE, parts=parts)
+
+
+def test_profiles():
+    """Three seeds quickly, five in full; all arms of a task start from one chain of thought a seed."""
+    quick, full = colar.grid("quick"), colar.grid("full")
+    assert len(quick) == 3 * len(colar.QUICK)
+    assert len(full) == 5 * len(ARMS)
+    assert len({run.identity for run in full}) == len(full)
+    starts = {run.start.start for run in full if not isinstance(run.start.method, CoLaRGRPO)} - {None}
+    assert len(starts) == 2 * 5
+    assert {run.start.training.steps for run in full if run.start.start in starts} == {
+        recipes_colar.ARITHMETIC.training.steps,
+        HOPS.training.steps,
+    }
+
+
+def test_tables_tell_what_the_readings_say():
+    tables = colar.tables(every())
+    rows = {(row["task"], row["arm"], row["c"]): row for row in tables[0].rows}
+    five = rows["arithmetic", "CoLaR, c of 1 to 5", 5]
+    assert (five["accuracy"], five["taught"], five["drawn"]) == pytest.approx((55, 96, 53))
+    assert (five["latents"], five["seeds"], five["through"]) == (4, 3, 0)
+    assert rows["multi-hop", "Coconut", None]["accuracy"] == pytest.approx(49)
+    found = claims(tables)
+    assert found["arithmetic: CoLaR at c = 1 is more often right than Coconut"].verdict == HOLDS
+    assert (
+        found["arithmetic, c = 5: a head with a standard deviation is more often right than one without"].verdict
+        == OPEN
+    )
+    unseen = "a c that was trained is more often right than one between two that were"
+    assert found[f"arithmetic, c = 2: {unseen}"].estimate.value == pytest.approx(0.2)
+    assert found["arithmetic: CoLaR, c of 1 to 5 at c = 5 needs its own latents"].estimate.value == pytest.approx(0.34)
+    lengths = tables[1].rows[1]
+    assert lengths["12 tokens"] > lengths["18 tokens"] > lengths["24 tokens"]
+    assert found["RL with the mean over steps shortens chains"].verdict == HOLDS
+    assert found["RL with the sum over steps lengthens chains"].verdict == OPEN
+    published = {(row["what"], row["c"]): row["published"] for row in tables[3].rows if row["task"] == "arithmetic"}
+    assert published["the sum over the root of c is more often right than the mean", 5] == 6.2
+    assert published["training with c of 1 to 5 is more often right than with this c alone", 5] == -3.2
+
+
+def test_an_ablation_that_is_better_turns_the_verdict():
+    found = claims(colar.tables(every(mean=lambda name: graded(name) + 9, nll=lambda name: graded(name) - 9)))
+    assert found["arithmetic, c = 5: the sum over the root of c is more often right than the mean"].verdict == FAILS
+    assert found["arithmetic, c = 2: soft-mse is more often right than the likelihood"].verdict == HOLDS
+
+
+def test_other_problems_are_not_compared():
+    records = [*every(), read("direct", 7, 30, other_keys=True)]
+    with pytest.raises(ValueError, match=r"not asked the same problems|zip"):
+        colar.tables([record for record in records if record.reading.start.seeds.split in (0, 7)])
+
+
+@pytest.mark.parametrize("profile", ["quick", pytest.param("full", marks=pytest.mark.slow)])
+def test_both_profiles_can_be_shown(profile, tmp_path):
+    """Rows have no column that is not there, each table has findings of a named family, and the figure is drawn."""
+    made = every(5 if profile == "full" else 3)
+    if profile == "quick":
+        by_arm = grouped(made, colar.arm_of)
+        parts = [record.parts for arm in colar.QUICK for record in by_arm[arm]]
+        made = [of_run(run, each) for run, each in zip(colar.grid("quick"), parts, strict=True)]
+    lines = ({"study": "colar", "profile": profile, **record.to_json()} for record in made)
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    outcome = rebuild(colar.STUDY, tmp_path)
+    for table in outcome.tables:
+        assert {name for row in table.rows for name in row} == set(table.columns), table.title
+        assert all(each.family and each.runs for each in table.findings), table.title
+        assert all("[" in each.evidence for each in table.findings), table.title
+    assert outcome.files["figure.png"].stat().st_size > 1000
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Recipes and tuning
+
+
+def test_recipes():
+    assert {family_of(arm) for arm in ("random", "mean", "c5", "hops-random")} == {"colar"}
+    assert (family_of("rl-sum"), family_of("hops-pause")) == ("rl", "pause")
+    run = build("rl-mean", 3, steps=7)
+    assert (run.training.steps, run.training.weight_decay, run.seeds.split) == (7, 0.0, 3)
+    assert run.training.learning_rate == recipes_colar.ARITHMETIC.rates["rl"]
+    assert run.start == build("nll", 3)
+    assert run.start.start == build("chain", 3)
+    assert build("hops-direct").start == build("hops-chain")
+    with pytest.raises(ValueError, match="unknown arm 'fast' of colar: expected one of chain, random"):
+        build("fast")
+
+
+def test_every_family_is_tuned_alike():
+    grid = colar_tuning.grid("full")
+    assert {family_of(arm) for arm in ARMS} - {"chain"} == {family_of(arm) for arm in colar_tuning.TUNED}
+    assert len(grid) == 3 * len(colar_tuning.TUNED)
+    assert {run.seeds.split for run in grid} == {100}
+    records = [record_of(run, 50 + number % 3) for number, run in enumerate(grid)]
+    more = colar_tuning.after("full", records)
+    assert len(more) == 2 * len(colar_tuning.TUNED)
+    assert {run.seeds.split for run in more} == {101}
+    tables = colar_tuning.tables([*records, *(record_of(run, 60) for run in more)])
+    chosen = [row for row in tables[0].rows if row["chosen"]]
+    assert len(chosen) == len(colar_tuning.TUNED)

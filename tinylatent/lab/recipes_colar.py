@@ -1,0 +1,113 @@
+"""Recipes of study `colar`: every arm on the arithmetic chain and on multi-hop, all from the same chain of thought.
+
+An arm is a method with its settings; `hops-` before its name puts it on multi-hop. All arms of a task start from one
+run a seed, a chain of thought that ends by itself, and train for as many steps. Learning rates are those that study
+`colar-tuning` chose for a family: variants of CoLaR share CoLaR's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tinylatent_tasks import Arithmetic, MultiHop, Task
+
+from tinylatent.core.seeds import Seeds
+from tinylatent.lab.experiment import Experiment
+from tinylatent.methods import Coconut, CoLaR, CoLaRGRPO, Direct, DiscreteCoT, PauseTokens
+from tinylatent.models.decoder import ModelConfig
+from tinylatent.objectives.method import Method
+from tinylatent.training.config import Training
+
+PREFIX = "hops-"
+"""Before the name of an arm on multi-hop."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A task, and how models are trained on it."""
+
+    title: str
+    task: Task
+    model: ModelConfig
+    start: Training
+    """Of the chain of thought that all arms start from."""
+    training: Training
+    """Of the arms."""
+    rates: Mapping[str, float]
+    """Peak learning rates by family."""
+
+
+USUAL: dict[str, Any] = {"batch_size": 32, "clip_norm": 1.0, "log_every": 500, "validate": 0}
+"""Of all runs. Gradients are clipped for everybody: without, CoLaR needs three times as many problems at c = 5."""
+ARITHMETIC = Place(
+    "arithmetic",
+    Arithmetic(operations=4, least=2, modulus=5, operators="+-"),
+    ModelConfig(width=64),
+    Training(steps=2000, learning_rate=4e-3, num_train=4000, **USUAL),
+    Training(steps=4000, num_train=4000, **USUAL),
+    {"colar": 4e-3, "coconut": 3e-3, "icot": 3e-3, "pause": 3e-3, "direct": 3e-3, "rl": 3e-4},
+)
+HOPS = Place(
+    "multi-hop",
+    MultiHop(hops=7, least=3, nodes=8, bound=True),
+    ModelConfig(width=64),
+    Training(steps=3000, learning_rate=4e-3, num_train=10_000, **USUAL),
+    Training(steps=3000, num_train=10_000, **USUAL),
+    {"colar": 3e-3, "coconut": 3e-3, "icot": 3e-3, "pause": 3e-3, "direct": 3e-3},
+)
+MOST = 20
+"""Most vectors in reinforcement learning: nearly twice what the longest chain needs at the speed it learns at."""
+RL_SPEED = 2
+ARMS: dict[str, tuple[str, Method, str]] = {
+    "chain": ("chain of thought", DiscreteCoT(ends=True), "#3b6fb6"),
+    "random": ("CoLaR, c of 1 to 5", CoLaR(), "#7a3e9d"),
+    "odd": ("CoLaR, c of 1, 3, 5", CoLaR(speeds=(1, 3, 5)), "#a97bc4"),
+    "c2": ("CoLaR, c of 2 alone", CoLaR(speeds=(2,)), "#2f8f9d"),
+    "c5": ("CoLaR, c of 5 alone", CoLaR(speeds=(5,)), "#1f5f8a"),
+    "mean": ("mean pooling", CoLaR(pooling="mean"), "#a0522d"),
+    "unlabelled": ("no compressed labels", CoLaR(labels=False), "#6b7b3a"),
+    "deterministic": ("deterministic head", CoLaR(deterministic=True), "#b58a3e"),
+    "nll": ("NLL", CoLaR(latent_loss="nll"), "#b5403a"),
+    "coconut": ("Coconut", Coconut(stages=4, mixing=0.0), "#4f8f5b"),
+    "icot": ("steps removed", Coconut(stages=4, per_step=0, mixing=0.0), "#8aa36b"),
+    "pause": ("pause tokens, c of 5", PauseTokens(compression=5), "#c08a3e"),
+    "direct": ("direct", Direct(), "#777777"),
+    "rl-mean": ("RL, mean over steps", CoLaRGRPO(speed=RL_SPEED, most=MOST), "#d6453d"),
+    "rl-sum": ("RL, sum over steps", CoLaRGRPO(speed=RL_SPEED, most=MOST, average="sum"), "#e59a95"),
+    "hops-chain": ("chain of thought", DiscreteCoT(ends=True), "#3b6fb6"),
+    "hops-random": ("CoLaR, c of 1 to 5", CoLaR(), "#7a3e9d"),
+    "hops-mean": ("mean pooling", CoLaR(pooling="mean"), "#a0522d"),
+    "hops-c2": ("CoLaR, c of 2 alone", CoLaR(speeds=(2,)), "#2f8f9d"),
+    "hops-coconut": ("Coconut", Coconut(stages=6, share=0.12, mixing=0.0), "#4f8f5b"),
+    "hops-icot": ("steps removed", Coconut(stages=6, share=0.12, per_step=0, mixing=0.0), "#8aa36b"),
+    "hops-pause": ("pause tokens, c of 5", PauseTokens(compression=5), "#c08a3e"),
+    "hops-direct": ("direct", Direct(), "#777777"),
+}
+"""Label, method and colour of every arm."""
+
+
+def place_of(arm: str) -> Place:
+    """Where an arm is trained."""
+    return HOPS if arm.startswith(PREFIX) else ARITHMETIC
+
+
+def family_of(arm: str) -> str:
+    """What an arm shares its learning rate with."""
+    method, own = ARMS[arm][1], arm.removeprefix(PREFIX)
+    return "colar" if isinstance(method, CoLaR) else "rl" if isinstance(method, CoLaRGRPO) else own
+
+
+def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
+    """The run of an arm, with what it starts from; `settings` are fields of Training that override.
+
+    Raises:
+        ValueError: there is no such arm.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"unknown arm {arm!r} of colar: expected one of {', '.join(ARMS)}")
+    where, method, seeds = place_of(arm), ARMS[arm][1], Seeds.all(seed)
+    if isinstance(method, DiscreteCoT):
+        return Experiment(where.task, method, where.model, replace(where.start, **settings), seeds)
+    start = build("nll" if isinstance(method, CoLaRGRPO) else "hops-chain" if where is HOPS else "chain", seed)
+    training = replace(where.training, **{**method.recipe, "learning_rate": where.rates[family_of(arm)], **settings})
+    return Experiment(where.task, method, where.model, training, seeds, start)

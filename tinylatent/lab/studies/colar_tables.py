@@ -1,0 +1,258 @@
+"""Tables of study `colar`, from readings of trained runs: accuracy and latents by speed, chain length and part."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from tinylatent.engine.controls import CONTROLS
+from tinylatent.evaluation.statistics import Interval, accuracy_interval, mean_interval, paired_difference
+from tinylatent.lab.findings import Finding, decided
+from tinylatent.lab.reading import ReadingRecord
+from tinylatent.lab.recipes_colar import ARMS, PREFIX, RL_SPEED, place_of
+from tinylatent.lab.studies.compare import percent, positive
+from tinylatent.lab.tables import Table, Value
+
+Readings = Sequence[ReadingRecord]
+ByArm = Mapping[str, Readings]
+ITSELF = "itself"
+"""The reader of a method that has no speeds."""
+THROUGH = 0.9
+"""Accuracy from which a run counts as broken through."""
+PUBLISHED = {
+    "mean": {2: -3.2, 5: -6.2},
+    "unlabelled": {2: -1.0, 5: -2.0},
+    "deterministic": {2: -0.4, 5: -0.1},
+    "nll": {2: -7.8, 5: -6.5},
+}
+"""GSM8k-Aug, Llama-3.2-1B, table 1 of the paper: ablation minus CoLaR, in points."""
+PUBLISHED_SINGLE = {2: 0.9, 5: -3.2}
+"""GSM8k, read off figure 3 of the paper: trained with c of 1 to 5 minus trained with this c alone, in points."""
+PUBLISHED_SOURCE = (
+    "published: on GSM8k-Aug with Llama-3.2-1B, by table 1 of the paper (differences of accuracy on its first column), "
+    "and by its figure 3, read off a plot, for one c a model; another task and model, for the sign alone."
+)
+ABLATIONS = {
+    "mean": "the sum over the root of c is more often right than the mean",
+    "unlabelled": "labels drawn from the compressed chain help",
+    "deterministic": "a head with a standard deviation is more often right than one without",
+    "nll": "soft-mse is more often right than the likelihood",
+}
+"""What each ablation is about, by its arm: CoLaR is more often right than it."""
+
+
+def accuracy(group: Readings, reader: str, part: str = "") -> Interval:
+    """Mean accuracy of a reader over runs that differ in seeds, in one part (steps of the chain) or in all."""
+    found = [record.right(reader, part) for record in group]
+    return accuracy_interval([right for right, _ in found], [total for _, total in found])
+
+
+def gap(ours: Readings, reader: str, theirs: Readings, other: str, part: str = "") -> Interval:
+    """Accuracy of one reader minus that of another, on the same problems.
+
+    Raises:
+        ValueError: the runs were not asked the same problems.
+    """
+    for a, b in zip(ours, theirs, strict=True):
+        if {name: each.keys for name, each in a.parts.items()} != {name: each.keys for name, each in b.parts.items()}:
+            raise ValueError("runs were not asked the same problems, so that they cannot be compared in pairs")
+    first, second = [record.right(reader, part) for record in ours], [record.right(other, part) for record in theirs]
+    return paired_difference([right for right, _ in first], [right for right, _ in second], [of for _, of in first])
+
+
+def latents(group: Readings, reader: str) -> list[float]:
+    """Latents a problem, one number a run."""
+    return [record.costs(reader)["latents"] for record in group]
+
+
+def readers(group: Readings) -> list[str]:
+    """The names of what reads a run."""
+    return [reader.name for reader in group[0].reading.readers]
+
+
+def speeds(group: Readings) -> list[int]:
+    """The speeds a run is read at; none for a method without speeds."""
+    return [int(name[1:]) for name in readers(group) if name[0] == "x" and name[1:].isdigit()]
+
+
+def own(group: Readings) -> list[tuple[str, int | None]]:
+    """A run's readers at its speeds, or its only one."""
+    return [(f"x{c}", c) for c in speeds(group)] or [(ITSELF, None)]
+
+
+def title(arm: str) -> str:
+    """The task of an arm, in words."""
+    return place_of(arm).title
+
+
+def overview(groups: ByArm) -> Table:
+    """A row an arm and speed: closed loop, the chain's own latents given, drawn as in the paper; how many latents."""
+    rows: list[dict[str, Value]] = []
+    for arm, group in groups.items():
+        known = readers(group)
+        for reader, c in own(group):
+            row: dict[str, Value] = {"task": title(arm), "arm": ARMS[arm][0], "c": c}
+            row |= percent(accuracy(group, reader))
+            for way in ("taught", "drawn"):
+                name = f"{way} {reader}"
+                row[way] = 100 * accuracy(group, name).value if name in known else None
+            through = [accuracy([record], reader).value >= THROUGH for record in group]
+            row |= {"latents": fmean(latents(group, reader)), "through": sum(through), "seeds": len(group)}
+            rows.append(row)
+    columns = {
+        "task": "s", "arm": "s", "c": "d", "accuracy": ".2f", "low": ".2f", "high": ".2f", "taught": ".2f",
+        "drawn": ".2f", "latents": ".2f", "through": "d", "seeds": "d",
+    }  # fmt: skip
+    legend = (
+        "accuracy in percent on problems of keys never trained on, closed loop, with its 95 % interval over seeds and "
+        "keys. taught: the chain's own vectors given. drawn: vectors and stops drawn, as in the paper. latents: mean "
+        f"number a problem. through: runs that are right at least {100 * THROUGH:.0f} % of the time."
+    )
+    return Table("Accuracy by c", columns, rows, legend, _against_baselines(groups))
+
+
+def _against_baselines(groups: ByArm) -> list[Finding]:
+    """Whether CoLaR beats each baseline of its task at the nearest number of latents."""
+    found = []
+    for prefix in ("", PREFIX):
+        ours = groups.get(f"{prefix}random")
+        for name in ("coconut", "icot", "pause", "direct"):
+            theirs = groups.get(prefix + name)
+            if ours is None or theirs is None:
+                continue
+            spent = fmean(latents(theirs, ITSELF)) if name == "coconut" else fmean(latents(ours, "x5"))
+            c = min(speeds(ours), key=lambda each: abs(fmean(latents(ours, f"x{each}")) - spent))
+            claim = f"{title(prefix)}: CoLaR at c = {c} is more often right than {ARMS[prefix + name][0]}"
+            found.append(positive(claim, gap(ours, f"x{c}", theirs, ITSELF), len(ours), "baselines"))
+    return found
+
+
+def by_length(groups: ByArm, prefix: str) -> Table:
+    """A row an arm and speed of one task, a column a chain length."""
+    here = {arm: group for arm, group in groups.items() if arm.startswith(PREFIX) == bool(prefix)}
+    lengths = sorted({int(part) for group in here.values() for record in group for part in record.parts})
+    rows: list[dict[str, Value]] = []
+    for arm, group in here.items():
+        for reader, c in own(group):
+            row: dict[str, Value] = {"arm": ARMS[arm][0], "c": c}
+            rows.append(row | {f"{n} tokens": 100 * accuracy(group, reader, str(n)).value for n in lengths})
+    findings = []
+    ours = here.get(f"{prefix}random")
+    if ours is not None:
+        for c in (1, max(speeds(ours))):
+            short, long = ([record.right(f"x{c}", str(n)) for record in ours] for n in (lengths[0], lengths[-1]))
+            change = [sum(a) / sum(b) - sum(d) / sum(e) for (a, b), (d, e) in zip(short, long, strict=True)]
+            claim = (
+                f"{title(prefix)}: at c = {c} chains of {lengths[0]} tokens are more often right than of {lengths[-1]}"
+            )
+            findings.append(_mean_positive(claim, change, "length"))
+    columns = {"arm": "s", "c": "d"} | {f"{n} tokens": ".2f" for n in lengths}
+    legend = "accuracy in percent, closed loop, by the tokens of the chain before the answer; mean over seeds."
+    return Table(f"Accuracy by chain length: {title(prefix)}", columns, rows, legend, findings)
+
+
+def _mean_positive(claim: str, values: Sequence[float], family: str, unit: str = "points", of: float = 100.0) -> Finding:
+    """Whether a number is positive on average over runs, by Student's t."""
+    if len(values) < 2:
+        only = Interval(values[0], values[0], values[0], "one run")
+        return Finding(
+            claim, decided(False, False), f"{of * values[0]:+.2f} {unit} [one run]", only, family=family, runs=1
+        )
+    found = mean_interval(list(values))
+    told = f"{of * found.value:+.2f} {unit} [{of * found.low:+.2f}, {of * found.high:+.2f}]"
+    kind = "share" if of == 100 else unit
+    verdict = decided(found.low > 0, found.high < 0, len(values))
+    return Finding(claim, verdict, told, found, unit=kind, family=family, runs=len(values))
+
+
+def ablations(groups: ByArm) -> Table:
+    """What each part of CoLaR is worth at c = 2 and 5, beside what the paper says."""
+    rows: list[dict[str, Value]] = []
+    findings = []
+
+    def compared(claim: str, ours: str, theirs: str, c: int, published: float | None) -> None:
+        found = gap(groups[ours], f"x{c}", groups[theirs], f"x{c}")
+        row: dict[str, Value] = {"task": title(ours), "what": claim, "c": c}
+        rows.append(row | percent(found, "difference") | {"published": published})
+        findings.append(positive(f"{title(ours)}, c = {c}: {claim}", found, len(groups[ours]), "ablations"))
+
+    for prefix in ("", PREFIX):
+        ours = f"{prefix}random"
+        for name, claim in ABLATIONS.items():
+            for c in (2, 5):
+                if {ours, prefix + name} <= groups.keys():
+                    compared(claim, ours, prefix + name, c, None if prefix else -PUBLISHED[name][c])
+        for c in (2, 5):
+            if {ours, f"{prefix}c{c}"} <= groups.keys():
+                claim = "training with c of 1 to 5 is more often right than with this c alone"
+                compared(claim, ours, f"{prefix}c{c}", c, None if prefix else PUBLISHED_SINGLE[c])
+        for c in (2, 4):
+            if {ours, f"{prefix}odd"} <= groups.keys():
+                compared(
+                    "a c that was trained is more often right than one between two that were", ours, "odd", c, None
+                )
+    columns = {
+        "task": "s", "what": "s", "c": "d", "difference": ".2f", "low": ".2f", "high": ".2f", "published": ".2f",
+    }  # fmt: skip
+    legend = f"difference: in points, on the same problems, with its 95 % interval. {PUBLISHED_SOURCE}"
+    return Table("What its parts are worth", columns, rows, legend, findings)
+
+
+def controls(groups: ByArm) -> Table:
+    """Accuracy with the latents replaced."""
+    rows: list[dict[str, Value]] = []
+    findings = []
+    for arm, group in groups.items():
+        for reader, c in own(group):
+            names = {control: f"{reader} {control}" for control in CONTROLS}
+            if not set(names.values()) <= set(readers(group)):
+                continue
+            row: dict[str, Value] = {"task": title(arm), "arm": ARMS[arm][0], "c": c}
+            row["accuracy"] = 100 * accuracy(group, reader).value
+            rows.append(row | {control: 100 * accuracy(group, name).value for control, name in names.items()})
+            gaps = [gap(group, reader, group, name) for name in names.values()]
+            least = min(gaps, key=lambda each: each.value)
+            at = "" if c is None else f" at c = {c}"
+            claim = f"{title(arm)}: {ARMS[arm][0]}{at} needs its own latents"
+            findings.append(positive(claim, least, len(group), "controls"))
+    columns = {"task": "s", "arm": "s", "c": "d", "accuracy": ".2f", **dict.fromkeys(CONTROLS, ".2f")}
+    legend = (
+        "accuracy in percent, closed loop, and with every latent replaced by noise of its norm, by another problem's, "
+        "and by nothing. The findings tell the smallest of the three losses."
+    )
+    return Table("Are the latents used?", columns, rows, legend, findings)
+
+
+def learning(groups: ByArm) -> Table:
+    """Before and after reinforcement learning: accuracy and latents, decided and drawn."""
+    rows: list[dict[str, Value]] = []
+    reader, findings = f"x{RL_SPEED}", []
+    before = groups["nll"]
+    for arm in ("nll", "rl-mean", "rl-sum"):
+        group = groups[arm]
+        row: dict[str, Value] = {"arm": "before, NLL" if arm == "nll" else ARMS[arm][0]}
+        row |= percent(accuracy(group, reader)) | {"latents": fmean(latents(group, reader))}
+        row |= {"drawn": 100 * accuracy(group, f"drawn {reader}").value}
+        rows.append(row | {"drawn latents": fmean(latents(group, f"drawn {reader}"))})
+        if arm == "nll":
+            continue
+        for way in (f"drawn {reader}", reader):
+            told = "drawn" if way != reader else "decided"
+            claim = f"{ARMS[arm][0]} is more often right than before it, {told}"
+            findings.append(positive(claim, gap(group, way, before, way), len(group), "reinforcement"))
+    spent = {arm: latents(groups[arm], f"drawn {reader}") for arm in ("nll", "rl-mean", "rl-sum")}
+    for claim, more, fewer in (
+        ("RL with the mean over steps shortens chains", "nll", "rl-mean"),
+        ("RL with the sum over steps lengthens chains", "rl-sum", "nll"),
+        ("chains are longer with the sum over steps than with the mean", "rl-sum", "rl-mean"),
+    ):
+        values = [a - b for a, b in zip(spent[more], spent[fewer], strict=True)]
+        findings.append(_mean_positive(claim, values, "reinforcement", "latents", 1.0))
+    columns = {
+        "arm": "s", "accuracy": ".2f", "low": ".2f", "high": ".2f", "latents": ".2f", "drawn": ".2f",
+        "drawn latents": ".2f",
+    }  # fmt: skip
+    legend = (
+        f"arithmetic at c = {RL_SPEED}. accuracy and latents with means and decided stops; drawn: with vectors and "
+        "stops drawn, as in training. Published, on MATH with R1-Distill-Qwen-1.5B at c = 2 (table 2): 8.94 % in 56.8 "
+        "latents before, 14.3 % in 9.79 after, 13.8 % in 128, the limit, without the mean."
+    )
+    return Table("Reinforcement learning", columns, rows, legend, findings)
