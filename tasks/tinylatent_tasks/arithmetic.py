@@ -25,7 +25,7 @@ from tinylatent_tasks.answers import integer, read_as
 from tinylatent_tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
 from tinylatent_tasks.checks import check_integer, checked_rows, is_integer, joined, refuse_rows, short
 from tinylatent_tasks.keys import derived_seed, stable_hash
-from tinylatent_tasks.task import MAX_LISTED, Task, check_budget, one_hot
+from tinylatent_tasks.task import MAX_LISTED, Task, check_budget, of_width, one_hot
 
 OPERATORS = "+-*"
 EQUALS, END = "=", ";"
@@ -245,6 +245,15 @@ class Arithmetic(Task):
         frontier_PTV = one_hot(chain_PT, len(self.vocabulary))
         frontier_PTV[chain_PT == Vocabulary.pad] = 0
         return frontier_PTV
+
+    def certified(self, problems: npt.ArrayLike, chain_PT: npt.ArrayLike, answer_PA: npt.ArrayLike) -> Mask:
+        """True (P,) where every operation is the problem's, its first number the result before and its result right,
+        and the answer the last result. Only one chain is so."""
+        right_PT, given_PT = self.chain(problems), of_width(chain_PT, TOKENS_EACH * self.operations)
+        last_P1 = self.steps(problems)[:, None] - 1
+        answer_P1 = np.take_along_axis(right_PT, last_P1, axis=1)
+        right_PT = np.where(np.arange(right_PT.shape[1]) < last_P1, right_PT, -1)[:, :-1]
+        return (given_PT[0] == right_PT).all(axis=1) & given_PT[1] & (np.asarray(answer_PA) == answer_P1).all(axis=1)
 
     def solve_slowly(self, problem: Sequence[int]) -> tuple[int, list[int]]:
         """The answer and the results of all operations, computed without reducing intermediate values (for tests)."""
