@@ -150,6 +150,25 @@ def test_a_shorter_problem_is_that_of_the_task_with_as_many_operations(operation
         assert type(wide).fitting(wider.tolist()).operations == operations
 
 
+@settings(max_examples=20)
+@given(CONFIGS | VARIED, SEEDS)
+def test_a_chain_proves_its_answer_if_every_token_is_right(task, seed):
+    rows = task.problems(8, seed)
+    batch = task.batch(rows)
+    before_PT = np.where(np.arange(batch.chain_BT.shape[1]) < batch.steps_B[:, None] - 1, batch.chain_BT, -1)
+    chain_PT = np.pad(before_PT[:, :-1], ((0, 0), (0, 2)), constant_values=-1)
+    assert task.certified(rows, chain_PT, batch.answer_BA).all()
+    assert not task.certified(rows, chain_PT, batch.answer_BA + 1).any()
+    for place in range(0, 12, 5):
+        wrong_PT = chain_PT.copy()
+        wrong_PT[:, place] = (wrong_PT[:, place] + 1) % len(task.vocabulary)
+        assert not task.certified(rows, wrong_PT, batch.answer_BA).any()
+    longer_PT = chain_PT.copy()
+    longer_PT[np.arange(8), batch.steps_B - 1] = 3
+    assert not task.certified(rows, longer_PT, batch.answer_BA).any()
+    assert not task.certified(rows, chain_PT[:, :6], batch.answer_BA).any()
+
+
 def test_numbers_of_operations_are_drawn_alike():
     counts = (Arithmetic(operations=6, least=2).problems(5000, 0)[:, 1::2] >= 0).sum(axis=1)
     found, times = np.unique(counts, return_counts=True)
