@@ -50,8 +50,7 @@ Density = Literal["sum", "mean"]
 """Log-density of a vector: "sum" over its width, which is the policy's; "mean", of which the ratio is a d-th root."""
 MIN_LOG_STD, MAX_LOG_STD = -7.0, 2.0
 MAX_SPEED, MAX_LATENTS = 64, 1024
-SPEED, DELIMITER = "speed", "delimiter"
-"""Names of the segments around the latents."""
+SPEED, DELIMITER = "speed", "delimiter"  # names of the segments around the latents
 
 
 # ---------------------------------------------------------------------------------------------------------------------
