@@ -1,0 +1,83 @@
+"""Recipes of study `latentseek`: chains of thought that are right about half of the time, and searches that read them.
+
+An arm is a search with its usual settings on arithmetic; `sums-` before its name puts it on subset sum. A search trains
+nothing: its run starts from the arm `discrete` of its task. The rate of that one is taken so that it ends neither right
+nor lost, and not searched for; settings of the searches are chosen within the study, as many for each.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tinylatent_tasks import Arithmetic, SubsetSum, Task
+
+from tinylatent.core.seeds import Seeds
+from tinylatent.lab.experiment import Experiment
+from tinylatent.methods import BestOfN, DiscreteCoT, LatentSeek, NoiseSearch, TabooSearch
+from tinylatent.methods.searching import Search
+from tinylatent.models.decoder import ModelConfig
+from tinylatent.objectives.method import Method
+from tinylatent.training.config import Training
+
+
+@dataclass(frozen=True)
+class Place:
+    """A task with certificates, and how its chain of thought is trained."""
+
+    title: str
+    task: Task
+    model: ModelConfig
+    training: Training
+    proves: str
+    """What a certificate of it is, in words."""
+
+
+LOGS: dict[str, Any] = {"log_every": 500, "save_every": 100_000, "validate": 0}
+PLACES: dict[str, Place] = {
+    "": Place(
+        "arithmetic",
+        Arithmetic(operations=4, modulus=7, operators="+-"),
+        ModelConfig(width=64),
+        Training(steps=1000, batch_size=32, learning_rate=3e-3, num_train=20_000, **LOGS),
+        "every operation is right",
+    ),
+    "sums-": Place(
+        "subset sum",
+        SubsetSum(numbers=8),
+        ModelConfig(),
+        Training(steps=3000, learning_rate=1e-2, num_train=20_000, **LOGS),
+        "sums of a subset end at the target: it proves a yes, and nothing proves a no",
+    ),
+}
+"""By what stands before the names of their arms."""
+CHAIN = "discrete"
+"""The arm that is trained; all others read it."""
+SEARCHES: dict[str, tuple[str, Search, str]] = {
+    "latentseek": ("LatentSeek", LatentSeek(), "#7b5ea7"),
+    "sampled": ("LatentSeek, sampled", LatentSeek(mode="sampled", samples=4, baseline="loo"), "#b79ad1"),
+    "best-of-n": ("best of N", BestOfN(), "#6b7b3a"),
+    "noise": ("noise", NoiseSearch(), "#8a6b1f"),
+    "taboo": ("taboo", TabooSearch(), "#a0522d"),
+}
+"""Label, method and colour of every search."""
+ARMS: dict[str, tuple[str, Method, str]] = {
+    f"{prefix}{name}": arm
+    for prefix in PLACES
+    for name, arm in {CHAIN: ("discrete CoT", DiscreteCoT(), "#3b6fb6"), **SEARCHES}.items()
+}
+"""Label, method and colour of every arm."""
+
+
+def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
+    """The run of an arm; `settings` are fields of Training that override, those of the chain that a search reads.
+
+    Raises:
+        ValueError: there is no such arm.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"unknown arm {arm!r} of latentseek: expected one of {', '.join(ARMS)}")
+    where, method = PLACES[max((prefix for prefix in PLACES if arm.startswith(prefix)), key=len)], ARMS[arm][1]
+    training = replace(where.training, **settings)
+    chain = Experiment(where.task, DiscreteCoT(), where.model, training, Seeds.all(seed))
+    if not isinstance(method, Search):
+        return chain
+    return replace(chain, method=method, training=replace(training, steps=0), start=chain)
