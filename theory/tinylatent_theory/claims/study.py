@@ -30,6 +30,7 @@ from tinylatent_theory.claims import (  # noqa: F401 - each enters its claims in
     depth,
     estimators,
     hrpo,
+    hrpo_gradients,
     latentr3,
     latentseek,
     latentseek_oracle,
