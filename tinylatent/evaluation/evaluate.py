@@ -43,7 +43,8 @@ class Evaluation:
     entropy_T: list[float]
     """Mean entropy of every step's distribution in nats, the answer's included."""
     norm_T: list[float]
-    """Mean norm of the input that a step before the answer makes, in units of the token embeddings' mean norm."""
+    """Mean norm of the input that a step before the answer makes, in units of the token embeddings' mean norm; without
+    steps at which no row writes one."""
     counters: Counters
     """What solving all problems cost."""
     seconds: float
@@ -144,9 +145,13 @@ def _split(values_BT: Tensor, before: int) -> tuple[Tensor, Tensor]:
 
 
 def _mean(parts: list[tuple[Tensor, Tensor]]) -> list[float]:
-    """Mean over rows of every step before the answer, then of the answer's; batches may differ in both numbers."""
+    """Mean over rows of every step before the answer, then of the answer's; batches may differ in both numbers.
+
+    Steps that no row has a value for are left out, such as the one where the last rows stop without writing anything.
+    """
     columns = [torch.cat(_widened([part[half] for part in parts])) for half in (0, 1)]
-    return [round(value, 6) for value in wide(torch.cat(columns, 1)).nanmean(0).tolist()]
+    values_BT = wide(torch.cat(columns, 1))
+    return [round(value, 6) for value in values_BT[:, ~values_BT.isnan().all(0)].nanmean(0).tolist()]
 
 
 def _widened(parts: list[Tensor]) -> list[Tensor]:

@@ -5,11 +5,12 @@ frontier, and wrong in known places if it is changed. What depends on latents is
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from fakes import Always
 from losses import enter
 from tinylatent_tasks import MNNS, MultiHop
 from torch import nn
@@ -17,7 +18,9 @@ from torch import nn
 from tinylatent.core.seeds import Seeds, Streams
 from tinylatent.engine import trace
 from tinylatent.engine.controls import CONTROLS
+from tinylatent.engine.plan import Segment
 from tinylatent.engine.rollout import rollout
+from tinylatent.engine.thoughts import GREEDY, HIDDEN, Stopping
 from tinylatent.evaluation.evaluate import cost, divergence, evaluate, sample_answers
 from tinylatent.lab.experiment import Experiment
 from tinylatent.methods import METHODS, CoT2, Direct, DiscreteCoT
@@ -358,6 +361,25 @@ def test_cost_counts_steps_slots_and_mixtures(name, steps, slots, mixtures):
     backbone = model.backbone
     flops = backbone.flops(4) + backbone.flops(slots - 4, 4) + 2 * V * 16 * (steps + mixtures)
     assert cost(method, model, EXAMPLES) == {"steps": steps, "slots": slots, "flops": flops}
+
+
+@dataclass(frozen=True)
+class Halts(Direct):
+    """Stops by itself after one hidden state, without a slot; then writes a token for every row."""
+
+    extra_steps = 3
+
+    def thinking(self, model, examples, temperature=0.0):
+        stopping = Segment(Stopping(HIDDEN, Always(50), 0.0), 3, min_steps=1)
+        return (stopping, Segment(GREEDY, 1, GREEDY.given(torch.ones(len(examples), 1, dtype=torch.int64))))
+
+
+def test_a_step_that_no_row_writes_has_no_norm():
+    """All rows stop at the second step, which makes no input; the numbers that are left are all there are."""
+    result = evaluate(SPEAKER, Halts(), wild(Halts()))
+    assert len(result.norm_T) == 2
+    assert len(result.entropy_T) == 4
+    assert all(map(math.isfinite, (*result.norm_T, *result.entropy_T)))
 
 
 @pytest.mark.parametrize("batch", [5, 1000])
