@@ -13,6 +13,8 @@ from tinylatent.objectives.method import TrainState
 from tinylatent.objectives.speakers import Symbols
 
 MODEL = ModelConfig(16, 2, 2)
+EXPONENTS = ("log_std", "openness_D")
+"""Weights whose exponentials count: ten times as much would shut a gate, or swallow every other digit of a loss."""
 
 
 def loss_and_gradients(model, loss):
@@ -67,6 +69,6 @@ def model_of(method, task, stage=0, config=MODEL, **seeds):
     enter(method, model, stage, examples_of(method, task, task.problems(8, seed=0)))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.std(correction=0) > 0 and "log_std" not in name:  # e^10 would swallow every other digit
+            if parameter.std(correction=0) > 0 and not any(part in name for part in EXPONENTS):
                 parameter.mul_(10)
     return model
