@@ -14,11 +14,9 @@ and ends it by itself (DiscreteCoT with `ends`), sections 3 and 4 there:
 s_E is the standard deviation of the table's entries. The table does not move, so that targets do not either. At
 inference the model feeds back s_E mu, or a draw of s_E (mu + sigma epsilon), at least once, until its own next token
 would be <end>: that decision takes no slot, and <end> is written behind every row, also one that was cut at the limit.
-
 Reinforcement learning goes on from here: see `colar_rl`.
 
-Letters: B rows, W tokens of the chain before the answer, c tokens of a group, G groups, T steps, D width, H width of
-the head's layers.
+Letters: B rows, W tokens of the chain before the answer, c tokens of a group, G groups, T steps, D width, V vocabulary.
 """
 
 import math
@@ -127,7 +125,7 @@ def log_density(
 class LatentHead(nn.Module):
     """Predicts the next vector from a hidden state, in units in which the table's entries have standard deviation 1.
 
-    Two linear layers of width H with a GELU between them and a norm behind, then mean and logarithm of the standard
+    Two linear layers with a GELU between them and a norm behind, then mean and logarithm of the standard
     deviation, or the mean alone. The table gives D and the first scale.
     """
 
@@ -200,14 +198,16 @@ class Gaussian(Thought):
         return action["vector"]
 
 
+def end_logit(logits: Float[Tensor, "*rows V"], end: int) -> Float[Tensor, "*rows"]:
+    """log P(end) - log(1 - P(end)) for the softmax of logits."""
+    own_V = torch.arange(logits.shape[-1], device=logits.device) == end
+    return logits[..., end] - logits.masked_fill(own_V, -torch.inf).logsumexp(-1)
+
+
 class Ending(Stopping):
     """A thought that stops where the model's next token would be the delimiter, by its own probability of that.
 
-    Args:
-        inner: the thought until the stop.
-        end: id of the delimiter.
-        temperature: 0 stops where the delimiter has more than half of the probability, 1 draws.
-        go_on: whether a decision to go on counts in the likelihood.
+    At temperature 0 where it is more than half. Without `go_on` decisions to go on are left out of the likelihood.
     """
 
     def __init__(self, inner: Thought, end: int, temperature: float = 1.0, go_on: bool = True):
@@ -216,9 +216,7 @@ class Ending(Stopping):
 
     def logit(self, state: State) -> Float[Tensor, "*rows"]:
         """log P(end) - log(1 - P(end))."""
-        logits = state.logits
-        own = torch.arange(logits.shape[-1], device=logits.device) == self.end
-        return logits[..., self.end] - logits.masked_fill(own, -torch.inf).logsumexp(-1)
+        return end_logit(state.logits, self.end)
 
     def _scored(self, logit: Tensor, stop: Tensor, state: State, action: Action) -> Float[Tensor, "*rows"]:
         scored = super()._scored(logit, stop, state, action)
@@ -251,7 +249,7 @@ class Compressing(Method):
     deterministic: bool = False
     """Whether the head predicts the vector alone, without a standard deviation."""
     head: int | None = None
-    """Width H of the head's layers; the model's by default."""
+    """Width of the head's layers; the model's by default."""
     frozen: bool = True
     """Whether the embedding table, which is the readout too, stays as it was when training began."""
 
@@ -260,10 +258,9 @@ class Compressing(Method):
             raise ValueError(f"speeds {self.speeds}: expected numbers from 1 to {MAX_SPEED}; try (1, 2, 3, 4, 5)")
         if self.speed is not None and not 1 <= self.speed <= max(self.speeds):
             raise ValueError(f"speed {self.speed}: expected 1 to {max(self.speeds)}, the largest of speeds")
-        if self.most is not None and not 1 <= self.most <= MAX_LATENTS:
-            raise ValueError(f"most {self.most}: expected 1 to {MAX_LATENTS} vectors; leave it out to follow the task")
-        if self.head is not None and not 1 <= self.head <= MAX_WIDTH:
-            raise ValueError(f"head {self.head}: expected a width from 1 to {MAX_WIDTH}; leave it out for the model's")
+        for name, value, limit in (("most", self.most, MAX_LATENTS), ("head", self.head, MAX_WIDTH)):
+            if value is not None and not 1 <= value <= limit:
+                raise ValueError(f"{name} {value}: expected 1 to {limit}; leave it out to follow task and model")
 
     @property
     def tokens_each(self) -> int:
@@ -342,7 +339,7 @@ class CoLaR(Compressing):
     pooling: Pooling = "sum"
     """How a group becomes a vector: its sum over the root of its size, or its mean."""
     labels: bool = True
-    """Whether the model also learns to say a token of the next group; without, it learns the end and the answer."""
+    """Whether the model learns to say a token of the next group; without, it learns there that the chain goes on."""
     latent_loss: LatentLoss = "soft-mse"
     """Loss of a vector: a squared error softened by the entropy, or the negative log-likelihood."""
     alpha: float = 1e-6
@@ -419,21 +416,25 @@ class CoLaR(Compressing):
 
     def loss(self, model: Model, batch: Examples, state: TrainState) -> Loss:
         """Cross-entropy of a token of every group, the delimiter and the answer, and the loss of every vector."""
-        c, answer_BA, said_BA = self.drawn(state), batch.answer_BA, batch.answer_mask_BA
+        c, rows, answer_BA, said_BA = self.drawn(state), state.rows or len(batch), batch.answer_BA, batch.answer_mask_BA
         groups = grouped(batch.chain_BT[:, : batch.max_steps], batch.num_steps, c)
         vectors_BGD, G = self.vectors(model, batch, groups), groups.ids_BGc.shape[1]
         trace = self.forced(model, batch, self.given(model, batch, vectors_BGD, c))
         label_BG = groups.labels_BG(state.streams(len(batch), batch.prompt_BN.device).uniform(G))
-        end_B1 = label_BG.new_full((len(batch), 1), self.extra_id(model, END))
+        end_B1 = label_BG.new_full((len(batch), 1), end := self.extra_id(model, END))
         live_BT = F.pad(groups.live_BG, (0, 1), value=True)
         mask_BT = torch.cat(
             [groups.live_BG & self.labels, end_B1 >= 0, answer_BA >= 0 if said_BA is None else said_BA], 1
         )
         ids_BT = torch.cat([label_BG, end_B1, answer_BA], 1)
-        said = token_loss(trace, ids_BT, state.rows, mask_BT, slice(1, None))  # the first step writes the speed
+        said = token_loss(trace, ids_BT, rows, mask_BT, slice(1, None))  # the first step writes the speed
+        if not self.labels:
+            said = said + trace.sum_over_logits(
+                lambda logits, chosen: (F.softplus(end_logit(logits, end)) * groups.live_BG[chosen]).sum() / rows,
+                slice(1, G + 1),
+            )
         target_BTD = torch.cat([vectors_BGD, model.backbone.table.rows(end_B1)], 1).detach() / head_of(model).scale
         error_BT = self.error(head_of(model), trace.hidden_BTD[:, 1 : G + 2], target_BTD)
-        rows = state.rows or len(batch)
         drawn = error_BT.masked_fill(~live_BT, 0.0).sum() / rows
         share = len(batch) / rows  # metrics are means over the rows of a part, losses a part's share of the whole
         return Loss(said + drawn, {"token_loss": said.detach() / share, "latent_loss": drawn.detach() / share})

@@ -364,6 +364,8 @@ def naive_loss(method, model, examples, c, label_BG, targets_move=False):
         first = len(parts) - len(labels)
         for place, label in enumerate((*labels, end, *answer), first):
             total = total - log_p[place, label]
+        for place in range(first):  # the chain goes on
+            total = total - (1 - log_p[place, end].exp()).log()
         for place, target in enumerate((*vectors, table_VD[end])):
             target = (target if targets_move else target.detach()) / head.scale
             mean, sigma = head(hidden_SD[place])
@@ -588,8 +590,8 @@ def test_tasks_of_other_kinds_can_be_compressed():
         ({"speeds": ()}, r"speeds \(\): expected numbers from 1 to 64"),
         ({"speeds": (0, 2)}, r"speeds \(0, 2\): expected numbers from 1 to 64"),
         ({"speed": 6}, "speed 6: expected 1 to 5, the largest of speeds"),
-        ({"most": 0}, "most 0: expected 1 to 1024 vectors"),
-        ({"head": 0}, "head 0: expected a width"),
+        ({"most": 0}, "most 0: expected 1 to 1024; leave it out"),
+        ({"head": 0}, "head 0: expected 1 to 8192"),
         ({"pooling": "max"}, "pooling 'max': expected one of sum, mean"),
         ({"latent_loss": "l1"}, "latent_loss 'l1': expected one of soft-mse, nll"),
         ({"alpha": -1.0}, r"alpha -1\.0: expected 0 or more"),
