@@ -189,9 +189,9 @@ def draw(records: list[ReadingRecord], path: Path) -> None:
                     tokens = [fmean(record.costs(name)["tokens"] for record in group) for name in names]
                     shares = [share(group, name) for name in names]
                     values = [100 * each.value for each in shares]
-                    axes.plot(tokens, values, "--" if hollow else "-", color=colour, linewidth=1)
+                    axes.plot(tokens, values, "--" if hollow else "-", color=colour, linewidth=1.0)
                     for x, each in zip(tokens, shares, strict=True):
-                        interval_column(axes, x, each, colour, hollow, None if hollow else label, linewidth=1)
+                        interval_column(axes, x, each, colour, hollow, None if hollow else label, linewidth=1.0)
             axes.set(title=PLACES[prefix].title, xlabel="decoded tokens a question", xscale="log", ylim=(0, 102))
         panels[0].set_ylabel("right answers, %")
         legend_mark(panels[0], "verifier: certificate", hollow=False)

@@ -186,7 +186,7 @@ def differences_table(groups: Groups, rivals: Sequence[str]) -> Table:
                     about: dict[str, Value] = {"task": title, "verifier": cell.verifier, "rival": theirs.label}
                     found = percent(gap(group, cell.name, theirs.name), "difference")
                     rows.append({**about, "budget": cell.budget, **found})
-                    if _is_last(group, cell):
+                    if _is_last(group, cell) and "flipped" not in cell.verifier:
                         leads.append(_beats(title, group, cell, theirs, "rivals"))
     named = [
         replace(_beats(PLACES[prefix].title, group, ours, replace(ours, way=rival), PRIMARY, level), exploratory=False)
@@ -235,7 +235,7 @@ def erring_table(groups: Groups) -> Table:
         for cell in sorted(here, key=lambda cell: cell.verifier):
             about: dict[str, Value] = {"task": title, "verifier": cell.verifier, "way": cell.label}
             rows.append({**about, **counted(group, cell.name)})
-            if cell.verifier not in (CERTIFICATE, TRUTH):
+            if cell.verifier not in (CERTIFICATE, TRUTH) and cell.way == "latentseek":
                 claim = f"{title}, {cell.verifier}: {cell.label} is more often right than greedy decoding"
                 findings.append(positive(claim, gap(group, cell.name, GREEDY), len(group), "verifiers"))
     legend = (
