@@ -207,8 +207,8 @@ class Trace:
         for span in reversed(self.thought_spans):
             if span.name == name:
                 return span
-        there = ", ".join(span.name for span in self.spans)
-        raise ValueError(f"no span {name!r} of at least one step: there are {there}; give a segment this name")
+        there = f"there are {', '.join(span.name for span in self.spans)}"
+        raise ValueError(f"no span {name!r} of at least one step: {there}; give a segment this name")
 
     def action(self, name: str) -> Tensor:
         """A value of the last span whose actions have one of this name, over (B, steps, ...).
@@ -390,8 +390,7 @@ class Trace:
         spans = tuple(
             replace(span, action=_cut(span.action, rows), scored=_some(span.scored, rows)) for span in self.spans
         )
-        logits = self.kept_logits
-        whole = self.slot_hidden
+        logits, whole = self.kept_logits, self.slot_hidden
         return replace(
             self,
             prompt_BN=self.prompt_BN[rows],
