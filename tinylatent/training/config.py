@@ -33,8 +33,10 @@ class Training:
     """Steps between checkpoints."""
     validate: int = 256
     """Problems of the validation part that are asked for every line in metrics.jsonl, always the same; 0 for none. It
-    changes no weight."""
-
+    changes no weight; with `enough` it decides when training stops."""
+    enough: float | None = None
+    """Share of right answers to the `validate` problems at which training stops, for a model that is meant to err; the
+    whole length by default."""
     micro_batch: int | None = None
     """Problems per forward and backward; the whole batch by default. Gradients of a batch's parts are added up."""
     clip_norm: float | None = None
@@ -48,6 +50,11 @@ class Training:
                 raise ValueError(f"training.{name} is {getattr(self, name)}: expected at least 1")
         if self.validate < 0:
             raise ValueError(f"training.validate is {self.validate}: expected a number of problems, or 0 for none")
+        if self.enough is not None and not (0 < self.enough <= 1 and self.validate):
+            raise ValueError(
+                f"training.enough is {self.enough} with training.validate {self.validate}: expected a share up to 1 of "
+                "problems that are asked; try 0.5 and 256"
+            )
         if self.num_train is not None and self.num_train < 4:
             raise ValueError(
                 f"training.num_train is {self.num_train}: expected at least 4, or nothing for all; try 10000"

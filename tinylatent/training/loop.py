@@ -157,12 +157,21 @@ def _fit(
             log.write(step + 1, optimizer, method, model)
             all_there = log.lines[0]["step"] <= recipe.log_every  # else some are lost, and would look like silence
             reason = method.early_stop(log.lines, step + 1 == recipe.steps) if all_there else None
+            reason = reason or _right_enough(recipe, log.lines[-1])
             if reason is not None:
                 say(f"stopped at step {step + 1}: {reason}")
                 save(step + 1, reason)
                 return model
     save(recipe.steps)
     return model
+
+
+def _right_enough(recipe: Training, line: Mapping[str, Any]) -> str | None:
+    """The reason to stop where validation answers are right as often as the recipe asks; None to continue."""
+    right = line.get("validation_accuracy", 0.0)
+    if recipe.enough is None or right < recipe.enough:
+        return None
+    return f"{right:.1%} of validation answers are right, as training.enough {recipe.enough:g} asks; raise it for more"
 
 
 def train_step(

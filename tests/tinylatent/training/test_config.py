@@ -16,6 +16,8 @@ from tinylatent.training.config import Training
         ({"log_every": 0}, r"training\.log_every is 0"),
         ({"save_every": -1}, r"training\.save_every is -1"),
         ({"validate": -1}, r"training\.validate is -1: expected a number of problems, or 0 for none"),
+        ({"enough": 0.0}, r"training\.enough is 0\.0 with .*: expected a share up to 1 of problems that are asked"),
+        ({"enough": 0.5, "validate": 0}, r"training\.enough is 0\.5 with training\.validate 0: expected a share"),
         ({"num_train": 3}, r"training\.num_train is 3: expected at least 4"),
         ({"warmup": 1.0}, r"training\.warmup is 1\.0: expected a share"),
         ({"warmup": -0.1}, r"training\.warmup is -0\.1: expected a share"),

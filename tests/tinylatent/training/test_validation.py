@@ -66,6 +66,25 @@ def test_asking_changes_no_bit_of_a_run(name, tmp_path):
     assert not any("validation_accuracy" in line for line in lines(tmp_path / "0"))
 
 
+def test_training_stops_where_enough_is_right(tmp_path):
+    """At the first line that says so, with the weights of that step; the run then counts as done."""
+    recipe = {"steps": 50, "log_every": 10, "batch_size": 16, "learning_rate": 0.03, "schedule": "constant"}
+    whole = experiment(CoT2(), MNNS(3, 1, 8), warmup=0.0, **recipe)
+    train(whole, tmp_path / "whole", say=quiet)
+    found = [line["validation_accuracy"] for line in lines(tmp_path / "whole")]
+    enough, told = (found[0] + max(found)) / 2, []
+    first = next(index for index, right in enumerate(found) if right >= enough)
+    assert 0 < first < len(found) - 1
+    early = replace(whole, training=replace(whole.training, enough=enough))
+    train(early, tmp_path / "early", say=told.append)
+    saved = find_checkpoint(tmp_path / "early")
+    assert saved.step == 10 * (first + 1)
+    assert lines(tmp_path / "early") == lines(tmp_path / "whole")[: first + 1]
+    assert "validation answers are right, as training.enough" in saved.manifest["stopped"]
+    train(early, tmp_path / "early", say=quiet)
+    assert find_checkpoint(tmp_path / "early").step == saved.step
+
+
 @pytest.mark.slow
 def test_it_is_the_accuracy_of_the_model_of_that_step(tmp_path):
     """On all of the part, if that is small: the last line's is that of the trained model."""
