@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tinylatent.engine.controls import CONTROLS
 from tinylatent.lab.plots import figure, interval_column, legend_below, legend_mark
 from tinylatent.lab.reading import Reader, Reading, ReadingRecord
-from tinylatent.lab.recipes_colar import ARMS, HOPS, PREFIX, RL_SPEED, build
+from tinylatent.lab.recipes_colar import ARMS, HOPS, PREFIX, RL_START, build
 from tinylatent.lab.studies.colar_tables import (
     ITSELF,
     ByArm,
@@ -64,9 +64,7 @@ def read_by(method: Method) -> tuple[Reader, ...]:
     if not isinstance(method, CoLaR | CoLaRGRPO):
         latent = method.name == "coconut" and getattr(method, "per_step", 0) > 0
         return Reader(ITSELF, method), *(Reader(f"{ITSELF} {name}", method, name) for name in CONTROLS if latent)
-    asked = [RL_SPEED] if isinstance(method, CoLaRGRPO) else [*method.speeds]
-    if len(asked) > 1:
-        asked = [*range(1, max(asked) + 1)]
+    asked = [*method.speeds] if len(method.speeds) == 1 else [*range(1, max(method.speeds) + 1)]
     found = [Reader(f"x{c}", replace(method, speed=c)) for c in asked]
     compared = [c for c in asked if c in COMPARED]
     found += [Reader(f"drawn x{c}", replace(method, speed=c, draws=True)) for c in compared]
@@ -97,7 +95,7 @@ def tables(records: Readings) -> list[Table]:
     if any(arm.startswith(PREFIX) for arm in groups):
         found.append(by_length(groups, PREFIX))
     found += [ablations(groups), controls(groups)]
-    return [*found, learning(groups)] if {"nll", "rl-mean", "rl-sum"} <= groups.keys() else found
+    return [*found, learning(groups)] if {RL_START, "rl-mean", "rl-sum"} <= groups.keys() else found
 
 
 def draw(records: Readings, path: Path) -> None:

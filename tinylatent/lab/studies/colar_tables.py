@@ -7,7 +7,7 @@ from tinylatent.engine.controls import CONTROLS
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, mean_interval, paired_difference
 from tinylatent.lab.findings import Finding, decided
 from tinylatent.lab.reading import ReadingRecord
-from tinylatent.lab.recipes_colar import ARMS, PREFIX, RL_SPEED, place_of
+from tinylatent.lab.recipes_colar import ARMS, PREFIX, RL_SPEED, RL_START, place_of
 from tinylatent.lab.studies.compare import percent, positive
 from tinylatent.lab.tables import Table, Value
 
@@ -149,7 +149,9 @@ def by_length(groups: ByArm, prefix: str) -> Table:
     return Table(f"Accuracy by chain length: {title(prefix)}", columns, rows, legend, findings)
 
 
-def _mean_positive(claim: str, values: Sequence[float], family: str, unit: str = "points", of: float = 100.0) -> Finding:
+def _mean_positive(
+    claim: str, values: Sequence[float], family: str, unit: str = "points", of: float = 100.0
+) -> Finding:
     """Whether a number is positive on average over runs, by Student's t."""
     if len(values) < 2:
         only = Interval(values[0], values[0], values[0], "one run")
@@ -225,23 +227,23 @@ def learning(groups: ByArm) -> Table:
     """Before and after reinforcement learning: accuracy and latents, decided and drawn."""
     rows: list[dict[str, Value]] = []
     reader, findings = f"x{RL_SPEED}", []
-    before = groups["nll"]
-    for arm in ("nll", "rl-mean", "rl-sum"):
+    before = groups[RL_START]
+    for arm in (RL_START, "rl-mean", "rl-sum"):
         group = groups[arm]
-        row: dict[str, Value] = {"arm": "before, NLL" if arm == "nll" else ARMS[arm][0]}
+        row: dict[str, Value] = {"arm": f"before: {ARMS[arm][0]}" if arm == RL_START else ARMS[arm][0]}
         row |= percent(accuracy(group, reader)) | {"latents": fmean(latents(group, reader))}
         row |= {"drawn": 100 * accuracy(group, f"drawn {reader}").value}
         rows.append(row | {"drawn latents": fmean(latents(group, f"drawn {reader}"))})
-        if arm == "nll":
+        if arm == RL_START:
             continue
         for way in (f"drawn {reader}", reader):
             told = "drawn" if way != reader else "decided"
             claim = f"{ARMS[arm][0]} is more often right than before it, {told}"
             findings.append(positive(claim, gap(group, way, before, way), len(group), "reinforcement"))
-    spent = {arm: latents(groups[arm], f"drawn {reader}") for arm in ("nll", "rl-mean", "rl-sum")}
+    spent = {arm: latents(groups[arm], f"drawn {reader}") for arm in (RL_START, "rl-mean", "rl-sum")}
     for claim, more, fewer in (
-        ("RL with the mean over steps shortens chains", "nll", "rl-mean"),
-        ("RL with the sum over steps lengthens chains", "rl-sum", "nll"),
+        ("RL with the mean over steps shortens chains", RL_START, "rl-mean"),
+        ("RL with the sum over steps lengthens chains", "rl-sum", RL_START),
         ("chains are longer with the sum over steps than with the mean", "rl-sum", "rl-mean"),
     ):
         values = [a - b for a, b in zip(spent[more], spent[fewer], strict=True)]

@@ -59,7 +59,7 @@ def every(seeds=3, **changes):
         share = shares.get(arm, (lambda name: graded(name) - 6) if "x2" in str(ARMS[arm]) else graded)
         if arm not in shares and ARMS[arm][1].name in ("pause", "direct", "coconut"):
             share = 30
-        spent = {"drawn x2": {"nll": 12, "rl-mean": 8, "rl-sum": 12}.get(arm, 12)}
+        spent = {"drawn x2": {"c2-nll": 12, "rl-mean": 8, "rl-sum": 12}.get(arm, 12)}
         for seed in range(seeds):
             spread = {name: value + seed / 100 for name, value in spent.items()}
             records.append(read(arm, seed, share, spread))
@@ -165,7 +165,7 @@ def test_recipes():
     run = build("rl-mean", 3, steps=7)
     assert (run.training.steps, run.training.weight_decay, run.seeds.split) == (7, 0.0, 3)
     assert run.training.learning_rate == recipes_colar.ARITHMETIC.rates["rl"]
-    assert run.start == build("nll", 3)
+    assert run.start == build("c2-nll", 3)
     assert run.start.start == build("chain", 3)
     assert build("hops-direct").start == build("hops-chain")
     with pytest.raises(ValueError, match="unknown arm 'fast' of colar: expected one of chain, random"):
