@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 SEEDS: dict[Profile, range] = {"quick": range(3), "full": range(5)}
 QUICK = ("random", "c2", "direct")
-QUICK_PARTS = 3
+QUICK_PARTS = 2
 """By what the quick profile divides the steps of training."""
 PROBLEMS = 500
 COMPARED = (2, 5)

@@ -141,7 +141,8 @@ def by_length(groups: ByArm, prefix: str) -> Table:
             short, long = ([record.right(f"x{c}", str(n)) for record in ours] for n in (lengths[0], lengths[-1]))
             change = [sum(a) / sum(b) - sum(d) / sum(e) for (a, b), (d, e) in zip(short, long, strict=True)]
             claim = (
-                f"{title(prefix)}: at c = {c} chains of {lengths[0]} tokens are more often right than of {lengths[-1]}"
+                f"{title(prefix)}, c = {c}: the shortest chains ({lengths[0]} before the answer) are more often right "
+                f"than the longest ({lengths[-1]})"
             )
             findings.append(_mean_positive(claim, change, "length"))
     columns = {"arm": "s", "c": "d"} | {f"{n} tokens": ".2f" for n in lengths}

@@ -164,7 +164,7 @@ def test_recipes():
     assert (family_of("rl-sum"), family_of("hops-pause")) == ("rl", "pause")
     run = build("rl-mean", 3, steps=7)
     assert (run.training.steps, run.training.weight_decay, run.seeds.split) == (7, 0.0, 3)
-    assert run.training.learning_rate == recipes_colar.ARITHMETIC.rates["rl"]
+    assert run.training.learning_rate == recipes_colar.RATES["rl"]
     assert run.start == build("c2-nll", 3)
     assert run.start.start == build("chain", 3)
     assert build("hops-direct").start == build("hops-chain")
