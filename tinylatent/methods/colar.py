@@ -46,8 +46,7 @@ Pooling = Literal["sum", "mean"]
 LatentLoss = Literal["soft-mse", "nll"]
 Density = Literal["sum", "mean"]
 """Log-density of a vector: "sum" over its width, which is the policy's; "mean", of which the ratio is a d-th root."""
-MIN_LOG_STD, MAX_LOG_STD = -7.0, 2.0
-MAX_SPEED, MAX_LATENTS = 64, 1024
+MIN_LOG_STD, MAX_LOG_STD, MAX_SPEED, MAX_LATENTS = -7.0, 2.0, 64, 1024
 SPEED, DELIMITER = "speed", "delimiter"  # names of the segments around the latents
 
 
