@@ -27,7 +27,7 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tinylatent.core.seeds import Streams
@@ -377,25 +377,34 @@ class HRPO(PolicyGradient):
 
     def _collect(self, model: Model, examples: Examples, state: TrainState) -> Rollouts:
         rollouts = super()._collect(model, examples, state)
-        return replace(rollouts, metrics={**rollouts.metrics, **self.metrics(model, rollouts.trace)})
+        reward_B = self.reward(model, examples, rollouts.trace, state)
+        found = self.metrics(model, examples, rollouts.trace, reward_B)
+        return replace(rollouts, metrics={**rollouts.metrics, **found})
 
     @torch.no_grad()
-    def metrics(self, model: Model, trace: Trace) -> Mapping[str, Tensor]:
-        """Steps before the answer, share of rows that ended them, and with a gate the hidden ratio.
+    def metrics(
+        self, model: Model, examples: Examples, trace: Trace, reward_B: Float[Tensor, " B"]
+    ) -> Mapping[str, Tensor]:
+        """What rollouts are like: their steps before the answer, and with a gate the hidden ratio.
 
-        hidden_ratio is the mean of sqrt(1 - a^2) over coordinates and gated steps, NaN without a gated step;
-        logged_ratio is that of the authors' code. Under controls they tell what share the control has.
+        Returns:
+            length: mean steps before the answer, the delimiter not counted; right_length: of rewarded rollouts;
+            right_excess: the same less the steps of their problems' chains; ended: share of rows with a delimiter;
+            hidden_ratio: mean of sqrt(1 - a^2) over coordinates and gated steps; logged_ratio: that of the authors'
+            code. NaN where there is nothing to average.
         """
         span = trace.span(THINKING)
-        thinking = trace.within(span)
         assert span.action.stop is not None, "the delimiter is a stop"
         gated_BT = ~span.action.stop
         if trace.acted_BT is not None:
-            gated_BT = gated_BT & trace.acted_BT[:, thinking]
-        found = {"length": gated_BT.float().sum(1).mean(), "ended": ended(trace).float().mean()}
+            gated_BT = gated_BT & trace.acted_BT[:, trace.within(span)]
+        length_B, right_B = gated_BT.sum(1).to(reward_B), reward_B > 0
+        steps = examples.num_steps
+        excess_B = length_B - (steps if isinstance(steps, int) else steps.repeat_interleave(trace.group))
+        found = {"length": length_B.mean(), "right_length": length_B[right_B].mean()}
+        found |= {"right_excess": excess_B[right_B].mean(), "ended": ended(trace).to(reward_B).mean()}
         if self.gate != "token":
-            id_M: Int[Tensor, " M"] = span.action["id"][gated_BT]
             gate: Any = model.parts["gate"]
-            log_a_MD, _ = gate(model.backbone.table.rows(id_M))
+            log_a_MD, _ = gate(model.backbone.table.rows(span.action["id"][gated_BT]))
             found |= {"hidden_ratio": hidden_ratio(log_a_MD).mean(), "logged_ratio": logged_ratio(log_a_MD).mean()}
         return found

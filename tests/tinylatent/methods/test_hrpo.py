@@ -309,8 +309,10 @@ def test_invariant_15_metrics_are_counted_by_hand():
     """From the rollout's own tokens, row by row."""
     method = EVERY[0]
     model = model_of(method)
-    trace = rolled(method, model, asked())
-    found, gate = method.metrics(model, trace), model.parts["gate"]
+    examples = asked(20)
+    trace = rolled(method, model, examples)
+    reward_B = ended(trace) & (trace.answer()[:, 0] % 2 == 0)
+    found, gate = method.metrics(model, examples, trace, reward_B.double()), model.parts["gate"]
     true, logged, lengths = [], [], []
     ids_BT, stop_BT = trace.span(THINKING).action["id"], trace.span(THINKING).action.stop
     for id_T, stop_T in zip(ids_BT.tolist(), stop_BT.tolist(), strict=True):
@@ -323,9 +325,15 @@ def test_invariant_15_metrics_are_counted_by_hand():
             logged.append((1 - a.mean() ** 2).sqrt().item())
     assert found["hidden_ratio"].item() == pytest.approx(sum(true) / len(true))
     assert found["logged_ratio"].item() == pytest.approx(sum(logged) / len(logged))
-    assert found["length"].item() == pytest.approx(sum(lengths) / len(lengths), rel=1e-6)
-    assert found["ended"].item() == pytest.approx(stop_BT.any(1).double().mean().item(), rel=1e-6)
-    assert {"hidden_ratio", "logged_ratio"}.isdisjoint(HRPO(gate="token").metrics(model, trace))
+    assert found["length"].item() == pytest.approx(sum(lengths) / len(lengths))
+    assert found["ended"].item() == pytest.approx(stop_BT.any(1).double().mean().item())
+    right = [row for row, value in enumerate(reward_B.tolist()) if value]
+    beyond = [lengths[row] - int(examples.num_steps[row // 4]) for row in right]
+    assert found["right_length"].item() == pytest.approx(sum(lengths[row] for row in right) / len(right))
+    assert found["right_excess"].item() == pytest.approx(sum(beyond) / len(beyond))
+    bare = HRPO(gate="token").metrics(model, examples, trace, torch.zeros(trace.rows))
+    assert {"hidden_ratio", "logged_ratio"}.isdisjoint(bare)
+    assert bare["right_length"].isnan()
 
 
 def test_invariant_16_greedy_answers_are_the_same_again_and_depend_on_the_soft_temperature():

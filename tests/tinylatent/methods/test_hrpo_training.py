@@ -397,7 +397,7 @@ def test_a_run_is_trained_and_measured_before_and_after(latent, unchecked):
     assert record.before.evaluations.keys() == record.evaluations.keys()
     for line in record.metrics:
         assert 0 < line["hidden_ratio"] <= line["logged_ratio"] < 1
-        assert {"length", "ended", "reward", "reference_kl"} <= line.keys()
+        assert {"length", "right_length", "right_excess", "ended", "reward", "reference_kl"} <= line.keys()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""Recipes of study `hrpo`: every arm on multi-hop lookup, all from the same chains of thought.
+
+The start is a chain that ends by itself, whose training stops at the first half of right answers, so that groups of
+rollouts differ in their rewards on every seed. All arms of a seed begin with its weights and see the same problems in
+the same order. Learning rates are those that study `hrpo-tuning` chose for a family: tokens alone, HRPO, and its
+controls, which share one.
+
+Factors of the learning rate are not the published 20 for gates and 200 for Lambda, which are for a base rate of 5e-6:
+at a rate two hundred times as high they would move Lambda by more than its whole range in tens of steps. Their ratio is
+kept, and gates move about as far in a run as in a published one, in units of where they start. `rates` has the
+published factors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tinylatent_tasks import MultiHop
+
+from tinylatent.core.seeds import Seeds
+from tinylatent.lab.experiment import Experiment
+from tinylatent.methods import HRPO, DiscreteCoT
+from tinylatent.models.decoder import ModelConfig
+from tinylatent.training.config import Training
+
+TASK = MultiHop(hops=6, least=2, nodes=8, bound=True)
+MODEL = ModelConfig(heads=4)
+START = Training(
+    steps=4000, learning_rate=3e-3, schedule="constant", clip_norm=1.0, num_train=20_000, enough=0.5, log_every=10
+)
+TRAINING = Training(steps=200, batch_size=16, warmup=0.1, weight_decay=0.1, num_train=20_000, log_every=10, validate=0)
+RATES: Mapping[str, float] = {"token": 1e-3, "hrpo": 1e-3, "control": 1e-3}
+"""Peak learning rates by family."""
+USUAL = HRPO(r_min=0.5, gate_rate=2.0, openness_rate=20.0)
+"""HRPO as most arms have it. Gates start more open than published (r_min .95 to .99), where a latent's share of the
+input, .04 to .08, could hardly matter in a small model."""
+UNDECAYED = replace(USUAL, openness_decay=0.0)
+ARMS: dict[str, tuple[str, HRPO, str]] = {
+    "token": ("tokens alone", HRPO(gate="token"), "#3b6fb6"),
+    "hrpo": ("HRPO", USUAL, "#b5403a"),
+    "noise": ("noise", replace(USUAL, latent="noise"), "#8a6b1f"),
+    "shuffled": ("shuffled", replace(USUAL, latent="shuffled"), "#d6a13d"),
+    "zero": ("zero", replace(USUAL, latent="zero"), "#777777"),
+    "fixed": ("fixed gate", HRPO(r_min=0.5, gate="fixed"), "#2f8f9d"),
+    "undecayed": ("HRPO, no decay of Lambda", UNDECAYED, "#d98880"),
+    "permuted": ("permuted rewards", replace(USUAL, signal="permuted"), "#7b5ea7"),
+    "permuted-undecayed": ("permuted rewards, no decay", replace(UNDECAYED, signal="permuted"), "#b79ad1"),
+    "decay": ("decay alone", replace(USUAL, signal="none"), "#a0522d"),
+    "r90": ("HRPO, r_min .9", replace(USUAL, r_min=0.9), "#4f8f5b"),
+    "r95": ("HRPO, r_min .95", replace(USUAL, r_min=0.95), "#7fae7a"),
+    "r99": ("HRPO, r_min .99", replace(USUAL, r_min=0.99), "#b4d3ae"),
+    "official": ("official mode", replace(USUAL, temperature=0.5, score_temperature=1.0, top_k=50), "#6b2b52"),
+    "rates": ("published factors", HRPO(r_min=0.5), "#c98a83"),
+    "graph": ("gradient through h", replace(USUAL, graph=True), "#1f5f8a"),
+}
+"""Label, method and colour of every arm."""
+CONTROLS = ("noise", "shuffled", "zero", "fixed")
+"""HRPO without what its latents tell, or with gates that do not learn."""
+
+
+def family_of(arm: str) -> str:
+    """What an arm shares its learning rate with."""
+    return "token" if arm == "token" else "control" if arm in CONTROLS else "hrpo"
+
+
+def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
+    """The run of an arm, with the chains it starts from; `settings` are fields of Training that override.
+
+    Raises:
+        ValueError: there is no such arm.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"unknown arm {arm!r} of hrpo: expected one of {', '.join(ARMS)}")
+    start = Experiment(TASK, DiscreteCoT(ends=True), MODEL, START, Seeds.all(seed))
+    training = replace(TRAINING, **{"learning_rate": RATES[family_of(arm)], **settings})
+    return Experiment(TASK, ARMS[arm][1], MODEL, training, Seeds.all(seed), start)

@@ -1,0 +1,69 @@
+"""Study `hrpo`: does HRPO learn to use its latents, and do they help?
+
+HRPO (Yue et al. 2025) mixes soft tokens into sampled ones by gates that learn. From chains of thought that are right
+half of the time it is trained beside token-only GRPO, and beside itself with noise, another problem's soft token or
+zero in the soft token's place, and with gates that do not learn: a gain of latents must show against all of them. The
+paper takes the rise of the hidden ratio for the use of latents. Weight decay raises it, too, so that its course is
+judged against runs with permuted rewards and with none.
+"""
+
+from pathlib import Path
+from statistics import fmean
+
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.plots import figure, interval_column, legend_below, legend_mark
+from tinylatent.lab.recipes_hrpo import ARMS, build
+from tinylatent.lab.records import ExperimentRecord
+from tinylatent.lab.studies.compare import Records, accuracy, grouped
+from tinylatent.lab.studies.hrpo_tables import accuracies, arm_of, lengths, published, ratios
+from tinylatent.lab.study import Profile, Study
+from tinylatent.lab.tables import Table
+
+SEEDS: dict[Profile, range] = {"quick": range(3), "full": range(5)}
+QUICK = ("token", "hrpo", "noise", "permuted", "decay")
+REWARDED = ("token", "hrpo", "noise", "shuffled", "zero", "fixed")
+"""Arms whose rewards the figure draws."""
+JUDGED = ("hrpo", "permuted", "decay", "undecayed", "permuted-undecayed", "noise", "zero")
+"""Arms whose hidden ratio it draws."""
+
+
+def grid(profile: Profile) -> list[Experiment]:
+    """Every arm on every seed; few of them in the quick profile."""
+    arms = ARMS if profile == "full" else QUICK
+    return [build(arm, seed) for arm in arms for seed in SEEDS[profile]]
+
+
+def tables(records: list[ExperimentRecord]) -> list[Table]:
+    """Accuracy, the hidden ratio, lengths, and what was published."""
+    groups = grouped(records, arm_of)
+    return [accuracies(groups), ratios(groups), lengths(groups), published(groups)]
+
+
+def draw(records: list[ExperimentRecord], path: Path) -> None:
+    """Draws accuracy before (hollow) and after, rewards while it learns, and the hidden ratio with its controls."""
+    groups = grouped(records, arm_of)
+    with figure(path, 13, 4.2, columns=3) as panels:
+        after, rewards, ratio = panels
+        for x, (arm, group) in enumerate(groups.items()):
+            interval_column(after, x, accuracy(group), ARMS[arm][2])
+        after.set_xticks(range(len(groups)), [ARMS[arm][0] for arm in groups], rotation=60, ha="right", fontsize=7)
+        after.set(ylabel="validation accuracy after training, %", ylim=(0, 102))
+        for axes, shown, metric in ((rewards, REWARDED, "reward"), (ratio, JUDGED, "hidden_ratio")):
+            for arm in (each for each in shown if each in groups):
+                label, _, colour = ARMS[arm]
+                axes.plot(*mean_course(groups[arm], metric), color=colour, label=label)
+        rewards.set(xlabel="batches of rollouts", ylabel="training reward", ylim=(0, 1.02))
+        ratio.set(xlabel="batches of rollouts", ylabel="hidden ratio")
+        legend_mark(after, "bar: 95 %", "|", hollow=False)
+        legend_below(panels, 5)
+
+
+def mean_course(group: Records, metric: str) -> tuple[list[int], list[float]]:
+    """Steps and the mean of a logged metric over runs, as far as all have it."""
+    shared = min(len(record.metrics) for record in group)
+    lines = [[record.metrics[at] for record in group] for at in range(shared)]
+    kept = [each for each in lines if all(line.get(metric) is not None for line in each)]
+    return [each[0]["step"] for each in kept], [fmean(line[metric] for line in each) for each in kept]
+
+
+STUDY = Study("hrpo", "Does HRPO learn to use its latents, and do they help?", grid, tables, draw)
