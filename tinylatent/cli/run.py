@@ -18,7 +18,7 @@ from tinylatent.evaluation.statistics import accuracy_interval
 from tinylatent.lab.experiment import Experiment, device_named
 from tinylatent.lab.folders import load
 from tinylatent.lab.launchers.launcher import RESULT
-from tinylatent.lab.recipes import comparisons, is_tuned, recipe, recipes
+from tinylatent.lab.recipes import OF_STUDIES, comparisons, is_tuned, recipe, recipes
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.study import STORE
 from tinylatent.lab.trained import done
@@ -273,4 +273,5 @@ def arms_listed() -> dict[str, str]:
         comparison, _, arm = name.partition("/")
         found.setdefault(comparison, []).append(arm)
     titles = {name: comparison.title for name, comparison in comparisons().items()}
+    titles |= {name: "arms of its study" for name in OF_STUDIES}
     return {f"{name}/": f"{titles.get(name, 'from a run of mnns')}: {', '.join(arms)}" for name, arms in found.items()}

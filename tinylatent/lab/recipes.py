@@ -17,6 +17,7 @@ from tinylatent_tasks import MNNS, Arithmetic, MultiHop, Reachability, Recommend
 
 from tinylatent.core.registry import Registry, owner
 from tinylatent.core.seeds import Seeds
+from tinylatent.lab import recipes_colar, recipes_hrpo, recipes_latentseek
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.tasks import TASKS
 from tinylatent.methods import GRPO, METHODS, Coconut
@@ -246,6 +247,19 @@ def build_rl(start: str, sampler: str, seed: int = 0, **settings: Any) -> Experi
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Studies with arms of their own
+
+OF_STUDIES: dict[str, Any] = {"hrpo": recipes_hrpo, "latentseek": recipes_latentseek, "colar": recipes_colar}
+"""Modules of recipes by the study that they are of: ARMS (label, method, colour) and `build(arm, seed, **settings)`."""
+SEARCHED = {
+    "hrpo": frozenset(recipes_hrpo.ARMS),
+    "latentseek": frozenset[str](),
+    "colar": frozenset(arm for arm in recipes_colar.ARMS if recipes_colar.is_searched(arm)),
+}
+"""Their arms whose learning rate was searched for."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # By name
 
 
@@ -260,7 +274,8 @@ def recipes() -> dict[str, Callable[..., Experiment]]:
     rl = {
         f"mnns-rl/{sampler}-from-{start}": partial(build_rl, start, sampler) for start in STARTS for sampler in SAMPLERS
     }
-    return {**found, **rl}
+    own = {f"{study}/{arm}": partial(of.build, arm) for study, of in OF_STUDIES.items() for arm in of.ARMS}
+    return {**found, **rl, **own}
 
 
 def recipe(name: str, seed: int = 0) -> Experiment:
@@ -291,7 +306,10 @@ def is_tuned(name: str, run: Experiment | None = None) -> bool:
     logs and saves, may differ.
     """
     comparison, _, arm = name.partition("/")
-    searched = comparison == "mnns-rl" or arm in comparisons()[comparison].tuned
+    if comparison in SEARCHED:
+        searched = arm in SEARCHED[comparison]
+    else:
+        searched = comparison == "mnns-rl" or arm in comparisons()[comparison].tuned
     return searched and (run is None or _what_is_learnt(run) == _what_is_learnt(recipe(name)))
 
 

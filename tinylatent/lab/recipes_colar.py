@@ -98,6 +98,11 @@ def family_of(arm: str) -> str:
     return "colar" if isinstance(method, CoLaR) else "rl" if isinstance(method, CoLaRGRPO) else own
 
 
+def is_searched(arm: str) -> bool:
+    """Whether study `colar-tuning` searched for an arm's learning rate, where the arm is trained."""
+    return place_of(arm) is ARITHMETIC and not isinstance(ARMS[arm][1], DiscreteCoT)
+
+
 def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
     """The run of an arm, with what it starts from; `settings` are fields of Training that override.
 
