@@ -249,6 +249,16 @@ def test_invariant_4_only_the_chosen_positions_change_and_they_say_what_the_late
     assert changed > 10
 
 
+def test_invariant_4_tokens_before_the_free_ones_stay_where_prefixes_are_drawn(made):
+    way = LatentSeek(mode="sampled", share=0.4, start=0.4, temperature=5.0, rounds=3)
+    found, changed = solved(way, made, never), 0
+    for row, length in enumerate((made[1].num_steps + 1).tolist()):
+        texts, start = texts_of(found, row)[0], int(0.4 * length)
+        assert all(text[:start] == texts[0][:start] for text in texts)
+        changed += sum(text[start] != texts[0][start] for text in texts[1:])
+    assert changed > 10
+
+
 def head(V=5, N=3, D=4, seed=0):
     """Latents, and what a random head makes of them."""
     z_BND, head_VD = random(1, N, D, seed=seed), random(V, D, seed=seed + 100)
