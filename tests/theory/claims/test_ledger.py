@@ -31,6 +31,7 @@ SLOW = {
     "ctrls_factorised_posterior_is_exact",
     "traces_double_and_states_do_not",
     "latentseek_psrm_is_constant_reward_with_oracle_stop",
+    "latentseek_oracle_stop_beats_pass_at_n",
 }
 """Claims whose checks take a third of a second or more."""
 
