@@ -30,6 +30,8 @@ JITTER = {"cot2": 1, "cot2-4": 2, "coconut": 3}
 
 def thinks_in_latents(method):
     """Whether the controls apply to a method."""
+    if method.name == "hrpo":
+        return method.gate != "token"
     return method.name in ("coconut", "cot2") or (method.name == "grpo" and bool(method.gamma or method.samples > 1))
 
 
@@ -70,6 +72,9 @@ def record_of(experiment, percent, controls=None, **changes):
     }
     sampling = sampled(method, KS if experiment.start is None else EQUAL_KS)
     line = {"step": 5, "reward": 0.5, "frac_reward_zero_std": 0.25, "gradient_norm": 1.0}
+    if method.name == "hrpo":
+        line |= {"length": 3.0, "right_length": 2.0, "right_excess": 0.0, "ended": 1.0, "reference_kl": 0.1}
+        line |= {} if method.gate == "token" else {"hidden_ratio": 0.5, "logged_ratio": 0.6}
     learning = {
         "before": Before(evaluations=evaluations, sampling=sampling),
         "metrics": [line, {**line, "step": 10, "reward": 0.75}],

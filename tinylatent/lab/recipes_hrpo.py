@@ -1,9 +1,10 @@
-"""Recipes of study `hrpo`: every arm on multi-hop lookup, all from the same chains of thought.
+"""Recipes of study `hrpo`: every arm on multi-hop lookup, the main ones on arithmetic, all from the same chains.
 
-The start is a chain that ends by itself, whose training stops at the first half of right answers, so that groups of
-rollouts differ in their rewards on every seed. All arms of a seed begin with its weights and see the same problems in
-the same order. Learning rates are those that study `hrpo-tuning` chose for a family: tokens alone, HRPO, and its
-controls, which share one.
+An arm is a method with its settings; `arithmetic-` before its name puts it there. The start is a chain of thought that
+ends by itself, whose training stops at the first half of right answers or so, so that groups of rollouts differ in
+their rewards on every seed. All arms of a seed begin with its weights and see the same problems in the same order.
+Learning rates are those that study `hrpo-tuning` chose for a family: tokens alone, HRPO, and its controls, which share
+one.
 
 Factors of the learning rate are not the published 20 for gates and 200 for Lambda, which are for a base rate of 5e-6:
 at a rate two hundred times as high they would move Lambda by more than its whole range in tens of steps. Their ratio is
@@ -12,10 +13,10 @@ published factors.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tinylatent_tasks import MultiHop
+from tinylatent_tasks import Arithmetic, MultiHop, Task
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
@@ -23,19 +24,47 @@ from tinylatent.methods import HRPO, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.config import Training
 
-TASK = MultiHop(hops=6, least=2, nodes=8, bound=True)
-MODEL = ModelConfig(heads=4)
-START = Training(
-    steps=4000, learning_rate=3e-3, schedule="constant", clip_norm=1.0, num_train=20_000, enough=0.5, log_every=10
-)
+
+@dataclass(frozen=True)
+class Place:
+    """A task, and how models are trained on it."""
+
+    title: str
+    task: Task
+    model: ModelConfig
+    start: Training
+    """Of the chain of thought that all arms start from."""
+    rates: Mapping[str, float]
+    """Peak learning rates of the arms, by family."""
+
+
+CHAIN: dict[str, Any] = {"schedule": "constant", "clip_norm": 1.0, "num_train": 20_000, "log_every": 10}
+"""Training of the chain of thought, in either place."""
 TRAINING = Training(steps=200, batch_size=16, warmup=0.1, weight_decay=0.1, num_train=20_000, log_every=10, validate=0)
-RATES: Mapping[str, float] = {"token": 1e-3, "hrpo": 1e-3, "control": 1e-3}
-"""Peak learning rates by family."""
+"""Training of the arms."""
+PREFIX = "arithmetic-"
+PLACES: dict[str, Place] = {
+    "": Place(
+        "multi-hop",
+        MultiHop(hops=6, least=2, nodes=8, bound=True),
+        ModelConfig(heads=4),
+        Training(steps=4000, learning_rate=3e-3, enough=0.5, **CHAIN),
+        {"token": 1e-3, "hrpo": 1e-3, "control": 1e-3},
+    ),
+    PREFIX: Place(
+        "arithmetic",
+        Arithmetic(operations=3, least=2, modulus=7, operators="+-"),
+        ModelConfig(width=64, heads=4),
+        Training(steps=3000, learning_rate=3e-3, enough=0.6, **CHAIN),
+        {"token": 3e-4, "hrpo": 3e-4, "control": 3e-4},
+    ),
+}
+"""By what stands before the names of their arms."""
 USUAL = HRPO(r_min=0.5, gate_rate=2.0, openness_rate=20.0)
 """HRPO as most arms have it. Gates start more open than published (r_min .95 to .99), where a latent's share of the
 input, .04 to .08, could hardly matter in a small model."""
 UNDECAYED = replace(USUAL, openness_decay=0.0)
-ARMS: dict[str, tuple[str, HRPO, str]] = {
+KINDS: dict[str, tuple[str, HRPO, str]] = {
     "token": ("tokens alone", HRPO(gate="token"), "#3b6fb6"),
     "hrpo": ("HRPO", USUAL, "#b5403a"),
     "noise": ("noise", replace(USUAL, latent="noise"), "#8a6b1f"),
@@ -53,14 +82,24 @@ ARMS: dict[str, tuple[str, HRPO, str]] = {
     "rates": ("published factors", HRPO(r_min=0.5), "#c98a83"),
     "graph": ("gradient through h", replace(USUAL, graph=True), "#1f5f8a"),
 }
-"""Label, method and colour of every arm."""
+"""Label, method and colour of every kind of arm."""
 CONTROLS = ("noise", "shuffled", "zero", "fixed")
 """HRPO without what its latents tell, or with gates that do not learn."""
+SECOND = ("token", "hrpo", *CONTROLS, "permuted", "decay")
+"""Kinds that are trained on arithmetic as well."""
+ARMS: dict[str, tuple[str, HRPO, str]] = {**KINDS, **{PREFIX + kind: KINDS[kind] for kind in SECOND}}
+"""Label, method and colour of every arm."""
+
+
+def split(arm: str) -> tuple[str, str]:
+    """The prefix of an arm's place, and its kind."""
+    return (PREFIX, arm.removeprefix(PREFIX)) if arm.startswith(PREFIX) else ("", arm)
 
 
 def family_of(arm: str) -> str:
     """What an arm shares its learning rate with."""
-    return "token" if arm == "token" else "control" if arm in CONTROLS else "hrpo"
+    kind = split(arm)[1]
+    return "token" if kind == "token" else "control" if kind in CONTROLS else "hrpo"
 
 
 def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
@@ -71,6 +110,21 @@ def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
     """
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r} of hrpo: expected one of {', '.join(ARMS)}")
-    start = Experiment(TASK, DiscreteCoT(ends=True), MODEL, START, Seeds.all(seed))
-    training = replace(TRAINING, **{"learning_rate": RATES[family_of(arm)], **settings})
-    return Experiment(TASK, ARMS[arm][1], MODEL, training, Seeds.all(seed), start)
+    where, seeds = PLACES[split(arm)[0]], Seeds.all(seed)
+    start = Experiment(where.task, DiscreteCoT(ends=True), where.model, where.start, seeds)
+    training = replace(TRAINING, **{"learning_rate": where.rates[family_of(arm)], **settings})
+    return Experiment(where.task, ARMS[arm][1], where.model, training, seeds, start)
+
+
+def arm_of(run: Experiment) -> str:
+    """The arm of a run.
+
+    Raises:
+        ValueError: it is of none.
+    """
+    for arm, (_, method, _) in ARMS.items():
+        if method == run.method and PLACES[split(arm)[0]].task == run.task:
+            return arm
+    raise ValueError(
+        f"a run of {run.method.name} on {run.task.name} is of no arm of study hrpo: expected {', '.join(ARMS)}"
+    )

@@ -1,10 +1,10 @@
 """Study `hrpo`: does HRPO learn to use its latents, and do they help?
 
 HRPO (Yue et al. 2025) mixes soft tokens into sampled ones by gates that learn. From chains of thought that are right
-half of the time it is trained beside token-only GRPO, and beside itself with noise, another problem's soft token or
-zero in the soft token's place, and with gates that do not learn: a gain of latents must show against all of them. The
-paper takes the rise of the hidden ratio for the use of latents. Weight decay raises it, too, so that its course is
-judged against runs with permuted rewards and with none.
+about half of the time, on multi-hop lookup and on arithmetic, it is trained beside token-only GRPO, and beside itself
+with noise, another problem's soft token or zero in the soft token's place, and with gates that do not learn: a gain of
+latents must show against all of them. The paper takes the rise of the hidden ratio for the use of latents. Weight decay
+raises it, too, so that its course is judged against runs with permuted rewards and with none.
 """
 
 from pathlib import Path
@@ -12,10 +12,10 @@ from statistics import fmean
 
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.plots import figure, interval_column, legend_below, legend_mark
-from tinylatent.lab.recipes_hrpo import ARMS, build
+from tinylatent.lab.recipes_hrpo import ARMS, KINDS, PLACES, arm_of, build, split
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import Records, accuracy, grouped
-from tinylatent.lab.studies.hrpo_tables import accuracies, arm_of, lengths, published, ratios
+from tinylatent.lab.studies.hrpo_tables import accuracies, lengths, published, ratios
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table
 
@@ -33,25 +33,35 @@ def grid(profile: Profile) -> list[Experiment]:
     return [build(arm, seed) for arm in arms for seed in SEEDS[profile]]
 
 
+def by_place(records: list[ExperimentRecord]) -> dict[str, dict[str, Records]]:
+    """Records by prefix of their place and kind of their arm."""
+    found: dict[str, dict[str, Records]] = {}
+    for arm, group in grouped(records, lambda record: arm_of(record.experiment)).items():
+        prefix, kind = split(arm)
+        found.setdefault(prefix, {})[kind] = group
+    return found
+
+
 def tables(records: list[ExperimentRecord]) -> list[Table]:
-    """Accuracy, the hidden ratio, lengths, and what was published."""
-    groups = grouped(records, arm_of)
-    return [accuracies(groups), ratios(groups), lengths(groups), published(groups)]
+    """Accuracy, the hidden ratio and lengths in each place, and what was published."""
+    places = {PLACES[prefix].title: groups for prefix, groups in by_place(records).items()}
+    shown = [make(title, groups) for make in (accuracies, ratios, lengths) for title, groups in places.items()]
+    return [*shown, published(places)]
 
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:
-    """Draws accuracy before (hollow) and after, rewards while it learns, and the hidden ratio with its controls."""
-    groups = grouped(records, arm_of)
+    """Draws a row of panels of multi-hop: accuracy after training, rewards, and the hidden ratio with its controls."""
+    groups = by_place(records)[""]
     with figure(path, 13, 4.2, columns=3) as panels:
         after, rewards, ratio = panels
-        for x, (arm, group) in enumerate(groups.items()):
-            interval_column(after, x, accuracy(group), ARMS[arm][2])
-        after.set_xticks(range(len(groups)), [ARMS[arm][0] for arm in groups], rotation=60, ha="right", fontsize=7)
+        for x, (kind, group) in enumerate(groups.items()):
+            interval_column(after, x, accuracy(group), KINDS[kind][2])
+        after.set_xticks(range(len(groups)), [KINDS[kind][0] for kind in groups], rotation=60, ha="right", fontsize=7)
         after.set(ylabel="validation accuracy after training, %", ylim=(0, 102))
         for axes, shown, metric in ((rewards, REWARDED, "reward"), (ratio, JUDGED, "hidden_ratio")):
-            for arm in (each for each in shown if each in groups):
-                label, _, colour = ARMS[arm]
-                axes.plot(*mean_course(groups[arm], metric), color=colour, label=label)
+            for kind in (each for each in shown if each in groups):
+                label, _, colour = KINDS[kind]
+                axes.plot(*mean_course(groups[kind], metric), color=colour, label=label)
         rewards.set(xlabel="batches of rollouts", ylabel="training reward", ylim=(0, 1.02))
         ratio.set(xlabel="batches of rollouts", ylabel="hidden ratio")
         legend_mark(after, "bar: 95 %", "|", hollow=False)

@@ -1,20 +1,22 @@
 """Tables of study `hrpo`: accuracy before and after, the course of the hidden ratio beside its controls, and lengths.
 
-Records are grouped by arm of `recipes_hrpo`, in the order of their seeds.
+Records of a place are grouped by kind of arm (`recipes_hrpo`), in the order of their seeds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from tinylatent.engine.controls import CONTROLS as REPLACED
 from tinylatent.evaluation.statistics import Interval, mean_interval, paired_difference
 from tinylatent.lab.findings import Finding, decided
-from tinylatent.lab.recipes_hrpo import ARMS, CONTROLS
-from tinylatent.lab.records import DEFAULT, ExperimentRecord
+from tinylatent.lab.recipes_hrpo import CONTROLS, KINDS
+from tinylatent.lab.records import DEFAULT
 from tinylatent.lab.studies.compare import Records, accuracy, difference, percent, positive, rights, totals
 from tinylatent.lab.tables import Table, Value
 
 Groups = Mapping[str, Records]
+"""Records of one place by kind."""
 THROUGH = 0.9
 """Accuracy from which a run counts as broken through."""
 RIVALS = {
@@ -103,11 +105,11 @@ def signed(gap: Interval, digits: int = 3) -> str:
 # Accuracy
 
 
-def accuracies(groups: Groups) -> Table:
+def accuracies(place: str, groups: Groups) -> Table:
     """A row an arm: accuracy before and after, with the gate shut at test time, and under controls."""
     rows: list[dict[str, Value]] = []
     for arm, group in groups.items():
-        row: dict[str, Value] = {"arm": ARMS[arm][0], "rate": group[0].experiment.training.learning_rate}
+        row: dict[str, Value] = {"arm": KINDS[arm][0], "rate": group[0].experiment.training.learning_rate}
         row["before"] = 100 * fmean(
             sum(right) / sum(of) for right, of in zip(before(group), totals(group), strict=True)
         )
@@ -134,14 +136,15 @@ def accuracies(groups: Groups) -> Table:
         "fixed gate: gates as they start. official mode: drawn at temperature .5 among the 50 likeliest tokens, scored "
         "at 1. permuted rewards: rewards of a batch in random order; decay alone: no rewards at all."
     )
-    title = "Multi-hop: group advantages on tokens, and with soft tokens mixed in"
-    return Table(title, columns, rows, legend, [*_gains(groups), *_rivals(groups), *_gate_off(groups)])
+    title = f"{place.capitalize()}: group advantages on tokens, and with soft tokens mixed in"
+    found = [*_gains(groups), *_rivals(groups), *_gate_off(groups)]
+    return Table(title, columns, rows, legend, [placed(place, each) for each in found])
 
 
 def _gains(groups: Groups) -> Iterator[Finding]:
     """Whether training improves the start."""
     for arm, group in groups.items():
-        yield positive(f"{ARMS[arm][0]}: training improves the start", gain(group), len(group), "gains")
+        yield positive(f"{KINDS[arm][0]}: training improves the start", gain(group), len(group), "gains")
 
 
 def _rivals(groups: Groups) -> Iterator[Finding]:
@@ -170,7 +173,7 @@ def _gate_off(groups: Groups) -> Iterator[Finding]:
     for arm, group in groups.items():
         if "tokens" in group[0].evaluations and arm in ("hrpo", "undecayed", "rates"):
             gap = difference(group, group, "tokens")
-            claim = f"{ARMS[arm][0]}: with the gate shut at test time it is less often right"
+            claim = f"{KINDS[arm][0]}: with the gate shut at test time it is less often right"
             yield positive(claim, gap, len(group), "gate off")
 
 
@@ -178,12 +181,12 @@ def _gate_off(groups: Groups) -> Iterator[Finding]:
 # The hidden ratio
 
 
-def ratios(groups: Groups) -> Table:
+def ratios(place: str, groups: Groups) -> Table:
     """A row an arm with a gate: the hidden ratio over training, and how far it moved."""
     rows: list[dict[str, Value]] = []
     gated = {arm: group for arm, group in groups.items() if course(group, "hidden_ratio", 0.0)}
     for arm, group in gated.items():
-        row: dict[str, Value] = {"arm": ARMS[arm][0], "seeds": len(group)}
+        row: dict[str, Value] = {"arm": KINDS[arm][0], "seeds": len(group)}
         for name, at in (("start", 0.0), ("middle", 0.5), ("end", 1.0)):
             found = over_seeds(course(group, "hidden_ratio", at))
             row |= {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
@@ -203,7 +206,8 @@ def ratios(groups: Groups) -> Table:
         "model learns to use latents is judged by the difference to the arms that see permuted rewards, or none. Under "
         "controls (noise, shuffled, zero) the ratio is the share of what stands in the soft token's place."
     )
-    return Table("The hidden ratio", columns, rows, legend, [*_uses(groups), *_rises(gated)])
+    findings = [placed(place, each) for each in (*_uses(groups), *_rises(gated))]
+    return Table(f"{place.capitalize()}: the hidden ratio", columns, rows, legend, findings)
 
 
 def moved(group: Records) -> Interval:
@@ -220,7 +224,7 @@ def _uses(groups: Groups) -> Iterator[Finding]:
             if arm in groups and control in groups:
                 ours = groups[arm]
                 gap = against(ours, groups[control], "hidden_ratio")
-                claim = f"{ARMS[arm][0]}: the hidden ratio ends higher than with {ARMS[control][0]}"
+                claim = f"{KINDS[arm][0]}: the hidden ratio ends higher than with {KINDS[control][0]}"
                 parts.append(_judged(claim, gap, len(ours), "hidden ratio"))
                 yield parts[-1]
     if len(parts) == sum(map(len, MATCHED.values())):
@@ -235,14 +239,14 @@ def _uses(groups: Groups) -> Iterator[Finding]:
     for control in CONTROLS[:3]:
         if control in groups and "hrpo" in groups:
             gap = against(groups["hrpo"], groups[control], "hidden_ratio")
-            claim = f"the hidden ratio ends higher with soft tokens than with {ARMS[control][0]} in their place"
+            claim = f"the hidden ratio ends higher with soft tokens than with {KINDS[control][0]} in their place"
             yield _judged(claim, gap, len(groups["hrpo"]), "hidden ratio")
 
 
 def _rises(groups: Groups) -> Iterator[Finding]:
     """Whether the hidden ratio rises during training, whatever the reason."""
     for arm, group in groups.items():
-        yield _judged(f"{ARMS[arm][0]}: the hidden ratio rises", moved(group), len(group), "hidden ratio")
+        yield _judged(f"{KINDS[arm][0]}: the hidden ratio rises", moved(group), len(group), "hidden ratio")
 
 
 def _judged(claim: str, gap: Interval, runs: int, family: str) -> Finding:
@@ -254,11 +258,11 @@ def _judged(claim: str, gap: Interval, runs: int, family: str) -> Finding:
 # Lengths, and what was published
 
 
-def lengths(groups: Groups) -> Table:
+def lengths(place: str, groups: Groups) -> Table:
     """A row an arm: steps before the answer, of all rollouts and of right ones, and how often chains end."""
     rows: list[dict[str, Value]] = []
     for arm, group in groups.items():
-        row: dict[str, Value] = {"arm": ARMS[arm][0], "seeds": len(group)}
+        row: dict[str, Value] = {"arm": KINDS[arm][0], "seeds": len(group)}
         for metric in ("length", "right_excess", "ended", "reward", "frac_reward_zero_std"):
             name = {"right_excess": "excess", "frac_reward_zero_std": "silent"}.get(metric, metric)
             for when, at in (("first", 0.0), ("last", 1.0)):
@@ -284,24 +288,23 @@ def lengths(groups: Groups) -> Table:
         claim = "HRPO's right answers end up shorter than those of token-only GRPO"
         verdict = decided(gap.high < 0, gap.low > 0, len(groups["hrpo"]))
         findings.append(Finding(claim, verdict, signed(gap), gap, "steps", "length", runs=len(groups["hrpo"])))
-    return Table("Steps before the answer, and how training went", columns, rows, legend, findings)
+    title = f"{place.capitalize()}: steps before the answer, and how training went"
+    return Table(title, columns, rows, legend, [placed(place, each) for each in findings])
 
 
-def published(groups: Groups) -> Table:
-    """HRPO minus GRPO, as published and as measured here."""
+def published(places: Mapping[str, Groups]) -> Table:
+    """HRPO minus GRPO, as published and as measured here, by the title of a place."""
     rows: list[dict[str, Value]] = []
     for name, (grpo, hrpo) in PUBLISHED.items():
         rows.append({"what": f"published: {name}", "tokens alone": grpo, "HRPO": hrpo, "difference": hrpo - grpo})
     findings = []
-    if "token" in groups:
+    for place, groups in places.items():
         ours, theirs = groups["hrpo"], groups["token"]
         gap = difference(ours, theirs)
-        rows.append({
-            "what": "measured: multi-hop", "tokens alone": 100 * accuracy(theirs).value,
-            "HRPO": 100 * accuracy(ours).value, **percent(gap, "difference"),
-        })  # fmt: skip
+        row: dict[str, Value] = {"what": f"measured: {place}", "tokens alone": 100 * accuracy(theirs).value}
+        rows.append({**row, "HRPO": 100 * accuracy(ours).value, **percent(gap, "difference")})
         claim = "HRPO ends higher than token-only GRPO, as published"
-        findings.append(positive(claim, gap, len(ours), "published"))
+        findings.append(placed(place, positive(claim, gap, len(ours), "published")))
     columns = {"what": "s", "tokens alone": ".2f", "HRPO": ".2f", "difference": "+.2f", "low": "+.2f", "high": "+.2f"}
     legend = (
         "published: Qwen2.5-1.5B, tables 2 and 9 of the paper, accuracy in percent, no intervals given. The greedy "
@@ -311,13 +314,6 @@ def published(groups: Groups) -> Table:
     return Table("Beside what was published", columns, rows, legend, findings)
 
 
-def arm_of(record: ExperimentRecord) -> str:
-    """The arm of a record.
-
-    Raises:
-        ValueError: it is none of `recipes_hrpo`.
-    """
-    for arm, (_, method, _) in ARMS.items():
-        if method == record.experiment.method:
-            return arm
-    raise ValueError(f"run {record.id} is of no arm of study hrpo: expected one of {', '.join(ARMS)}")
+def placed(place: str, found: Finding) -> Finding:
+    """A finding whose claim says where."""
+    return replace(found, claim=f"{place}: {found.claim}")

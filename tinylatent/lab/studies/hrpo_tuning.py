@@ -9,39 +9,45 @@ from pathlib import Path
 
 from tinylatent.lab.arms import Arm
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.recipes_hrpo import ARMS, build
+from tinylatent.lab.recipes_hrpo import ARMS, PLACES, PREFIX, arm_of, build, split
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import grouped
-from tinylatent.lab.studies.hrpo_tables import arm_of
 from tinylatent.lab.studies.search import FIRST, Contender, better_rates, draw_rates, rates_table
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table
 
 TUNED = ("token", "hrpo", "noise")
-"""An arm of every family."""
-RATES = (3e-4, 1e-3, 3e-3)
+"""A kind of arm from every family."""
+RATES: dict[str, tuple[float, ...]] = {"": (3e-4, 1e-3, 3e-3), PREFIX: (1e-4, 3e-4, 1e-3)}
+"""By place, the same for every family."""
 SECOND = 101
 STEPS: dict[Profile, dict[str, int]] = {"quick": {"steps": 20}, "full": {}}
-KNOWN = {arm: Arm(ARMS[arm][0], build, ARMS[arm][2]) for arm in TUNED}
+KNOWN = {kind: Arm(ARMS[kind][0], build, ARMS[kind][2]) for kind in TUNED}
 
 
 def grid(profile: Profile) -> list[Experiment]:
-    """Every rate of every family on the first seed."""
-    return [build(arm, FIRST, learning_rate=rate, **STEPS[profile]) for arm in TUNED for rate in RATES]
+    """Every rate of every family on the first seed; on multi-hop alone in the quick profile."""
+    return [
+        build(prefix + kind, FIRST, learning_rate=rate, **STEPS[profile])
+        for prefix in (RATES if profile == "full" else ("",))
+        for kind in TUNED
+        for rate in RATES[prefix]
+    ]
 
 
 def after(profile: Profile, records: list[ExperimentRecord]) -> list[Experiment]:
     """The better two of each family on the second seed."""
     return [
         build(arm, SECOND, learning_rate=rate, **STEPS[profile])
-        for (arm, _), group in grouped(records, contender).items()
-        for rate in better_rates(group, RATES)
+        for arm, group in grouped(records, lambda record: arm_of(record.experiment)).items()
+        for rate in better_rates(group, RATES[split(arm)[0]])
     ]
 
 
 def contender(record: ExperimentRecord) -> Contender:
-    """The arm of a record, and its task."""
-    return arm_of(record), "multi-hop"
+    """The kind of a record's arm, and its task."""
+    prefix, kind = split(arm_of(record.experiment))
+    return kind, PLACES[prefix].title
 
 
 def tables(records: list[ExperimentRecord]) -> list[Table]:
@@ -50,7 +56,7 @@ def tables(records: list[ExperimentRecord]) -> list[Table]:
 
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:
-    """Draws accuracy against rate."""
+    """Draws accuracy against rate, a panel a task."""
     draw_rates(grouped(records, contender), KNOWN, path)
 
 
