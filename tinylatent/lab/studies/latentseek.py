@@ -7,8 +7,7 @@ whatever of it is told instead of decoded. Settings of each way, as many for eac
 reported uses, with the certificate as verifier.
 
 Verifiers: the certificate, which checks what is written and does not know the answer (the headline); the truth, an
-upper bound; the model's own confidence; the truth with a set rate of errors. Claims of family "primary" were named
-before their runs, and are corrected together; all others are leads.
+upper bound; the model's own confidence; the truth with a set rate of errors.
 """
 
 from collections.abc import Iterable, Mapping

@@ -21,7 +21,7 @@ Groups = Mapping[str, Records]
 GREEDY = "greedy"
 """The reader that gained and lost are counted against."""
 PRIMARY = "primary"
-"""The family of claims that were named before their runs."""
+"""The family of the main claims, whose intervals are corrected for their number."""
 CERTIFICATE, TRUTH = "certificate", "truth"
 COUNTS = {
     "right": ".2f", "low": ".2f", "high": ".2f", "gained": ".2f", "lost": ".2f", "tokens": ".1f", "asked": ".2f",
@@ -189,7 +189,7 @@ def differences_table(groups: Groups, rivals: Sequence[str]) -> Table:
                     if _is_last(group, cell) and "flipped" not in cell.verifier:
                         leads.append(_beats(title, group, cell, theirs, "rivals"))
     named = [
-        replace(_beats(PLACES[prefix].title, group, ours, replace(ours, way=rival), PRIMARY, level), exploratory=False)
+        _beats(PLACES[prefix].title, group, ours, replace(ours, way=rival), PRIMARY, level)
         for prefix, rival in primary
         for group in [groups[prefix]]
         for ours in [Cell("latentseek", CERTIFICATE, middle(group))]
@@ -198,8 +198,9 @@ def differences_table(groups: Groups, rivals: Sequence[str]) -> Table:
         "difference: LatentSeek's right answers minus the rival's, in points, problem by problem, with its 95 % "
         "interval; both may decode as many tokens, have as many settings to choose from, and are stopped by the same "
         "verifier. "
-        f"The first {len(named)} claims, of family {PRIMARY}, were named before their runs; their intervals are "
-        f"corrected for their number ({100 * level:.2f} % each)."
+        f"The intervals of the first {len(named)} claims, of family {PRIMARY}, are corrected for their number "
+        f"({100 * level:.2f} % each). They are leads all the same: tasks and searches were chosen by pilots that showed "
+        "which way was ahead."
     )
     columns = {
         "task": "s", "verifier": "s", "rival": "s", "budget": "d", "difference": "+.2f", "low": "+.2f", "high": "+.2f",
