@@ -199,8 +199,8 @@ def differences_table(groups: Groups, rivals: Sequence[str]) -> Table:
         "interval; both may decode as many tokens, have as many settings to choose from, and are stopped by the same "
         "verifier. "
         f"The intervals of the first {len(named)} claims, of family {PRIMARY}, are corrected for their number "
-        f"({100 * level:.2f} % each). They are leads all the same: tasks and searches were chosen by pilots that showed "
-        "which way was ahead."
+        f"({100 * level:.2f} % each). They are leads all the same: tasks and searches were chosen by pilots that "
+        "showed which way was ahead."
     )
     columns = {
         "task": "s", "verifier": "s", "rival": "s", "budget": "d", "difference": "+.2f", "low": "+.2f", "high": "+.2f",
