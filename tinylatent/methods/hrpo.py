@@ -232,6 +232,8 @@ class HRPO(PolicyGradient):
 
     kl: float = 0.005
     """Weight of the KL divergence from the initial policy on tokens alone, estimated by k3."""
+    temperature: float = 1.0
+    """Sampling temperature of rollouts in training; evaluation takes the likeliest token."""
     r_min: float = 0.95
     """Least gate a at the start (for r = 1): 1 is the token alone."""
     r_max: float = 0.999

@@ -10,12 +10,13 @@ raises it, too, so that its course is judged against runs with permuted rewards 
 from pathlib import Path
 from statistics import fmean
 
+from tinylatent.evaluation.statistics import accuracy_interval
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.plots import figure, interval_column, legend_below, legend_mark
+from tinylatent.lab.plots import figure, interval_row, legend_below, legend_mark
 from tinylatent.lab.recipes_hrpo import ARMS, KINDS, PLACES, arm_of, build, split
 from tinylatent.lab.records import ExperimentRecord
-from tinylatent.lab.studies.compare import Records, accuracy, grouped
-from tinylatent.lab.studies.hrpo_tables import accuracies, lengths, published, ratios
+from tinylatent.lab.studies.compare import Records, accuracy, grouped, totals
+from tinylatent.lab.studies.hrpo_tables import accuracies, before, lengths, published, ratios
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table
 
@@ -50,21 +51,25 @@ def tables(records: list[ExperimentRecord]) -> list[Table]:
 
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:
-    """Draws a row of panels of multi-hop: accuracy after training, rewards, and the hidden ratio with its controls."""
+    """Draws panels of multi-hop: accuracy before and after, rewards, and the hidden ratio with its controls."""
     groups = by_place(records)[""]
     with figure(path, 13, 4.2, columns=3) as panels:
         after, rewards, ratio = panels
-        for x, (kind, group) in enumerate(groups.items()):
-            interval_column(after, x, accuracy(group), KINDS[kind][2])
-        after.set_xticks(range(len(groups)), [KINDS[kind][0] for kind in groups], rotation=60, ha="right", fontsize=7)
-        after.set(ylabel="validation accuracy after training, %", ylim=(0, 102))
+        for y, (kind, group) in enumerate(groups.items()):
+            colour = KINDS[kind][2]
+            interval_row(after, -y, accuracy_interval(before(group), totals(group)), colour, hollow=True)
+            interval_row(after, -y, accuracy(group), colour)
+        after.set_yticks([-y for y in range(len(groups))], [KINDS[kind][0] for kind in groups], fontsize=7)
+        after.set(xlabel="validation accuracy, %", xlim=(0, 102))
         for axes, shown, metric in ((rewards, REWARDED, "reward"), (ratio, JUDGED, "hidden_ratio")):
             for kind in (each for each in shown if each in groups):
                 label, _, colour = KINDS[kind]
                 axes.plot(*mean_course(groups[kind], metric), color=colour, label=label)
         rewards.set(xlabel="batches of rollouts", ylabel="training reward", ylim=(0, 1.02))
         ratio.set(xlabel="batches of rollouts", ylabel="hidden ratio")
-        legend_mark(after, "bar: 95 %", "|", hollow=False)
+        legend_mark(after, "before")
+        legend_mark(after, "after", hollow=False)
+        legend_mark(after, "bar: 95 %", "_", hollow=False)
         legend_below(panels, 5)
 
 
