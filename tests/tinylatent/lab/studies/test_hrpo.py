@@ -6,7 +6,7 @@ import pytest
 from records import changed, record_of
 
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN
-from tinylatent.lab.recipes_hrpo import ARMS, KINDS, PLACES, PREFIX, SECOND, arm_of, build, family_of
+from tinylatent.lab.recipes_hrpo import ARMS, KINDS, PLACES, PREFIX, SECOND, TRAINING, arm_of, build, family_of
 from tinylatent.lab.records import Before
 from tinylatent.lab.studies import hrpo, hrpo_tuning
 from tinylatent.methods import DiscreteCoT
@@ -121,7 +121,7 @@ def test_arms_of_a_seed_share_start_task_and_problems():
         runs = [build(arm, 3) for arm in ARMS if arm.startswith(prefix) and (prefix or PREFIX not in arm)]
         assert len({run.start.identity for run in runs}) == 1
         assert {run.task for run in runs} == {where.task}
-        assert {run.training.steps for run in runs} == {where.steps}
+        assert {run.training.steps for run in runs} == {TRAINING.steps}
         assert runs[0].start.method == DiscreteCoT(ends=True)
     assert len({build(arm, 3).identity for arm in ARMS}) == len(ARMS)
 
