@@ -41,7 +41,7 @@ class Place:
 CHAIN: dict[str, Any] = {"schedule": "constant", "clip_norm": 1.0, "num_train": 20_000, "log_every": 10}
 """Training of the chain of thought, in either place."""
 TRAINING = Training(steps=200, batch_size=16, warmup=0.1, weight_decay=0.1, num_train=20_000, log_every=10, validate=0)
-"""Training of the arms: short enough that no arm of multi-hop is right all the time at its end."""
+"""Training of the arms: on multi-hop it ends before most of them are right all the time."""
 PREFIX = "arithmetic-"
 PLACES: dict[str, Place] = {
     "": Place(
