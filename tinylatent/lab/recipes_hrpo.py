@@ -56,7 +56,7 @@ PLACES: dict[str, Place] = {
         Arithmetic(operations=3, least=2, modulus=7, operators="+-"),
         ModelConfig(width=64, heads=4),
         Training(steps=3000, learning_rate=3e-3, enough=0.6, **CHAIN),
-        {"token": 3e-4, "hrpo": 3e-4, "control": 3e-4},
+        {"token": 3e-4, "hrpo": 1e-3, "control": 1e-3},
     ),
 }
 """By what stands before the names of their arms."""
