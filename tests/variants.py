@@ -57,6 +57,7 @@ AVERAGES = [
     Coconut(mixing=1.0),
     *(GRPO(samples=2, updates=2, kl=0.1, average=average) for average in get_args(Average)),
     GRPO(updates=2, advantage="batch-std", average="token"),
+    *(HRPO(latent=latent, r_min=0.5) for latent in ("noise", "shuffled")),
 ]
 """Every way to average over rows and tokens, and stages that are mixed within a batch."""
 

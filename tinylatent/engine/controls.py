@@ -86,6 +86,8 @@ class Noise(Control):
 class Shuffled(Control):
     """The latent of another problem: by default of the previous one in the batch.
 
+    A sampled action holds the latent that it got, so that a replay of some of the rows feeds the same.
+
     Args:
         inner: the wrapped thought.
         source_B: for every prompt the index of the prompt whose latent it gets (its own is allowed); rollout i of its
@@ -95,6 +97,15 @@ class Shuffled(Control):
     def __init__(self, inner: Thought, source_B: Int[Tensor, " B"] | None = None):
         super().__init__(inner)
         self.source_B = source_B
+
+    def sample(self, state: State, streams: Streams | None) -> Action:
+        """The action of the wrapped thought, and the latent of another problem."""
+        action = self.inner.sample(state, streams)
+        return replace(action, values={**action.values, "other": super().latent(state, action)})
+
+    def latent(self, state: State, action: Action) -> Float[Tensor, "*rows D"]:
+        """The other problem's latent, as it was when the action was sampled; of the rows that are here if given."""
+        return action["other"] if "other" in action.values else super().latent(state, action)
 
     def replaced(self, latent: Tensor, state: State, action: Action) -> Float[Tensor, "*rows D"]:
         """The other problem's latent.

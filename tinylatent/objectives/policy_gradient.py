@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tinylatent.core.seeds import derive
@@ -37,9 +37,9 @@ the batch (DAPO, Yu et al. 2025); "sum" the sum over the steps of a row, then th
 itself)."""
 
 Signal = Literal["reward", "permuted", "none"]
-"""Where advantages come from: "reward" the rewards; "permuted" the rewards of the batch in random order, a control that
-keeps their size and number and cuts their tie to what was written; "none" nothing, so that weight decay and a KL term
-alone move the weights."""
+"""Where advantages come from: "reward" the rewards; "permuted" the rewards of every group in random order, a control
+that keeps each group's rewards (one that teaches nothing still does not) and cuts their tie to what was written; "none"
+nothing, so that weight decay and a KL term alone move the weights."""
 
 MAX_COUNT = 1000
 """Upper limit of the settings group, updates, patience and samples."""
@@ -324,8 +324,9 @@ class PolicyGradient(Method):
         if self.signal == "none":
             advantage_B = torch.zeros_like(advantage_B)
         elif self.signal == "permuted":
-            order_B = torch.randperm(len(reward_B), generator=self._order(state)).to(reward_B.device)
-            advantage_B = advantages(reward_B[order_B], self.group, self.advantage, gather=state.gather)
+            order_PG = self._order(len(examples), state).to(reward_B.device)
+            mixed_B = reward_B.view(-1, self.group).gather(1, order_PG).flatten()
+            advantage_B = advantages(mixed_B, self.group, self.advantage, gather=state.gather)
         denominator = denominator_of(trace.hidden_BTD[..., 0], trace.drawn_BT, self.average)
         if self.average == "token":
             denominator = state.gather(torch.as_tensor(denominator, device=advantage_B.device)[None]).sum()
@@ -333,9 +334,10 @@ class PolicyGradient(Method):
             denominator = len(state.gather(advantage_B))
         return Rollouts(examples, replace(trace, end=None), advantage_B, denominator, metrics)  # frees the cache
 
-    def _order(self, state: TrainState) -> torch.Generator:
-        """Gives the order of permuted rewards at a step."""
-        return torch.Generator().manual_seed(derive(state.seed, "permuted rewards", state.step, state.first))
+    def _order(self, groups: int, state: TrainState) -> Int[Tensor, "P G"]:
+        """The order of permuted rewards within every group at a step."""
+        generator = torch.Generator().manual_seed(derive(state.seed, "permuted rewards", state.step, state.first))
+        return torch.rand(groups, self.group, generator=generator).argsort(1)
 
     def reward(self, model: Model, examples: Examples, trace: Trace, state: TrainState) -> Float[Tensor, " B"]:
         """The reward of every rollout: the verifier's value of what it wrote."""

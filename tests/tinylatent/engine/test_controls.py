@@ -8,6 +8,7 @@ from scipy import stats
 
 from tinylatent.core.seeds import Streams
 from tinylatent.engine.controls import CONTROLS, Control, Noise, Shuffled, Zero, controlled
+from tinylatent.engine.force import replay
 from tinylatent.engine.plan import Segment
 from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thought import Action, State
@@ -73,6 +74,23 @@ def test_shuffled_takes_from_the_prompts_it_is_told():
     assert torch.equal(thought.embed(at, thought.sample(at, None)), at.hidden[source_B])
     pairs, thought = state(4, group=2), Shuffled(Hidden(), torch.tensor([1, 0]))
     assert torch.equal(thought.embed(pairs, thought.sample(pairs, None)), pairs.hidden[[2, 3, 0, 1]])
+
+
+@pytest.mark.parametrize("control", ["noise", "shuffled"])
+def test_some_rows_of_a_controlled_run_replay_what_they_were_fed(control, model):
+    """A donor may be among the other rows: what it gave is part of the action."""
+    plan = controlled((Segment(Mixture(), 2), Segment(GREEDY, 1)), control)
+    trace = rollout(model, plan, torch.tensor([[1, 2], [3, 4], [0, 5], [2, 2]]), streams=streams(8), group=2)
+    for rows in (slice(0, 2), slice(2, 6), slice(6, 8)):
+        part = replay(model, trace.part(rows))
+        torch.testing.assert_close(part.inputs_BTD, trace.inputs_BTD[rows], **CLOSE)
+        torch.testing.assert_close(part.logits_BTV, trace.logits_BTV[rows], **CLOSE)
+
+
+def test_given_actions_are_shuffled_among_the_rows_that_are_there():
+    at = state(3)
+    given = Hidden().sample(at, None)
+    assert torch.equal(Shuffled(Hidden()).embed(at, given), at.hidden.roll(1, 0))
 
 
 def test_given_actions_have_no_noise():

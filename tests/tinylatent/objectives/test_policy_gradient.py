@@ -273,7 +273,7 @@ def test_rollouts_are_rewarded_by_the_verifier_that_is_passed_in():
 
 
 def test_permuted_rewards_are_the_same_rewards_elsewhere():
-    """In one order of their own for each step, over the whole batch and beyond groups; metrics tell the true ones."""
+    """Within every group, in one order of their own for each step; metrics tell the true ones."""
     method = GRPO(samples=2, advantage="none")
     model = model_of(method, TASK)
     orders = []
@@ -282,8 +282,9 @@ def test_permuted_rewards_are_the_same_rewards_elsewhere():
         plain, moved = (
             replace(method, signal=signal).collect(model, EXAMPLES, state) for signal in ("reward", "permuted")
         )
-        assert torch.equal(plain.advantage_B.sort().values, moved.advantage_B.sort().values)
-        assert not torch.equal(plain.advantage_B.view(6, -1).sum(1), moved.advantage_B.view(6, -1).sum(1))
+        groups = [batch.advantage_B.view(6, -1) for batch in (plain, moved)]
+        assert torch.equal(*(group.sort(1).values for group in groups))
+        assert not torch.equal(*groups)
         assert moved.metrics["reward"] == plain.metrics["reward"]
         orders.append(moved.advantage_B)
     assert torch.equal(orders[0], orders[1])
