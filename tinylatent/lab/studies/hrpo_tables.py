@@ -132,8 +132,8 @@ def accuracies(place: str, groups: Groups) -> Table:
         "before, problem by problem. rate: chosen by study hrpo-tuning for a family, on other splits: tokens alone, "
         "HRPO and its variants, controls. tokens: the gate shut at test time; sharp: soft tokens at temperature .1; "
         "noise, shuffled, zero: soft tokens replaced at test time. Arms of these names are trained so. through: runs "
-        f"that end at {100 * THROUGH:.0f} % or more, out of seeds. Runs of a seed share start, problems and order. What "
-        "a control does to the start itself (before) is part of how it ends. "
+        f"that end at {100 * THROUGH:.0f} % or more, out of seeds. Runs of a seed share start, problems and order. "
+        "What a control does to the start itself (before) is part of how it ends. "
         "fixed gate: gates as they start. official mode: drawn at temperature .5 among the 50 likeliest tokens, scored "
         "at 1. permuted rewards: rewards of a batch in random order; decay alone: no rewards at all."
     )
