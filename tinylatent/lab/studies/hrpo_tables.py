@@ -135,7 +135,7 @@ def accuracies(place: str, groups: Groups) -> Table:
         f"that end at {100 * THROUGH:.0f} % or more, out of seeds. Runs of a seed share start, problems and order. "
         "What a control does to the start itself (before) is part of how it ends. "
         "fixed gate: gates as they start. official mode: drawn at temperature .5 among the 50 likeliest tokens, scored "
-        "at 1. permuted rewards: rewards of a batch in random order; decay alone: no rewards at all."
+        "at 1. permuted rewards: those of each group in random order; decay alone: none at all."
     )
     title = f"{place.capitalize()}: group advantages on tokens, and with soft tokens mixed in"
     found = [*_gains(groups), *_rivals(groups), *_gate_off(groups)]
