@@ -32,6 +32,7 @@ OURS = ("direct", "pause", "discrete", "coconut", "cot2", "grpo")
 VARIANTS = [
     *(kind() for kind in METHODS.values()),
     Coconut(stages=2, per_step=2),
+    Coconut(stages=2, thought="pause"),
     CoT2(prefix="self"),
     GRPO(samples=1, updates=2, kl=0.1),
     GRPO(gamma=2.0),

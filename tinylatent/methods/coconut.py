@@ -5,7 +5,8 @@ reasoning, each with all its tokens, by c k latent steps; the loss is the cross-
 its gradient flows back through every latent step. Stage 0 is discrete chain of thought; the last stage has latent steps
 alone. A stage resets the optimizer's state and the schedule of the learning rate; with a small probability an example
 comes from a stage drawn uniformly, so that earlier stages are not forgotten. With c = 0 nothing takes the place of the
-steps: they are removed, as in iCoT (Deng, Choi, Shieber 2024, arXiv 2405.14838), but a step at a time.
+steps: they are removed, as in iCoT (Deng, Choi, Shieber 2024, arXiv 2405.14838), but a step at a time. The paper's
+baseline "pause as thought" has the same stages, with one learned vector in place of every hidden state.
 
 Where it differs from the published code: no <bot> and <eot> tokens (the prompt's last token and the number of latent
 steps carry the same information), and a stage is a share of the training steps instead of a number of epochs.
@@ -13,19 +14,24 @@ steps carry the same information), and a stage is a share of the training steps 
 Letters: B rows, T steps before the answer, W tokens of the chain before the answer, D width.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinylatent.core.precision import back
 from tinylatent.engine.plan import Plan, Segment
 from tinylatent.engine.thought import Action, State, Thought
-from tinylatent.engine.thoughts import GREEDY, HIDDEN, Token
+from tinylatent.engine.thoughts import GREEDY, HIDDEN, Pause, Token
 from tinylatent.objectives.examples import Examples
 from tinylatent.objectives.losses import token_loss
-from tinylatent.objectives.method import Loss, Method, Model, TrainState
+from tinylatent.objectives.method import Loss, Method, Model, ParameterGroup, TrainState
+
+Kind = Literal["hidden", "pause"]
+"""What takes the place of a step: "hidden" the last hidden state, "pause" a learned vector, the same everywhere."""
 
 
 class Partial(Thought):
@@ -50,6 +56,24 @@ class Partial(Thought):
 PARTIAL = Partial()
 
 
+class Waiting(Thought):
+    """A chain whose first steps are pauses: the input is a learned vector where the action says so, else its token."""
+
+    parallel = True
+
+    def __init__(self, pause: Pause):
+        super().__init__()
+        self.pause = pause
+
+    def token(self, action: Action) -> Int[Tensor, "*rows"]:
+        """The id, also where the learned vector replaces it."""
+        return action["id"]
+
+    def compose(self, state: State, action: Action, latent: Tensor | None) -> Float[Tensor, "*rows D"]:
+        """The learned vector, or E[id]."""
+        return torch.where(action["latent"][..., None], self.pause.constant_D, state.table.rows(action["id"]))
+
+
 @dataclass(frozen=True)
 class Coconut(Method):
     """Thinks in hidden states, which replace the steps of reasoning stage by stage.
@@ -69,6 +93,8 @@ class Coconut(Method):
     """Share of training in every stage but the last, which takes the rest."""
     mixing: float = 0.1
     """Probability that an example comes from a stage drawn uniformly instead of the current one."""
+    thought: Kind = "hidden"
+    """What a latent step feeds: the last hidden state, or a learned vector (the paper's "pause as thought")."""
 
     def __post_init__(self) -> None:
         if self.stages < 1:
@@ -82,6 +108,26 @@ class Coconut(Method):
             )
         if not 0 <= self.mixing <= 1:
             raise ValueError(f"mixing {self.mixing}: expected a probability; try 0.1")
+        if self.thought not in get_args(Kind):
+            raise ValueError(f"thought {self.thought!r}: expected one of {', '.join(get_args(Kind))}")
+
+    @property
+    def idle(self) -> Mapping[str, str]:
+        """What takes the place of steps, where nothing does."""
+        return {} if self.per_step else {"thought": "with per_step 0, which removes steps"}
+
+    @property
+    def waits(self) -> bool:
+        """Whether pauses take the place of steps."""
+        return self.thought == "pause" and self.per_step > 0
+
+    def parts(self, backbone: Any, generator: torch.Generator) -> nn.ModuleDict:
+        """The learned vector, if pauses take the place of steps."""
+        return nn.ModuleDict({"pause": Pause(backbone.table.width, generator)} if self.waits else {})
+
+    def parameter_groups(self, stage: int) -> tuple[ParameterGroup, ...]:
+        """The learned vector, frozen while nothing reads it."""
+        return (ParameterGroup(("parts.pause",), frozen=True),) if self.waits and not stage and not self.mixing else ()
 
     def stage_starts(self, steps: int) -> tuple[int, ...]:
         """First step of every stage."""
@@ -102,13 +148,14 @@ class Coconut(Method):
         else:
             replaced, removed = _replaced(examples, model.stage.expand(len(examples)))
         token = Token(temperature) if temperature else GREEDY
-        return Segment(HIDDEN, replaced * self.per_step), Segment(token, steps - removed)
+        latent = pause_of(model) if self.waits else HIDDEN
+        return Segment(latent, replaced * self.per_step), Segment(token, steps - removed)
 
     def taught(self, model: Model, examples: Examples) -> Plan:
         """The chain of the model's current stage."""
-        return (self.chain(examples, model.stage.expand(len(examples))),)
+        return (self.chain(model, examples, model.stage.expand(len(examples))),)
 
-    def chain(self, examples: Examples, stage_B: Int[Tensor, " B"]) -> Segment:
+    def chain(self, model: Model, examples: Examples, stage_B: Int[Tensor, " B"]) -> Segment:
         """The chain of every row with its first `stage_B` steps of reasoning replaced, or all if it has fewer."""
         tokens_BW, whole = examples.chain_BT[:, : examples.max_steps], examples.num_steps
         (replaced_B, removed_B), W = _replaced(examples, stage_B), tokens_BW.shape[1]
@@ -124,11 +171,11 @@ class Coconut(Method):
             return Segment(GREEDY, longer_B, GREEDY.given(id_BT))
         action = Action({"id": id_BT, "latent": slot_T < before_B[:, None]})
         fixed = self.per_step == 1 and examples.step_BT is None
-        return Segment(PARTIAL, whole if fixed else longer_B, action)
+        return Segment(Waiting(pause_of(model)) if self.waits else PARTIAL, whole if fixed else longer_B, action)
 
     def loss(self, model: Model, batch: Examples, state: TrainState) -> Loss:
         """Cross-entropy of the tokens after the latents, with the gradient through all of them."""
-        chain = self.chain(batch, self.drawn(state, batch))
+        chain = self.chain(model, batch, self.drawn(state, batch))
         assert chain.given is not None
         trace = self.forced(model, batch, (chain,))
         ids_BT = torch.cat([chain.given["id"], batch.answer_BA], 1)
@@ -144,6 +191,13 @@ class Coconut(Method):
         any_B = (uniform_B2[:, 1] * (self.stages + 1)).long()
         stage_B = torch.where(uniform_B2[:, 0] < self.mixing, any_B, self.stage_at(state.step, state.total))
         return back(stage_B, examples.prompt_BN.device)
+
+
+def pause_of(model: Model) -> Pause:
+    """A model's learned vector."""
+    pause = model.parts["pause"]
+    assert isinstance(pause, Pause)
+    return pause
 
 
 def _replaced(examples: Examples, stage_B: Int[Tensor, " B"]) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:

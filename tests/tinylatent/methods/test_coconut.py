@@ -251,6 +251,46 @@ def test_answers_of_unequal_length_are_learnt_behind_more_latents_than_tokens():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Pauses as thoughts
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("per_step", [1, 2])
+def test_pauses_as_thoughts_are_the_stages_with_a_learned_vector(stage, per_step):
+    """Row by row in full, gradients too: the vector is fed where Coconut feeds the hidden state; one forward does."""
+    method = Coconut(per_step=per_step, mixing=0.0, thought="pause")
+    rows = equations(2, 4, 3)
+    model, together = losses.model_of(method, EQUATIONS, stage), losses.examples_of(method, EQUATIONS, rows)
+    backbone, pause_D, total = model.backbone, model.parts["pause"].constant_D, 0.0
+    for examples, count in zip(alone(method, rows), (2, 4, 3), strict=True):
+        latent, ids = min(stage, count), examples.chain_BT[0, 6 * min(stage, count) :]
+        words_SD = torch.cat([backbone.embedding[examples.prompt_BN[0]], pause_D.expand(latent * per_step, -1)])
+        inputs_SD = torch.cat([words_SD, backbone.embedding[ids[:-1]]])
+        log_p_SV = (backbone.forward(inputs_SD[None])[0][0, len(words_SD) - 1 :] @ backbone.embedding.T).log_softmax(-1)
+        total = total - log_p_SV[range(len(ids)), ids].sum()
+    ours = loss_and_gradients(model, loss_of(method, model, together, state_of(method, stage)))
+    assert_same(ours, loss_and_gradients(model, total / 3))
+    assert method.forced(model, together).counters.forwards == 1
+    run = method.solve(model, together).trace
+    assert run.counters.latents == 0
+    if stage == 3:
+        hidden = Coconut(per_step=per_step, mixing=0.0).solve(losses.model_of(Coconut(), EQUATIONS, 3), together).trace
+        assert run.length_B.tolist() == hidden.length_B.tolist(), "as many steps"
+
+
+def test_pauses_leave_the_usual_method_alone():
+    """Its weights are drawn as they are without the option; where steps are removed the option has no effect."""
+    usual, paused = model_of(Coconut()), model_of(Coconut(thought="pause"))
+    for name, tensor in usual.state_dict().items():
+        assert torch.equal(paused.state_dict()[name], tensor), name
+    assert not [*usual.parts.named_parameters()]
+    assert [name for name, _ in paused.parts.named_parameters()] == ["pause.constant_D"]
+    assert set(Coconut(per_step=0).idle) == {"thought"}
+    assert not Coconut(thought="pause").idle
+    assert "thought" not in experiment(Coconut()).to_json()["method"], "identities of stored runs stay"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Mixing
 
 
@@ -413,6 +453,7 @@ def test_more_latents_than_steps_get_positions_of_their_own():
         ({"per_step": 1000}, r"per_step 1000: expected 0 to 64"),
         ({"mixing": 1.1}, r"mixing 1\.1: expected a probability"),
         ({"mixing": -0.1}, r"mixing -0\.1: expected a probability"),
+        ({"thought": "dots"}, "thought 'dots': expected one of hidden, pause"),
     ],
 )
 def test_bad_configurations_are_refused(fields, said):
