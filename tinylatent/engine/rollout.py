@@ -216,6 +216,23 @@ class Runner:
         twin.backbone, twin.edit = backbone, edit
         return twin
 
+    def rows(self, index_b: Int[Tensor, " b"]) -> "Runner":
+        """A copy of some rows, which may be named more than once; before the first step alone.
+
+        Raises ValueError after it.
+        """
+        if self.states:
+            raise ValueError(f"{len(self.states)} steps were taken: expected a rollout that has read its prompt alone")
+        twin = self.copy(self.backbone, self.edit)
+        for name in ("prompt_BN", "prompt_mask_BN", "offset_B", "mask_BS", "hidden_BD"):
+            value = getattr(self, name)
+            setattr(twin, name, None if value is None else value.index_select(0, index_b))
+        twin.inputs, twin.hiddens = (
+            [x.index_select(0, index_b) for x in parts] for parts in (self.inputs, self.hiddens)
+        )
+        twin.cache = self.cache.rows(index_b)
+        return twin
+
     # -----------------------------------------------------------------------------------------------------------------
     # Running
 

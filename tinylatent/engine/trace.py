@@ -10,6 +10,7 @@ need the weights that made the trace: once these have changed, asking for logits
 Letters: B rows, N prompt, T steps, S slots (N + T), D width, V vocabulary, A answer tokens, G rollouts of a group.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, reduce
@@ -424,11 +425,20 @@ class Trace:
         steps, shared = int(acted_BT.sum()), self.group if self.forked else 1
         slots = int(read_B.sum()) - int(prompt_B.sum()) + int(prompt_B[::shared].sum())
         blocks = 0
-        pairs, times = torch.stack([prompt_B, read_B], 1).cpu().unique(dim=0, return_counts=True)
-        for (prompt, read), count in zip(pairs.tolist(), times.tolist(), strict=True):
+        for (prompt, read), count in Counter(zip(prompt_B.tolist(), read_B.tolist(), strict=True)).items():
             blocks += count * self._row_flops(prompt, read, shared)
         flops = blocks // shared + embedding + 2 * V * D * steps
         return Counters(self.forwards, slots, steps, tokens, latents, flops)
+
+    @property
+    def prompt_counters(self) -> Counters:
+        """What reading the prompts cost: its share of `counters`, where no group shares them."""
+        prompt_B, asked = self.mask_BS[:, : self.spans[0].stop].sum(1), self.prompt_read
+        flops = sum(
+            count * self.backbone.flops(prompt, 0, None if asked is None else min(asked, prompt))
+            for prompt, count in Counter(prompt_B.tolist()).items()
+        )
+        return Counters(forwards=1, slots=int(prompt_B.sum()), flops=flops)
 
     def _row_flops(self, prompt: int, read: int, shared: int) -> int:
         """Operations of one row's blocks, times the number of rollouts that share its prompt."""

@@ -112,25 +112,27 @@ def measure(rounds: int) -> dict[str, float]:
     }
 
 
-def searching() -> dict[str, float]:
-    """LatentSeek by the truth, on a model trained for a moment: questions a second at once and one at a time, their
-    ratio, and how many of the answers differ, in float32 and in float64."""
+def searching(turns: int = 5) -> dict[str, float]:
+    """LatentSeek by the truth, on a model trained for a moment, in float32 and in float64: questions a second at once
+    (median of turns) and one at a time, their ratio, and how many of the answers differ."""
     assert SEARCHED.start is not None
     model, method = train(SEARCHED.start), SEARCHED.method
     examples = SEARCHED.speaker("validation").examples().rows(slice(0, QUESTIONS))
     figures: dict[str, float] = {}
-    for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
-        typed, seconds, answers = model.to(dtype), [], []
-        for size in (QUESTIONS, 1):
+    for dtype in (torch.float32, torch.float64):
+        typed, name = model.to(dtype), str(dtype).removeprefix("torch.")
+        together = method.solve(typed, examples, verify=truth).answer_BA  # this turn does not count
+        seconds = []
+        for _ in range(turns):
             begin = time.perf_counter()
-            answers.append(
-                torch.cat([method.solve(typed, part, verify=truth).answer_BA for part in examples.parts(size)])
-            )
+            together = method.solve(typed, examples, verify=truth).answer_BA
             seconds.append(time.perf_counter() - begin)
-        if not figures:
-            figures = {"searches_per_s": QUESTIONS / seconds[0], "searches_alone_per_s": QUESTIONS / seconds[1]}
-            figures["searches_over_alone"] = seconds[1] / seconds[0]
-        figures[f"searches_differ_{name}"] = float((answers[0] != answers[1]).any(1).sum())
+        begin = time.perf_counter()
+        alone = torch.cat([method.solve(typed, part, verify=truth).answer_BA for part in examples.parts(1)])
+        rates = {"": QUESTIONS / statistics.median(seconds), "_alone": QUESTIONS / (time.perf_counter() - begin)}
+        figures |= {f"searches{how}_per_s_{name}": rate for how, rate in rates.items()}
+        figures[f"searches_over_alone_{name}"] = rates[""] / rates["_alone"]
+        figures[f"searches_differ_{name}"] = float((together != alone).any(1).sum())
     return figures
 
 

@@ -22,7 +22,7 @@ from tinylatent.core.seeds import Streams
 from tinylatent.engine.controls import controlled
 from tinylatent.engine.force import force
 from tinylatent.engine.plan import Plan, Repeat, Segment
-from tinylatent.engine.rollout import rollout
+from tinylatent.engine.rollout import Runner, check, unread
 from tinylatent.engine.thought import State
 from tinylatent.engine.thoughts import Token
 from tinylatent.engine.trace import NO_TOKEN, Counters, Trace
@@ -302,10 +302,12 @@ class _Writer:
         self.method, self.model, self.temperature = method, model, temperature
         self.control, self.verify, self.edit = control, verify, edit
         self.spent = Counters()
+        self.prompts: Runner | None = None
 
     def judged(self, examples: Examples, asked: Asked | None, streams: Streams | None) -> tuple[Trace, Tensor]:
         """A chain of every row, or M of them after told tokens, and their rewards."""
         M = 1 if asked is None else asked.ids_BMN.shape[1]
+        run = self._read(examples) if asked is None else self._reread(asked, M)
         if M > 1:
             examples, streams = examples.repeated(M), None if streams is None else streams.repeated(M)
         heat = self.temperature if asked is None else self.temperature or self.method.heat
@@ -314,16 +316,11 @@ class _Writer:
         if asked is not None and asked.told_B.any():
             told_B = asked.told_B.repeat_interleave(M)
             plan = after(plan, asked.ids_BMN.flatten(0, 1), told_B)
-        trace = rollout(
-            self.model.backbone,
-            plan if self.control is None else controlled(plan, self.control),
-            examples.prompt_BN,
-            examples.prompt_mask_BN,
-            streams=streams,
-            offset_B=examples.offset_B,
-            edit=self.edit,
-        )
-        self._count(trace, told_B)
+        plan = plan if self.control is None else controlled(plan, self.control)
+        check(plan, run.prompt_BN, run.prompt_mask_BN, 1, streams)
+        with torch.no_grad():
+            trace = run.follow(plan, streams)
+        self._count(trace, told_B, asked is None)
         if self.verify is None:
             return trace, trace.hidden_BTD.new_full((len(examples),), -1.0)
         verdict_B = self.verify(examples, trace).to(trace.hidden_BTD)
@@ -331,9 +328,29 @@ class _Writer:
             verdict_B = verdict_B * ended(trace)  # a chain that was cut has no answer to accept
         return trace, verdict_B - 1
 
-    def _count(self, trace: Trace, told_B: Tensor | None) -> None:
-        """Adds a trace to what was spent."""
+    @torch.no_grad()
+    def _read(self, examples: Examples) -> Runner:
+        """All rows, their prompts read; these are kept for every round."""
+        prompt_BN, mask_BN = examples.prompt_BN, examples.prompt_mask_BN
+        read_from = unread(self.method.plan(self.model, examples), prompt_BN.shape[1] - 1, self.edit is not None)
+        self.prompts = Runner(self.model.backbone, prompt_BN, mask_BN, examples.offset_B, 1, self.edit, read_from)
+        return self.prompts.copy(self.model.backbone, self.edit)
+
+    def _reread(self, asked: Asked, M: int) -> Runner:
+        """M copies of the rows that are asked, from their prompts on."""
+        assert self.prompts is not None, "the greedy answers come first"
+        if M == 1 and len(asked.index_B) == len(self.prompts.prompt_BN):
+            return self.prompts.copy(self.model.backbone, self.edit)
+        return self.prompts.rows(asked.index_B.repeat_interleave(M))
+
+    def _count(self, trace: Trace, told_B: Tensor | None, first: bool) -> None:
+        """Adds a trace to what was spent; prompts are read once, before the first answers."""
         cost = trace.counters
+        if not first:
+            prompt = trace.prompt_counters
+            cost = replace(
+                cost, forwards=cost.forwards - 1, slots=cost.slots - prompt.slots, flops=cost.flops - prompt.flops
+            )
         if told_B is not None:
             span = trace.thought_spans[0]
             told = span.stop - span.start if trace.acted_BT is None else trace.acted_BT[:, trace.within(span)].sum(1)

@@ -95,6 +95,10 @@ class Cache:
         """A cache with every row repeated: row b becomes rows b*times .. b*times + times - 1."""
         return Cache(self.size, _map_tree(self.layers, lambda x: x.repeat_interleave(times, 0)))
 
+    def rows(self, index_b: Tensor) -> "Cache":
+        """A cache of some rows, which may be named more than once."""
+        return Cache(self.size, _map_tree(self.layers, lambda x: x.index_select(0, index_b)))
+
 
 def _map_tree(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return change(tree) if isinstance(tree, Tensor) else tuple(_map_tree(branch, change) for branch in tree)

@@ -12,7 +12,7 @@ from thoughts import PAUSE, THOUGHTS
 import tinylatent.engine.rollout
 from tinylatent.engine.force import force, replay
 from tinylatent.engine.plan import Segment
-from tinylatent.engine.rollout import resume, rollout
+from tinylatent.engine.rollout import Runner, resume, rollout
 from tinylatent.engine.thoughts import GREEDY, Mixture, Token
 
 RECALL = THOUGHTS["recall"]
@@ -64,3 +64,22 @@ def test_what_cannot_be_resumed_is_rejected(model, monkeypatch):
     monkeypatch.setattr(tinylatent.engine.rollout, "MIN_UNREAD", 1)
     with pytest.raises(ValueError, match="holds no hidden states of its prompt, which the plan reads: pass whole=True"):
         resume(rollout(model, PLAN, PROMPT), (Segment(RECALL, 1),))
+
+
+def test_some_rows_go_on_from_their_prompts_as_if_they_were_alone(model):
+    """Named twice, in another order, with padding and offsets; after a step it is too late."""
+    prompt, mask = torch.tensor([[1, 2, 3], [0, 4, 5], [6, 2, 5]]), torch.ones(3, 3, dtype=torch.bool)
+    mask[1, 0] = False
+    offset, plan, index = torch.tensor([0, 2, 1]), (Segment(GREEDY, 3),), torch.tensor([2, 1, 1])
+    with torch.no_grad():
+        read = Runner(model, prompt, mask, offset, 1, None, 0)
+        some = read.rows(index).follow(plan, None)
+        whole = read.copy(model, None).follow(plan, None)
+    alone = rollout(model, plan, prompt[index], mask[index], offset_B=offset[index])
+    torch.testing.assert_close(some.hidden_BTD, alone.hidden_BTD, **CLOSE)
+    torch.testing.assert_close(whole.hidden_BTD[index], alone.hidden_BTD, **CLOSE)
+    assert some.counters == alone.counters
+    assert some.prompt_counters.slots == 3 + 2 + 2
+    assert some.prompt_counters.flops == model.flops(3) + 2 * model.flops(2)
+    with pytest.raises(ValueError, match=r"3 steps were taken: expected a rollout that has read its prompt alone"):
+        whole.end.rows(index)
