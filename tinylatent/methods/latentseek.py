@@ -134,10 +134,9 @@ class LatentSeek(Prefixed):
     name = "latentseek"
     label = "LatentSeek"
     colour = "#7b5ea7"
-    head_uses = 3
 
     rate: float = 0.03
-    """Learning rate of the latents."""
+    """Learning rate of the latents; at 0 mode sampled proposes random prefixes, always of the same probabilities."""
     mode: Mode = "argmax"
     """How a prefix is read from the latents: the most likely tokens (as released; NO policy gradient), or sampled."""
     samples: int = 1
@@ -148,6 +147,9 @@ class LatentSeek(Prefixed):
     """Temperature of sampled prefixes, and of their score."""
     optimizer: Optimizer = "adam"
     """Adam, afresh for every question (as released), or plain steps."""
+    guided: bool = True
+    """Whether steps follow the verifier's rewards; otherwise a constant one of -1, and the verifier only stops the
+    search and selects its answer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,9 +167,15 @@ class LatentSeek(Prefixed):
 
     @property
     def idle(self) -> Mapping[str, str]:
-        """Nothing is sampled in mode argmax."""
+        """Nothing is sampled in mode argmax; at rate 0 no step is taken."""
         unsampled = ("samples", "baseline", "temperature") if self.mode == "argmax" else ()
-        return {**super().idle, **dict.fromkeys(unsampled, "in mode argmax")}
+        still = () if self.rate else ("baseline", "optimizer", "guided")
+        return {**super().idle, **dict.fromkeys(still, "at rate 0"), **dict.fromkeys(unsampled, "in mode argmax")}
+
+    @property
+    def head_uses(self) -> int:
+        """Prefixes are read; the score, where steps are taken, is one more pass forward and one back."""
+        return 3 if self.rate else 1
 
     @property
     def draws(self) -> bool:
@@ -187,9 +195,9 @@ class LatentSeek(Prefixed):
         """
         readout, own, sampled = partial(read, model.backbone), asked.own, self.mode == "sampled"
         z_BND, step = own.get("z", asked.hidden_BND), round - sampled
-        if step >= 0:
+        if step >= 0 and self.rate:
             temperature = self.temperature if sampled else 1.0
-            reward_BM = asked.reward_BM.to(z_BND)
+            reward_BM = asked.reward_BM.to(z_BND) if self.guided else z_BND.new_full(asked.reward_BM.shape, -1.0)
             step_BND = ascent(readout, z_BND, asked.ids_BMN, reward_BM, asked.free_BN, self.baseline, temperature)
             z_BND = advanced(z_BND, step_BND, own, step, self.rate, self.optimizer)
         own["z"] = z_BND

@@ -5,7 +5,8 @@
     noise-search   the tokens read from the first hidden states plus normal noise              yes
     taboo-search   the greedy tokens with the closest runners-up in their place                no
 
-A vote over N sampled chains is best-of-n with `select` vote.
+A vote over N sampled chains is best-of-n with `select` vote. Random prefixes, which tell what a gradient adds to the
+trick of telling tokens, are LatentSeek in mode sampled at rate 0.
 
 Letters: B rows, M proposals of a round (1), N told positions, D width, V vocabulary.
 """
@@ -63,7 +64,6 @@ class NoiseSearch(Prefixed):
     name = "noise-search"
     label = "noise"
     colour = "#8a6b1f"
-    head_uses = 1
 
     scale: float = 1.0
     """Standard deviation of the noise, in units of the hidden states' numbers."""
@@ -72,6 +72,11 @@ class NoiseSearch(Prefixed):
         super().__post_init__()
         if not self.scale >= 0:
             raise ValueError(f"scale {self.scale}: expected 0 or more; try 1.0")
+
+    @property
+    def head_uses(self) -> int:
+        """The noisy states are read."""
+        return 1
 
     @property
     def draws(self) -> bool:

@@ -102,9 +102,6 @@ class Search(DiscreteCoT):
     starts_from = "discrete"
     temperatures: ClassVar[tuple[float, ...]] = ()
     recipe: ClassVar[dict[str, Any]] = {"steps": 0}
-    head_uses: ClassVar[int] = 0
-    """Times that a round applies the head to every told position, forward or backward."""
-
     rounds: int = 10
     """Most rounds of proposals to a question; 0 is greedy decoding."""
     by_tokens: bool = False
@@ -134,6 +131,11 @@ class Search(DiscreteCoT):
     def idle(self) -> Mapping[str, str]:
         """A vote needs no judge."""
         return dict.fromkeys(("judge", "threshold"), "in a vote") if self.select == "vote" else {}
+
+    @property
+    def head_uses(self) -> int:
+        """Times that a round applies the head to every told position, forward or backward."""
+        return 0
 
     @property
     def draws(self) -> bool:
@@ -250,8 +252,9 @@ class Search(DiscreteCoT):
         """Which proposal of every row is returned; the earliest of equals."""
         made_BK = ~reward_BK.isnan()
         if self.select == "vote":
-            same_BKK = (answer_BKA[:, :, None] == answer_BKA[:, None]).all(-1) & made_BK[:, None]
-            return (same_BKK.sum(-1) * made_BK).argmax(1)
+            votes_BK = made_BK & (answer_BKA != NO_TOKEN).any(-1)  # a chain that was cut has no answer to vote for
+            same_BKK = (answer_BKA[:, :, None] == answer_BKA[:, None]).all(-1) & votes_BK[:, None]
+            return (same_BKK.sum(-1) * votes_BK).argmax(1)
         reward_BK = reward_BK.masked_fill(~made_BK, -torch.inf)
         if self.select == "first":
             return (reward_BK > self.threshold).to(torch.int8).argmax(1)

@@ -12,6 +12,8 @@ from scipy.stats import chisquare
 from tinylatent_tasks import MultiHop
 
 from tinylatent.core.seeds import Streams
+from tinylatent.engine.distributions import categorical
+from tinylatent.engine.force import force
 from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thought import State
 from tinylatent.engine.trace import NO_TOKEN
@@ -21,7 +23,7 @@ from tinylatent.methods.latentseek import LatentSeek, advanced, ascent, score
 from tinylatent.methods.rivals import BestOfN, NoiseSearch, TabooSearch
 from tinylatent.methods.searching import Prefixed, after, read
 from tinylatent.models.backbone import Table
-from tinylatent.objectives.rewards import constant, truth, written
+from tinylatent.objectives.rewards import certificate, constant, truth, written
 from tinylatent.objectives.speakers import Symbols
 
 TASK = MultiHop(hops=5, least=2, nodes=6, bound=True)
@@ -85,7 +87,8 @@ def same_text(found, other, rows=slice(None)):
 def naive(way, made, row, verify=picky):
     """One question, recomputed from nothing at every round, with torch's own optimizer: all proposals and rewards.
 
-    Nothing is batched, cached or masked, and the gradient goes through the head's matrix alone.
+    Nothing is batched, cached or masked, and the gradient goes through the head's matrix alone. Random numbers are the
+    library's, drawn for this question by itself.
     """
     model, examples = made[0], made[1].rows(slice(row, row + 1))
     head_VD, prompt = model.backbone.embedding.detach(), examples.prompt_BN[examples.prompt_mask_BN].tolist()
@@ -108,20 +111,42 @@ def naive(way, made, row, verify=picky):
         ]
         return float(verify(examples, rollout(model.backbone, tuple(given), torch.tensor([prompt])))) - 1
 
-    first = completed([])
+    first, sampled = completed([]), way.mode == "sampled"
     start, count = int(way.start * total + 1e-9), int(way.share * total + 1e-9)
     stop = min(start + count, total - 1)
     z = hidden(first)[len(prompt) - 1 :][start:stop].clone().requires_grad_()
     kind = torch.optim.Adam if way.optimizer == "adam" else torch.optim.SGD
-    optimizer, texts, rewards = kind([z], way.rate), [first], [reward(first)]
-    while start < stop and rewards[-1] <= way.threshold and len(texts) <= way.rounds:
-        log_p = (z @ head_VD.T).log_softmax(-1)
-        loss = -rewards[-1] * sum(log_p[n, texts[-1][start + n]] for n in range(stop - start))
+    optimizer, heat = kind([z], way.rate), way.temperature if sampled else 1.0
+    texts, rewards, last = [first], [reward(first)], 1
+
+    def step():
+        """The gradient of the last proposals' log-probabilities, each by its reward less the baseline."""
+        loss = 0.0
+        for text, mine in zip(texts[-last:], rewards[-last:], strict=True):
+            others = (sum(rewards[-last:]) - mine) / max(1, last - 1)
+            advantage = mine - {"none": 0.0, "mean": sum(rewards[-last:]) / last, "loo": others}[way.baseline]
+            log_p = (z @ head_VD.T / heat).log_softmax(-1)
+            loss = loss - advantage / last * sum(log_p[n, text[start + n]] for n in range(stop - start))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        texts.append(completed(first[:start] + (z @ head_VD.T).argmax(-1).tolist()))
-        rewards.append(reward(texts[-1]))
+
+    def prefixes(round):
+        if not sampled:
+            return [(z @ head_VD.T).argmax(-1).tolist()]
+        own, found = Streams(11, torch.tensor([row])).derived("told", round), []
+        for place, logits in enumerate((z @ head_VD.T).detach(), start):
+            own.at(place)
+            found.append(categorical(own, logits[None], way.samples, heat)[0][0].tolist())
+        return [list(prefix) for prefix in zip(*found, strict=True)]
+
+    for round in range(way.rounds if start < stop else 0):
+        if max(rewards[-last:]) > way.threshold:
+            break
+        if round or not sampled:
+            step()
+        proposed = [completed(first[:start] + prefix) for prefix in prefixes(round)]
+        texts, rewards, last = texts + proposed, rewards + [reward(text) for text in proposed], len(proposed)
     return texts, rewards
 
 
@@ -142,8 +167,11 @@ def texts_of(found, row):
         LatentSeek(share=0.7, rate=0.3),
         LatentSeek(share=0.7, rate=3.0, start=0.25, rounds=6),
         LatentSeek(share=0.5, rate=2.0, optimizer="sgd", threshold=-0.4),
+        replace(PAIR, temperature=0.6, rate=20.0),
+        replace(PAIR, temperature=1.7, baseline="mean", start=0.3, rate=2.0, optimizer="adam"),
+        LatentSeek(mode="sampled", share=0.7, rate=2.0, rounds=5),
     ],
-    ids=lambda way: f"{way.optimizer} {way.rate}",
+    ids=lambda way: f"{way.mode} {way.optimizer} {way.rate}",
 )
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
@@ -158,6 +186,48 @@ def test_every_proposal_is_that_of_the_plain_loop(way, made):
         flips, updates = flips + len({tuple(text) for text in texts}) - 1, updates + len(texts) - 1
     assert flips > 10
     assert updates > 20
+
+
+@pytest.mark.parametrize("way", [WAYS[0], PAIR, BestOfN(rounds=5)], ids=["argmax", "sampled", "best of n"])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+def test_logits_of_the_search_are_those_of_teacher_forcing(dtype, close, way, made):
+    """At every round: prompts that were read once, told tokens and decoded ones, padding and early ends."""
+    model, traces = model_of(DiscreteCoT(), TASK).to(dtype), []
+
+    def verify(examples, trace):
+        traces.append(trace)
+        return never(examples, trace)
+
+    way.solve(model, made[1], streams(made[1]), verify=verify)
+    assert len(traces) == way.rounds + 1
+    for trace in traces:
+        forced = force(trace.backbone, trace.plan(), trace.prompt_BN, trace.prompt_mask_BN)
+        gap_BT = (forced.logits_BTV - trace.logits_BTV).abs().amax(-1)
+        assert (gap_BT if trace.acted_BT is None else gap_BT[trace.acted_BT]).max() < close
+    assert {trace.prompt_mask_BN is None for trace in traces} == {False}
+
+
+@pytest.mark.parametrize("verify", [truth, certificate, picky], ids=["truth", "certificate", "graded"])
+def test_only_graded_rewards_guide_a_search(verify, made):
+    """The perfect sparse reward is a constant one whose best answer the same verifier picks: rewards of 0 or 1 say no
+    more than when to stop."""
+    way = LatentSeek(share=0.7, rate=0.5, select="best")
+    heard, unheard = solved(way, made, verify), solved(replace(way, guided=False), made, verify)
+    assert same_text(heard, unheard) == (verify is not picky)
+    blind = solved(replace(way, guided=False), made, never)
+    ours, theirs = (texts_of(each, 3)[0] for each in (unheard, blind))
+    assert ours == theirs[: len(ours)]
+
+
+def test_random_prefixes_are_a_search_that_takes_no_step(made):
+    """Rate 0 in mode sampled: the probabilities of every round are the first's, and the head is used once."""
+    way = LatentSeek(mode="sampled", share=0.7, rate=0.0, rounds=4)
+    found, said = solved(way, made, never), []
+    for row in range(len(ROWS)):
+        said.append(len({tuple(text) for text in texts_of(found, row)[0]}))
+    assert max(said) > 3
+    noise = solved(NoiseSearch(share=0.7, rounds=4), made, never)
+    assert found.counters == noise.counters
 
 
 def test_adam_is_torchs_for_every_question_by_itself():
@@ -508,6 +578,43 @@ def test_told_tokens_are_not_decoded(made):
     assert rounds_B.max() > 5
 
 
+def test_every_prompt_is_read_once(made):
+    """A round reads what it tells and decodes; the last token of an answer is not read."""
+    model, examples = made
+    found, length_B = solved(NoiseSearch(share=0.5, rounds=3), made, never), examples.num_steps + 1
+    rounds_B = (~found.reward_BK.isnan()).sum(1) - 1
+    prompt_B = examples.prompt_mask_BN.sum(1)
+    assert found.counters.slots == int((prompt_B + (1 + rounds_B) * (length_B - 1)).sum())
+    table, flops = model.backbone.table, 0
+    for prompt, length, rounds, told in zip(
+        *(x.tolist() for x in (prompt_B, length_B, rounds_B, found.told_B)), strict=True
+    ):
+        round = model.backbone.flops(length - 1, prompt) + 2 * len(table) * table.width * length
+        extra = 2 * len(table) * table.width * told * NoiseSearch().head_uses
+        flops += model.backbone.flops(prompt, 0, 1 if found.trace.prompt_read else None) + (1 + rounds) * round
+        flops += rounds * extra
+    assert found.counters.flops == flops
+
+
+def test_a_round_of_several_samples_costs_as_many(made):
+    """By tokens, a round of M costs M times what follows the told tokens."""
+    length_B = made[1].num_steps + 1
+    found = solved(replace(PAIR, rounds=8, by_tokens=True), made, never)
+    rounds_B, left_B = ((~found.reward_BK.isnan()).sum(1) - 1) // 3, length_B - found.told_B
+    assert torch.equal(rounds_B, torch.where(found.told_B > 0, 8 * length_B // (3 * left_B), 0))
+    assert found.counters.tokens == int((length_B + 3 * rounds_B * left_B).sum())
+    assert len(set(rounds_B.tolist())) > 1
+
+
+def test_a_chain_that_was_cut_has_no_vote(made):
+    """One answer against any number of chains that were not ended."""
+    way = BestOfN(select="vote", ends=True)
+    reward_BK = -torch.ones(3, 4)
+    reward_BK[2, 3] = torch.nan
+    answer_BKA = torch.tensor([[-1, -1, 5, -1], [4, -1, 5, 5], [-1, -1, -1, 7]])[..., None]
+    assert way._chosen(reward_BK, answer_BKA).tolist() == [2, 2, 0]
+
+
 def test_best_of_n_finds_what_sampling_finds(made):
     """With the truth, a question is found if the greedy chain or one of the samples is right."""
     found = solved(BestOfN(rounds=30), made, truth)
@@ -638,3 +745,4 @@ def test_bad_settings_are_refused(kind, fields, said):
 def test_settings_without_effect_are_named():
     assert set(LatentSeek().idle) == {"samples", "baseline", "temperature"}
     assert set(LatentSeek(mode="sampled", select="vote").idle) == {"judge", "threshold"}
+    assert set(LatentSeek(mode="sampled", rate=0.0).idle) == {"baseline", "optimizer", "guided"}
