@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from tinylatent.engine.counters import Counters
 from tinylatent.engine.plan import ANSWER, Plan, Segment
 from tinylatent.engine.thought import Action, History, State, Thought
 from tinylatent.models.backbone import Backbone, weights_version
@@ -72,29 +73,6 @@ def made_with(backbone: Backbone, spans: tuple[Span, ...]) -> int:
         if span.thought._parameters or span.thought._modules:
             version += weights_version(span.thought)
     return version
-
-
-@dataclass(frozen=True)
-class Counters:
-    """What a trace cost, summed over rows, without waiting and padding."""
-
-    forwards: int = 0
-    """Calls of the model."""
-    slots: int = 0
-    """Slots read; a prompt that a group shares counts once."""
-    steps: int = 0
-    """Actions taken."""
-    tokens: int = 0
-    """Actions with a token."""
-    latents: int = 0
-    """Inputs with a latent part; a gated thought counts here and in `tokens`."""
-    flops: int = 0
-    """Floating-point operations of blocks, readouts and mixtures of the whole table."""
-    judged: int = 0
-    """Answers that a verifier was asked about; a method that searches counts them."""
-
-    def __add__(self, other: "Counters") -> "Counters":
-        return Counters(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
 @dataclass(eq=False)

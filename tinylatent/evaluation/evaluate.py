@@ -20,8 +20,9 @@ from torch import Tensor
 
 from tinylatent.core.precision import wide
 from tinylatent.core.seeds import Streams, derive
+from tinylatent.engine.counters import Counters
 from tinylatent.engine.plan import ANSWER
-from tinylatent.engine.trace import NO_TOKEN, Counters, Trace
+from tinylatent.engine.trace import NO_TOKEN, Trace
 from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.policy_gradient import entropy_of

@@ -17,7 +17,7 @@ import torch
 
 from tinylatent.core.identity import checksum
 from tinylatent.engine.controls import CONTROLS
-from tinylatent.engine.trace import Counters
+from tinylatent.engine.counters import Counters
 from tinylatent.evaluation.evaluate import evaluate
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, cluster_counts
 from tinylatent.lab.experiment import Experiment, read_method, written_method

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from tinylatent.core.seeds import Streams
 from tinylatent.engine.controls import controlled
+from tinylatent.engine.counters import Counters
 from tinylatent.engine.force import force
 from tinylatent.engine.plan import Plan, Repeat, Segment
 from tinylatent.engine.rollout import Runner, check, unread
 from tinylatent.engine.thought import State
 from tinylatent.engine.thoughts import Token
-from tinylatent.engine.trace import NO_TOKEN, Counters, Trace
+from tinylatent.engine.trace import NO_TOKEN, Trace
 from tinylatent.methods.discrete import DiscreteCoT, ended
 from tinylatent.models.backbone import Backbone, Edit
 from tinylatent.objectives.examples import Examples

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from tinylatent.core.seeds import Streams, derive
 from tinylatent.engine.controls import controlled
+from tinylatent.engine.counters import Counters
 from tinylatent.engine.force import force
 from tinylatent.engine.plan import ANSWER, Plan, Segment, all_given
 from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import GREEDY, Token
-from tinylatent.engine.trace import Counters, Trace
+from tinylatent.engine.trace import Trace
 from tinylatent.models.backbone import Edit
 from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.losses import token_loss
