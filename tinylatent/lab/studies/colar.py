@@ -2,7 +2,8 @@
 
 Every arm of `recipes_colar` starts from one chain of thought a seed and trains as long as the others; each is then read
 at its speeds, with the chain's own vectors given, with vectors and stops drawn as in the paper, and with latents
-replaced. The arithmetic chain has six tokens an operation, multi-hop a token a node.
+replaced. The arithmetic chain has six tokens an operation, multi-hop a token a node: there c of 6 and of 1 take as many
+latents as Coconut and pauses.
 """
 
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from tinylatent.engine.controls import CONTROLS
 from tinylatent.lab.plots import figure, interval_column, legend_below, legend_mark
 from tinylatent.lab.reading import Reader, Reading, ReadingRecord
-from tinylatent.lab.recipes_colar import ARMS, HOPS, PREFIX, RL_START, build
+from tinylatent.lab.recipes_colar import ARMS, HOPS, PREFIX, RL_SPEED, RL_START, build
 from tinylatent.lab.studies.colar_tables import (
     ITSELF,
     ByArm,
@@ -30,7 +31,7 @@ from tinylatent.lab.studies.colar_tables import (
 from tinylatent.lab.studies.compare import grouped
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table
-from tinylatent.methods import CoLaR, CoLaRGRPO
+from tinylatent.methods import Coconut, CoLaR, CoLaRGRPO
 from tinylatent.objectives.method import Method
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ QUICK = ("random", "c2", "direct")
 QUICK_PARTS = 2
 """By what the quick profile divides the steps of training."""
 PROBLEMS = 500
-COMPARED = (2, 5)
-"""The speeds of the paper's tables, at which more is asked."""
+COMPARED = (1, 2, 5, 6)
+"""Speeds at which more is asked: those of the paper's tables, of reinforcement learning, and of as many latents as
+Coconut has."""
 
 
 def grid(profile: Profile) -> list[Reading]:
@@ -62,9 +64,13 @@ def reading(arm: str, seed: int, profile: Profile = "full") -> Reading:
 def read_by(method: Method) -> tuple[Reader, ...]:
     """The ways to read a method: at every speed it may be asked at, or at its only one."""
     if not isinstance(method, CoLaR | CoLaRGRPO):
-        latent = method.name == "coconut" and getattr(method, "per_step", 0) > 0
+        latent = isinstance(method, Coconut) and method.per_step > 0 and not method.waits
         return Reader(ITSELF, method), *(Reader(f"{ITSELF} {name}", method, name) for name in CONTROLS if latent)
     asked = [*method.speeds] if len(method.speeds) == 1 else [*range(1, max(method.speeds) + 1)]
+    if isinstance(method, CoLaRGRPO):
+        asked = [RL_SPEED]
+    elif method == ARMS[RL_START][1]:
+        asked = sorted({RL_SPEED, *asked})
     found = [Reader(f"x{c}", replace(method, speed=c)) for c in asked]
     compared = [c for c in asked if c in COMPARED]
     found += [Reader(f"drawn x{c}", replace(method, speed=c, draws=True)) for c in compared]
@@ -116,14 +122,15 @@ def draw(records: Readings, path: Path) -> None:
 
 def _by_speed(axes: "matplotlib.axes.Axes", groups: ByArm) -> None:
     """Accuracy against c for methods with speeds; a dashed line for each other."""
-    for number, (arm, group) in enumerate(groups.items()):
+    several = [arm for arm, group in groups.items() if speeds(group)]
+    for arm, group in groups.items():
         label, method, colour = ARMS[arm]
-        if not speeds(group):
+        if arm not in several:
             level = 100 * accuracy(group, ITSELF).value
             axes.axhline(level, color=colour, linestyle="--", linewidth=1, label=label)
             continue
         assert isinstance(method, CoLaR)
-        apart = 0.06 * (number - (len(groups) - 1) / 2)
+        apart = 0.06 * (several.index(arm) - (len(several) - 1) / 2)
         for place, (reader, c) in enumerate(own(group)):
             assert c is not None
             unseen = c not in method.speeds

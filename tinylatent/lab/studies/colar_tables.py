@@ -8,7 +8,7 @@ from tinylatent.evaluation.statistics import Interval, accuracy_interval, mean_i
 from tinylatent.lab.findings import Finding, decided
 from tinylatent.lab.reading import ReadingRecord
 from tinylatent.lab.recipes_colar import ARMS, PREFIX, RL_SPEED, RL_START, place_of
-from tinylatent.lab.studies.compare import percent, positive
+from tinylatent.lab.studies.compare import needs_own, percent, positive
 from tinylatent.lab.tables import Table, Value
 
 Readings = Sequence[ReadingRecord]
@@ -24,11 +24,15 @@ PUBLISHED = {
     "nll": {2: -7.8, 5: -6.5},
 }
 """GSM8k-Aug, Llama-3.2-1B, table 1 of the paper: ablation minus CoLaR, in points."""
-PUBLISHED_SINGLE = {2: 0.9, 5: -3.2}
+PUBLISHED_SINGLE = {2: 0.9, 3: 1.1, 4: 1.8, 5: -3.2}
 """GSM8k, read off figure 3 of the paper: trained with c of 1 to 5 minus trained with this c alone, in points."""
 PUBLISHED_SOURCE = (
     "published: on GSM8k-Aug with Llama-3.2-1B, by table 1 of the paper (differences of accuracy on its first column), "
     "and by its figure 3, read off a plot, for one c a model; another task and model, for the sign alone."
+)
+RATES_SHARED = (
+    "All arms of CoLaR share the learning rate found for c of 1 to 5, both of pause tokens theirs, both of "
+    "reinforcement learning that of the mean over steps; multi-hop has the rates of arithmetic."
 )
 ABLATIONS = {
     "mean": "the sum over the root of c is more often right than the mean",
@@ -37,6 +41,14 @@ ABLATIONS = {
     "nll": "soft-mse is more often right than the likelihood",
 }
 """What each ablation is about, by its arm: CoLaR is more often right than it."""
+
+
+BASELINES = (
+    ("c6", 6, "coconut"), ("c6", 6, "waiting"), ("c6", 6, "pause-c6"), ("random", 5, "pause"), ("random", 5, "icot"),
+    ("random", 5, "direct"), ("hops-random", 1, "hops-coconut"), ("hops-random", 5, "hops-pause"),
+    ("hops-random", 5, "hops-icot"), ("hops-random", 5, "hops-direct"),
+)  # fmt: skip
+"""Which arm and speed of CoLaR is compared with which baseline: where a baseline thinks, with as many latents."""
 
 
 def accuracy(group: Readings, reader: str, part: str = "") -> Interval:
@@ -49,18 +61,32 @@ def gap(ours: Readings, reader: str, theirs: Readings, other: str, part: str = "
     """Accuracy of one reader minus that of another, on the same problems.
 
     Raises:
-        ValueError: the runs were not asked the same problems.
+        ValueError: the runs cannot be compared in pairs.
     """
-    for a, b in zip(ours, theirs, strict=True):
-        if {name: each.keys for name, each in a.parts.items()} != {name: each.keys for name, each in b.parts.items()}:
-            raise ValueError("runs were not asked the same problems, so that they cannot be compared in pairs")
+    require_pairs(ours, theirs)
     first, second = [record.right(reader, part) for record in ours], [record.right(other, part) for record in theirs]
     return paired_difference([right for right, _ in first], [right for right, _ in second], [of for _, of in first])
 
 
+def require_pairs(ours: Readings, theirs: Readings) -> None:
+    """Raises ValueError unless runs have the same seeds and were asked the same problems, run by run."""
+    for a, b in zip(ours, theirs, strict=True):
+        if {name: each.keys for name, each in a.parts.items()} != {name: each.keys for name, each in b.parts.items()}:
+            raise ValueError("runs were not asked the same problems, so that they cannot be compared in pairs")
+        if a.seeds != b.seeds:
+            raise ValueError(f"runs of seeds {a.seeds} and {b.seeds}: expected the same seeds in the same order")
+
+
 def latents(group: Readings, reader: str) -> list[float]:
-    """Latents a problem, one number a run."""
-    return [record.costs(reader)["latents"] for record in group]
+    """Latents a problem, one number a run: vectors, hidden states or pauses, which are steps without a token."""
+    costs = [record.costs(reader) for record in group]
+    return [each["latents"] or each["steps"] - each["tokens"] for each in costs]
+
+
+def cut(group: Readings, reader: str) -> float:
+    """Share of rows of CoLaR that were cut at the limit: they took no stop, which is a step without token or latent."""
+    costs = [record.costs(reader) for record in group]
+    return 1 - fmean(each["steps"] - each["tokens"] - each["latents"] for each in costs)
 
 
 def readers(group: Readings) -> list[str]:
@@ -94,34 +120,38 @@ def overview(groups: ByArm) -> Table:
             for way in ("taught", "drawn"):
                 name = f"{way} {reader}"
                 row[way] = 100 * accuracy(group, name).value if name in known else None
+            row["cut"] = None if c is None else 100 * cut(group, reader)
             through = [accuracy([record], reader).value >= THROUGH for record in group]
             row |= {"latents": fmean(latents(group, reader)), "through": sum(through), "seeds": len(group)}
             rows.append(row)
     columns = {
         "task": "s", "arm": "s", "c": "d", "accuracy": ".2f", "low": ".2f", "high": ".2f", "taught": ".2f",
-        "drawn": ".2f", "latents": ".2f", "through": "d", "seeds": "d",
+        "drawn": ".2f", "latents": ".2f", "cut": ".2f", "through": "d", "seeds": "d",
     }  # fmt: skip
     legend = (
         "accuracy in percent on problems of keys never trained on, closed loop, with its 95 % interval over seeds and "
-        "keys. taught: the chain's own vectors given. drawn: vectors and stops drawn, as in the paper. latents: mean "
-        f"number a problem. through: runs that are right at least {100 * THROUGH:.0f} % of the time."
+        "keys. taught: the chain's own vectors given; the chain of arithmetic contains its answer, so that this says "
+        "there no more than that the last vectors can be read. drawn: vectors and stops drawn, as in the paper. "
+        "latents: mean number a problem of vectors, hidden states or pauses. cut: rows of CoLaR in percent that had "
+        "not stopped at the limit, one vector more than the longest chain has groups; the delimiter is written behind "
+        "them as behind all, as in the paper, and they answer, while a chain of thought that is cut has no answer and "
+        f"counts as wrong. through: runs that are right at least {100 * THROUGH:.0f} % of the time. {RATES_SHARED}"
     )
     return Table("Accuracy by c", columns, rows, legend, _against_baselines(groups))
 
 
 def _against_baselines(groups: ByArm) -> list[Finding]:
-    """Whether CoLaR beats each baseline of its task at the nearest number of latents."""
+    """Whether CoLaR beats each baseline of its task, with the latents that both take."""
     found = []
-    for prefix in ("", PREFIX):
-        ours = groups.get(f"{prefix}random")
-        for name in ("coconut", "icot", "pause", "direct"):
-            theirs = groups.get(prefix + name)
-            if ours is None or theirs is None:
-                continue
-            spent = fmean(latents(theirs, ITSELF)) if name == "coconut" else fmean(latents(ours, "x5"))
-            c = min(speeds(ours), key=lambda each: abs(fmean(latents(ours, f"x{each}")) - spent))
-            claim = f"{title(prefix)}: CoLaR at c = {c} is more often right than {ARMS[prefix + name][0]}"
-            found.append(positive(claim, gap(ours, f"x{c}", theirs, ITSELF), len(ours), "baselines"))
+    for ours, c, theirs in BASELINES:
+        if {ours, theirs} <= groups.keys():
+            lengths = fmean(latents(groups[ours], f"x{c}")), fmean(latents(groups[theirs], ITSELF))
+            claim = (
+                f"{title(ours)}: {ARMS[ours][0]}, at c = {c} ({lengths[0]:.2f} latents) is more often right than "
+                f"{ARMS[theirs][0]} ({lengths[1]:.2f} latents)"
+            )
+            better = gap(groups[ours], f"x{c}", groups[theirs], ITSELF)
+            found.append(positive(claim, better, len(groups[ours]), "baselines"))
     return found
 
 
@@ -183,19 +213,21 @@ def ablations(groups: ByArm) -> Table:
             for c in (2, 5):
                 if {ours, prefix + name} <= groups.keys():
                     compared(claim, ours, prefix + name, c, None if prefix else -PUBLISHED[name][c])
-        for c in (2, 5):
+        for c in PUBLISHED_SINGLE:
             if {ours, f"{prefix}c{c}"} <= groups.keys():
                 claim = "training with c of 1 to 5 is more often right than with this c alone"
                 compared(claim, ours, f"{prefix}c{c}", c, None if prefix else PUBLISHED_SINGLE[c])
         for c in (2, 4):
             if {ours, f"{prefix}odd"} <= groups.keys():
-                compared(
-                    "a c that was trained is more often right than one between two that were", ours, "odd", c, None
-                )
+                claim = "a c that was trained is more often right than one between two that were"
+                compared(claim, ours, f"{prefix}odd", c, None)
     columns = {
         "task": "s", "what": "s", "c": "d", "difference": ".2f", "low": ".2f", "high": ".2f", "published": ".2f",
     }  # fmt: skip
-    legend = f"difference: in points, on the same problems, with its 95 % interval. {PUBLISHED_SOURCE}"
+    legend = (
+        "difference: in points, on the same problems, with its 95 % interval. All arms share one learning rate, that "
+        f"of CoLaR with c of 1 to 5. {PUBLISHED_SOURCE}"
+    )
     return Table("What its parts are worth", columns, rows, legend, findings)
 
 
@@ -211,15 +243,14 @@ def controls(groups: ByArm) -> Table:
             row: dict[str, Value] = {"task": title(arm), "arm": ARMS[arm][0], "c": c}
             row["accuracy"] = 100 * accuracy(group, reader).value
             rows.append(row | {control: 100 * accuracy(group, name).value for control, name in names.items()})
-            gaps = [gap(group, reader, group, name) for name in names.values()]
-            least = min(gaps, key=lambda each: each.value)
             at = "" if c is None else f" at c = {c}"
+            gaps = {control: gap(group, reader, group, name) for control, name in names.items()}
             claim = f"{title(arm)}: {ARMS[arm][0]}{at} needs its own latents"
-            findings.append(positive(claim, least, len(group), "controls"))
+            findings.append(needs_own(claim, gaps, len(group)))
     columns = {"task": "s", "arm": "s", "c": "d", "accuracy": ".2f", **dict.fromkeys(CONTROLS, ".2f")}
     legend = (
         "accuracy in percent, closed loop, and with every latent replaced by noise of its norm, by another problem's, "
-        "and by nothing. The findings tell the smallest of the three losses."
+        "and by nothing. An arm needs its own latents if it loses under each of the three."
     )
     return Table("Are the latents used?", columns, rows, legend, findings)
 
@@ -232,30 +263,33 @@ def learning(groups: ByArm) -> Table:
     for arm in (RL_START, "rl-mean", "rl-sum"):
         group = groups[arm]
         row: dict[str, Value] = {"arm": f"before: {ARMS[arm][0]}" if arm == RL_START else ARMS[arm][0]}
-        row |= percent(accuracy(group, reader)) | {"latents": fmean(latents(group, reader))}
-        row |= {"drawn": 100 * accuracy(group, f"drawn {reader}").value}
-        rows.append(row | {"drawn latents": fmean(latents(group, f"drawn {reader}"))})
+        for way, name in (("", reader), ("drawn ", f"drawn {reader}")):
+            row |= percent(accuracy(group, name), f"{way}accuracy", f"{way}low", f"{way}high")
+            row |= {f"{way}latents": fmean(latents(group, name)), f"{way}cut": 100 * cut(group, name)}
+        rows.append(row)
         if arm == RL_START:
             continue
         for way in (f"drawn {reader}", reader):
             told = "drawn" if way != reader else "decided"
             claim = f"{ARMS[arm][0]} is more often right than before it, {told}"
             findings.append(positive(claim, gap(group, way, before, way), len(group), "reinforcement"))
-    spent = {arm: latents(groups[arm], f"drawn {reader}") for arm in (RL_START, "rl-mean", "rl-sum")}
     for claim, more, fewer in (
         ("RL with the mean over steps shortens chains", RL_START, "rl-mean"),
         ("RL with the sum over steps lengthens chains", "rl-sum", RL_START),
         ("chains are longer with the sum over steps than with the mean", "rl-sum", "rl-mean"),
     ):
-        values = [a - b for a, b in zip(spent[more], spent[fewer], strict=True)]
+        require_pairs(groups[more], groups[fewer])
+        spent = (latents(groups[arm], f"drawn {reader}") for arm in (more, fewer))
+        values = [a - b for a, b in zip(*spent, strict=True)]
         findings.append(_mean_positive(claim, values, "reinforcement", "latents", 1.0))
-    columns = {
-        "arm": "s", "accuracy": ".2f", "low": ".2f", "high": ".2f", "latents": ".2f", "drawn": ".2f",
-        "drawn latents": ".2f",
-    }  # fmt: skip
+    ways = [f"{way}{name}" for way in ("", "drawn ") for name in ("accuracy", "low", "high", "latents", "cut")]
     legend = (
-        f"arithmetic at c = {RL_SPEED}. accuracy and latents with means and decided stops; drawn: with vectors and "
-        "stops drawn, as in training. Published, on MATH with R1-Distill-Qwen-1.5B at c = 2 (table 2): 8.94 % in 56.8 "
-        "latents before, 14.3 % in 9.79 after, 13.8 % in 128, the limit, without the mean."
+        f"arithmetic at c = {RL_SPEED}, which the model before saw in no training, so that it does not know when to "
+        "stop and lengths can move; at its own c they hardly differ among rollouts. All rows have the same limit of "
+        "vectors, one more than the longest chain has tokens; cut: rows in percent that had not stopped there. "
+        "accuracy, latents and cut with means and decided stops; drawn: with vectors and stops drawn, as in training. "
+        "The log-density of a vector is its mean over the width (density mean), as in the published code; both arms "
+        "share the rate found for the mean over steps. Published, on MATH with R1-Distill-Qwen-1.5B at c = 2 "
+        "(table 2): 8.94 % in 56.8 latents before, 14.3 % in 9.79 after, 13.8 % in 128, the limit, without the mean."
     )
-    return Table("Reinforcement learning", columns, rows, legend, findings)
+    return Table("Reinforcement learning", {"arm": "s", **dict.fromkeys(ways, ".2f")}, rows, legend, findings)

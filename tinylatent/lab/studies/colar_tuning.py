@@ -1,8 +1,8 @@
 """Study `colar-tuning`: a learning rate for every family of arms of study `colar`, the same three for each.
 
 On arithmetic, all three on split seed 100, the better two on seed 101; see `search`. CoLaR's rate is its usual form's,
-at c = 5, which its ablations share; Coconut, removed steps, pause tokens and direct answers are tuned as it is, and so
-is reinforcement learning. What is found stands in `recipes_colar`, for multi-hop too.
+at c = 5, which its ablations share; Coconut, pause as thought, removed steps, pause tokens and direct answers are tuned
+as it is, and so is reinforcement learning. What is found stands in `recipes_colar`, for multi-hop too.
 """
 
 from pathlib import Path
@@ -16,9 +16,9 @@ from tinylatent.lab.studies.search import FIRST, Contender, better_rates, draw_r
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table
 
-TUNED = ("random", "coconut", "icot", "pause", "direct", "rl-mean")
+TUNED = ("random", "coconut", "waiting", "icot", "pause", "direct", "rl-mean")
 """An arm of every family that trains from the chain of thought, or from CoLaR."""
-RATES, RL_RATES = (2e-3, 4e-3, 8e-3), (3e-5, 1e-4, 3e-4)
+RATES, RL_RATES = (2e-3, 4e-3, 8e-3), (1e-4, 3e-4, 1e-3)
 SECOND = 101
 QUICK = ("direct",)
 

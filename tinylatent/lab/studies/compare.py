@@ -1,6 +1,6 @@
 """Compare: what all studies say about their records: intervals, paired differences, and findings about them."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from tinylatent.engine.controls import CONTROLS
@@ -126,11 +126,15 @@ def latents_matter(label: str, group: Records) -> Finding:
     The estimate is the smallest of the losses.
     """
     gaps = {control: difference(group, group, control) for control in controls(group)}
-    verdict = decided(all(g.low > 0 for g in gaps.values()), any(g.high < 0 for g in gaps.values()), len(group))
+    return needs_own(f"{label} needs its own latents", gaps, len(group))
+
+
+def needs_own(claim: str, gaps: Mapping[str, Interval], runs: int) -> Finding:
+    """Whether all losses under controls, by the control's name, are positive; the estimate is the smallest."""
+    verdict = decided(all(g.low > 0 for g in gaps.values()), any(g.high < 0 for g in gaps.values()), runs)
     evidence = ", ".join(f"{points(gap)} over {control}" for control, gap in gaps.items())
     least = min(gaps.values(), key=lambda gap: gap.value)
-    claim = f"{label} needs its own latents"
-    return Finding(claim, verdict, evidence, least, family="controls", runs=len(group))
+    return Finding(claim, verdict, evidence, least, family="controls", runs=runs)
 
 
 WIDEST = 6

@@ -31,8 +31,13 @@ def read(arm, seed, percent, latents=(), other_keys=False):
         for reader in run.readers:
             share = percent(reader.name) if callable(percent) else percent
             right = [max(0, min(100, share + offset - number)) for offset in offsets]
-            spent = dict(latents).get(reader.name, 4)
-            costs = Costs(forwards=1, slots=1, steps=1, tokens=1, latents=round(500 * spent), flops=1, judged=0)
+            spent = round(500 * dict(latents).get(reader.name, 4))
+            vectors = reader.name != colar.ITSELF
+            stops = 500 - 20 * vectors  # one in 25 was cut
+            thought = (3 * 500, spent, stops) if vectors else (500, 0 if run.start.method.name == "pause" else spent, 0)
+            tokens, has, decided = thought
+            steps = tokens + spent + decided
+            costs = Costs(forwards=1, slots=1, steps=steps, tokens=tokens, latents=has, flops=1, judged=0)
             none = [0] * 5
             readers[reader.name] = Read(right=right, gained=none, lost=none, costs=costs, accuracy=NOBODY_READS)
         parts[length] = Part(total=[100] * 5, keys=f"{length}{seed}{other_keys}", readers=readers)
@@ -59,9 +64,10 @@ def every(seeds=3, **changes):
         share = shares.get(arm, (lambda name: graded(name) - 6) if "x2" in str(ARMS[arm]) else graded)
         if arm not in shares and ARMS[arm][1].name in ("pause", "direct", "coconut"):
             share = 30
-        spent = {"drawn x2": {"c2-nll": 12, "rl-mean": 8, "rl-sum": 12}.get(arm, 12)}
+        spent = {"drawn x1": {"c2-nll": 12, "rl-mean": 8, "rl-sum": 12}.get(arm, 12)}
         for seed in range(seeds):
             spread = {name: value + seed / 100 for name, value in spent.items()}
+            spread |= {"itself": 3 + seed, "x6": 3.5}
             records.append(read(arm, seed, share, spread))
     return records
 
@@ -108,7 +114,13 @@ def test_tables_tell_what_the_readings_say():
     assert (five["latents"], five["seeds"], five["through"]) == (4, 3, 0)
     assert rows["multi-hop", "Coconut", None]["accuracy"] == pytest.approx(49)
     found = claims(tables)
-    assert found["arithmetic: CoLaR at c = 1 is more often right than Coconut"].verdict == HOLDS
+    six = "arithmetic: CoLaR, c of 6 alone, at c = 6 (3.50 latents) is more often right than"
+    verdicts = {"Coconut": OPEN, "pause as thought": HOLDS, "pause tokens, c of 6": HOLDS}
+    assert {name: found[f"{six} {name} (4.00 latents)"].verdict for name in verdicts} == verdicts
+    one = "multi-hop: CoLaR, c of 1 to 5, at c = 1 (4.00 latents) is more often right than Coconut (4.00 latents)"
+    assert found[one].verdict == HOLDS
+    assert rows["arithmetic", "CoLaR, c of 1 to 5", 5]["cut"] == pytest.approx(4)
+    assert rows["arithmetic", "Coconut", None]["cut"] is None
     assert (
         found["arithmetic, c = 5: a head with a standard deviation is more often right than one without"].verdict
         == OPEN
@@ -120,9 +132,53 @@ def test_tables_tell_what_the_readings_say():
     assert lengths["12 tokens"] > lengths["18 tokens"] > lengths["24 tokens"]
     assert found["RL with the mean over steps shortens chains"].verdict == HOLDS
     assert found["RL with the sum over steps lengthens chains"].verdict == OPEN
+    assert f"multi-hop, c = 4: {unseen}" in found
+    singles = "training with c of 1 to 5 is more often right than with this c alone"
+    assert {claim for claim in found if claim.endswith(singles)} == {
+        *(f"arithmetic, c = {c}: {singles}" for c in (2, 3, 4, 5)),
+        *(f"multi-hop, c = {c}: {singles}" for c in (2, 4)),
+    }
     published = {(row["what"], row["c"]): row["published"] for row in tables[3].rows if row["task"] == "arithmetic"}
     assert published["the sum over the root of c is more often right than the mean", 5] == 6.2
     assert published["training with c of 1 to 5 is more often right than with this c alone", 5] == -3.2
+
+
+def test_latents_are_needed_only_if_every_control_loses():
+    """A small sure loss under one control and a wide one under another decide nothing; all of them must be sure."""
+
+    def share(arm_seed):
+        def percent(name):
+            if name.endswith(("noise", "shuffled")):
+                return 20
+            return graded(name.removesuffix(" zero")) + (30 * arm_seed - 30 if name.endswith("zero") else 0)
+
+        return percent
+
+    records = [each for each in every() if colar.arm_of(each) != "random"]
+    records += [read("random", seed, share(seed)) for seed in range(3)]
+    found = claims(colar.tables(records))["arithmetic: CoLaR, c of 1 to 5 at c = 5 needs its own latents"]
+    assert found.verdict == OPEN
+    assert found.evidence.count("points") == 3
+    sure = claims(colar.tables(every()))["arithmetic: CoLaR, c of 1 to 5 at c = 5 needs its own latents"]
+    assert sure.verdict == HOLDS
+
+
+def test_lengths_before_and_after_rewards_have_one_limit():
+    """The arm before is asked at the speed and by the limit of reinforcement learning."""
+    readers = {arm: {each.name: each.method for each in colar.reading(arm, 0).readers} for arm in ("c2-nll", "rl-mean")}
+    for name in ("x1", "drawn x1"):
+        assert {readers[arm][name].most for arm in readers} == {None}, "one more than the chain has groups"
+        assert {readers[arm][name].tokens_each for arm in readers} == {recipes_colar.RL_SPEED}
+
+
+def test_runs_in_another_order_are_not_compared():
+    """Though they were asked the same problems: lengths and accuracies are compared seed by seed."""
+    records = every()
+    parts = [each.parts for each in records if colar.arm_of(each) == "rl-sum"]
+    others = [each for each in records if colar.arm_of(each) != "rl-sum"]
+    swapped = [of_run(colar.reading("rl-sum", seed), each) for seed, each in zip((1, 0, 2), parts, strict=True)]
+    with pytest.raises(ValueError, match="expected the same seeds in the same order"):
+        colar.tables([*others, *swapped])
 
 
 def test_an_ablation_that_is_better_turns_the_verdict():
@@ -161,7 +217,7 @@ def test_both_profiles_can_be_shown(profile, tmp_path):
 
 def test_recipes():
     assert {family_of(arm) for arm in ("random", "mean", "c5", "hops-random")} == {"colar"}
-    assert (family_of("rl-sum"), family_of("hops-pause")) == ("rl", "pause")
+    assert (family_of("rl-sum"), family_of("hops-pause"), family_of("pause-c6")) == ("rl", "pause", "pause")
     run = build("rl-mean", 3, steps=7)
     assert (run.training.steps, run.training.weight_decay, run.seeds.split) == (7, 0.0, 3)
     assert run.training.learning_rate == recipes_colar.RATES["rl"]
