@@ -24,7 +24,9 @@ LENGTHS = {"": ("12", "18", "24"), PREFIX: ("2", "4", "6")}
 def read(arm, seed, percent, latents=(), other_keys=False):
     """A reading of an arm: `percent` maps a reader's name to what it has right, at every length of the chain alike."""
     run = colar.reading(arm, seed)
-    offsets = (-2, -1, 0, 1, 2) if arm.endswith("random") else (1, -2, 2, 0, -1)  # keys differ, each in its own way
+    offsets = (
+        (-2, -1, 0, 1, 2) if arm.removeprefix(PREFIX) in ("random", "c6") else (1, -2, 2, 0, -1)
+    )  # keys differ, each in its own way
     parts = {}
     for number, length in enumerate(LENGTHS[PREFIX if arm.startswith(PREFIX) else ""]):
         readers = {}
@@ -115,7 +117,7 @@ def test_tables_tell_what_the_readings_say():
     assert rows["multi-hop", "Coconut", None]["accuracy"] == pytest.approx(49)
     found = claims(tables)
     six = "arithmetic: CoLaR, c of 6 alone, at c = 6 (3.50 latents) is more often right than"
-    verdicts = {"Coconut": OPEN, "pause as thought": HOLDS, "pause tokens, c of 6": HOLDS}
+    verdicts = {"Coconut": FAILS, "pause as thought": HOLDS, "pause tokens, c of 6": HOLDS}
     assert {name: found[f"{six} {name} (4.00 latents)"].verdict for name in verdicts} == verdicts
     one = "multi-hop: CoLaR, c of 1 to 5, at c = 1 (4.00 latents) is more often right than Coconut (4.00 latents)"
     assert found[one].verdict == HOLDS
