@@ -54,7 +54,10 @@ CHAIN = "discrete"
 SEARCHES: dict[str, tuple[str, Search, str]] = {
     "latentseek": ("LatentSeek", LatentSeek(), "#7b5ea7"),
     "sampled": ("LatentSeek, sampled", LatentSeek(mode="sampled", samples=4, baseline="loo"), "#b79ad1"),
+    "plain": ("LatentSeek, plain steps", LatentSeek(optimizer="sgd"), "#c76b98"),
+    "random": ("random prefix", LatentSeek(mode="sampled", rate=0.0), "#2f8f83"),
     "best-of-n": ("best of N", BestOfN(), "#6b7b3a"),
+    "vote": ("majority vote", BestOfN(select="vote"), "#555555"),
     "noise": ("noise", NoiseSearch(), "#8a6b1f"),
     "taboo": ("taboo", TabooSearch(), "#a0522d"),
 }

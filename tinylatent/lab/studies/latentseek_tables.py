@@ -1,10 +1,10 @@
-"""What study `latentseek` found: accuracy and cost by budget, differences at equal tokens, erring verifiers, variants.
+"""What study `latentseek` found: accuracy and cost by budget, differences at equal cost, erring verifiers, variants.
 
 Records are grouped by place: what stands before the names of its arms in `recipes_latentseek`. A reader's name says its
 cell: the way, the verifier, the budget, and what else is peculiar to it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
@@ -22,15 +22,19 @@ GREEDY = "greedy"
 """The reader that gained and lost are counted against."""
 PRIMARY = "primary"
 """The family of the main claims, whose intervals are corrected for their number."""
-CERTIFICATE, TRUTH = "certificate", "truth"
+CERTIFICATE, TRUTH, CONFIDENCE = "certificate", "truth", "confidence"
+CALLS, UNGUIDED = "equal calls", "unguided"
+"""Notes of cells: the budget counts calls of the verifier; proposals do not hear it."""
 COUNTS = {
     "right": ".2f", "low": ".2f", "high": ".2f", "gained": ".2f", "lost": ".2f", "tokens": ".1f", "asked": ".2f",
+    "MFLOP": ".2f",
 }  # fmt: skip
 COUNTED = (
     "right: percent of the validation problems asked, mean over seeds, with its 95 % interval (bootstrap over seeds "
     "and keys; Student's t over seeds where that is wider). gained, lost: percent that greedy decoding has wrong and "
     "this way right, and the other way round. tokens: decoded on average for a question; tokens that a proposal is "
-    "told are read, not decoded. asked: how often the verifier was asked about a question."
+    "told are read, not decoded. asked: how often the verifier was asked about a question. MFLOP: millions of "
+    "operations of the model on a question, told tokens and steps on latents included; what a verifier costs is not."
 )
 PUBLISHED: dict[str, dict[str, float]] = {
     "GSM8K, prompt 1": {
@@ -129,6 +133,7 @@ def counted(group: Records, name: str) -> dict[str, Value]:
         "lost": 100 * share(group, name, "lost").value,
         "tokens": sum(each["tokens"] for each in costs) / len(costs),
         "asked": sum(each["judged"] for each in costs) / len(costs),
+        "MFLOP": sum(each["flops"] for each in costs) / len(costs) / 1e6,
     }
 
 
@@ -173,21 +178,25 @@ def budgets_table(groups: Groups, ways: Sequence[str]) -> Table:
 
 
 def differences_table(groups: Groups, rivals: Sequence[str]) -> Table:
-    """A row a task, verifier, rival and budget: LatentSeek minus the rival at equal decoded tokens."""
+    """A row a task, verifier, rival and budget: LatentSeek minus the rival at equal decoded tokens, and at equal
+    calls of the verifier where that was read."""
     rows: list[dict[str, Value]] = []
     leads: list[Finding] = []
     primary = [(prefix, rival) for prefix in groups for rival in rivals]
     level = 1 - 0.05 / len(primary)
     for prefix, group in groups.items():
-        title = PLACES[prefix].title
+        title, there = PLACES[prefix].title, set(cells(group))
         for cell in cells(group):
-            if cell.way == "latentseek" and not cell.note:
-                for theirs in (replace(cell, way=rival) for rival in rivals):
-                    about: dict[str, Value] = {"task": title, "verifier": cell.verifier, "rival": theirs.label}
-                    found = percent(gap(group, cell.name, theirs.name), "difference")
-                    rows.append({**about, "budget": cell.budget, **found})
-                    if _is_last(group, cell) and "flipped" not in cell.verifier:
-                        leads.append(_beats(title, group, cell, theirs, "rivals"))
+            if cell.way != "latentseek" or cell.note not in ("", CALLS):
+                continue
+            for theirs in (replace(cell, way=rival) for rival in rivals):
+                if theirs not in there:
+                    theirs = replace(theirs, note="")  # who tells nothing spends as many calls as whole answers
+                about: dict[str, Value] = {"task": title, "verifier": cell.verifier, "rival": SEARCHES[theirs.way][0]}
+                about |= {"equal": "calls" if cell.note else "tokens", "budget": cell.budget}
+                rows.append({**about, **percent(gap(group, cell.name, theirs.name), "difference")})
+                if _is_last(group, cell) and "flipped" not in cell.verifier:
+                    leads.append(_beats(title, group, cell, theirs, "calls" if cell.note else "rivals"))
     named = [
         _beats(PLACES[prefix].title, group, ours, replace(ours, way=rival), PRIMARY, level)
         for prefix, rival in primary
@@ -196,16 +205,18 @@ def differences_table(groups: Groups, rivals: Sequence[str]) -> Table:
     ]
     legend = (
         "difference: LatentSeek's right answers minus the rival's, in points, problem by problem, with its 95 % "
-        "interval; both may decode as many tokens, have as many settings to choose from, and are stopped by the same "
-        "verifier. "
+        "interval. equal: tokens, where both may decode as many, so that who tells tokens makes more proposals and "
+        "asks the verifier more often; calls, where both may ask the verifier as often. Both have as many settings to "
+        "choose from, and are stopped by the same verifier. "
         f"The intervals of the first {len(named)} claims, of family {PRIMARY}, are corrected for their number "
         f"({100 * level:.2f} % each). They are leads all the same: tasks and searches were chosen by pilots that "
         "showed which way was ahead."
     )
     columns = {
-        "task": "s", "verifier": "s", "rival": "s", "budget": "d", "difference": "+.2f", "low": "+.2f", "high": "+.2f",
+        "task": "s", "verifier": "s", "rival": "s", "equal": "s", "budget": "d", "difference": "+.2f", "low": "+.2f",
+        "high": "+.2f",
     }  # fmt: skip
-    return Table("LatentSeek minus its rivals at equal decoded tokens", columns, rows, legend, [*named, *leads])
+    return Table("LatentSeek minus its rivals at equal cost", columns, rows, legend, [*named, *leads])
 
 
 def _is_last(group: Records, cell: Cell) -> bool:
@@ -215,9 +226,10 @@ def _is_last(group: Records, cell: Cell) -> bool:
 
 def _beats(title: str, group: Records, ours: Cell, theirs: Cell, family: str, level: float = 0.95) -> Finding:
     """Whether LatentSeek is more often right than a rival."""
+    equal = "as many calls of the verifier" if ours.note == CALLS else "equal decoded tokens"
     claim = (
-        f"{title}, {ours.verifier}, budget {ours.budget}: {ours.label} is more often right than {theirs.label} at "
-        "equal decoded tokens"
+        f"{title}, {ours.verifier}, budget {ours.budget}: {SEARCHES[ours.way][0]} is more often right than "
+        f"{SEARCHES[theirs.way][0]} at {equal}"
     )
     return positive(claim, gap(group, ours.name, theirs.name, level), len(group), family)
 
@@ -232,7 +244,7 @@ def erring_table(groups: Groups) -> Table:
     findings: list[Finding] = []
     for prefix, group in groups.items():
         title, shown = PLACES[prefix].title, [cell for cell in cells(group) if not cell.note]
-        here = [cell for cell in shown if cell.budget == middle(group) and cell.way != "sampled"]
+        here = [cell for cell in shown if cell.budget == middle(group) and cell.way not in OTHERS]
         for cell in sorted(here, key=lambda cell: cell.verifier):
             about: dict[str, Value] = {"task": title, "verifier": cell.verifier, "way": cell.label}
             rows.append({**about, **counted(group, cell.name)})
@@ -242,10 +254,15 @@ def erring_table(groups: Groups) -> Table:
     legend = (
         f"{COUNTED} All have one budget. flipped: the truth's verdict is turned round with this probability, for a "
         "question and an answer always or never. confidence: the mean probability that the model gives to its own "
-        "tokens, 0.98 accepted; it stands in for verifier prompts, which models of symbols cannot read."
+        "tokens, accepted from a level on that was chosen for each way on the tuning splits; it stands in for verifier "
+        "prompts, which models of symbols cannot read."
     )
     columns = {"task": "s", "verifier": "s", "way": "s", **COUNTS}
     return Table("Verifiers that err, or judge themselves", columns, rows, legend, findings)
+
+
+OTHERS = ("sampled", "plain", "vote")
+"""Ways that are read beside LatentSeek as it is, and not by budget."""
 
 
 def variants_table(groups: Groups) -> Table:
@@ -254,82 +271,148 @@ def variants_table(groups: Groups) -> Table:
     findings: list[Finding] = []
     for prefix, group in groups.items():
         title, shown = PLACES[prefix].title, cells(group)
-        variants = [cell for cell in shown if cell.note or cell.way == "sampled"]
-        asked = {cell.verifier for cell in variants}
-        usual = {
-            cell.verifier: cell
+        variants = [cell for cell in shown if cell.note not in ("", CALLS) or cell.way in OTHERS]
+        asked, budget = {cell.verifier for cell in variants}, middle(group)
+        usual = [
+            cell
             for cell in shown
-            if cell == Cell("latentseek", cell.verifier, middle(group)) and cell.verifier in asked
-        }
-        for cell in sorted([*variants, *usual.values()], key=lambda cell: (cell.verifier, cell.way, cell.note)):
+            if (cell.way, cell.budget) == ("latentseek", budget) and cell.note in ("", CALLS) and cell.verifier in asked
+        ]
+        for cell in sorted([*variants, *usual], key=lambda cell: (cell.verifier, cell.way, cell.note)):
             about: dict[str, Value] = {"task": title, "verifier": cell.verifier, "way": cell.label}
             rows.append({**about, "budget": cell.budget, **counted(group, cell.name)})
-        for cell in variants:
-            if cell.verifier in usual:
-                claim = f"{title}, {cell.verifier}: LatentSeek is more often right as it is than {_variant(cell)}"
-                findings.append(
-                    positive(claim, gap(group, usual[cell.verifier].name, cell.name), len(group), "variants")
-                )
-            else:
-                claim = f"{title}, {cell.verifier}: {cell.label} is more often right than greedy decoding"
-                findings.append(positive(claim, gap(group, cell.name, GREEDY), len(group), "variants"))
+        findings += [
+            positive(f"{title}, {claim}", gap(group, ours.name, theirs), len(group), "variants")
+            for claim, ours, theirs in compared(budget)
+        ]
     legend = (
         f"{COUNTED} LatentSeek alone: mode argmax, which is no policy gradient, returns the best answer. sampled: mode "
-        "sampled, four prefixes a round, leave-one-out. last, first: the answer of the last round (as released), the "
-        "first accepted one. middle: the positions begin at 40 % of the answer. released settings: a share of 0.2, a "
-        "rate of 0.03, the last answer. constant reward: never told anything, the last answer. one shot: noise once, "
-        "whatever comes of it. vote: the most frequent of the sampled answers and the greedy one, no verifier."
+        "sampled, four prefixes a round, leave-one-out; a last round for which tokens are left, but not for all four, "
+        "is not made. plain steps: steps without Adam, their rate chosen as all settings are. equal calls: the budget "
+        "counts calls of the verifier. unguided: proposals under a constant reward, while the same verifier stops and "
+        "picks the best answer; with a verifier that says yes or no this is the very same search. early, middle: a "
+        "quarter of the answer's tokens is free, from the first on or from 40 % of the answer on, for as many rounds. "
+        "last, first: the answer of the last round (as released), the first accepted one. released settings: a share "
+        "of 0.2, a rate of 0.03, the last answer. constant reward: never told anything, the last answer. one shot: "
+        "noise once, whatever comes of it. majority vote: the most frequent of the sampled answers and the greedy one, "
+        "no verifier."
     )
     columns = {"task": "s", "verifier": "s", "way": "s", "budget": "d", **COUNTS}
     return Table("Variants", columns, rows, legend, findings)
 
 
-def _variant(cell: Cell) -> str:
-    """A variant in words."""
-    return "with sampled prefixes" if cell.way == "sampled" else f'as "{cell.note}"'
+def compared(budget: int) -> list[tuple[str, Cell, str]]:
+    """Claims about variants: in words, the cell that should be more often right, and the reader that should be less."""
+    found: list[tuple[str, Cell, str]] = []
+    constant, shot = Cell("latentseek", "constant", budget, "constant reward"), Cell("noise", "constant", 1, "one shot")
+    vote, sure = Cell("vote", "nobody", budget), Cell("latentseek", CONFIDENCE, budget)
+
+    def claim(words: str, ours: Cell, theirs: Cell | str) -> None:
+        found.append((words, ours, theirs if isinstance(theirs, str) else theirs.name))
+
+    for verifier in (CERTIFICATE, TRUTH):
+        usual = Cell("latentseek", verifier, budget)
+        as_it_is = f"{verifier}: LatentSeek is more often right as it is than"
+        for way, words in (("sampled", "with sampled prefixes"), ("plain", "with plain steps")):
+            for equal, note in (("decoded tokens", ""), ("calls", CALLS)):
+                ours = replace(usual, note=note)
+                claim(f"{as_it_is} {words} at equal {equal}", ours, replace(ours, way=way))
+        for note in ("last", "first", "released settings"):
+            claim(f'{as_it_is} as "{note}"', usual, replace(usual, note=note))
+        early = replace(usual, note="early")
+        claim(
+            f"{verifier}: a quarter of the tokens that is free from the first on is worth more than one in the middle, "
+            "in as many rounds",
+            early,
+            replace(usual, note="middle"),
+        )
+        claim(f"{as_it_is} under a constant reward that returns its last answer", usual, constant)
+        claim(f"{as_it_is} noise once, whatever comes of it", usual, shot)
+    for verifier in (CERTIFICATE, TRUTH, CONFIDENCE):
+        usual = Cell("latentseek", verifier, budget)
+        claim(
+            f"{verifier}: rewards guide LatentSeek: it is more often right than under a constant reward whose best "
+            "answer the same verifier picks",
+            usual,
+            replace(usual, note=UNGUIDED),
+        )
+    for select in ("last", "first"):
+        usual = Cell("latentseek", "truth flipped 0.2", budget)
+        claim(
+            f'{usual.verifier}: LatentSeek is more often right as it is than as "{select}"',
+            usual,
+            replace(usual, note=select),
+        )
+    claim(f"{CONFIDENCE}: LatentSeek is more often right than a majority vote at equal decoded tokens", sure, vote)
+    for cell in (constant, shot, vote):
+        claim(f"{cell.verifier}: {cell.label} is more often right than greedy decoding", cell, GREEDY)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings, and what others published
 
 
-def settings_table(groups: Groups, tuned: Mapping[str, Mapping[str, Method]]) -> Table:
-    """A row a task, way and setting that competed on the tuning splits."""
+def settings_table(stages: Sequence[Groups], best: Callable[[Records, str], str]) -> Table:
+    """A row a task, way and setting that competed on the tuning splits, then levels of confidence.
+
+    Args:
+        stages: the records of settings, and those of levels.
+        best: the note of the chosen reader of a way.
+    """
     rows: list[dict[str, Value]] = []
     findings: list[Finding] = []
-    for prefix, group in groups.items():
-        title = PLACES[prefix].title
-        methods = {reader.name: reader.method for reader in group[0].reading.readers}
-        for way, best in tuned[prefix].items():
-            names = {cell.name: told(methods[cell.name]) for cell in cells(group) if cell.way == way}
-            winner = next(name for name, words in names.items() if words == told(best))
-            rows += [
-                {
-                    "task": title,
-                    "way": SEARCHES[way][0],
-                    "setting": words,
-                    **percent(share(group, name), "right"),
-                    "chosen": "yes" if name == winner else "",
-                }
-                for name, words in names.items()
-            ]
-            claim = f"{title}: {SEARCHES[way][0]} with {told(best)} is more often right than greedy decoding"
-            findings.append(positive(claim, gap(group, winner, GREEDY), len(group), "tuning"))
+    for prefix, group in (pair for groups in stages for pair in groups.items()):
+        title, methods = PLACES[prefix].title, {reader.name: reader.method for reader in group[0].reading.readers}
+        for way in dict.fromkeys(cell.way for cell in cells(group)):
+            competed = [cell for cell in cells(group) if cell.way == way]
+            winner = best(group, way)
+            values = {cell.note: knobs(cell, methods[cell.name]) for cell in competed}
+            for cell in competed:
+                told = ", ".join(f"{name} {value:g}" for name, value in values[cell.note].items())
+                about: dict[str, Value] = {"task": title, "way": SEARCHES[way][0], "setting": told}
+                chosen = "yes" if cell.note == winner else ""
+                edges = edge(values[winner], values.values()) if chosen else ""
+                rows.append({**about, **percent(share(group, cell.name), "right"), "chosen": chosen, "edge": edges})
+                if chosen:
+                    where = f", at the edge of the tried ({edges})" if edges else ""
+                    claim = f"{title}: {SEARCHES[way][0]} with {told}{where}, is more often right than greedy decoding"
+                    claim = claim if where else claim.replace(", is", " is")
+                    findings.append(positive(claim, gap(group, cell.name, GREEDY), len(group), "tuning"))
     legend = (
-        "right: percent of problems of tuning splits, which nothing reported uses, by certificate at one budget; mean "
-        "over seeds, with its 95 % interval. As many settings of each way competed; the best mean was chosen, for all "
-        "verifiers and budgets. Two seeds decide nothing."
+        "right: percent of problems of tuning splits, which nothing reported uses, at one budget; mean over seeds, "
+        "with its 95 % interval. As many settings of each way competed, judged by the certificate (a vote by nobody); "
+        "the best mean was chosen, for all verifiers and budgets. Levels of confidence from which an answer is "
+        "accepted competed with these settings. edge: what of the chosen is the least or the greatest that was tried, "
+        "so that more might be better still. Two seeds decide nothing."
     )
     columns = {
         "task": "s", "way": "s", "setting": "s", "right": ".2f", "low": ".2f", "high": ".2f", "chosen": "s",
+        "edge": "s",
     }  # fmt: skip
     return Table("Settings, on tuning splits", columns, rows, legend, findings)
 
 
-def told(method: Method) -> str:
-    """The settings of a search that competed, in words."""
-    values, knobs = vars(method), ("share", "rate", "scale", "flips") if "share" in vars(method) else ("temperature",)
-    return ", ".join(f"{name} {values[name]:g}" for name in knobs if name in values)
+KNOBS = {
+    "latentseek": ("share", "rate"), "sampled": ("share", "rate"), "plain": ("share", "rate"),
+    "random": ("share", "temperature"), "noise": ("share", "scale"), "taboo": ("share", "flips"),
+    "best-of-n": ("temperature",), "vote": ("temperature",),
+}  # fmt: skip
+"""The settings of each way that compete."""
+
+
+def knobs(cell: Cell, method: Method) -> dict[str, float]:
+    """What competed: settings, or a level of confidence."""
+    if cell.verifier == CONFIDENCE:
+        return {"accepts from": float(cell.note)}
+    return {name: float(getattr(method, name)) for name in KNOBS[cell.way]}
+
+
+def edge(chosen: Mapping[str, float], tried: Iterable[Mapping[str, float]]) -> str:
+    """Which of the chosen values are the least or the greatest tried."""
+    several = list(tried)
+    ends = {name: [pick(each[name] for each in several) for pick in (min, max)] for name in chosen}
+    return ", ".join(f"{name} {value:g}" for name, value in chosen.items() if value in ends[name])
 
 
 def published_table(groups: Groups) -> Table:
