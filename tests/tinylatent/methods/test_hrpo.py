@@ -277,7 +277,7 @@ def test_invariant_9_a_replay_has_the_probabilities_that_were_drawn_with(method)
 
 
 def test_invariant_9_the_official_score_is_another_one():
-    """Scored at temperature 1 among all tokens, drawn at .5 among three; the reference is scored like the policy."""
+    """Scored at temperature 1 among all tokens, drawn at .5 among three."""
     method = HRPO(temperature=0.5, top_k=3, score_temperature=1.0)
     model = model_of(method)
     trace = rolled(method, model, asked())

@@ -120,6 +120,20 @@ def test_the_loss_is_group_advantages_without_a_ratio_and_a_divergence_from_toke
         torch.testing.assert_close(got[1][name], gradient, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("latent", ["soft", "shuffled"])
+def test_parts_of_a_batch_have_the_gradient_of_the_whole(latent):
+    """Also where a soft token comes from a problem that another part has."""
+    method = HRPO(**OPEN, kl=0.1, latent=latent)
+    model = entered(method)
+    moved(model)
+    whole = loss_and_gradients(model, first_loss(method, model).value)
+    parts = sum(method.loss(model, part, STATE).value for part in collected(method, model).parts(3))
+    value, gradient = loss_and_gradients(model, parts)
+    assert value == pytest.approx(whole[0], abs=1e-9)
+    for name, wanted in whole[1].items():
+        torch.testing.assert_close(gradient[name], wanted, rtol=1e-7, atol=1e-9)
+
+
 def test_rewards_are_zero_without_a_delimiter():
     method = HRPO(**OPEN)
     model, every = entered(method), replace(STATE, verify=lambda examples, trace: torch.ones(trace.rows))
@@ -225,15 +239,17 @@ def test_invariant_12_the_reference_ignores_gates_and_soft_tokens():
         torch.testing.assert_close(ref[row][batch.trace.acted_BT[row]], expected)
 
 
-def test_the_reference_can_say_every_token_that_a_truncated_policy_draws():
-    method = HRPO(**OPEN, kl=0.1, top_k=2, temperature=0.7)
+@pytest.mark.parametrize(("score", "expected"), [(None, 0.7), (1.0, 1.0), (1.3, 1.3)])
+def test_the_reference_is_scored_like_the_policy_and_can_say_every_token_that_it_draws(score, expected):
+    """At `score_temperature`, else at the sampler's; among all tokens, though the policy draws from two."""
+    method = HRPO(**OPEN, kl=0.1, top_k=2, temperature=0.7, score_temperature=score)
     model = entered(method)
     moved(model, by=0.5)
     batch = collected(method, model)
     reference_BT = method.reference_log_prob(model, batch)
     assert reference_BT.isfinite().all()
-    for row, expected in enumerate(written_out(model.parts["reference"], batch, None, 0.7)):
-        torch.testing.assert_close(reference_BT[row][batch.trace.acted_BT[row]], expected)
+    for row, wanted in enumerate(written_out(model.parts["reference"], batch, None, expected)):
+        torch.testing.assert_close(reference_BT[row][batch.trace.acted_BT[row]], wanted)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
