@@ -1,10 +1,11 @@
-"""Recipes of study `hrpo`: every arm on multi-hop lookup, the main ones on arithmetic, all from the same chains.
+"""Recipes of study `hrpo`: every arm on arithmetic, the main ones on multi-hop lookup, all from the same chains.
 
-An arm is a method with its settings; `arithmetic-` before its name puts it there. The start is a chain of thought that
+An arm is a method with its settings; `multihop-` before its name puts it there. The start is a chain of thought that
 ends by itself, whose training stops at the first half of right answers or so, so that groups of rollouts differ in
-their rewards on every seed. All arms of a seed begin with its weights and see the same problems in the same order.
-Learning rates are those that study `hrpo-tuning` chose for a family: tokens alone, HRPO, and its controls, which share
-one.
+their rewards on every seed. On arithmetic rewards teach a bit in every batch, so that runs of an arm end alike; on
+multi-hop lookup a run breaks through or does not. All arms of a seed begin with its weights and see the same problems
+in the same order. Learning rates are those that study `hrpo-tuning` chose for a family: tokens alone, HRPO, and its
+controls, which share one.
 
 Factors of the learning rate are not the published 20 for gates and 200 for Lambda, which are for a base rate of 5e-6:
 at a rate two hundred times as high they would move Lambda by more than its whole range in tens of steps. Their ratio is
@@ -21,7 +22,9 @@ from tinylatent_tasks import Arithmetic, MultiHop, Task
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
 from tinylatent.methods import HRPO, DiscreteCoT
+from tinylatent.methods.hrpo import Latent
 from tinylatent.models.decoder import ModelConfig
+from tinylatent.objectives.policy_gradient import Signal
 from tinylatent.training.config import Training
 
 
@@ -34,47 +37,62 @@ class Place:
     model: ModelConfig
     start: Training
     """Of the chain of thought that all arms start from."""
+    training: Training
+    """Of the arms."""
     rates: Mapping[str, float]
     """Peak learning rates of the arms, by family."""
 
 
 CHAIN: dict[str, Any] = {"schedule": "constant", "clip_norm": 1.0, "num_train": 20_000, "log_every": 10}
 """Training of the chain of thought, in either place."""
-TRAINING = Training(steps=200, batch_size=16, warmup=0.1, weight_decay=0.1, num_train=20_000, log_every=10, validate=0)
-"""Training of the arms: on multi-hop it ends before most of them are right all the time."""
-PREFIX = "arithmetic-"
+USUALLY: dict[str, Any] = {"warmup": 0.1, "weight_decay": 0.1, "num_train": 20_000, "log_every": 10, "validate": 0}
+"""Training of the arms, in either place."""
+PREFIX = "multihop-"
 PLACES: dict[str, Place] = {
     "": Place(
-        "multi-hop",
-        MultiHop(hops=6, least=2, nodes=8, bound=True),
-        ModelConfig(heads=4),
-        Training(steps=4000, learning_rate=3e-3, enough=0.5, **CHAIN),
-        {"token": 1e-3, "hrpo": 1e-3, "control": 1e-3},
-    ),
-    PREFIX: Place(
         "arithmetic",
         Arithmetic(operations=3, least=2, modulus=7, operators="+-"),
         ModelConfig(width=64, heads=4),
         Training(steps=3000, learning_rate=3e-3, enough=0.6, **CHAIN),
-        {"token": 3e-4, "hrpo": 1e-3, "control": 1e-3},
+        Training(steps=70, batch_size=64, **USUALLY),
+        {"token": 1e-3, "hrpo": 1e-3, "control": 1e-3},
+    ),
+    PREFIX: Place(
+        "multi-hop",
+        MultiHop(hops=6, least=2, nodes=8, bound=True),
+        ModelConfig(heads=4),
+        Training(steps=4000, learning_rate=3e-3, enough=0.5, **CHAIN),
+        Training(steps=100, batch_size=64, **USUALLY),
+        {"token": 1e-3, "hrpo": 1e-3, "control": 1e-3},
     ),
 }
 """By what stands before the names of their arms."""
 USUAL = HRPO(r_min=0.5, gate_rate=2.0, openness_rate=20.0)
 """HRPO as most arms have it. Gates start more open than published (r_min .95 to .99), where a latent's share of the
 input, .04 to .08, could hardly matter in a small model."""
-UNDECAYED = replace(USUAL, openness_decay=0.0)
+REPLACED: dict[Latent, str] = {"noise": "#8a6b1f", "shuffled": "#d6a13d", "zero": "#777777"}
+"""What stands in the soft token's place, and its colour."""
+SIGNALS: dict[str, tuple[str, Signal, str]] = {
+    "permuted": ("permuted rewards", "permuted", "#7b5ea7"),
+    "unrewarded": ("no rewards", "none", "#a0522d"),
+}
+"""Label, signal and colour of arms that are not told which answers are right."""
+FREELY = "-undecayed"
+"""After the name of an arm that is trained without weight decay of Lambda, too."""
+DECAYED: dict[str, tuple[str, HRPO, str]] = {
+    "hrpo": ("HRPO", USUAL, "#b5403a"),
+    **{name: (name, replace(USUAL, latent=name), colour) for name, colour in REPLACED.items()},
+    **{name: (label, replace(USUAL, signal=signal), colour) for name, (label, signal, colour) in SIGNALS.items()},
+}
+"""HRPO, and all that the course of its hidden ratio is held against."""
 KINDS: dict[str, tuple[str, HRPO, str]] = {
     "token": ("tokens alone", HRPO(gate="token"), "#3b6fb6"),
-    "hrpo": ("HRPO", USUAL, "#b5403a"),
-    "noise": ("noise", replace(USUAL, latent="noise"), "#8a6b1f"),
-    "shuffled": ("shuffled", replace(USUAL, latent="shuffled"), "#d6a13d"),
-    "zero": ("zero", replace(USUAL, latent="zero"), "#777777"),
+    **DECAYED,
     "fixed": ("fixed gate", HRPO(r_min=0.5, gate="fixed"), "#2f8f9d"),
-    "undecayed": ("HRPO, no decay of Lambda", UNDECAYED, "#d98880"),
-    "permuted": ("permuted rewards", replace(USUAL, signal="permuted"), "#7b5ea7"),
-    "permuted-undecayed": ("permuted rewards, no decay", replace(UNDECAYED, signal="permuted"), "#b79ad1"),
-    "decay": ("decay alone", replace(USUAL, signal="none"), "#a0522d"),
+    **{
+        name + FREELY: (f"{label}, no decay of Lambda", replace(method, openness_decay=0.0), colour)
+        for name, (label, method, colour) in DECAYED.items()
+    },
     "r90": ("HRPO, r_min .9", replace(USUAL, r_min=0.9), "#4f8f5b"),
     "r95": ("HRPO, r_min .95", replace(USUAL, r_min=0.95), "#7fae7a"),
     "r99": ("HRPO, r_min .99", replace(USUAL, r_min=0.99), "#b4d3ae"),
@@ -83,10 +101,10 @@ KINDS: dict[str, tuple[str, HRPO, str]] = {
     "graph": ("gradient through h", replace(USUAL, graph=True), "#1f5f8a"),
 }
 """Label, method and colour of every kind of arm."""
-CONTROLS = ("noise", "shuffled", "zero", "fixed")
+CONTROLS = (*REPLACED, "fixed")
 """HRPO without what its latents tell, or with gates that do not learn."""
-SECOND = ("token", "hrpo", *CONTROLS, "permuted", "decay")
-"""Kinds that are trained on arithmetic as well."""
+SECOND = ("token", *DECAYED, "fixed")
+"""Kinds that are trained on multi-hop as well."""
 ARMS: dict[str, tuple[str, HRPO, str]] = {**KINDS, **{PREFIX + kind: KINDS[kind] for kind in SECOND}}
 """Label, method and colour of every arm."""
 
@@ -99,7 +117,7 @@ def split(arm: str) -> tuple[str, str]:
 def family_of(arm: str) -> str:
     """What an arm shares its learning rate with."""
     kind = split(arm)[1]
-    return "token" if kind == "token" else "control" if kind in CONTROLS else "hrpo"
+    return "token" if kind == "token" else "control" if kind.removesuffix(FREELY) in CONTROLS else "hrpo"
 
 
 def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
@@ -112,7 +130,7 @@ def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
         raise ValueError(f"unknown arm {arm!r} of hrpo: expected one of {', '.join(ARMS)}")
     where, seeds = PLACES[split(arm)[0]], Seeds.all(seed)
     start = Experiment(where.task, DiscreteCoT(ends=True), where.model, where.start, seeds)
-    training = replace(TRAINING, **{"learning_rate": where.rates[family_of(arm)], **settings})
+    training = replace(where.training, **{"learning_rate": where.rates[family_of(arm)], **settings})
     return Experiment(where.task, ARMS[arm][1], where.model, training, seeds, start)
 
 

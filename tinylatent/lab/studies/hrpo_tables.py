@@ -1,6 +1,7 @@
 """Tables of study `hrpo`: accuracy before and after, the course of the hidden ratio beside its controls, and lengths.
 
-Records of a place are grouped by kind of arm (`recipes_hrpo`), in the order of their seeds.
+Records of a place are grouped by kind of arm (`recipes_hrpo`); arms are compared run by run, each with the one of its
+seed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,15 +11,23 @@ from statistics import fmean
 from tinylatent.engine.controls import CONTROLS as REPLACED
 from tinylatent.evaluation.statistics import Interval, mean_interval, paired_difference
 from tinylatent.lab.findings import Finding, decided
-from tinylatent.lab.recipes_hrpo import CONTROLS, KINDS
-from tinylatent.lab.records import DEFAULT
-from tinylatent.lab.studies.compare import Records, accuracy, difference, percent, positive, rights, totals
+from tinylatent.lab.recipes_hrpo import CONTROLS, FREELY, KINDS
+from tinylatent.lab.records import DEFAULT, ExperimentRecord
+from tinylatent.lab.studies.compare import (
+    Records,
+    accuracy,
+    difference,
+    latents_matter,
+    needs_own,
+    percent,
+    positive,
+    rights,
+    totals,
+)
 from tinylatent.lab.tables import Table, Value
 
 Groups = Mapping[str, Records]
 """Records of one place by kind."""
-THROUGH = 0.9
-"""Accuracy from which a run counts as broken through."""
 RIVALS = {
     "token": "token-only GRPO",
     "noise": "HRPO with noise of their norm in place of soft tokens",
@@ -28,7 +37,7 @@ RIVALS = {
 }
 """What HRPO is compared with, by arm, in words."""
 VARIANTS = {
-    "undecayed": "without weight decay on Lambda, HRPO ends higher",
+    "hrpo" + FREELY: "without weight decay on Lambda, HRPO ends higher",
     "r90": "started at r_min .9 instead of .5, HRPO ends higher",
     "r95": "started at r_min .95 instead of .5, HRPO ends higher",
     "r99": "started at r_min .99 instead of .5, HRPO ends higher",
@@ -36,8 +45,14 @@ VARIANTS = {
     "rates": "with the published factors of the learning rate, HRPO ends higher",
     "graph": "with gradients through soft tokens, HRPO ends higher",
 }
-MATCHED = {"hrpo": ("permuted", "decay"), "undecayed": ("permuted-undecayed",)}
-"""Arms whose hidden ratio has controls: trained alike, from the same gates, without what rewards tell."""
+ABSENT = {
+    "permuted": "its rewards permuted within groups",
+    "unrewarded": "no rewards",
+    "noise": "noise of their norm in place of soft tokens",
+    "shuffled": "another problem's soft tokens",
+    "zero": "zero in place of soft tokens",
+}
+"""What HRPO's hidden ratio is held against, by arm, in words: rewards that tell nothing, and latents that do not."""
 PUBLISHED: dict[str, tuple[float, float]] = {
     "GSM8K, greedy, best of a grid": (71.1, 72.0),
     "MATH, greedy, best of a grid": (50.2, 51.8),
@@ -76,7 +91,7 @@ def course(group: Records, metric: str, at: float) -> list[float]:
     """A logged metric of each run, at a share of its lines: 0 is the first, 1 the last; missing values left out."""
     found = []
     for record in group:
-        values = [line[metric] for line in record.metrics if line.get(metric) is not None]
+        values = [*logged(record, metric).values()]
         if values:
             found.append(values[round(at * (len(values) - 1))])
     return found
@@ -90,10 +105,49 @@ def over_seeds(values: Sequence[float]) -> Interval:
     return mean_interval(values)
 
 
-def against(ours: Records, theirs: Records, metric: str, at: float = 1.0) -> Interval:
-    """A logged metric of one arm minus another's, over seeds, run by run."""
-    pairs = zip(course(ours, metric, at), course(theirs, metric, at), strict=True)
-    return over_seeds([a - b for a, b in pairs])
+def paired(ours: Records, theirs: Records) -> tuple[Records, Records]:
+    """The runs of two arms in the order of their seeds.
+
+    Raises:
+        ValueError: a seed is missing in one of them, or there twice.
+    """
+    mine, other = ({record.experiment.seeds.split: record for record in group} for group in (ours, theirs))
+    if mine.keys() != other.keys() or {len(ours), len(theirs)} != {len(mine)}:
+        raise ValueError(
+            f"runs of seeds {_seeds(ours)} and {_seeds(theirs)} are no pairs: expected one run of either arm for every "
+            "seed"
+        )
+    return [mine[seed] for seed in sorted(mine)], [other[seed] for seed in sorted(mine)]
+
+
+def _seeds(group: Records) -> str:
+    return ", ".join(str(record.experiment.seeds.split) for record in group)
+
+
+def lead(ours: Records, theirs: Records) -> Interval:
+    """Accuracy of one arm minus another's, on the same problems, seed by seed."""
+    return difference(*paired(ours, theirs))
+
+
+def against(ours: Records, theirs: Records, metric: str) -> Interval:
+    """A logged metric of one arm minus another's, seed by seed, at the last step where both runs of a seed logged it.
+
+    Raises:
+        ValueError: two runs of a seed have no such step.
+    """
+    gaps = []
+    for pair in zip(*paired(ours, theirs), strict=True):
+        mine, other = (logged(record, metric) for record in pair)
+        if not mine.keys() & other.keys():
+            raise ValueError(f"runs {pair[0].id} and {pair[1].id} share no step with {metric}: expected one at least")
+        last = max(mine.keys() & other.keys())
+        gaps.append(mine[last] - other[last])
+    return over_seeds(gaps)
+
+
+def logged(record: ExperimentRecord, metric: str) -> dict[int, float]:
+    """A metric of a run by step, where it is known."""
+    return {line["step"]: line[metric] for line in record.metrics if line.get(metric) is not None}
 
 
 def signed(gap: Interval, digits: int = 3) -> str:
@@ -110,32 +164,33 @@ def accuracies(place: str, groups: Groups) -> Table:
     rows: list[dict[str, Value]] = []
     for arm, group in groups.items():
         row: dict[str, Value] = {"arm": KINDS[arm][0], "rate": group[0].experiment.training.learning_rate}
-        row["before"] = 100 * fmean(
-            sum(right) / sum(of) for right, of in zip(before(group), totals(group), strict=True)
-        )
+        starts = [sum(right) / sum(of) for right, of in zip(before(group), totals(group), strict=True)]
+        row |= {"before": 100 * fmean(starts), "least": 100 * min(starts), "most": 100 * max(starts)}
         row |= percent(accuracy(group), "after") | percent(gain(group), "gain", "gain low", "gain high")
         for other in ("tokens", "sharp", *REPLACED):
             known = other in group[0].evaluations
             row[other] = 100 * accuracy(group, other).value if known else None
-        row["through"] = sum(record.accuracy >= THROUGH for record in group)
+        row["through"] = 100 * fmean(map(through, group))
         row["seeds"] = len(group)
         row["train_s"] = fmean([record.cost.training_seconds for record in group])
         rows.append(row)
     columns = {
-        "arm": "s", "rate": "g", "before": ".2f", "after": ".2f", "low": ".2f", "high": ".2f", "gain": "+.2f",
-        "gain low": "+.2f", "gain high": "+.2f", "tokens": ".2f", "sharp": ".2f", "noise": ".2f", "shuffled": ".2f",
-        "zero": ".2f", "through": "d", "seeds": "d", "train_s": ".0f",
+        "arm": "s", "rate": "g", "before": ".2f", "least": ".2f", "most": ".2f", "after": ".2f", "low": ".2f",
+        "high": ".2f", "gain": "+.2f", "gain low": "+.2f", "gain high": "+.2f", "tokens": ".2f", "sharp": ".2f",
+        "noise": ".2f", "shuffled": ".2f", "zero": ".2f", "through": ".0f", "seeds": "d", "train_s": ".0f",
     }  # fmt: skip
     legend = (
-        "before, after: percent of the validation part, greedy, latents as in training; mean over seeds with its 95 % "
-        "interval (bootstrap over seeds and keys; Student's t over seeds where that is wider). gain: after minus "
-        "before, problem by problem. rate: chosen by study hrpo-tuning for a family, on other splits: tokens alone, "
-        "HRPO and its variants, controls. tokens: the gate shut at test time; sharp: soft tokens at temperature .1; "
-        "noise, shuffled, zero: soft tokens replaced at test time. Arms of these names are trained so. through: runs "
-        f"that end at {100 * THROUGH:.0f} % or more, out of seeds. Runs of a seed share start, problems and order. "
-        "What a control does to the start itself (before) is part of how it ends. "
-        "fixed gate: gates as they start. official mode: drawn at temperature .5 among the 50 likeliest tokens, scored "
-        "at 1. permuted rewards: those of each group in random order; decay alone: none at all."
+        "before, after: percent of the validation part, greedy, latents as in training; mean over seeds, after with "
+        "its 95 % interval (bootstrap over seeds and keys; Student's t over seeds where that is wider). least, most: "
+        "of the seeds' starts, which differ. gain: after minus before, problem by problem. rate: chosen by study "
+        "hrpo-tuning for a family, on other splits: tokens alone, HRPO and its variants, controls. tokens: the gate "
+        "shut at test time; sharp: soft tokens at temperature .1; noise, shuffled, zero: soft tokens replaced at test "
+        "time. Arms of these names are trained so. through: percent of the runs that leave at most half of the errors "
+        "of their start on tokens. Runs of a seed share start, problems and order, and differences are of such pairs. "
+        "What a control does to the start itself (before) is part of how it ends. fixed gate: gates as they start. "
+        "official mode: drawn at temperature .5 among the 50 likeliest tokens, scored at 1. permuted rewards: those of "
+        "each group in random order. no rewards: weight decay and the divergence from the start alone. no decay of "
+        "Lambda: all other weights decay as ever."
     )
     title = f"{place.capitalize()}: group advantages on tokens, and with soft tokens mixed in"
     found = [*_gains(groups), *_rivals(groups), *_gate_off(groups)]
@@ -153,29 +208,31 @@ def _rivals(groups: Groups) -> Iterator[Finding]:
     ours = groups["hrpo"]
     for arm, words in RIVALS.items():
         if arm in groups:
-            yield positive(f"HRPO ends higher than {words}", difference(ours, groups[arm]), len(ours), "rivals")
+            yield positive(f"HRPO ends higher than {words}", lead(ours, groups[arm]), len(ours), "rivals")
     for arm, claim in VARIANTS.items():
         if arm in groups:
-            yield positive(claim, difference(groups[arm], ours), len(ours), "variants")
-    here = [groups[arm] for arm in ("token", *CONTROLS) if arm in groups]
+            yield positive(claim, lead(groups[arm], ours), len(ours), "variants")
+    here = {arm: lead(ours, groups[arm]) for arm in ("token", *CONTROLS) if arm in groups}
     if len(here) == 1 + len(CONTROLS):
-        gaps = [difference(ours, group) for group in here]
-        least = min(gaps, key=lambda gap: gap.value)
-        verdict = decided(all(gap.low > 0 for gap in gaps), any(gap.high < 0 for gap in gaps), len(ours))
-        evidence = (
-            f"the smallest lead is {100 * least.value:+.2f} points [{100 * least.low:+.2f}, {100 * least.high:+.2f}]"
-        )
         claim = "HRPO's latents help: it ends higher than tokens alone and than every control"
-        yield Finding(claim, verdict, evidence, least, family="rivals", runs=len(ours))
+        yield replace(needs_own(claim, {KINDS[arm][0]: gap for arm, gap in here.items()}, len(ours)), family="rivals")
 
 
 def _gate_off(groups: Groups) -> Iterator[Finding]:
     """Whether a trained model needs its latents at test time."""
-    for arm, group in groups.items():
-        if "tokens" in group[0].evaluations and arm in ("hrpo", "undecayed", "rates"):
-            gap = difference(group, group, "tokens")
-            claim = f"{KINDS[arm][0]}: with the gate shut at test time it is less often right"
-            yield positive(claim, gap, len(group), "gate off")
+    for arm in (each for each in ("hrpo", "hrpo" + FREELY, "rates") if each in groups):
+        label, group = KINDS[arm][0], groups[arm]
+        gap = difference(group, group, "tokens")
+        yield positive(f"{label}: with the gate shut at test time it is less often right", gap, len(group), "gate off")
+        yield latents_matter(f"{label}, at test time,", group)
+
+
+def through(record: ExperimentRecord) -> bool:
+    """Whether a run leaves at most half of the errors of its start, which is read on tokens alone."""
+    assert record.before is not None, "an arm begins with a start"
+    found = record.before.evaluations
+    right = found.get("tokens", found[DEFAULT]).right
+    return 1 - record.accuracy <= (1 - sum(right) / sum(record.total)) / 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -203,9 +260,11 @@ def ratios(place: str, groups: Groups) -> Table:
         "Mean of sqrt(1 - a^2) over coordinates and gated steps of the rollouts, at the first, middle and last line of "
         "the log (means of ten batches), with 95 % intervals over seeds (Student's t). change: last minus first, run "
         "by run. logged: what the authors' code logs, sqrt(1 - mean(a)^2), an upper bound. Weight decay pulls Lambda "
-        "to 0, which raises the ratio without any reward, and a policy gradient of noise moves gates, too: whether a "
-        "model learns to use latents is judged by the difference to the arms that see permuted rewards, or none. Under "
-        "controls (noise, shuffled, zero) the ratio is the share of what stands in the soft token's place."
+        "to 0, which raises the ratio without any reward; a policy gradient of noise moves gates, too; and gates may "
+        "open to whatever stands in the soft token's place (noise, shuffled, zero: the ratio is the share of that). So "
+        "the ratio speaks for the use of latents only where it ends higher than under all of them, each trained from "
+        "the same gates at the same factors, at the rate of its family. Where it does, it tells that gates open to "
+        "soft tokens because rewards ask for it, not that answers gain: that is judged in the table of accuracy."
     )
     findings = [placed(place, each) for each in (*_uses(groups), *_rises(gated))]
     return Table(f"{place.capitalize()}: the hidden ratio", columns, rows, legend, findings)
@@ -218,30 +277,32 @@ def moved(group: Records) -> Interval:
 
 
 def _uses(groups: Groups) -> Iterator[Finding]:
-    """Whether rewards raise the hidden ratio beyond what happens without them, and beyond that of controls."""
-    parts = []
-    for arm, controls in MATCHED.items():
-        for control in controls:
-            if arm in groups and control in groups:
-                ours = groups[arm]
-                gap = against(ours, groups[control], "hidden_ratio")
-                claim = f"{KINDS[arm][0]}: the hidden ratio ends higher than with {KINDS[control][0]}"
-                parts.append(_judged(claim, gap, len(ours), "hidden ratio"))
-                yield parts[-1]
-    if len(parts) == sum(map(len, MATCHED.values())):
-        gaps = [part.estimate for part in parts if part.estimate is not None]
-        least = min(gaps, key=lambda gap: gap.value)
-        runs = len(groups["hrpo"])
-        verdict = decided(all(gap.low > 0 for gap in gaps), any(gap.high < 0 for gap in gaps), runs)
-        claim = "the model learns to use its latents: rewards raise the hidden ratio beyond every control"
-        yield Finding(
-            claim, verdict, f"the smallest difference is {signed(least)}", least, "ratio", "hidden ratio", runs=runs
-        )
-    for control in CONTROLS[:3]:
-        if control in groups and "hrpo" in groups:
-            gap = against(groups["hrpo"], groups[control], "hidden_ratio")
-            claim = f"the hidden ratio ends higher with soft tokens than with {KINDS[control][0]} in their place"
-            yield _judged(claim, gap, len(groups["hrpo"]), "hidden ratio")
+    """Whether the hidden ratio ends higher than without what rewards tell, and than without what soft tokens tell."""
+    for ending in ("", FREELY):
+        label, ours = KINDS["hrpo" + ending][0], groups.get("hrpo" + ending)
+        if ours is None:
+            continue
+        known = {arm: groups[arm + ending] for arm in ABSENT if arm + ending in groups}
+        gaps = {arm: against(ours, theirs, "hidden_ratio") for arm, theirs in known.items()}
+        for arm, gap in gaps.items():
+            claim = f"{label}: the hidden ratio ends higher than with {ABSENT[arm]}"
+            yield _judged(claim, gap, len(ours), "hidden ratio")
+        if len(gaps) == len(ABSENT):
+            yield _beyond_all(label, gaps, len(ours))
+
+
+def _beyond_all(label: str, gaps: Mapping[str, Interval], runs: int) -> Finding:
+    """Whether the hidden ratio ends higher than in all that it is held against, by arm; the estimate is the least."""
+    return Finding(
+        f"{label}: the model learns to use its latents, as far as the hidden ratio tells: it ends higher than with "
+        "permuted rewards, with none, and with noise, other problems' soft tokens or zero in the soft token's place",
+        decided(all(gap.low > 0 for gap in gaps.values()), any(gap.high < 0 for gap in gaps.values()), runs),
+        ", ".join(f"{signed(gap)} against {KINDS[arm][0]}" for arm, gap in gaps.items()),
+        min(gaps.values(), key=lambda gap: gap.value),
+        "ratio",
+        "hidden ratio",
+        runs=runs,
+    )
 
 
 def _rises(groups: Groups) -> Iterator[Finding]:
@@ -268,20 +329,23 @@ def lengths(place: str, groups: Groups) -> Table:
             name = {"right_excess": "excess", "frac_reward_zero_std": "silent"}.get(metric, metric)
             for when, at in (("first", 0.0), ("last", 1.0)):
                 row[f"{name} {when}"] = over_seeds(course(group, metric, at)).value
+        row["stopped"] = sum(record.stopped is not None for record in group)
         kl = course(group, "reference_kl", 1.0)
         row["kl last"] = fmean(kl) if kl else None
         rows.append(row)
     columns = {"arm": "s"}
     for name in ("length", "excess", "ended", "reward", "silent"):
         columns |= {f"{name} {when}": "+.3f" if name == "excess" else ".3f" for when in ("first", "last")}
-    columns |= {"kl last": ".3f", "seeds": "d"}
+    columns |= {"kl last": ".3f", "stopped": "d", "seeds": "d"}
     legend = (
         "Rollouts of training, at the first and the last line of the log, means over seeds. length: steps before the "
         "answer, the delimiter not counted. excess: the same of right rollouts alone, less the steps of their "
         "problems' chains, so that it does not depend on which problems are right; below 0, steps are left out. ended: "
         "share of chains with a delimiter. silent: share of groups whose rewards are all alike. kl: k3 to the "
         "token-only start. Steps are averaged within a rollout, here as in the paper: that alone favours short right "
-        "answers, for tokens as for HRPO, so that lengths are compared with tokens alone."
+        "answers, for tokens as for HRPO, so that lengths are compared with tokens alone. stopped: runs that ended "
+        "early, for want of groups that differ; their last line is an earlier one, and two runs of a seed are compared "
+        "at the last line that both have."
     )
     findings = []
     if "token" in groups:
@@ -301,7 +365,7 @@ def published(places: Mapping[str, Groups]) -> Table:
     findings = []
     for place, groups in places.items():
         ours, theirs = groups["hrpo"], groups["token"]
-        gap = difference(ours, theirs)
+        gap = lead(ours, theirs)
         row: dict[str, Value] = {"what": f"measured: {place}", "tokens alone": 100 * accuracy(theirs).value}
         rows.append({**row, "HRPO": 100 * accuracy(ours).value, **percent(gap, "difference")})
         claim = "HRPO ends higher than token-only GRPO, as published"

@@ -1,6 +1,6 @@
-"""Study `hrpo-tuning`: a learning rate for every family of arms of study `hrpo`, the same three for each.
+"""Study `hrpo-tuning`: a learning rate for every family of arms of study `hrpo`, the same four for each.
 
-Tokens alone, HRPO, and HRPO with noise in place of its soft tokens, which stands for all controls. All three rates on
+Tokens alone, HRPO, and HRPO with noise in place of its soft tokens, which stands for all controls. All four rates on
 split seed 100, the better two on seed 101; see `search`. What is found stands in `recipes_hrpo`. Factors of the rate,
 for gates and Lambda, are the same throughout.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tinylatent.lab.arms import Arm
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.recipes_hrpo import ARMS, PLACES, PREFIX, arm_of, build, split
+from tinylatent.lab.recipes_hrpo import ARMS, PLACES, arm_of, build, split
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import grouped
 from tinylatent.lab.studies.search import FIRST, Contender, better_rates, draw_rates, rates_table
@@ -18,20 +18,20 @@ from tinylatent.lab.tables import Table
 
 TUNED = ("token", "hrpo", "noise")
 """A kind of arm from every family."""
-RATES: dict[str, tuple[float, ...]] = {"": (3e-4, 1e-3, 3e-3), PREFIX: (1e-4, 3e-4, 1e-3)}
-"""By place, the same for every family."""
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+"""The same for every family in either place."""
 SECOND = 101
 STEPS: dict[Profile, dict[str, int]] = {"quick": {"steps": 20}, "full": {}}
 KNOWN = {kind: Arm(ARMS[kind][0], build, ARMS[kind][2]) for kind in TUNED}
 
 
 def grid(profile: Profile) -> list[Experiment]:
-    """Every rate of every family on the first seed; on multi-hop alone in the quick profile."""
+    """Every rate of every family on the first seed; on arithmetic alone in the quick profile."""
     return [
         build(prefix + kind, FIRST, learning_rate=rate, **STEPS[profile])
-        for prefix in (RATES if profile == "full" else ("",))
+        for prefix in (PLACES if profile == "full" else ("",))
         for kind in TUNED
-        for rate in RATES[prefix]
+        for rate in RATES
     ]
 
 
@@ -40,7 +40,7 @@ def after(profile: Profile, records: list[ExperimentRecord]) -> list[Experiment]
     return [
         build(arm, SECOND, learning_rate=rate, **STEPS[profile])
         for arm, group in grouped(records, lambda record: arm_of(record.experiment)).items()
-        for rate in better_rates(group, RATES[split(arm)[0]])
+        for rate in better_rates(group, RATES)
     ]
 
 
