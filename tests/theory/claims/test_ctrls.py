@@ -219,3 +219,15 @@ def test_weighed_places_or_no_division_flip_the_verdict(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(ctrls_states, "gram_eigenvalues", wrong)
             assert broken("ctrls_gram_forgets_order")
+
+
+@pytest.mark.parametrize("logit", [-1000.0, 40.0, 1000.0])
+def test_a_posterior_that_is_sure_has_a_bound(logit):
+    """An ascent may step there: the bound and its gradient are numbers."""
+    logits_T = torch.full((3,), logit, dtype=torch.float64, requires_grad=True)
+    half_2, half_22 = torch.full((2,), 0.5, dtype=torch.float64), torch.full((2, 2), 0.5, dtype=torch.float64)
+    bound = ctrls_states.elbo(
+        *ctrls_states.factorised(logits_T), half_2, half_22, torch.full((3, 2), 0.5, dtype=torch.float64)
+    )
+    assert bound.item() == pytest.approx(6 * math.log(0.5), abs=1e-9)
+    assert torch.autograd.grad(bound, logits_T)[0].isfinite().all()

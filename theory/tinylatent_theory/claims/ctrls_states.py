@@ -19,6 +19,9 @@ from tinylatent.lab.findings import STRICTER, Finding
 from tinylatent_theory.claims.ctrls import SOURCE, largest
 from tinylatent_theory.claims.ledger import EXACT, Trial, claim, judged, judged_twice
 
+SURE = 30.0
+"""Largest logit of a state: its probability is 1 to within 1e-13."""
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The evidence lower bound
 
@@ -61,7 +64,11 @@ def posterior(chance_Z: Float[Tensor, " Z"], T: int) -> tuple[Float[Tensor, " 2"
 
 
 def factorised(logits_T: Float[Tensor, " T"]) -> tuple[Float[Tensor, " 2"], Float[Tensor, "t 2 2"]]:
-    """A posterior that factorises over steps, by the logit of state 0 at each."""
+    """A posterior that factorises over steps, by the logit of state 0 at each.
+
+    Logits are cut where a probability would round to 0: an ascent may try them, and 0 log 0 is not a number.
+    """
+    logits_T = logits_T.clamp(-SURE, SURE)
     q_T2 = torch.stack([logits_T.sigmoid(), (-logits_T).sigmoid()], 1)
     return q_T2[0], q_T2[1:, None].expand(-1, 2, -1)
 
