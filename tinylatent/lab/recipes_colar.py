@@ -44,14 +44,14 @@ ARITHMETIC = Place(
     Arithmetic(operations=4, least=2, modulus=3, operators="+-"),
     ModelConfig(width=64),
     Training(steps=2000, learning_rate=4e-3, num_train=4000, **USUAL),
-    Training(steps=5000, num_train=4000, **USUAL),
+    Training(steps=4000, num_train=4000, **USUAL),
 )
 HOPS = Place(
     "multi-hop",
     MultiHop(hops=7, least=3, nodes=6, bound=True),
     ModelConfig(width=64),
     Training(steps=4000, learning_rate=3e-3, num_train=10_000, **USUAL),
-    Training(steps=2500, num_train=10_000, **USUAL),
+    Training(steps=1800, num_train=10_000, **USUAL),
 )
 RL_START, RL_SPEED = "c2-nll", 1
 """The arm that reinforcement learning starts from, and the speed it is asked at, which that arm never saw in training:

@@ -3,9 +3,13 @@
 import json
 from dataclasses import replace
 
+import losses
 import pytest
+import torch
 from records import NOWHERE, record_of
+from tinylatent_tasks import MultiHop
 
+from tinylatent.core.seeds import Streams
 from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab import recipes_colar
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN
@@ -13,9 +17,11 @@ from tinylatent.lab.reading import Costs, Part, Read, Reading, ReadingRecord
 from tinylatent.lab.recipes_colar import ARMS, HOPS, PREFIX, build, family_of
 from tinylatent.lab.run import VERSION
 from tinylatent.lab.studies import colar, colar_tuning
+from tinylatent.lab.studies.colar_tables import cut, latents
 from tinylatent.lab.studies.compare import grouped
 from tinylatent.lab.study import rebuild
-from tinylatent.methods import CoLaR, CoLaRGRPO
+from tinylatent.methods import Coconut, CoLaR, CoLaRGRPO, PauseTokens
+from tinylatent.methods.discrete import END, THINKING, ended
 
 NOBODY_READS = Interval(0.5, 0.4, 0.6, "made up")
 LENGTHS = {"": ("12", "18", "24"), PREFIX: ("2", "4", "6")}
@@ -146,23 +152,46 @@ def test_tables_tell_what_the_readings_say():
 
 
 def test_latents_are_needed_only_if_every_control_loses():
-    """A small sure loss under one control and a wide one under another decide nothing; all of them must be sure."""
+    """A small loss that is sure under one control leaves it open whether a larger one under another is."""
 
-    def share(arm_seed):
-        def percent(name):
-            if name.endswith(("noise", "shuffled")):
-                return 20
-            return graded(name.removesuffix(" zero")) + (30 * arm_seed - 30 if name.endswith("zero") else 0)
-
-        return percent
+    def percent(seed):
+        losses = {"noise": 9 + seed, "shuffled": 30, "zero": 15 + 30 * (seed - 1)}
+        return lambda name: graded(name.rsplit(" ", 1)[0] if name[0] == "x" else name) - losses.get(name.split()[-1], 0)
 
     records = [each for each in every() if colar.arm_of(each) != "random"]
-    records += [read("random", seed, share(seed)) for seed in range(3)]
-    found = claims(colar.tables(records))["arithmetic: CoLaR, c of 1 to 5 at c = 5 needs its own latents"]
+    records += [read("random", seed, percent(seed)) for seed in range(3)]
+    claim = "arithmetic: CoLaR, c of 1 to 5 at c = 5 needs its own latents"
+    found = claims(colar.tables(records))[claim]
     assert found.verdict == OPEN
+    assert found.estimate.value == pytest.approx(0.1)
     assert found.evidence.count("points") == 3
-    sure = claims(colar.tables(every()))["arithmetic: CoLaR, c of 1 to 5 at c = 5 needs its own latents"]
-    assert sure.verdict == HOLDS
+    assert claims(colar.tables(every()))[claim].verdict == HOLDS
+
+
+def test_counts_of_a_rollout_tell_latents_and_rows_that_were_cut():
+    """Of models that were not trained: hidden states, pauses and vectors alike, and every stop once."""
+
+    def read_of(method):
+        model, rows = losses.model_of(method, task, len(method.stage_starts(100)) - 1), task.problems(40, seed=0)
+        if isinstance(method, CoLaR):
+            with torch.no_grad():  # the delimiter is neither rare nor sure
+                table_VD = model.backbone.embedding
+                table_VD[method.extra_id(model, END)] = 2.5 * table_VD[:-6].mean(0)
+        trace = method.solve(model, losses.examples_of(method, task, rows), Streams(0, torch.arange(40))).trace
+        spent = Costs(**{name: getattr(trace.counters, name) for name in Costs.__struct_fields__})
+        told = Read(right=[0], gained=[0], lost=[0], costs=spent, accuracy=NOBODY_READS)
+        return trace, [of_run(colar.reading("random", 0), {"all": Part(total=[40], keys="", readers={"it": told})})]
+
+    task = MultiHop(hops=6, least=1, nodes=4)
+    trace, group = read_of(CoLaR(speed=2, draws=True))
+    assert 0 < cut(group, "it") < 1
+    assert cut(group, "it") == pytest.approx(1 - ended(trace).double().mean().item())
+    lengths_B = trace.live_BT[:, trace.within(trace.span(THINKING))].sum(1)
+    assert latents(group, "it") == [pytest.approx(lengths_B.double().mean().item())]
+    same = [latents(read_of(Coconut(stages=2, thought=kind))[1], "it") for kind in ("hidden", "pause")]
+    assert same[0] == same[1]
+    assert same[0][0] > 1
+    assert latents(read_of(PauseTokens(compression=9))[1], "it")[0] < 1, "a chain of none has no pause"
 
 
 def test_lengths_before_and_after_rewards_have_one_limit():
