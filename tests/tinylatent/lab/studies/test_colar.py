@@ -17,7 +17,7 @@ from tinylatent.lab.reading import Costs, Part, Read, Reading, ReadingRecord
 from tinylatent.lab.recipes_colar import ARMS, HOPS, PREFIX, build, family_of
 from tinylatent.lab.run import VERSION
 from tinylatent.lab.studies import colar, colar_tuning
-from tinylatent.lab.studies.colar_tables import cut, latents
+from tinylatent.lab.studies.colar_tables import controls, cut, latents, learning
 from tinylatent.lab.studies.compare import grouped
 from tinylatent.lab.study import rebuild
 from tinylatent.methods import Coconut, CoLaR, CoLaRGRPO, PauseTokens
@@ -158,14 +158,15 @@ def test_latents_are_needed_only_if_every_control_loses():
         losses = {"noise": 9 + seed, "shuffled": 30, "zero": 15 + 30 * (seed - 1)}
         return lambda name: graded(name.rsplit(" ", 1)[0] if name[0] == "x" else name) - losses.get(name.split()[-1], 0)
 
-    records = [each for each in every() if colar.arm_of(each) != "random"]
-    records += [read("random", seed, percent(seed)) for seed in range(3)]
-    claim = "arithmetic: CoLaR, c of 1 to 5 at c = 5 needs its own latents"
-    found = claims(colar.tables(records))[claim]
+    def found_on(share):
+        groups = {"random": [read("random", seed, share(seed)) for seed in range(3)]}
+        return claims([controls(groups)])["arithmetic: CoLaR, c of 1 to 5 at c = 5 needs its own latents"]
+
+    found = found_on(percent)
     assert found.verdict == OPEN
     assert found.estimate.value == pytest.approx(0.1)
     assert found.evidence.count("points") == 3
-    assert claims(colar.tables(every()))[claim].verdict == HOLDS
+    assert found_on(lambda seed: lambda name: graded(name) - 9 * seed * name.endswith("zero")).verdict == HOLDS
 
 
 def test_counts_of_a_rollout_tell_latents_and_rows_that_were_cut():
@@ -204,12 +205,13 @@ def test_lengths_before_and_after_rewards_have_one_limit():
 
 def test_runs_in_another_order_are_not_compared():
     """Though they were asked the same problems: lengths and accuracies are compared seed by seed."""
-    records = every()
-    parts = [each.parts for each in records if colar.arm_of(each) == "rl-sum"]
-    others = [each for each in records if colar.arm_of(each) != "rl-sum"]
-    swapped = [of_run(colar.reading("rl-sum", seed), each) for seed, each in zip((1, 0, 2), parts, strict=True)]
+    groups = {arm: [read(arm, seed, graded) for seed in range(3)] for arm in ("c2-nll", "rl-mean", "rl-sum")}
+    parts = [each.parts for each in groups["rl-sum"]]
+    groups["rl-sum"] = [
+        of_run(colar.reading("rl-sum", seed), each) for seed, each in zip((1, 0, 2), parts, strict=True)
+    ]
     with pytest.raises(ValueError, match="expected the same seeds in the same order"):
-        colar.tables([*others, *swapped])
+        learning(groups)
 
 
 def test_an_ablation_that_is_better_turns_the_verdict():
