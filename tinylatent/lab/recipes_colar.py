@@ -57,7 +57,7 @@ RL_START, RL_SPEED = "c2-nll", 1
 """The arm that reinforcement learning starts from, and the speed it is asked at, which that arm never saw in training:
 there it does not know when to stop, so that lengths differ among rollouts. At its own speed they hardly do, and rewards
 cannot choose between them."""
-RL: dict[str, Any] = {"steps": 200, "weight_decay": 0.0, "log_every": 20}
+RL: dict[str, Any] = {"steps": 160, "weight_decay": 0.0, "log_every": 20}
 """Training of reinforcement learning, where it differs from the other arms'."""
 _COCONUT, _HOPS_COCONUT = Coconut(stages=4, share=0.15, mixing=0.0), Coconut(stages=6, share=0.12, mixing=0.0)
 _RL = CoLaRGRPO(speeds=(2,), speed=RL_SPEED, density="mean")
