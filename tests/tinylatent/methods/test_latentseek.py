@@ -207,6 +207,7 @@ def test_logits_of_the_search_are_those_of_teacher_forcing(dtype, close, way, ma
     assert {trace.prompt_mask_BN is None for trace in traces} == {False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verify", [truth, certificate, picky], ids=["truth", "certificate", "graded"])
 def test_only_graded_rewards_guide_a_search(verify, made):
     """The perfect sparse reward is a constant one whose best answer the same verifier picks: rewards of 0 or 1 say no

@@ -234,7 +234,7 @@ def draw(records: list[ReadingRecord], path: Path) -> None:
             for way, verifier in product(("latentseek", *RIVALS), (CERTIFICATE, TRUTH)):
                 label, _, colour = SEARCHES[way]
                 names, hollow = curve(group, way, verifier), verifier == TRUTH
-                spent = [fmean(record.costs(name)[cost] for record in group) for name in names]
+                spent = [max(1.0, fmean(record.costs(name)[cost] for record in group)) for name in names]  # greedy: 1
                 shares = [share(group, name) for name in names]
                 values = [100 * each.value for each in shares]
                 axes.plot(spent, values, "--" if hollow else "-", color=colour, linewidth=1.0)
