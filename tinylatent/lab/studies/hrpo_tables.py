@@ -11,7 +11,7 @@ from statistics import fmean
 from tinylatent.engine.controls import CONTROLS as REPLACED
 from tinylatent.evaluation.statistics import Interval, mean_interval, paired_difference
 from tinylatent.lab.findings import Finding, decided
-from tinylatent.lab.recipes_hrpo import CONTROLS, FREELY, KINDS
+from tinylatent.lab.recipes_hrpo import FREELY, KINDS
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.studies.compare import (
     Records,
@@ -212,9 +212,12 @@ def _rivals(groups: Groups) -> Iterator[Finding]:
     for arm, claim in VARIANTS.items():
         if arm in groups:
             yield positive(claim, lead(groups[arm], ours), len(ours), "variants")
-    here = {arm: lead(ours, groups[arm]) for arm in ("token", *CONTROLS) if arm in groups}
-    if len(here) == 1 + len(CONTROLS):
-        claim = "HRPO's latents help: it ends higher than tokens alone and than every control"
+    here = {arm: lead(ours, groups[arm]) for arm in ("token", *REPLACED) if arm in groups}
+    if len(here) == 1 + len(REPLACED):
+        claim = (
+            "HRPO's soft tokens help: it ends higher than tokens alone, and than with noise, another problem's soft "
+            "tokens or zero in their place"
+        )
         yield replace(needs_own(claim, {KINDS[arm][0]: gap for arm, gap in here.items()}, len(ours)), family="rivals")
 
 
