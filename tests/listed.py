@@ -45,9 +45,12 @@ def studies(about: str | None, body: str) -> str:
 
     rows = []
     for name, study in STUDIES.loaded().items():
+        command = f"`tinylatent {'claims' if name == 'claims' else f'reproduce {name}'} --profile full`"
+        if not (RESULTS / name).exists():
+            rows.append(f"| {_cell(study.question)} | {command} | | | to be run |")
+            continue
         runs = read_lines(RESULTS / name / "runs.jsonl")
         files = ", ".join(f"[{file}](../results/{name}/{file})" for file in ("table.md", "figure.png"))
-        command = f"`tinylatent {'claims' if name == 'claims' else f'reproduce {name}'} --profile full`"
         rows.append(f"| {_cell(study.question)} | {command} | {len(runs)} | {_minutes(runs)} | {files} |")
     head = "| question | command | runs | minutes | stored |"
     return "\n".join([head, "| - | - | -: | -: | - |", *rows, ""])
