@@ -37,7 +37,7 @@ PLACES: dict[str, Place] = {
         "arithmetic",
         Arithmetic(operations=4, modulus=7, operators="+-"),
         ModelConfig(width=64),
-        Training(4000, 32, 1e-3, num_train=20_000, log_every=25, save_every=100_000, validate=128, enough=0.5),
+        Training(4000, 32, 1e-3, num_train=20_000, log_every=5, save_every=100_000, enough=0.5),
         "every operation is right",
     ),
     "sums-": Place(
