@@ -88,7 +88,8 @@ def test_its_counts_are_right():
         "twelve",
     ]
     numbers += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
-    assert f"{numbers[len(STUDIES)]} tables and figures" in words
+    stored = [name for name in STUDIES if (RESULTS / name).exists()]
+    assert f"{numbers[len(stored)]} tables and figures" in words
 
 
 @pytest.mark.slow
