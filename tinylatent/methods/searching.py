@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tinylatent.core.precision import back, wide
 from tinylatent.core.seeds import Streams
 from tinylatent.engine.controls import controlled
 from tinylatent.engine.counters import Counters
@@ -286,8 +287,9 @@ class Prefixed(Search):
 
     def places(self, first: Trace) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
         """floor(share T) tokens after the first floor(start T), as far as they stand before the answer."""
-        length_B, chain_B = first.length_B.double(), (written(first) != NO_TOKEN).sum(1)
-        start_B, many_B = ((x * length_B + 1e-9).floor().long() for x in (self.start, self.share))
+        length_B, chain_B = wide(first.length_B), (written(first) != NO_TOKEN).sum(1)
+        shares = ((x * length_B + 1e-9).floor().long() for x in (self.start, self.share))
+        start_B, many_B = (back(share_B, chain_B.device) for share_B in shares)
         return start_B, torch.minimum(start_B + many_B.clamp(max=self.max_positions), chain_B)
 
 

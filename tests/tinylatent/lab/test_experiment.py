@@ -43,6 +43,7 @@ OTHER = {
         "log_every": 7,
         "save_every": 9,
         "validate": 100,
+        "enough": 0.5,
         "micro_batch": 3,
         "clip_norm": 1.0,
     },

@@ -20,7 +20,7 @@ from tinylatent.models.blocks import Block, Head, Heads, Norm
 from tinylatent.models.decoder import Decoder, ModelConfig
 from tinylatent.models.huggingface import HFBackbone, as_gpt2
 from tinylatent.objectives.examples import Targets
-from tinylatent.objectives.method import Model, TrainState
+from tinylatent.objectives.method import TrainState
 from tinylatent.objectives.speakers import Symbols
 
 
@@ -187,11 +187,12 @@ def test_every_method_trains_and_thinks_the_same_on_a_wrapped_model(name):
     task, method = MNNS(digits=3, high=5), METHODS[name]()
     examples = method.supervise(Symbols(task, task.problems(6, seed=0)))
     examples = replace(examples, frontier=Targets(len(task.vocabulary), dense_BTV=examples.frontier.dense_BTV.double()))
-    backbone = spread(Decoder.fresh(len(task.vocabulary), task.positions, ModelConfig(16, 2, 2)).double())
+    vocabulary, positions = len(task.vocabulary) + len(method.extra_tokens), task.positions + method.extra_steps
+    backbone = spread(Decoder.fresh(vocabulary, positions, ModelConfig(16, 2, 2)).double())
     losses, gradients, runs = [], [], []
     for each in (backbone, HFBackbone(as_gpt2(backbone))):
-        model = Model(each, method.parts(each, torch.Generator().manual_seed(1)).double())
-        state = TrainState(0, 10, 0)
+        model, state = method.model(each, torch.Generator().manual_seed(1)).double(), TrainState(0, 10, 0)
+        method.enter(model, 0, examples, state)
         loss = method.loss(model, method.collect(model, examples, state), state).value
         losses.append(loss)
         gradients.append(torch.autograd.grad(loss, each.table.weight)[0])

@@ -141,9 +141,13 @@ def test_an_answer_ends_with_a_stop_token():
 
 
 def test_truth_is_what_the_speaker_says():
+    method = DiscreteCoT()
     answer_BA = EXAMPLES.answer_BA.clone()
     answer_BA[::2] = 0
-    assert truth(EXAMPLES, answer_BA).tolist() == [0.0, 1.0] * 3
+    trace = method.forced(
+        model_of(method, TASK), replace(EXAMPLES, chain_BT=torch.cat([EXAMPLES.chain_BT[:, :-1], answer_BA], 1))
+    )
+    assert truth(EXAMPLES, trace).tolist() == [0.0, 1.0] * 3
 
 
 def test_methods_know_no_problems_of_their_own():
