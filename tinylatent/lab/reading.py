@@ -64,25 +64,6 @@ class Reader:
         return cls(**{**values, "method": read_method(values["method"])})
 
 
-class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What solving all problems of a part cost, summed."""
-
-    forwards: int
-    """Calls of the model."""
-    slots: int
-    """Slots read."""
-    steps: int
-    """Actions taken."""
-    tokens: int
-    """Actions with a token."""
-    latents: int
-    """Inputs with a latent part."""
-    flops: int
-    """Floating-point operations."""
-    judged: int
-    """Answers that a verifier was asked about."""
-
-
 class Read(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a reader made of the problems of a part."""
 
@@ -92,7 +73,7 @@ class Read(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Problems of each key that the first reader has wrong and this one right."""
     lost: list[int]
     """Problems of each key that the first reader has right and this one wrong."""
-    costs: Costs
+    costs: Counters
     """What solving them cost."""
     accuracy: Interval
     """Share of right answers with its 95 % interval over keys."""
@@ -281,13 +262,12 @@ class Reading(Run):
             keys, right, total = cluster_counts(keys_P, right_P)
             _, gained, _ = cluster_counts(keys_P, right_P & ~first_P)
             _, lost, _ = cluster_counts(keys_P, first_P & ~right_P)
-            costs = Costs(**{field: getattr(spent, field) for field in Costs.__struct_fields__})
             counts = right.tolist(), gained.tolist(), lost.tolist()
             readers[name] = Read(
                 right=counts[0],
                 gained=counts[1],
                 lost=counts[2],
-                costs=costs,
+                costs=spent,
                 accuracy=accuracy_interval([right], [total]),
             )
         return Part(total=total.tolist(), keys=checksum(keys.tobytes()), readers=readers)

@@ -251,12 +251,6 @@ def build_rl(start: str, sampler: str, seed: int = 0, **settings: Any) -> Experi
 
 OF_STUDIES: dict[str, Any] = {"hrpo": recipes_hrpo, "latentseek": recipes_latentseek, "colar": recipes_colar}
 """Modules of recipes by the study that they are of: ARMS (label, method, colour) and `build(arm, seed, **settings)`."""
-SEARCHED = {
-    "hrpo": frozenset(recipes_hrpo.ARMS),
-    "latentseek": frozenset[str](),
-    "colar": frozenset(arm for arm in recipes_colar.ARMS if recipes_colar.is_searched(arm)),
-}
-"""Their arms whose learning rate was searched for."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -306,10 +300,9 @@ def is_tuned(name: str, run: Experiment | None = None) -> bool:
     logs and saves, may differ.
     """
     comparison, _, arm = name.partition("/")
-    if comparison in SEARCHED:
-        searched = arm in SEARCHED[comparison]
-    else:
-        searched = comparison == "mnns-rl" or arm in comparisons()[comparison].tuned
+    if comparison in OF_STUDIES:  # the searches of these studies are still to be run
+        return False
+    searched = comparison == "mnns-rl" or arm in comparisons()[comparison].tuned
     return searched and (run is None or _what_is_learnt(run) == _what_is_learnt(recipe(name)))
 
 

@@ -1,8 +1,8 @@
 """Recipes of study `colar`: every arm on the arithmetic chain and on multi-hop, all from the same chain of thought.
 
 An arm is a method with its settings; `hops-` before its name puts it on multi-hop. All arms of a task start from one
-run a seed, a chain of thought that ends by itself, and train for as many steps. Learning rates are those that study
-`colar-tuning` chose for a family: variants of CoLaR share CoLaR's.
+run a seed, a chain of thought that ends by itself, and train for as many steps. Learning rates are a family's: variants
+of CoLaR share CoLaR's. They are those of pilots; study `colar-tuning`, which is to choose them, has not been run.
 """
 
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ class Place:
 
 
 RATES = {"colar": 4e-3, "coconut": 4e-3, "waiting": 4e-3, "icot": 4e-3, "pause": 4e-3, "direct": 4e-3, "rl": 3e-4}
-"""Peak learning rates by family: those that study `colar-tuning` chose on arithmetic, on multi-hop too."""
+"""Peak learning rates by family, on both tasks."""
 USUAL: dict[str, Any] = {"batch_size": 32, "clip_norm": 1.0, "log_every": 500, "validate": 0}
 """Of all runs. Gradients are clipped for everybody: CoLaR's loss sums over vectors, and batches with many of them would
 outweigh those with few."""
@@ -110,11 +110,6 @@ def family_of(arm: str) -> str:
     method, own = ARMS[arm][1], arm.removeprefix(PREFIX)
     shared = {CoLaR: "colar", CoLaRGRPO: "rl", PauseTokens: "pause"}
     return shared.get(type(method), own)
-
-
-def is_searched(arm: str) -> bool:
-    """Whether study `colar-tuning` searched for an arm's learning rate, where the arm is trained."""
-    return place_of(arm) is ARITHMETIC and not isinstance(ARMS[arm][1], DiscreteCoT)
 
 
 def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:

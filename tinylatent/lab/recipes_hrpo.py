@@ -4,7 +4,8 @@ An arm is a method with its settings; `multihop-` before its name puts it there.
 ends by itself, whose training stops at the first half of right answers or so, so that groups of rollouts differ in
 their rewards on every seed. On arithmetic rewards teach in every batch; on multi-hop lookup a run breaks through or
 hardly moves. All arms of a seed begin with its weights and see the same problems in the same order. Learning rates are
-those that study `hrpo-tuning` chose for a family: tokens alone, HRPO, and its controls, which share one.
+a family's: tokens alone, HRPO, and its controls, which share one. They are those of pilots; study `hrpo-tuning`, which
+is to choose them, has not been run.
 
 Factors of the learning rate are not the published 20 for gates and 200 for Lambda, which are for a base rate of 5e-6:
 at a rate two hundred times as high they would move Lambda by more than its whole range in tens of steps. Their ratio is

@@ -26,6 +26,7 @@ from tinylatent.core.precision import back
 from tinylatent.engine.plan import Plan, Segment
 from tinylatent.engine.thought import Action, State, Thought
 from tinylatent.engine.thoughts import GREEDY, HIDDEN, Pause, Token
+from tinylatent.methods.pause import pause_of
 from tinylatent.objectives.examples import Examples
 from tinylatent.objectives.losses import token_loss
 from tinylatent.objectives.method import Loss, Method, Model, ParameterGroup, TrainState
@@ -191,13 +192,6 @@ class Coconut(Method):
         any_B = (uniform_B2[:, 1] * (self.stages + 1)).long()
         stage_B = torch.where(uniform_B2[:, 0] < self.mixing, any_B, self.stage_at(state.step, state.total))
         return back(stage_B, examples.prompt_BN.device)
-
-
-def pause_of(model: Model) -> Pause:
-    """A model's learned vector."""
-    pause = model.parts["pause"]
-    assert isinstance(pause, Pause)
-    return pause
 
 
 def _replaced(examples: Examples, stage_B: Int[Tensor, " B"]) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:

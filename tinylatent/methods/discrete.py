@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tinylatent.engine.plan import Plan, Segment
@@ -37,10 +37,14 @@ def ended(trace: Trace) -> Bool[Tensor, " B"]:
     return torch.cat(ends, 1).any(1)
 
 
+def ended_answer(trace: Trace) -> Int[Tensor, "B A"]:
+    """The answers of a trace; NO_TOKEN where a chain was cut at the limit."""
+    return trace.answer().masked_fill(~ended(trace)[:, None], NO_TOKEN)
+
+
 def only_ended(solution: Solution) -> Solution:
     """A solution without the answers of chains that were cut at the limit."""
-    answer_BA = solution.answer_BA.masked_fill(~ended(solution.trace)[:, None], NO_TOKEN)
-    return Solution(answer_BA, solution.trace, solution.spent)
+    return Solution(ended_answer(solution.trace), solution.trace, solution.spent)
 
 
 def with_end(examples: Examples, end: int) -> tuple[Tensor, Tensor, Tensor | int]:

@@ -40,17 +40,18 @@ class PauseTokens(Method):
 
     def thinking(self, model: Model, examples: Examples, temperature: float = 0.0) -> Plan:
         """The pauses of every row's chain before the answer."""
-        return (Segment(_pause(model), -(-examples.num_steps // self.compression)),)
+        return (Segment(pause_of(model), -(-examples.num_steps // self.compression)),)
 
     def taught(self, model: Model, examples: Examples) -> Plan:
         """The same with the pauses given, so that one forward runs them."""
-        pause = _pause(model)
+        pause = pause_of(model)
         most = -(-examples.max_steps // self.compression)
         given = pause.given((len(examples), most), examples.prompt_BN.device)
         return (Segment(pause, -(-examples.num_steps // self.compression), given),)
 
 
-def _pause(model: Model) -> Pause:
+def pause_of(model: Model) -> Pause:
+    """A model's learned vector."""
     pause = model.parts["pause"]
     assert isinstance(pause, Pause)
     return pause

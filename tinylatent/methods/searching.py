@@ -28,7 +28,7 @@ from tinylatent.engine.rollout import Runner, check, unread
 from tinylatent.engine.thought import State
 from tinylatent.engine.thoughts import Token
 from tinylatent.engine.trace import NO_TOKEN, Trace
-from tinylatent.methods.discrete import DiscreteCoT, ended
+from tinylatent.methods.discrete import DiscreteCoT, ended, ended_answer
 from tinylatent.models.backbone import Backbone, Edit
 from tinylatent.objectives.examples import Examples
 from tinylatent.objectives.method import Model, Solution
@@ -215,8 +215,7 @@ class Search(DiscreteCoT):
 
     def answers(self, trace: Trace) -> Int[Tensor, "B A"]:
         """The answers of a trace; NO_TOKEN where a chain was not ended."""
-        answer_BA = trace.answer()
-        return answer_BA.masked_fill(~ended(trace)[:, None], NO_TOKEN) if self.ends else answer_BA
+        return ended_answer(trace) if self.ends else trace.answer()
 
     def _begin(self, first: Trace, examples: Examples, reward_B: Tensor) -> Asked:
         """All rows before the first round; those that are not searched have nothing to spend."""

@@ -31,7 +31,7 @@ PUBLISHED_SOURCE = (
     "and by its figure 3, read off a plot, for one c a model; another task and model, for the sign alone."
 )
 RATES_SHARED = (
-    "All arms of CoLaR share the learning rate found for c of 1 to 5, both of pause tokens theirs, both of "
+    "All arms of CoLaR share the learning rate of c of 1 to 5, both of pause tokens theirs, both of "
     "reinforcement learning that of the mean over steps; multi-hop has the rates of arithmetic."
 )
 ABLATIONS = {
@@ -289,7 +289,7 @@ def learning(groups: ByArm) -> Table:
         "vectors, one more than the longest chain has tokens; cut: rows in percent that had not stopped there. "
         "accuracy, latents and cut with means and decided stops; drawn: with vectors and stops drawn, as in training. "
         "The log-density of a vector is its mean over the width (density mean), as in the published code; both arms "
-        "share the rate found for the mean over steps. Published, on MATH with R1-Distill-Qwen-1.5B at c = 2 "
+        "share the rate of the mean over steps. Published, on MATH with R1-Distill-Qwen-1.5B at c = 2 "
         "(table 2): 8.94 % in 56.8 latents before, 14.3 % in 9.79 after, 13.8 % in 128, the limit, without the mean."
     )
     return Table("Reinforcement learning", {"arm": "s", **dict.fromkeys(ways, ".2f")}, rows, legend, findings)

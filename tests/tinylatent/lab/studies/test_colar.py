@@ -10,10 +10,11 @@ from records import NOWHERE, record_of
 from tinylatent_tasks import MultiHop
 
 from tinylatent.core.seeds import Streams
+from tinylatent.engine.counters import Counters
 from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab import recipes_colar
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN
-from tinylatent.lab.reading import Costs, Part, Read, Reading, ReadingRecord
+from tinylatent.lab.reading import Part, Read, Reading, ReadingRecord
 from tinylatent.lab.recipes_colar import ARMS, HOPS, PREFIX, build, family_of
 from tinylatent.lab.run import VERSION
 from tinylatent.lab.studies import colar, colar_tuning
@@ -45,7 +46,7 @@ def read(arm, seed, percent, latents=(), other_keys=False):
             thought = (3 * 500, spent, stops) if vectors else (500, 0 if run.start.method.name == "pause" else spent, 0)
             tokens, has, decided = thought
             steps = tokens + spent + decided
-            costs = Costs(forwards=1, slots=1, steps=steps, tokens=tokens, latents=has, flops=1, judged=0)
+            costs = Counters(forwards=1, slots=1, steps=steps, tokens=tokens, latents=has, flops=1, judged=0)
             none = [0] * 5
             readers[reader.name] = Read(right=right, gained=none, lost=none, costs=costs, accuracy=NOBODY_READS)
         parts[length] = Part(total=[100] * 5, keys=f"{length}{seed}{other_keys}", readers=readers)
@@ -179,7 +180,7 @@ def test_counts_of_a_rollout_tell_latents_and_rows_that_were_cut():
                 table_VD = model.backbone.embedding
                 table_VD[method.extra_id(model, END)] = 2.5 * table_VD[:-6].mean(0)
         trace = method.solve(model, losses.examples_of(method, task, rows), Streams(0, torch.arange(40))).trace
-        spent = Costs(**{name: getattr(trace.counters, name) for name in Costs.__struct_fields__})
+        spent = trace.counters
         told = Read(right=[0], gained=[0], lost=[0], costs=spent, accuracy=NOBODY_READS)
         return trace, [of_run(colar.reading("random", 0), {"all": Part(total=[40], keys="", readers={"it": told})})]
 

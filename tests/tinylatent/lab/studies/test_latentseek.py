@@ -6,9 +6,10 @@ from functools import cache
 import pytest
 from records import NOWHERE, changed
 
+from tinylatent.engine.counters import Counters
 from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN
-from tinylatent.lab.reading import ALL, Costs, Part, Read, Reading, ReadingRecord
+from tinylatent.lab.reading import ALL, Part, Read, Reading, ReadingRecord
 from tinylatent.lab.recipes_latentseek import ARMS, PLACES, SEARCHES, build
 from tinylatent.lab.run import VERSION
 from tinylatent.lab.studies import latentseek
@@ -41,7 +42,7 @@ def record_of(reading, percent):
         turn = 0 if usual else 1 + number % 4  # keys scatter in each reader's own way
         right = [value + offset for offset in OFFSETS[turn:] + OFFSETS[:turn]]
         tokens = 1000 * (10 if cell is None else 10 * (1 + cell.budget))
-        costs = Costs(forwards=9, slots=9, steps=9, tokens=tokens, latents=0, flops=9, judged=2000)
+        costs = Counters(forwards=9, slots=9, steps=9, tokens=tokens, latents=0, flops=9, judged=2000)
         gained = [max(0, value - 50)] * 10
         lost = [max(0, 50 - value)] * 10
         readers[reader.name] = Read(right=right, gained=gained, lost=lost, costs=costs, accuracy=NOBODY)
