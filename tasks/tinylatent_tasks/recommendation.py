@@ -9,10 +9,11 @@ by popularity, which falls as 1 / rank^zipf. Histories begin with a user's first
 uniform; so the posterior over intents given the history, and the distribution of the next item, are exact.
 
 Prompt: padding <bos>, then three tokens an item. Steps: the intent, whose frontier is the posterior; then the answer of
-three tokens, the last of which is the last step of chain and frontier.
+three tokens, the last of which is the last step of chain and frontier. With `item_tokens` a title is one token of the
+item's own, as sequential recommenders such as SASRec (arXiv 1808.09781) read items; users, parts and keys are the same.
 
 Letters: P problems, H items of the longest history, M = H + 3 integers of a problem (user, length of the history, its
-items with -1 after the last, next item), E events, Z intents, I items, T = 2 steps, V vocabulary, A = 3 answer tokens.
+items with -1 after the last, next item), E events, Z intents, I items, T = 2 steps, V vocabulary, A tokens of a title.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from tinylatent_tasks.answers import read_as
 from tinylatent_tasks.batch import SPECIAL_TOKENS, Integers, Keys, Mask, Shares, Vocabulary
 from tinylatent_tasks.checks import (
     check_choice,
+    check_flag,
     check_integer,
     check_number,
     checked_rows,
@@ -79,6 +81,8 @@ class Recommendation(Task):
     """Exponent of popularity (0 to 4); 0 makes all items equally popular."""
     noise: float = 0.2
     """Probability that the rule is not followed (0.000001 to 1); above 0, so that no history is impossible."""
+    item_tokens: bool = False
+    """Whether a title is one token of the item's own, instead of a category, a brand and a number."""
 
     name: ClassVar[str] = "recommendation"
 
@@ -95,6 +99,7 @@ class Recommendation(Task):
         check_integer("events", self.events, 2, MAX_EVENTS, "try events=10")
         check_number("zipf", self.zipf, 0, MAX_ZIPF, "try zipf=1.0")
         check_number("noise", self.noise, MIN_NOISE, 1, "try noise=0.2")
+        check_flag("item_tokens", self.item_tokens)
 
     @property
     def items(self) -> int:
@@ -118,13 +123,19 @@ class Recommendation(Task):
 
     @property
     def positions(self) -> int:
-        """3 * longest + 5: <bos>, the history, the intent and the three tokens of the answer."""
-        return 3 * self.longest + 5
+        """<bos>, the titles of the history, the intent and the title of the answer: A * longest + A + 2."""
+        return self.title_tokens * (self.longest + 1) + 2
+
+    @property
+    def title_tokens(self) -> int:
+        """A, the number of tokens of a title: 3, or 1 with item_tokens."""
+        return 1 if self.item_tokens else 3
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Special tokens, then categories ("c0"), brands ("b0"), numbers ("k0") and intents ("z0")."""
-        kinds = {"c": self.categories, "b": self.brands, "k": self.numbers, "z": self.intents}
+        """Special tokens, then those of titles, "c0", "b0" and "k0" or items ("i0"), then intents ("z0")."""
+        parts = {"c": self.categories, "b": self.brands, "k": self.numbers}
+        kinds = {**({"i": self.items} if self.item_tokens else parts), "z": self.intents}
         return Vocabulary((*SPECIAL_TOKENS, *(f"{kind}{i}" for kind, many in kinds.items() for i in range(many))))
 
     @cached_property
@@ -307,15 +318,23 @@ class Recommendation(Task):
         return self.rows(problems)[:, -1]
 
     def answer_ids(self, answers: npt.ArrayLike) -> Integers:
-        """The three tokens (P, 3) of the items' titles."""
+        """The tokens (P, A) of the items' titles."""
         item_P = np.asarray(answers, np.int64)
+        if self.item_tokens:
+            return item_P[..., None] + self._starts[:1]
         parts = (item_P // (self.brands * self.numbers), item_P // self.numbers % self.brands, item_P % self.numbers)
         return np.stack(parts, axis=-1) + self._starts[:3]
 
+    @cached_property
+    def catalogue(self) -> Integers:
+        """The tokens (I, A) of every item's title, in the order of the items."""
+        return self.answer_ids(np.arange(self.items))
+
     @property
     def _starts(self) -> Integers:
-        """The ids of c0, b0, k0 and z0."""
-        return len(SPECIAL_TOKENS) + np.cumsum([0, self.categories, self.brands, self.numbers])
+        """The ids of c0, b0, k0 and z0; of i0 and z0 with item_tokens."""
+        parts = [self.items] if self.item_tokens else [self.categories, self.brands, self.numbers]
+        return len(SPECIAL_TOKENS) + np.cumsum([0, *parts])
 
     def prompt(self, problems: npt.ArrayLike) -> tuple[Integers, Mask]:
         """<bos>, then the titles of the history; padded on the left to the longest history."""
@@ -323,16 +342,16 @@ class Recommendation(Task):
         missing_P = self.longest - rows_PM[:, 1]
         index_PH = np.arange(self.longest) - missing_P[:, None]
         item_PH = np.take_along_axis(rows_PM[:, 2:-1], np.maximum(index_PH, 0), axis=1)
-        title_PH3 = np.where(index_PH[..., None] >= 0, self.answer_ids(item_PH), Vocabulary.pad)
-        prompt_PN = np.insert(title_PH3.reshape(len(rows_PM), 3 * self.longest), 0, Vocabulary.pad, axis=1)
-        prompt_PN[np.arange(len(rows_PM)), 3 * missing_P] = Vocabulary.bos
+        title_PHA, A = np.where(index_PH[..., None] >= 0, self.answer_ids(item_PH), Vocabulary.pad), self.title_tokens
+        prompt_PN = np.insert(title_PHA.reshape(len(rows_PM), A * self.longest), 0, Vocabulary.pad, axis=1)
+        prompt_PN[np.arange(len(rows_PM)), A * missing_P] = Vocabulary.bos
         return prompt_PN, prompt_PN != Vocabulary.pad
 
     def chain(self, problems: npt.ArrayLike) -> Integers:
         """Token ids (P, 2): the most probable intent (the lowest if several are), then the answer's last token."""
         rows_PM = self.rows(problems)
         last_P = self.answer_ids(rows_PM[:, -1])[:, -1]
-        return np.column_stack([self.posterior(rows_PM).argmax(axis=1) + self._starts[3], last_P])
+        return np.column_stack([self.posterior(rows_PM).argmax(axis=1) + self._starts[-1], last_P])
 
     def frontier(self, problems: npt.ArrayLike, budget: int | None = None) -> Shares:
         """The posterior over intents, then one-hot on the answer's last token (P, 2, V).
@@ -348,7 +367,7 @@ class Recommendation(Task):
             np.put_along_axis(posterior_PZ, dropped_PZ, 0, axis=1)
             posterior_PZ /= posterior_PZ.sum(axis=1, keepdims=True)
         frontier_PTV = np.zeros((len(rows_PM), 2, len(self.vocabulary)), np.float32)
-        frontier_PTV[:, 0, self._starts[3] :] = posterior_PZ
+        frontier_PTV[:, 0, self._starts[-1] :] = posterior_PZ
         frontier_PTV[np.arange(len(rows_PM)), 1, self.answer_ids(rows_PM[:, -1])[:, -1]] = 1
         return frontier_PTV
 
@@ -363,13 +382,13 @@ class Recommendation(Task):
 
     def states(self, chain_ids_T: Integers) -> list[int]:
         """The intent, without the answer."""
-        return (np.asarray(chain_ids_T)[:-1] - self._starts[3]).tolist()
+        return (np.asarray(chain_ids_T)[:-1] - self._starts[-1]).tolist()
 
     # -----------------------------------------------------------------------------------------------------------------
     # In words
 
     def title(self, item: int) -> str:
-        """An item's title, such as "c3 b1 k4"."""
+        """An item's title, such as "c3 b1 k4", or "i94" with item_tokens."""
         return self.vocabulary.decode(self.answer_ids(item))
 
     def describe(self, problem: Sequence[int]) -> str:
@@ -387,8 +406,9 @@ class Recommendation(Task):
     def question(self, problem: Sequence[int]) -> str:
         """The task in words."""
         row_M = self.rows([problem])[0]
+        made = "a name of its own" if self.item_tokens else "its category, brand and number"
         return (
-            "The title of an item is its category, brand and number. A user chose these items, the latest last: "
+            f"The title of an item is {made}. A user chose these items, the latest last: "
             f"{', '.join(map(self.title, row_M[2 : 2 + row_M[1]]))}. Which item does the user choose next? Answer with "
             "its title alone."
         )
@@ -412,7 +432,7 @@ class Recommendation(Task):
         return {"user": user, "history": history[:length], "next": item}
 
     def read_answer(self, value: Any) -> Integers:
-        """A title, such as "c3 b1 k4"."""
+        """A title, such as "c3 b1 k4", or "i94" with item_tokens."""
 
         def parse(text: str) -> tuple[int, ...] | None:
             ids = tuple(self.vocabulary.index(word) if word in self.vocabulary.tokens else -1 for word in text.split())
@@ -421,9 +441,11 @@ class Recommendation(Task):
         return np.array(read_as(value, parse, f'a title such as "{self.title(0)}"'))
 
     def say(self, answer_ids_A: Integers) -> str | None:
-        """The title; None unless the tokens are a category, a brand and a number in this order."""
+        """The title; None unless the tokens are one: a category, a brand and a number in this order, or an item."""
         ids_A = np.asarray(answer_ids_A, np.int64)
-        inside = ids_A.shape == (3,) and ((ids_A >= self._starts[:3]) & (ids_A < self._starts[1:])).all()
+        inside = (
+            ids_A.shape == (self.title_tokens,) and ((ids_A >= self._starts[:-1]) & (ids_A < self._starts[1:])).all()
+        )
         return self.vocabulary.decode(ids_A) if inside else None
 
     @classmethod

@@ -1,6 +1,7 @@
 """Recommendation: an example by hand, exact fractions, parts by time, and the ceiling against what happens."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -30,6 +31,7 @@ CONFIGS = st.builds(
     events=st.integers(2, 12),
     zipf=st.just(0.0) | st.floats(0.1, 2),
     noise=st.just(1.0) | st.floats(0.01, 0.9),
+    item_tokens=st.booleans(),
 )
 SEEDS = st.integers(0, 2**32)
 
@@ -99,6 +101,37 @@ def test_an_example_is_described_asked_and_written_as_json():
     for value in ("c1 b1", "c1 k0 b1", "c1 b1 k2", "c1 b1 z0", "c1 b1 k0 k0", 6, None):
         with pytest.raises(ValueError, match="the answer is"):
             HAND_TASK.read_answer(value)
+
+
+def test_with_item_tokens_the_same_problems_are_said_in_one_token_an_item():
+    """Users, splits, keys, posterior and ceiling are those of the task with titles; only the words differ."""
+    named, task = HAND_TASK, replace(HAND_TASK, item_tokens=True)
+    for part in ("train", "validation"):
+        assert np.array_equal(task.split(part, 3, 50), named.split(part, 3, 50))
+    rows = named.problems(50, 1)
+    assert np.array_equal(task.key(rows), named.key(rows))
+    assert np.array_equal(task.predictive(rows), named.predictive(rows))
+    assert task.vocabulary.tokens[3:] == ("i0", "i1", "i2", "i3", "i4", "i5", "i6", "i7", "z0", "z1")
+    batch = task.batch([HAND])
+    assert task.vocabulary.decode(batch.prompt_BN[0]) == "<pad> <bos> i0 i3 i5 i6 i7"
+    assert task.vocabulary.decode(batch.answer_BA[0]) == "i6"
+    assert task.vocabulary.decode(batch.chain_BT[0]) == "z0 i6"
+    assert task.positions == 7 + 1 + 1
+    assert task.title(7) == "i7"
+    assert task.read_answer("i6").tolist() == batch.answer_BA[0].tolist()
+    assert "The title of an item is a name of its own. A user chose these items, the latest last: i0, i3" in (
+        task.question(HAND)
+    )
+    for wrong in ("c1 b1 k0", "i8", "z0", "i6 i6"):
+        with pytest.raises(ValueError, match=r'the answer is .*"i0"'):
+            task.read_answer(wrong)
+
+
+@pytest.mark.parametrize("item_tokens", [False, True])
+def test_the_catalogue_is_every_title_once(item_tokens):
+    task = replace(HAND_TASK, item_tokens=item_tokens)
+    assert [task.say(ids) for ids in task.catalogue] == [task.title(item) for item in range(8)]
+    assert len({tuple(ids) for ids in task.catalogue.tolist()}) == 8
 
 
 def test_the_default_shop_is_as_documented():
@@ -201,9 +234,7 @@ def test_frontier_is_the_posterior_of_the_most_probable_intents(task, seed, budg
             assert first_V[task.vocabulary.index(f"z{intent}")] == np.float32(expected)
         assert first_V[: task.vocabulary.index("z0")].sum() == 0
         assert frontier_PTV.shape[1] == 2
-        assert task.vocabulary.decode(task.answer_ids(row[-1])).endswith(
-            task.vocabulary.tokens[task.chain([row])[0, 1]]
-        )
+        assert task.title(row[-1]).endswith(task.vocabulary.tokens[task.chain([row])[0, 1]])
     if budget == 1:
         assert np.array_equal(frontier_PTV, np.eye(len(task.vocabulary), dtype=np.float32)[chain_PT])
 

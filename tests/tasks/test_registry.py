@@ -132,17 +132,23 @@ EXAMPLES = {
         ),
     },
     "recommendation": {
-        "good": [{}, {"categories": 4, "brands": 3, "numbers": 2, "events": 5}, {"noise": 1.0, "zipf": 0.0}],
+        "good": [
+            {},
+            {"categories": 4, "brands": 3, "numbers": 2, "events": 5},
+            {"noise": 1.0, "zipf": 0.0},
+            {"categories": 4, "item_tokens": True},
+        ],
         "bad": [
             ({"categories": 1}, "categories is 1"),
             ({"categories": 100}, "items"),
             ({"noise": 0.0}, "noise is 0"),
             ({"events": 1}, "events is 1"),
             ({"intents": 1.0}, "an integer was expected"),
+            ({"item_tokens": 1}, "True or False"),
         ],
         "random": st.builds(
-            lambda c, b, k, intents, noise, events: Recommendation(
-                c, b, k, intents=intents, noise=noise, events=events
+            lambda c, b, k, intents, noise, events, item_tokens: Recommendation(
+                c, b, k, intents=intents, noise=noise, events=events, item_tokens=item_tokens
             ),
             st.integers(2, 5),
             st.integers(2, 4),
@@ -150,6 +156,7 @@ EXAMPLES = {
             st.integers(1, 6),
             st.floats(0.01, 1.0),
             st.integers(2, 8),
+            st.booleans(),
         ),
     },
 }
