@@ -3,7 +3,7 @@
 import torch
 
 from tinylatent.engine.thought import State
-from tinylatent.engine.thoughts import Token
+from tinylatent.engine.thoughts import Pause, Token
 from tinylatent.models.backbone import Table
 
 
@@ -29,6 +29,12 @@ class Gated(Token):
 
     def compose(self, state, action, latent):
         return 0.8 * state.table.rows(action["id"]) + 0.6 * latent
+
+
+class Aside(Pause):
+    """A learned vector whose slots take no positions."""
+
+    placed = False
 
 
 class Recall(Token):

@@ -207,9 +207,10 @@ def naive_rollout(model, plan, prompt, offset: int, b: int, draw: Callable[[int]
     """
     table = model.embedding
     inputs, steps = [table[i] for i in prompt], []
+    places = [*range(offset, offset + len(inputs))]
 
     def read():
-        return naive_hidden(model, inputs, range(offset, offset + len(inputs)))
+        return naive_hidden(model, inputs, places)
 
     def take(segment, t):
         reference = naive(segment.thought)
@@ -221,6 +222,7 @@ def naive_rollout(model, plan, prompt, offset: int, b: int, draw: Callable[[int]
         steps.append(Step(type(segment.thought).__name__, now.hidden, now.logits, done.input, log_prob, done.slot))
         if done.slot:
             inputs.append(done.input)
+            places.append(places[-1] + segment.thought.placed)
         return done.stop
 
     for part in plan:

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from fakes import Gated, Head, Recall
+from fakes import Aside, Gated, Head, Recall
 from naive import Done, Naive, naive
 from scipy import special
 
@@ -97,6 +97,10 @@ class NaivePause(Naive, of=Pause):
         return Done(self.thought.constant_D)
 
 
+class NaiveAside(NaivePause, of=Aside):
+    """The same; the reference asks the thought whether its slots take positions."""
+
+
 class NaiveMultiToken(Naive, of=MultiToken):
     """The mean of the K tokens' rows, and the sum of their log-probabilities."""
 
@@ -178,6 +182,7 @@ class NaiveRecall(NaiveToken, of=Recall):
 
 
 PAUSE = Pause(D, torch.Generator().manual_seed(1)).double()
+ASIDE = Aside(D, torch.Generator().manual_seed(2)).double()
 THOUGHTS = {
     "greedy": Token(),
     "stopping": Token(stop_ids=(0, 1, 2)),
@@ -185,6 +190,7 @@ THOUGHTS = {
     "mixture": Mixture(),
     "hidden": Hidden(),
     "pause": PAUSE,
+    "aside": ASIDE,
     "tokens": MultiToken(2, 1.3),
     "simplex": Dirichlet(1.5),
     "recall": Recall(stop_ids=(5, 6)),

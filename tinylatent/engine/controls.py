@@ -29,7 +29,7 @@ class Control(Thought):
             )
         self.inner, self.has_latent = inner, True
         self.parallel, self.needs_streams = inner.parallel, inner.needs_streams
-        self.reads_history, self.mixes_table = inner.reads_history, inner.mixes_table
+        self.reads_history, self.mixes_table, self.placed = inner.reads_history, inner.mixes_table, inner.placed
 
     def sample(self, state: State, streams: Streams | None) -> Action:
         """The action of the wrapped thought."""

@@ -88,7 +88,7 @@ def _at_once(
         after_BT = whole_BS[:, N:] if live_BT is None else live_BT
         mask_BS = torch.cat([before_BN, after_BT[:, :-1]], 1)
     sequence_BSD = torch.cat([table.rows(prompt_BN), inputs_BTD], 1)
-    positions_BS = shifted_positions(0, N + T - 1, mask_BS, offset_B)
+    positions_BS = shifted_positions(0, N + T - 1, mask_BS, offset_B, _placed(spans, mask_BS, prompt_BN, N + T - 1))
     hidden_BRD, _ = backbone.forward(
         sequence_BSD, mask_BS=mask_BS, positions_BT=positions_BS, edit=edit, read_from=read_from
     )
@@ -116,6 +116,17 @@ def _at_once(
         kept_logits=backbone.readout(hidden_BTD) if kept else None,
         version=made_with(backbone, spans),
     )
+
+
+def _placed(spans: tuple[Span, ...], mask_BS: Tensor | None, prompt_BN: Tensor, slots: int) -> Tensor | None:
+    """Which slots take a position; None if all that are written do."""
+    if all(span.thought.placed for span in spans):
+        return None
+    whole_BS = prompt_BN.new_ones(len(prompt_BN), slots, dtype=torch.bool) if mask_BS is None else mask_BS.clone()
+    for span in spans:
+        if not span.thought.placed:
+            whole_BS[:, span.start : span.stop] = False
+    return whole_BS
 
 
 def _lay_out(given: list[Segment], prompt_BN: Tensor) -> tuple[tuple[Span, ...], Tensor | None, Tensor | None]:

@@ -158,8 +158,16 @@ def unread(plan: Plan, slots: int, whole: bool) -> int:
     return 0 if any(isinstance(part, Repeat) and part.reads_history for part in plan) else slots
 
 
-def shifted_positions(past: int, new: int, mask_BS: Tensor | None, offset_B: Tensor | None) -> Tensor | None:
-    """Positions that start at each row's offset instead of 0, shape (B, new); None where there is no offset."""
+def shifted_positions(
+    past: int, new: int, mask_BS: Tensor | None, offset_B: Tensor | None, placed_BS: Tensor | None = None
+) -> Tensor | None:
+    """Positions of the new slots, shape (B, new), which start at each row's offset; None where they are the usual ones.
+
+    placed_BS: which slots take a position, if not all that are written do.
+    """
+    if placed_BS is not None:
+        positions_BT = default_positions(past, new, placed_BS, placed_BS.device)
+        return positions_BT if offset_B is None else positions_BT + offset_B[:, None]
     if offset_B is None:
         return None
     return default_positions(past, new, mask_BS, offset_B.device) + offset_B[:, None]
@@ -195,6 +203,7 @@ class Runner:
             )
         self.cache: Cache = cache
         self.mask_BS = self.prompt_mask_BN
+        self.placed_BS: Tensor | None = None  # which slots take a position, from the first on that is written without
         self.inputs, self.hiddens, self.forwards = [inputs_BND], [hidden_BRD], 1
         self.spans = [prompt_span(prompt_BN.shape[1])]
         self.hidden_BD = hidden_BRD[:, -1]
@@ -284,7 +293,7 @@ class Runner:
                 live_B = _both(acted_B, ~action.stop)
             input_BD = thought.embed(state, action)
             check_input(thought, input_BD, self.hidden_BD.shape)
-            self._push(input_BD, live_B)
+            self._push(input_BD, live_B, thought.placed)
             self._record(state, action, acted_B, live_B)
             actions.append(action)
             if action.stop is not None:
@@ -324,9 +333,16 @@ class Runner:
         """Slots pushed so far."""
         return self.spans[0].stop + len(self.states)
 
-    def _push(self, input_BD: Tensor, live_B: Tensor | None) -> None:
+    def _push(self, input_BD: Tensor, live_B: Tensor | None, placed: bool) -> None:
         """Appends an input; the forward over it runs when the next state is needed."""
         self.pending = (input_BD, live_B)
+        if self.placed_BS is None and not placed:
+            every_BS = torch.ones(len(input_BD), self.size, dtype=torch.bool, device=input_BD.device)
+            self.placed_BS = every_BS if self.mask_BS is None else self.mask_BS
+        if self.placed_BS is not None:
+            column_B1 = self.placed_BS.new_full((len(input_BD), 1), placed)
+            column_B1 = column_B1 if live_B is None else column_B1 & live_B[:, None]
+            self.placed_BS = torch.cat([self.placed_BS, column_B1], 1)
         if self.mask_BS is None and live_B is not None:
             self.mask_BS = live_B.new_ones(len(live_B), self.size)
         if self.mask_BS is not None:
@@ -337,7 +353,7 @@ class Runner:
         """The state after all inputs so far. A waiting row keeps its last state."""
         if self.pending is not None:
             (input_BD, live_B), self.pending = self.pending, None
-            positions_B1 = shifted_positions(self.size - 1, 1, self.mask_BS, self.offset_B)
+            positions_B1 = shifted_positions(self.size - 1, 1, self.mask_BS, self.offset_B, self.placed_BS)
             hidden_B1D, self.cache = self.backbone.forward(
                 input_BD[:, None], self.cache, mask_BS=self.mask_BS, positions_BT=positions_B1, edit=self.edit
             )

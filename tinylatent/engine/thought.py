@@ -121,6 +121,8 @@ class Thought(nn.Module):
         needs_streams: whether `sample` draws random numbers; the engine then stores log-probabilities.
         reads_history: whether it calls `state.history`; hidden states of the whole prompt are computed then.
         mixes_table: whether it mixes all rows of the table, which costs as much as a readout.
+        placed: whether its slots take positions; if not, a slot has that of the slot before it, and what follows has
+            the positions it would have without.
     """
 
     has_latent = False
@@ -128,6 +130,7 @@ class Thought(nn.Module):
     needs_streams = False
     reads_history = False
     mixes_table = False
+    placed = True
 
     def sample(self, state: State, streams: Streams | None) -> Action:
         """Picks the action of one step from the state and every row's own stream; TypeError if not defined."""
