@@ -9,6 +9,8 @@ from tinylatent.methods.direct import Direct
 from tinylatent.methods.discrete import DiscreteCoT
 from tinylatent.methods.grpo import GRPO
 from tinylatent.methods.hrpo import HRPO
+from tinylatent.methods.latentr3 import LatentR3
+from tinylatent.methods.latentr3_rl import LatentR3RL
 from tinylatent.methods.latentseek import LatentSeek
 from tinylatent.methods.pause import PauseTokens
 from tinylatent.methods.rivals import BestOfN, NoiseSearch, TabooSearch
@@ -34,6 +36,8 @@ __all__ = [
     "Coconut",
     "Direct",
     "DiscreteCoT",
+    "LatentR3",
+    "LatentR3RL",
     "LatentSeek",
     "NoiseSearch",
     "PauseTokens",
