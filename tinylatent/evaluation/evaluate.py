@@ -77,15 +77,10 @@ def evaluate(
     Raises:
         ValueError: unknown control, no problems, a batch below 1, or a speaker whose judgements are not booleans.
     """
-    count = len(speaker.problems)
-    if count == 0 or batch < 1:
-        raise ValueError(f"{count} problems in batches of {batch}: no problems to evaluate; expected 1 or more of both")
+    index_GB = batches(len(speaker.problems), batch, seed)
     answers, rights, kls, entropies, norms, spent, seconds = [], [], [], [], [], [], 0.0
     unit = model.backbone.table.unit().detach()
-    # Problems that are neighbours in a listed space are alike, and their shuffled latents would be nearly right.
-    order_P = np.random.default_rng(derive(seed, "shuffle")).permutation(count)
-    parts = -(-count // batch)  # of even size: a last problem alone would have no other to shuffle with
-    for index_B in np.array_split(order_P, parts):
+    for index_B in index_GB:
         examples = speaker.part(index_B).examples(device)
         streams = Streams(seed, torch.from_numpy(index_B).to(device))
         begin = time.perf_counter()
@@ -104,10 +99,24 @@ def evaluate(
         norm_BT = norm_BT if trace.live_BT is None else norm_BT.masked_fill(~trace.live_BT[:, :before], torch.nan)
         norms.append((norm_BT, norm_BT[:, :0]))
         spent.append(solution.counters)
-    back_P = np.argsort(order_P)
+    back_P = np.argsort(np.concatenate(index_GB))
     right_P, answer_PA = np.concatenate(rights)[back_P], _stacked(answers)[back_P]
     kl_T = _mean(kls) if method.supervised else []
     return Evaluation(right_P, answer_PA, kl_T, _mean(entropies), _mean(norms), reduce(add, spent), seconds)
+
+
+def batches(count: int, batch: int, seed: int) -> list[np.ndarray]:
+    """Indices of `count` problems in batches of at most `batch`, in a random order that the seed decides.
+
+    Raises:
+        ValueError: no problems, or a batch below 1.
+    """
+    if count == 0 or batch < 1:
+        raise ValueError(f"{count} problems in batches of {batch}: no problems to evaluate; expected 1 or more of both")
+    # Problems that are neighbours in a listed space are alike, and their shuffled latents would be nearly right.
+    order_P = np.random.default_rng(derive(seed, "shuffle")).permutation(count)
+    parts = -(-count // batch)  # of even size: a last problem alone would have no other to shuffle with
+    return np.array_split(order_P, parts)
 
 
 def _judged(examples: Examples, answer_BA: Tensor) -> np.ndarray:
