@@ -7,7 +7,7 @@ each candidate: its expected hit rate and NDCG are the ceiling.
 Letters: B rows, C candidates, A answer tokens, P problems, I items of a catalogue, k cut-off of a list, U users.
 """
 
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,8 +20,7 @@ from tinylatent.engine.thoughts import GREEDY
 from tinylatent.engine.trace import Trace
 from tinylatent.evaluation.statistics import Interval
 
-Figure = Literal["hit", "ndcg"]
-FIGURES: tuple[Figure, ...] = get_args(Figure)
+FIGURES = ("hit", "ndcg")
 KS = (1, 5, 10)
 """Cut-offs at which hit rate and NDCG are reported."""
 QUINTILES = 5
@@ -76,7 +75,7 @@ def ranks(scores_PI: np.ndarray, right_P: np.ndarray) -> np.ndarray:
 
     Items with an equal score or NaN rank before the right one. Raises ValueError for scores of another shape.
     """
-    scores, right = np.asarray(scores_PI), np.asarray(right_P)
+    scores, right = np.asarray(scores_PI, np.float64), np.asarray(right_P)
     if scores.ndim == 1:
         scores = np.broadcast_to(scores, (len(right), len(scores)))
     if scores.ndim != 2 or len(scores) != len(right):
@@ -90,7 +89,7 @@ def listed_ranks(items_PW: np.ndarray, right_P: np.ndarray, items: int) -> np.nd
     return np.where(found_PW.any(1), found_PW.argmax(1) + 1, items)
 
 
-def gains(rank_P: np.ndarray, figure: Figure, k: int) -> np.ndarray:
+def gains(rank_P: np.ndarray, figure: str, k: int) -> np.ndarray:
     """What each rank is worth: 1 ("hit") or 1 / log2(1 + rank) ("ndcg") up to rank k, 0 beyond.
 
     Raises ValueError for another figure or a k below 1.
@@ -113,13 +112,13 @@ def quintiles(popularity_I: np.ndarray) -> np.ndarray:
     return found_I
 
 
-def best_gains(predictive_PI: np.ndarray, figure: Figure, k: int) -> np.ndarray:
+def best_gains(predictive_PI: np.ndarray, figure: str, k: int) -> np.ndarray:
     """The highest expected gain (P,) of each problem: that of ranking items by their exact probability."""
     best_PI = -np.sort(-np.asarray(predictive_PI), axis=1)
     return best_PI @ gains(np.arange(1, best_PI.shape[1] + 1), figure, k)
 
 
-def best_by_quintile(predictive_PI: np.ndarray, quintile_I: np.ndarray, figure: Figure, k: int) -> list[float]:
+def best_by_quintile(predictive_PI: np.ndarray, quintile_I: np.ndarray, figure: str, k: int) -> list[float]:
     """Expected gain of the best ranking where the right item is of each quintile, the most popular first.
 
     It is the ceiling of all problems told apart by quintile. A ranking that favours a quintile can do better there, at
