@@ -5,6 +5,8 @@ from tinylatent.methods.coconut import Coconut
 from tinylatent.methods.colar import CoLaR
 from tinylatent.methods.colar_rl import CoLaRGRPO
 from tinylatent.methods.cot2 import CoT2
+from tinylatent.methods.ctrls import CTRLS
+from tinylatent.methods.ctrls_rl import CTRLSRL
 from tinylatent.methods.direct import Direct
 from tinylatent.methods.discrete import DiscreteCoT
 from tinylatent.methods.grpo import GRPO
@@ -14,6 +16,7 @@ from tinylatent.methods.latentr3_rl import LatentR3RL
 from tinylatent.methods.latentseek import LatentSeek
 from tinylatent.methods.pause import PauseTokens
 from tinylatent.methods.rivals import BestOfN, NoiseSearch, TabooSearch
+from tinylatent.methods.sasrec import SASRec
 from tinylatent.objectives.method import Method
 
 METHODS: Registry[type[Method]] = Registry(
@@ -26,6 +29,8 @@ METHODS: Registry[type[Method]] = Registry(
 """All installed methods by name, of this package and of others."""
 
 __all__ = [
+    "CTRLS",
+    "CTRLSRL",
     "GRPO",
     "HRPO",
     "METHODS",
@@ -41,5 +46,6 @@ __all__ = [
     "LatentSeek",
     "NoiseSearch",
     "PauseTokens",
+    "SASRec",
     "TabooSearch",
 ]
