@@ -221,6 +221,8 @@ class PolicyGradient(Method):
     """
 
     drops_out: ClassVar[bool] = False
+    coldest: ClassVar[float] = 0.01
+    """Lowest temperature: 0 where something else than tokens is drawn."""
 
     group: int = 8
     """Rollouts per prompt."""
@@ -255,8 +257,8 @@ class PolicyGradient(Method):
             raise ValueError(f"clip {self.clip}: expected more than 0; try 0.1")
         if not 0 <= self.kl < math.inf:
             raise ValueError(f"kl {self.kl}: expected 0 or more; try 0")
-        if not 0.01 <= self.temperature <= 100:
-            raise ValueError(f"temperature {self.temperature}: expected 0.01 to 100; try 1.0")
+        if not self.coldest <= self.temperature <= 100:
+            raise ValueError(f"temperature {self.temperature}: expected {self.coldest:g} to 100; try 1.0")
 
     @property
     def idle(self) -> Mapping[str, str]:
@@ -363,7 +365,14 @@ class PolicyGradient(Method):
             gap_BT = k3(batch.reference_BT, now.log_prob_BT)
             value = value + self.kl * averaged(gap_BT, mask_BT, self.average, batch.denominator)
             metrics["reference_kl"] = averaged(gap_BT.detach(), mask_BT, self.average)
+        extra = self.extra_loss(model, now, batch, state)
+        if extra is not None:
+            value, metrics = value + extra.value, {**metrics, **extra.metrics}
         return Loss(value, metrics)
+
+    def extra_loss(self, model: Model, now: Trace, batch: Rollouts, state: TrainState) -> Loss | None:
+        """What a method adds to the surrogate, from the replay under the current weights; None for nothing."""
+        return None
 
     @torch.no_grad()
     def reference_log_prob(self, model: Model, batch: Rollouts) -> Float[Tensor, "B T"]:

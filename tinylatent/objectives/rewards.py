@@ -97,13 +97,13 @@ def noisy(verify: Verifier, rate: float, seed: int = 0, fresh: bool = False) -> 
     times: dict[int, int] = {}
 
     def flipped(examples: Examples, trace: Trace) -> Float[Tensor, " B"]:
-        verdict_B, name_B = verify(examples, trace), _hash(trace.prompt_BN.masked_fill(_padding(trace), NO_TOKEN))
+        verdict_B, name_B = verify(examples, trace), hashed(trace.prompt_BN.masked_fill(_padding(trace), NO_TOKEN))
         if fresh:
             for row, name in enumerate(name_B.tolist()):
                 times[name] = times.get(name, 0) + 1
                 name_B[row] = name_B[row] ^ mix(torch.tensor(times[name]))
         else:
-            name_B = name_B ^ mix(_hash(trace.answer()))
+            name_B = name_B ^ mix(hashed(trace.answer()))
         flip_B = Streams(seed, name_B).uniform(1)[:, 0] < rate
         return torch.where(flip_B.to(verdict_B.device), 1 - verdict_B, verdict_B)
 
@@ -115,7 +115,7 @@ def _padding(trace: Trace) -> Tensor:
     return ~trace.mask_BS[:, : trace.prompt_BN.shape[1]]
 
 
-def _hash(ids_BT: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
+def hashed(ids_BT: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
     """A number for every row of tokens, whatever padding of NO_TOKEN stands around them."""
     name_B = torch.zeros_like(ids_BT[:, 0])
     for id_B in ids_BT.T:
