@@ -145,7 +145,7 @@ def test_one_digit_needs_no_thought(method):
     marked = replace(examples, prompt_BN=torch.cat([examples.prompt_BN, marks_BT], 1))
     direct = loss_of(Direct(), model, marked, EARLY).item()
     assert token_loss(trace, examples.answer_BA, steps=slice(-1, None)).item() == pytest.approx(direct, abs=1e-9)
-    if not method.extra_tokens:
+    if not method.extra_tokens and method.name != "sasrec":  # which learns the prompt's tokens as well
         assert loss_of(method, model, examples, EARLY).item() == pytest.approx(direct, abs=1e-9)
     assert 1 <= inferred(method, model, examples).trace.steps <= 1 + method.extra_steps
 
