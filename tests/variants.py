@@ -19,6 +19,8 @@ from tinylatent.methods import (
     CoLaRGRPO,
     CoT2,
     DiscreteCoT,
+    LatentR3,
+    LatentR3RL,
     LatentSeek,
     PauseTokens,
     TabooSearch,
@@ -38,6 +40,7 @@ VARIANTS = [
     GRPO(gamma=2.0),
     DiscreteCoT(ends=True),
     LatentSeek(ends=True, share=1.0, mode="sampled", samples=2, rounds=3),
+    LatentR3RL(latents=2, estimator="score", baseline="group", scale="none"),
 ]
 MORE = [
     CoT2(budget=2),
@@ -52,6 +55,14 @@ MORE = [
     TabooSearch(ends=True, share=1.0, rounds=3, select="best"),
     CoLaR(speeds=(2,), latent_loss="nll", pooling="mean", labels=False, draws=True),
     CoLaRGRPO(speeds=(1,), kl=0.1, density="mean", go_on=False, per_latent=True),
+    LatentR3(latents=2),
+    LatentR3(thought="hidden"),
+    LatentR3(latents=2, thought="constant"),
+    LatentR3RL(estimator="score", updates=2, scale="std", group=4),
+    LatentR3RL(baseline="group", scale="none", latents=2, updates=2, rewarded="nll"),
+    LatentR3RL(estimator="pathwise", absolute=True),
+    LatentR3RL(estimator="likelihood"),
+    LatentR3RL(estimator="plain"),
 ]
 """Variants of what is among the others already: for the slow tests."""
 AVERAGES = [
@@ -81,8 +92,9 @@ def open_ended(method):
 
 
 def by_row(methods):
-    """Those whose loss is a mean over rows."""
-    return [each for each in methods if getattr(each, "average", None) != "token"]
+    """Those whose loss is a mean over rows: no average over tokens, no advantages that compare prompts."""
+    alone = [each for each in methods if not getattr(each, "across_prompts", False)]
+    return [each for each in alone if getattr(each, "average", None) != "token"]
 
 
 WITH_VARIANTS = with_methods(*VARIANTS, slow=MORE)
@@ -119,6 +131,11 @@ def examples_of(method, task=TASK, rows=ROWS):
 
 def one(examples, number):
     return examples.rows(slice(number, number + 1))
+
+
+def without_padding(examples):
+    """An example behind its own prompt alone."""
+    return replace(examples, prompt_BN=examples.prompt_BN[:, examples.prompt_mask_BN[0]], prompt_mask_BN=None)
 
 
 def inferred(method, model, examples, first=0):

@@ -112,6 +112,13 @@ def _linear(width: int, generator: torch.Generator) -> nn.Linear:
 # The thought
 
 
+def policy_density(
+    vector: Float[Tensor, "*rows D"], mean: Float[Tensor, "*rows D"], std: Float[Tensor, "*#rows 1"]
+) -> Float[Tensor, "*rows"]:
+    """log N(vector; mean, std^2 I), summed over the width."""
+    return log_density(vector, mean, std.expand_as(vector))
+
+
 class Attention(Thought):
     """r, or r with normal noise; a group's first rollout has none.
 
@@ -167,10 +174,9 @@ class Attention(Thought):
             return super().log_prob(state, action)
         std_B1 = action["std"]
         if self.renewed:
-            epsilon_BD = action["epsilon"]
-            density_B = log_density(epsilon_BD, torch.zeros_like(epsilon_BD), std_B1)
+            density_B = policy_density(action["epsilon"], torch.zeros_like(action["epsilon"]), std_B1)
         else:
-            density_B = log_density(action["vector"], self.mean(state), std_B1)
+            density_B = policy_density(action["vector"], self.mean(state), std_B1)
         return density_B.masked_fill(self._quiet(state), 0.0)
 
     def latent(self, state: State, action: Action) -> Float[Tensor, "B D"]:

@@ -25,6 +25,7 @@ from variants import (
     model_of,
     one,
     open_ended,
+    without_padding,
 )
 
 from tinylatent.lab.experiment import Experiment
@@ -88,11 +89,6 @@ def ragged(method, chooses=True):
     if chooses and open_ended(method):
         return together, [without_padding(one(together, number)) for number in range(len(RAGGED))]
     return together, [examples_of(method, task, rows) for task, rows in zip(RAGGED, RAGGED_ROWS, strict=True)]
-
-
-def without_padding(examples):
-    """An example behind its own prompt alone."""
-    return replace(examples, prompt_BN=examples.prompt_BN[:, examples.prompt_mask_BN[0]], prompt_mask_BN=None)
 
 
 @BY_ROW
