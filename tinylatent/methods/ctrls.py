@@ -126,8 +126,9 @@ class Stateful(Method):
     @torch.no_grad()
     def posterior(self, model: Model, examples: Examples, steps: Steps) -> Float[Tensor, "B S K"]:
         """q of every step; of another one if shuffled, the same for a problem and a step each time."""
-        if self.states == "prefix":
-            return model.backbone.table.weight.new_ones(*steps.live_BS.shape, 1)
+        if self.states == "prefix" or not steps.live_BS.numel():
+            K = len(states_of(model).embedding_KD)
+            return model.backbone.table.weight.new_ones(*steps.live_BS.shape, K)
         states, like = states_of(model), model.backbone.table.weight
         if self.states == "shuffled":
             prompt_BN, mask_BN = examples.prompt_BN, examples.prompt_mask_BN
@@ -178,8 +179,10 @@ def interleaved(
         a_BSK: points of the simplex to be given; None if the thought chooses.
         tokens: whether the chain's tokens are given.
     """
-    plan: list[Segment] = []
     count_BS, ids_BSn = steps.count_BS, steps.ids(examples.chain_BT) if tokens else None
+    if not count_BS.shape[1]:
+        return (Segment(thought, 0, None if a_BSK is None else thought.given(a_BSK), STATE),)
+    plan: list[Segment] = []
     for s, count_B in enumerate(count_BS.unbind(1)):
         most = int(count_B.max())
         same = bool((count_B == most).all())

@@ -126,8 +126,6 @@ class CTRLSRL(PolicyGradient, Stateful):
         if self.states == "prefix":
             return None
         alpha_BSK, mask_BS = self.concentrations(model, now)
-        if alpha_BSK is None:
-            return None
         rows = (state.rows or len(batch)) * now.group
         share_BS = mask_BS.to(alpha_BSK) / mask_BS.sum(1, keepdim=True).clamp(min=1)
         spread, single, total = (
@@ -139,11 +137,9 @@ class CTRLSRL(PolicyGradient, Stateful):
         found = {name: value.detach() / now.rows for name, value in metrics.items()}
         return Loss(-self.entropy * bonus / rows, found if state.update == 0 else {})
 
-    def concentrations(self, model: Model, trace: Trace) -> tuple[Float[Tensor, "B S K"] | None, Bool[Tensor, "B S"]]:
-        """alpha at every state of a trace, and which of them a row has; None without any."""
+    def concentrations(self, model: Model, trace: Trace) -> tuple[Float[Tensor, "B S K"], Bool[Tensor, "B S"]]:
+        """alpha at every state of a trace, and which of them a row has."""
         places = [trace.within(span).start for span in trace.thought_spans if span.name == STATE]
-        if not places:
-            return None, trace.prompt_BN.new_zeros(trace.rows, 0, dtype=torch.bool)
         hidden_BSD = trace.hidden_BTD[:, places]
         mask_BS = torch.ones(hidden_BSD.shape[:2], dtype=torch.bool, device=hidden_BSD.device)
         alpha_BSK = transition_of(model)(hidden_BSD)

@@ -59,8 +59,9 @@ class Steps(NamedTuple):
 
     def hidden(self, hidden_BWD: Float[Tensor, "B W D"]) -> Float[Tensor, "B S n D"]:
         """What a model makes of every token, by step; 0 where a step has fewer."""
-        index_BMD = self.index_BSn.flatten(1)[..., None].expand(-1, -1, hidden_BWD.shape[-1])
-        found_BSnD = hidden_BWD.gather(1, index_BMD).view(*self.index_BSn.shape, -1)
+        D = hidden_BWD.shape[-1]
+        found_BMD = hidden_BWD.gather(1, self.index_BSn.flatten(1)[..., None].expand(-1, -1, D))
+        found_BSnD = found_BMD.view(*self.index_BSn.shape, D)
         return found_BSnD.masked_fill(~self.real_BSn[..., None], 0.0)
 
 

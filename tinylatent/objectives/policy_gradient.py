@@ -307,19 +307,20 @@ class PolicyGradient(Method):
         return model(lambda inside: self._collect(inside, examples, state))
 
     def _collect(self, model: Model, examples: Examples, state: TrainState) -> Rollouts:
+        plan = self.plan(model, examples, self.temperature)
+        if not any(segment.given is None and segment.thought.needs_streams for segment in distinct(plan)):
+            raise ValueError(
+                f"the plan of {self.name} samples nothing: a policy gradient needs sampled actions; try a temperature"
+            )
         trace = rollout(
             model.backbone,
-            self.plan(model, examples, self.temperature),
+            plan,
             examples.prompt_BN,
             examples.prompt_mask_BN,
             streams=state.streams(len(examples) * self.group, examples.prompt_BN.device, per_example=self.group),
             offset_B=examples.offset_B,
             group=self.group,
         )
-        if not any(span.drawn for span in trace.thought_spans):
-            raise ValueError(
-                f"the plan of {self.name} samples nothing: a policy gradient needs sampled actions; try a temperature"
-            )
         reward_B = self.reward(model, examples, trace, state)
         advantage_B = advantages(reward_B, self.group, self.advantage, gather=state.gather)
         metrics = {"reward": reward_B.mean(), "frac_reward_zero_std": frac_reward_zero_std(advantage_B, self.group)}
