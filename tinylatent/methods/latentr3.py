@@ -74,7 +74,9 @@ class PromptAttention(nn.Module):
     def __init__(self, width: int, generator: torch.Generator):
         super().__init__()
         if width % 2:
-            raise ValueError(f"width {width}: expected an even one, whose halves rotary positions turn; try {width + 1}")
+            raise ValueError(
+                f"width {width}: expected an even one, whose halves rotary positions turn; try {width + 1}"
+            )
         self.query, self.key, self.value = (_linear(width, generator) for _ in range(3))
 
     def forward(

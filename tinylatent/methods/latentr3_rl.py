@@ -155,7 +155,9 @@ class LatentR3RL(PolicyGradient):
         if not 0 <= self.sigma <= MAX_SIGMA:
             raise ValueError(f"sigma {self.sigma}: expected 0 to {MAX_SIGMA:g}; try 0.3")
         if self.kl:
-            raise ValueError(f"kl {self.kl}: expected 0, since the same latent has the same answers in a frozen backbone")
+            raise ValueError(
+                f"kl {self.kl}: expected 0, since the same latent has the same answers in a frozen backbone"
+            )
         for name, options in (
             ("estimator", Estimator),
             ("rewarded", Rewarded),
