@@ -8,9 +8,9 @@ backbone is frozen; the attention's projections learn. A group of K rollouts of 
     b = mean over the batch's prompts of s_0                              `baseline` group: the mean of a group
     A = (s - b) / (|s - b| + 1e-6), the norm over the batch               `scale` std: the standard deviation; none
 
-The action is the vector, but the published surrogate differentiates the likelihood of the answer, which is always right,
-weighted by an advantage that may be negative. It is neither the score function nor the gradient of the reward. Both are
-here, and the likelihood without advantages; `estimator` chooses what is maximised, a mean over rollouts:
+The action is the vector, but the published surrogate differentiates the likelihood of the answer, which is always
+right, weighted by an advantage that may be negative. It is neither the score function nor the gradient of the reward.
+Both are here, and the likelihood without advantages; `estimator` chooses what is maximised, a mean over rollouts:
 
     surrogate    A_k (1/|y|) sum_t log p(y_t | x, r + eps_k, y_<t), as a clipped ratio to the policy that drew
     score        A_k log N(r_k; r, std_k), the vector a constant (Williams 1992); also as a clipped ratio
@@ -51,9 +51,9 @@ from tinylatent.objectives.policy_gradient import (
 Estimator = Literal["surrogate", "score", "pathwise", "likelihood", "plain"]
 """What is maximised: see the table above."""
 Rewarded = Literal["perplexity", "nll"]
-"""The reward: minus the perplexity of the right answer, or minus its negative log-likelihood, a mean over its tokens."""
+"""The reward: minus the perplexity of the right answer, or minus its mean negative log-likelihood over its tokens."""
 Baseline = Literal["batch", "group"]
-"""What rewards are compared with: "batch" the mean over prompts of the reward without noise, "group" the group's mean."""
+"""What rewards are compared with: "batch" the mean over prompts of rewards without noise, "group" the group's mean."""
 Scale = Literal["norm", "std", "none"]
 """What differences are divided by: their norm over the batch, their standard deviation over it, or nothing."""
 RATED: tuple[Estimator, ...] = ("surrogate", "score")

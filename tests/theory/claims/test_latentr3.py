@@ -13,6 +13,7 @@ from tinylatent_theory.claims.ledger import LEDGER, Trial
 from verdicts import broken, number
 
 from tinylatent.lab.findings import HOLDS
+from tinylatent.methods import latentr3_rl
 from tinylatent.objectives.policy_gradient import advantages
 
 log_prob = st.floats(-8, -1e-3)
@@ -22,6 +23,11 @@ THREE = torch.tensor([[1.0, 0.2], [-0.5, 1.0], [0.3, -1.0]], dtype=torch.float64
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Reward and advantage
+
+
+def test_formulas_are_the_method_s_own():
+    for name in ("perplexity_reward", "compared", "one_signed"):
+        assert getattr(latentr3, name) is getattr(latentr3_rl, name)
 
 
 def test_rewards_by_hand():
@@ -39,7 +45,7 @@ def test_repeating_an_answer_changes_no_reward(values):
 
 def test_advantages_by_hand():
     """b = (-1 - 3) / 2; differences 1, 0, -1, -1."""
-    found = latentr3.batch_advantages(number([[-1.0, -2.0], [-3.0, -3.0]]))
+    found = latentr3.compared(number([[-1.0, -2.0], [-3.0, -3.0]]))
     torch.testing.assert_close(found, number([[1.0, 0.0], [-1.0, -1.0]]) / 3**0.5, rtol=1e-5, atol=0)
     assert latentr3.one_signed(found).tolist() == [0, 1]
 
@@ -49,12 +55,12 @@ def test_the_order_of_prompts_is_no_matter(values, random):
     """The release swaps neighbours before it averages: without effect."""
     reward = latentr3.perplexity_reward(number(values)[..., None])
     order = random.sample(range(len(values)), len(values))
-    torch.testing.assert_close(latentr3.batch_advantages(reward)[order], latentr3.batch_advantages(reward[order]))
-    assert latentr3.batch_advantages(reward).norm() <= 1
+    torch.testing.assert_close(latentr3.compared(reward)[order], latentr3.compared(reward[order]))
+    assert latentr3.compared(reward).norm() <= 1
 
 
 def test_equal_rewards_have_no_advantage():
-    assert not latentr3.batch_advantages(torch.full((3, 4), -2.0)).any()
+    assert not latentr3.compared(torch.full((3, 4), -2.0)).any()
 
 
 @given(st.floats(0.05, 2))
@@ -73,10 +79,10 @@ def test_other_rewards_and_norms_flip_the_verdicts(monkeypatch):
         patch.setattr(latentr3, "perplexity_reward", lambda log_prob: -(-log_prob.sum(-1)).exp())
         assert broken("latentr3_perplexity_reward_range")
     with monkeypatch.context() as patch:
-        patch.setattr(latentr3, "batch_advantages", lambda s: (s - latentr3.batch_baseline(s)) / s.std())
+        patch.setattr(latentr3, "compared", lambda s: (s - latentr3_rl.batch_baseline(s)) / s.std())
         assert broken("latentr3_advantages_have_unit_norm")
     with monkeypatch.context() as patch:
-        patch.setattr(latentr3, "batch_advantages", lambda s: s - s.mean(1, keepdim=True))
+        patch.setattr(latentr3, "compared", lambda s: s - s.mean(1, keepdim=True))
         assert broken("latentr3_two_prompts_grade_difficulty")
     assert "4.8% of prompts have advantages of one sign at sigma 1.5, and 100.0% at 0.1" in latentr3.loud_noise()
 

@@ -1,7 +1,7 @@
 """LatentR3's second stage: rewards, advantages, and what each estimator's gradient is of.
 
-By the numbered invariants of the method's sheet; those of the attention are in test_latentr3. Float64 to 1e-9 unless said
-otherwise.
+By the numbered invariants of the method's sheet; those of the attention are in test_latentr3. Float64 to 1e-9 unless
+said otherwise.
 """
 
 import math
@@ -282,8 +282,8 @@ def test_invariant_8_which_estimators_follow_the_expected_reward():
     """Cosines of updates with the slope of the expected reward, groups of a thousand standing for expectations.
 
     Pathwise is that slope, the score its estimate, and likelihoods go along with it. The published surrogate does not
-    follow it: how it points depends on the baseline and on how the likelihood bends. Here it goes against the slope with
-    the batch's baseline; with a linear softmax behind the latent it does with the group's (claims of the ledger).
+    follow it: how it points depends on the baseline and on how the likelihood bends. Here it goes against the slope
+    with the batch's baseline; with a linear softmax behind the latent it does with the group's (claims of the ledger).
     """
     options = {"group": 1000, "sigma": 0.4, "absolute": True, "scale": "none"}
     method = LatentR3RL(**options)
@@ -489,13 +489,13 @@ def test_it_goes_on_from_latentr3_and_moves_the_projections(estimator, unchecked
 
 
 def test_inference_has_no_noise():
-    """The same with and without a temperature, which is of the answer; and no noise for several rollouts of a prompt."""
+    """It is that of the first stage."""
     method = LatentR3RL()
     model, examples = made(method)
     plain = method.solve(model, examples).trace
     first = LatentR3().solve(model, examples).trace
     torch.testing.assert_close(plain.logits_BTV, first.logits_BTV, **CLOSE)
-    assert [segment.label for segment in method.plan(model, examples)][0] == LATENTS
+    assert next(segment.label for segment in method.plan(model, examples)) == LATENTS
     assert not any(span.drawn for span in plain.thought_spans)
 
 

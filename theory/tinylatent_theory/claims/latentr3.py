@@ -2,7 +2,8 @@
 
 One latent r replaces the input after the prompt. A group of K latents is r + sigma noise, the first without noise; the
 reward of each is minus the perplexity of the right answer, and nothing is decoded. Advantages weigh the gradient of the
-answer's log-likelihood, at the noisy latents. Formulas are those of the released code; [R] is what follows from them.
+answer's log-likelihood, at the noisy latents. Rewards, advantages and densities are the method's own functions, as the
+released code has them; [R] is what follows from them.
 
 The decoder here is a softmax over a linear head, the right answer its token 0. With d_v = w_v - w_0 the perplexity is
 1 / p = sum_v exp(d_v r), so the expected reward and its gradient are closed forms. As grad s = -s grad log p, the mean
@@ -24,6 +25,8 @@ from torch import Tensor
 from tinylatent.engine.thought import State
 from tinylatent.engine.thoughts import Token
 from tinylatent.lab.findings import FAILS, STRICTER, Finding
+from tinylatent.methods.latentr3 import policy_density
+from tinylatent.methods.latentr3_rl import compared, one_signed, perplexity_reward
 from tinylatent.models.backbone import Table
 from tinylatent.objectives.policy_gradient import advantages
 from tinylatent_theory.claims.ledger import EXACT, Trial, claim, judged, judged_twice, relative, z_test
@@ -33,22 +36,6 @@ GROUP, SIGMAS = 8, (0.1, 0.5, 1.5)
 SAID = Token(temperature=1.0)
 Direction = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """(head_VD, r_D, noisy latents, sigma) -> what an advantage is multiplied with at each latent."""
-
-
-def perplexity_reward(log_prob: Float[Tensor, "*rows L"]) -> Float[Tensor, "*rows"]:
-    """s = -exp(-mean log p): minus the perplexity of the right answer."""
-    return -(-log_prob.mean(-1)).exp()
-
-
-def batch_baseline(reward_PK: Float[Tensor, "P K"]) -> Float[Tensor, ""]:
-    """b: the mean over prompts of the reward of the latent without noise, each group's first."""
-    return reward_PK[:, 0].mean()
-
-
-def batch_advantages(reward_PK: Float[Tensor, "P K"]) -> Float[Tensor, "P K"]:
-    """A = (s - b) / (||s - b|| + 1e-6), the norm over all rewards of the batch."""
-    centred_PK = reward_PK - batch_baseline(reward_PK)
-    return centred_PK / (centred_PK.norm() + 1e-6)
 
 
 def answer_log_prob(head_VD: Float[Tensor, "V D"], latents: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows"]:
@@ -72,8 +59,10 @@ def likelihood_direction(
 def gaussian_direction(
     head_VD: Float[Tensor, "V D"], r_D: Float[Tensor, " D"], latents: Float[Tensor, "*rows D"], sigma: float
 ) -> Float[Tensor, "*rows D"]:
-    """The score of the policy that drew the latents, N(r, sigma^2): (r_k - r) / sigma^2 (Williams 1992)."""
-    return (latents - r_D) / sigma**2
+    """The score of the policy that drew the latents, N(r, sigma^2), from its density in the method (Williams 1992)."""
+    mean = r_D.expand_as(latents).detach().requires_grad_()
+    density = policy_density(latents, mean, mean.new_full((1,), sigma))
+    return torch.autograd.grad(density.sum(), mean)[0]
 
 
 def expected_reward(head_VD: Float[Tensor, "V D"], r_D: Float[Tensor, " D"], sigma: float) -> Float[Tensor, ""]:
@@ -177,21 +166,16 @@ def latentr3_advantages_have_unit_norm(trial: Trial) -> Finding:
         for _ in range(trial.size(5, 100)):
             log_prob_PK = -3 * torch.rand(prompts, GROUP, generator=generator, dtype=torch.float64)
             reward_PK = perplexity_reward(log_prob_PK[..., None])
-            a_PK = batch_advantages(reward_PK)
+            a_PK = compared(reward_PK)
             size = math.sqrt(sum(each**2 for each in a_PK.flatten().tolist()) / a_PK.numel())
             length = max(length, abs(size * a_PK.numel() ** 0.5 - 1))
-            shrunk_PK = batch_advantages(reward_PK.repeat(m, 1))[:prompts] * m**0.5
+            shrunk_PK = compared(reward_PK.repeat(m, 1))[:prompts] * m**0.5
             repeated = max(repeated, float((shrunk_PK - a_PK).abs().max()))
     return judged(
         max(length, repeated) < 1e-5,
         f"root mean square 1/sqrt(n) to {length:.0e} for n = {GROUP} ... {32 * GROUP}; a batch repeated four or nine "
         f"times has a half or a third of its advantages, to {repeated:.0e}",
     )
-
-
-def one_signed(advantage_PK: Float[Tensor, "P K"]) -> Float[Tensor, " P"]:
-    """1 for prompts all of whose advantages have one sign, otherwise 0."""
-    return ((advantage_PK > 0).all(1) | (advantage_PK < 0).all(1)).double()
 
 
 def easy_and_hard(sigma: float) -> float:
@@ -212,7 +196,7 @@ def two_prompts_simulated(trial: Trial, sigma: float) -> list[float]:
     )
     noise_BPK[..., 0] = 0
     reward_BPK = rewards(head_VD, (r_P[:, None] + sigma * noise_BPK)[..., None])
-    return [float(one_signed(batch_advantages(reward_PK)).mean()) for reward_PK in reward_BPK]
+    return [float(one_signed(compared(reward_PK)).mean()) for reward_PK in reward_BPK]
 
 
 def loud_noise() -> str:
@@ -247,7 +231,7 @@ def latentr3_two_prompts_grade_difficulty(trial: Trial) -> Finding:
             pairs = zip(head_PVD, r_PD[:, None] + sigma * noise_PKD, strict=True)
             reward_PK = torch.stack([rewards(head_VD, latents_KD) for head_VD, latents_KD in pairs])
             if not 0.5 < reward_PK[0, 0] / reward_PK[1, 0] < 2:
-                batches.append(float(one_signed(batch_advantages(reward_PK)).mean()))
+                batches.append(float(one_signed(compared(reward_PK)).mean()))
         test = z_test(batches, 0.5)
         shares.append(test.mean)
         most.append(test.rejected and test.mean > 0.5)
