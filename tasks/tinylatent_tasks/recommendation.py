@@ -83,6 +83,8 @@ class Recommendation(Task):
     """Probability that the rule is not followed (0.000001 to 1); above 0, so that no history is impossible."""
     item_tokens: bool = False
     """Whether a title is one token of the item's own, instead of a category, a brand and a number."""
+    by_users: bool = False
+    """Whether training and validation have other users, at any time, instead of the past and the future of the same."""
 
     name: ClassVar[str] = "recommendation"
 
@@ -100,6 +102,7 @@ class Recommendation(Task):
         check_number("zipf", self.zipf, 0, MAX_ZIPF, "try zipf=1.0")
         check_number("noise", self.noise, MIN_NOISE, 1, "try noise=0.2")
         check_flag("item_tokens", self.item_tokens)
+        check_flag("by_users", self.by_users)
 
     @property
     def items(self) -> int:
@@ -218,12 +221,17 @@ class Recommendation(Task):
         return self.events * 4 // 5
 
     def split(self, part: str, seed: int, count: int | None = None, tell: Tell | None = None) -> Integers:
-        """`count` problems (P, M) of "train" or "validation", split by time: both parts have the same users.
+        """`count` problems (P, M) of "train" or "validation"; by default split by time, with the same users in both.
 
         Problem i of both parts is about user i of the seed; it asks for one of the first `train_events` events in
-        train and for a later one in validation. Keys, which are users, are therefore in both parts. Raises ValueError
-        for an unknown part, or a count that is missing or negative. `tell` hears how many have been drawn.
+        train and for a later one in validation. Keys, which are users, are therefore in both parts, and histories of
+        validation are longer than any of train: a model with learned positions has never seen the ends of them. With
+        `by_users` no user is in both parts, and both have histories of all lengths (`splits.drawn_part`).
+        Raises ValueError for an unknown part, or a count that is missing or negative. `tell` hears how many have been
+        drawn.
         """
+        if self.by_users:
+            return super().split(part, seed, count, tell)
         check_choice("part", part, PARTS)
         check_integer("count", count, 0, None, "the space cannot be listed, so say how many to draw: try count=1000")
         assert count is not None

@@ -275,6 +275,20 @@ def test_parts_are_past_and_future_of_the_same_users():
             task.split(part, 0, count)
 
 
+def test_parts_by_users_share_no_user_and_have_histories_of_all_lengths():
+    task = Recommendation(by_users=True)
+    train, validation = task.split("train", 3, 2000), task.split("validation", 3, 500)
+    assert not set(train[:, 0].tolist()) & set(validation[:, 0].tolist())
+    for rows in (train, validation):
+        assert set(rows[:, 1].tolist()) == set(range(5, 15))
+        assert np.array_equal(task.lives(rows[:, 0])[np.arange(len(rows)), rows[:, 1]], rows[:, -1])
+    assert np.array_equal(task.split("train", 3, 50), train[:50])
+    assert not np.array_equal(task.split("train", 4, 400), train[:400])
+    for part, count, message in (("test", 3, "'train', 'validation'"), ("train", None, "count=1000")):
+        with pytest.raises(ValueError, match=message):
+            task.split(part, 0, count)
+
+
 @pytest.mark.parametrize("k", [1, 10])
 def test_the_ceiling_is_what_happens_to_the_best_ranking(k):
     """20,000 users, within five exact standard deviations: a false alarm has probability 6e-7 for each figure."""

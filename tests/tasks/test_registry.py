@@ -145,6 +145,7 @@ EXAMPLES = {
             ({"events": 1}, "events is 1"),
             ({"intents": 1.0}, "an integer was expected"),
             ({"item_tokens": 1}, "True or False"),
+            ({"by_users": "yes"}, "True or False"),
         ],
         "random": st.builds(
             lambda c, b, k, intents, noise, events, item_tokens: Recommendation(

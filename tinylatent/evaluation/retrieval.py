@@ -30,7 +30,7 @@ from tinylatent.models.backbone import Cache
 from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.method import Method, Model
 
-CHUNK_BYTES = 2**27
+CHUNK_BYTES = 2**25
 """Keys, values and logits of prefixes in memory at a time, about."""
 
 

@@ -17,6 +17,7 @@ from tinylatent.evaluation.evaluate import cost, evaluate, sample_answers
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, cluster_counts, majority_at_k, pass_at_k
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import begun, check_training, train
+from tinylatent.lab.ranked import Way, ranked
 from tinylatent.lab.records import (
     DEFAULT,
     Answered,
@@ -31,7 +32,7 @@ from tinylatent.lab.records import (
     Stopped,
 )
 from tinylatent.lab.run import Progress, new_record
-from tinylatent.objectives.method import Method, Model
+from tinylatent.objectives.method import Model
 from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.checkpoints import Checkpoint, find_checkpoint, load_weights, read_metrics
 from tinylatent.training.loop import stage_end
@@ -94,6 +95,7 @@ def measure(
         stopped=Stopped(step=saved.step, advice=advice) if advice else None,
         majority_baseline=majority_baseline(experiment, rows),
         accuracy_ceiling=task.accuracy_ceiling(rows),
+        ranking=ranked(experiment, model, rows, ways(experiment, model, rows, device), device),
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         cost=_cost(experiment, model, saved, rows, device),
     )
@@ -137,13 +139,8 @@ def _judged(experiment: Experiment, model: Model, rows: np.ndarray, device: torc
     task, method = experiment.task, experiment.method
     seed = experiment.seeds.derive("sampling", "evaluation")
     evaluations: dict[str, Evaluation] = {}
-    ways: list[tuple[str, Method, str | None]] = [(DEFAULT, method, None)]
-    one = Symbols(task, rows[:1]).examples(device)
-    latent = any(segment.thought.has_latent for segment in distinct(method.plan(model, one)))  # by now, in its stage
-    ways += [(control, method, control) for control in CONTROLS if latent]
-    ways += [(name, other, None) for name, other in method.decoders.items()]
     keys_P = task.key(rows)
-    for name, way, control in ways:
+    for name, way, control in ways(experiment, model, rows, device):
         result = evaluate(Symbols(task, rows), way, model, control=control, seed=seed, device=device)
         _, right, total = cluster_counts(keys_P, result.right_P)
         evaluations[name] = Evaluation(
@@ -159,6 +156,17 @@ def _judged(experiment: Experiment, model: Model, rows: np.ndarray, device: torc
         "evaluations": evaluations,
         "sampling": _sampling(experiment, model, rows, seed, device) if sampled else None,
     }
+
+
+def ways(experiment: Experiment, model: Model, rows: np.ndarray, device: torch.device | str) -> list[Way]:
+    """Every way to ask a model: its method, the method under each control if it has latents, and other decoders."""
+    method, one = experiment.method, Symbols(experiment.task, rows[:1]).examples(device)
+    latent = any(segment.thought.has_latent for segment in distinct(method.plan(model, one)))  # by now, in its stage
+    return [
+        (DEFAULT, method, None),
+        *((control, method, control) for control in CONTROLS if latent),
+        *((name, other, None) for name, other in method.decoders.items()),
+    ]
 
 
 def _accuracy(right: np.ndarray, total: np.ndarray) -> Interval:

@@ -9,7 +9,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
+from tinylatent.evaluation.ranking import gains
 from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab.run import Record
 
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 """The evaluation of a method as it is, beside those under controls and by other decoders."""
+BEAM = "beam"
+"""The ranking by the beam search of a method as it is, beside those by the scores of all titles."""
+GAIN_UNITS = 1_000_000
+"""What a gain of 1 counts for where gains are counted per key: NDCG is no whole number."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -91,6 +97,60 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """By temperature."""
 
 
+class Ranking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the right title of each problem of the validation part stands, for tasks with a catalogue.
+
+    Problems are in the order of their keys. Equal scores rank before the right title.
+    """
+
+    quintile: list[int]
+    """Popularity quintile of each problem's right item: 1 for the most popular fifth of the items, 5 for the least."""
+    ranks: dict[str, list[int]]
+    """Rank of each problem's right title among all by log-probability, 1 for the best; by the name of the evaluation,
+    and "beam", by a beam of 10 over the titles' tokens, where a title that is not listed is the last."""
+    baselines: dict[str, list[int]]
+    """The same without a model: "counts" by how often training asks for an item, "popularity" by the task's own, and
+    "bayes" by the exact probability of each item, which no ranking can beat but by luck."""
+    ceiling: dict[str, dict[str, float]]
+    """Highest expected "hit" rate and "ndcg" at each k."""
+    by_quintile: dict[str, dict[str, list[float]]]
+    """What the best ranking expects in each quintile, the most popular first."""
+    excess: dict[str, dict[str, Interval]]
+    """By how much the default evaluation exceeds the ceiling; above 0 by more than its interval only by an error."""
+
+    def __post_init__(self) -> None:
+        for rank in (*self.ranks.values(), *self.baselines.values()):
+            if len(rank) != len(self.quintile) or min(rank, default=1) < 1:
+                raise ValueError("expected for each problem a rank of 1 or more, and as many ranks as quintiles")
+
+    def counts(
+        self, total: Sequence[int], figure: str, k: int, way: str = DEFAULT, quintile: int | None = None
+    ) -> tuple[list[int], list[int]]:
+        """Gains of each key in units of 1 / GAIN_UNITS, and the most there could be; for `evaluation.statistics`.
+
+        Args:
+            total: problems of each key, from the record.
+            figure: "hit" or "ndcg".
+            k: the cut-off.
+            way: an evaluation, the beam or a baseline.
+            quintile: problems whose right item is of this quintile alone; keys without one are left out.
+
+        Raises:
+            ValueError: there is no such way or figure, or no problem of this quintile.
+        """
+        known = {**self.ranks, **self.baselines}
+        if way not in known:
+            raise ValueError(f"no ranking {way!r}: expected one of {', '.join(known)}")
+        key_P = np.repeat(np.arange(len(total)), total)
+        here_P = np.full(len(key_P), True) if quintile is None else np.array(self.quintile) == quintile
+        gain_P = np.rint(gains(np.array(known[way]), figure, k) * GAIN_UNITS).astype(int)
+        count = np.bincount(key_P[here_P], minlength=len(total))
+        if not count.any():
+            raise ValueError(f"no problem has its right item in quintile {quintile}: expected 1 to 5, or more problems")
+        gain = np.bincount(key_P[here_P], gain_P[here_P], minlength=len(total)).astype(int)
+        return gain[count > 0].tolist(), (count[count > 0] * GAIN_UNITS).tolist()
+
+
 class Before(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the weights could do before training, in a run that starts from another."""
 
@@ -155,6 +215,8 @@ class ExperimentRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=
     """Why it ended early, if it did."""
     accuracy_ceiling: float = 1.0
     """Highest accuracy that can be expected: less than 1 where answers are partly chance."""
+    ranking: Ranking | None = None
+    """Where right titles stand, for tasks with a catalogue; absent for others, and in records from before there was."""
 
     @cached_property
     def experiment(self) -> "tinylatent.lab.experiment.Experiment":
@@ -169,6 +231,8 @@ class ExperimentRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=
         before = () if self.before is None else self.before.evaluations.values()
         for judged in (*self.evaluations.values(), *before, *self.stages):
             _check_counts(judged.right, self.total)
+        if self.ranking is not None and len(self.ranking.quintile) != sum(self.total):
+            raise ValueError(f"ranks of {len(self.ranking.quintile)} problems: expected {sum(self.total)}")
 
     @property
     def accuracy(self) -> float:

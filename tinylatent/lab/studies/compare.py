@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 from tinylatent.engine.controls import CONTROLS
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
 from tinylatent.lab.findings import Finding, decided
-from tinylatent.lab.records import DEFAULT, ExperimentRecord, Sampling
+from tinylatent.lab.records import DEFAULT, ExperimentRecord, Ranking, Sampling
 
 Name = TypeVar("Name", bound=Hashable)
 Item = TypeVar("Item")
@@ -75,6 +75,47 @@ def sampled_accuracy(group: Records, statistic: Statistic, temperature: str, k: 
     """pass@k or majority@k with its interval."""
     right, of = sampled_counts(group, statistic, temperature, k)
     return accuracy_interval(right, [scaled(record.total, by) for record, by in zip(group, of, strict=True)])
+
+
+def ranking_of(record: ExperimentRecord) -> Ranking:
+    """Where right titles stand for a record.
+
+    Raises:
+        ValueError: it ranked none.
+    """
+    if record.ranking is None:
+        raise ValueError(f"run {record.id} of {method_of(record)} ranked no titles: expected a task with a catalogue")
+    return record.ranking
+
+
+def gained(
+    group: Records, figure: str, k: int, way: str = DEFAULT, quintile: int | None = None
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Gains of a ranking per key of each run, and the most there could be; see `Ranking.counts`."""
+    found = [ranking_of(record).counts(record.total, figure, k, way, quintile) for record in group]
+    return [gain for gain, _ in found], [most for _, most in found]
+
+
+def rate(group: Records, figure: str, k: int, way: str = DEFAULT, quintile: int | None = None) -> Interval:
+    """Mean hit rate ("hit") or NDCG ("ndcg") at k of runs that differ in seeds, in all or in one quintile."""
+    return accuracy_interval(*gained(group, figure, k, way, quintile))
+
+
+def rate_difference(
+    ours: Records, theirs: Records, figure: str, k: int, way: str = DEFAULT, quintile: int | None = None
+) -> Interval:
+    """Hit rate or NDCG at k of one group of runs minus that of another (ranked in a way), on the same splits.
+
+    Titles and item tokens may be compared: both ask the same problems.
+
+    Raises:
+        ValueError: the runs are not on the same splits, or ask for items of other popularity there.
+    """
+    require_same_splits(ours, theirs)
+    if [ranking_of(record).quintile for record in ours] != [ranking_of(record).quintile for record in theirs]:
+        raise ValueError("the runs ask for items of other popularity on the same splits: expected the same problems")
+    gain, most = gained(ours, figure, k, DEFAULT, quintile)
+    return paired_difference(gain, gained(theirs, figure, k, way, quintile)[0], most)
 
 
 def scaled(values: Sequence[int], by: int) -> list[int]:
