@@ -1,4 +1,4 @@
-"""Records of tasks with a catalogue hold the rank of every right title; studies take rates and differences from them.
+"""Records of tasks with a catalogue hold the rank of every right title, and studies take rates from them."""
 
 import json
 import math
