@@ -517,7 +517,7 @@ def joint(method, model, examples, z_SK):
     ids_BT, mask_BT, places = targets(examples, steps_of(examples))
     said = trace.logits_BTV.log_softmax(-1).gather(-1, ids_BT[..., None]).squeeze(-1)[mask_BT].sum()
     m_SK = mean_of(transition_of(model)(trace.hidden_BTD[0, places]))
-    return said + (m_SK.log() * z_SK).sum()
+    return (said + (m_SK.log() * z_SK).sum()).detach()
 
 
 def bound(method, model, examples, q_SK, monkeypatch):
