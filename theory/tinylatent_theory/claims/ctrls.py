@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tinylatent.engine.distributions import dirichlet_log_density
 from tinylatent.engine.thoughts import Dirichlet
 from tinylatent.lab.findings import FAILS, STRICTER, Finding
+from tinylatent.methods.ctrls_thought import dirichlet_entropy, point_log_density, state_entropy, total_variance
 from tinylatent_theory.claims.ledger import EXACT, Trial, claim, judged, judged_twice, relative
 from tinylatent_theory.predictions.enumeration import simplex_paths
 
@@ -37,7 +37,7 @@ def simplex_grid() -> tuple[Float[Tensor, "Q 2"], Float[Tensor, " Q"]]:
 def densities(alpha_2: Float[Tensor, " 2"], grid: tuple[Tensor, Tensor]) -> Float[Tensor, " Q"]:
     """Log of the probability of every cell of the grid under Dirichlet(alpha)."""
     log_a_Q2, weight_Q = grid
-    return dirichlet_log_density(alpha_2.log().expand(log_a_Q2.shape), log_a_Q2) + weight_Q
+    return point_log_density(alpha_2.expand(log_a_Q2.shape), log_a_Q2, 0.0) + weight_Q
 
 
 def largest(f: Callable[[Tensor], Tensor], start: Float[Tensor, " M"]) -> tuple[Float[Tensor, " M"], float]:
@@ -107,26 +107,6 @@ def ctrls_alpha0_is_invisible(trial: Trial) -> Finding:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The entropy bonus
-
-
-def dirichlet_entropy(alpha: Float[Tensor, "*rows K"]) -> Float[Tensor, "*rows"]:
-    """H = log B(alpha) + (alpha_0 - K) psi(alpha_0) - sum_k (alpha_k - 1) psi(alpha_k)."""
-    sum_alpha, K = alpha.sum(-1), alpha.shape[-1]
-    log_b = torch.lgamma(alpha).sum(-1) - torch.lgamma(sum_alpha)
-    inner = ((alpha - 1) * torch.digamma(alpha)).sum(-1)
-    return log_b + (sum_alpha - K) * torch.digamma(sum_alpha) - inner
-
-
-def total_variance(alpha: Float[Tensor, "*rows K"]) -> Float[Tensor, "*rows"]:
-    """sum_k Var a_k = (1 - sum_k m_k^2) / (alpha_0 + 1), m = alpha / alpha_0: how much distributions differ."""
-    sum_alpha = alpha.sum(-1, keepdim=True)
-    return (1 - ((alpha / sum_alpha) ** 2).sum(-1)) / (sum_alpha[..., 0] + 1)
-
-
-def state_entropy(alpha: Float[Tensor, "*rows K"]) -> Float[Tensor, "*rows"]:
-    """Entropy of a single drawn state, H(m)."""
-    m = alpha / alpha.sum(-1, keepdim=True)
-    return -(m * m.log()).sum(-1)
 
 
 @claim(
@@ -214,14 +194,13 @@ def ctrls_entropy_bonus_widens(trial: Trial) -> Finding:
 
 
 def mixed_log_density(alpha_2: Float[Tensor, " 2"], epsilon: float, grid: tuple[Tensor, Tensor]) -> Float[Tensor, " Q"]:
-    """log((1 - epsilon) Dir(a; alpha) + epsilon Dir(a; 1)) of every cell: what exploration draws from."""
-    greedy_Q = densities(alpha_2, grid) + math.log1p(-epsilon)
-    uniform_Q = densities(torch.ones_like(alpha_2), grid) + math.log(epsilon)
-    return torch.logaddexp(greedy_Q, uniform_Q)
+    """Log of the probability of every cell under (1 - epsilon) Dir(alpha) + epsilon Dir(1): what exploration draws."""
+    log_a_Q2, weight_Q = grid
+    return point_log_density(alpha_2.expand(log_a_Q2.shape), log_a_Q2, epsilon) + weight_Q
 
 
 def naive_log_density(alpha_2: Float[Tensor, " 2"], epsilon: float, grid: tuple[Tensor, Tensor]) -> Float[Tensor, " Q"]:
-    """log Dir(a; alpha), as if nothing had been explored."""
+    """The same as if nothing had been mixed_log_density, log Dir(a; alpha)."""
     return densities(alpha_2, grid)
 
 

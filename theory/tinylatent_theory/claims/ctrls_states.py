@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tinylatent.lab.findings import STRICTER, Finding
+from tinylatent.methods.ctrls_states import spectrum
 from tinylatent_theory.claims.ctrls import SOURCE, largest
 from tinylatent_theory.claims.ledger import EXACT, Trial, claim, judged, judged_twice
 
@@ -165,9 +166,13 @@ def ctrls_factorised_posterior_is_exact(trial: Trial) -> Finding:
 
 
 def gram_eigenvalues(tokens_nD: Float[Tensor, "n D"], divide: bool = False) -> Float[Tensor, " D"]:
-    """Eigenvalues of sum_i h_i h_i^T over a step's tokens (eq. 5, as quoted elsewhere), over n on demand; falling."""
-    gram_DD = tokens_nD.T @ tokens_nD / (len(tokens_nD) if divide else 1)
-    return torch.linalg.eigvalsh(gram_DD).flip(0)
+    """Eigenvalues of sum_i h_i h_i^T over a step's tokens (eq. 5, as quoted elsewhere), over n on demand; falling.
+
+    They are those that the method's features are made of, which divide by n.
+    """
+    n, D = tokens_nD.shape
+    found = spectrum(tokens_nD, torch.ones(n, dtype=torch.bool), D).eigenvalues
+    return found if divide else n * found
 
 
 @claim(
@@ -179,11 +184,11 @@ def gram_eigenvalues(tokens_nD: Float[Tensor, "n D"], divide: bool = False) -> F
     recorded="holds",
 )
 def ctrls_gram_forgets_order(trial: Trial) -> Finding:
-    """All orders of five tokens; a token more; every token twice. Singular values are the second opinion."""
+    """All orders of five tokens; a token more; every token twice. The Gram matrix itself is the second opinion."""
     order, formula, twice, fall, trace = 0.0, 0.0, 0.0, 0.0, 0.0
     for number in range(trial.size(5, 50)):
         tokens_nD = torch.randn(5, 3, generator=trial.torch("gram", number), dtype=torch.float64)
-        squares_D = torch.linalg.svdvals(tokens_nD) ** 2
+        squares_D = torch.linalg.eigvalsh(tokens_nD.T @ tokens_nD).flip(0)
         for places in itertools.permutations(range(5)):
             order = max(order, float((gram_eigenvalues(tokens_nD[list(places)]) - squares_D).abs().max()))
         for n in range(3, 5):
