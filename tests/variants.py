@@ -11,6 +11,8 @@ from tinylatent_tasks import MNNS
 
 from tinylatent.core.seeds import Streams
 from tinylatent.methods import (
+    CTRLS,
+    CTRLSRL,
     GRPO,
     HRPO,
     METHODS,
@@ -55,6 +57,11 @@ MORE = [
     TabooSearch(ends=True, share=1.0, rounds=3, select="best"),
     CoLaR(speeds=(2,), latent_loss="nll", pooling="mean", labels=False, draws=True),
     CoLaRGRPO(speeds=(1,), kl=0.1, density="mean", go_on=False, per_latent=True),
+    CTRLS(count=3, feed="hard", draws=True),
+    CTRLS(count=3, states="shuffled", gold=True),
+    CTRLS(states="prefix"),
+    CTRLSRL(count=3, feed="hard", transition="categorical", updates=2, kl=0.1),
+    CTRLSRL(states="prefix", temperature=1.0),
     LatentR3(latents=2),
     LatentR3(thought="hidden"),
     LatentR3(latents=2, thought="constant"),
