@@ -21,6 +21,7 @@ Letters: B rows, S steps of a chain, n tokens of a step, T slots, D width, K sta
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, get_args
 
 import torch
@@ -221,6 +222,7 @@ class CTRLS(Stateful):
     name = "ctrls"
     label = "CTRLS-style"
     starts_from = "discrete"
+    recipe = MappingProxyType({"steps": 2000, "learning_rate": 1e-2, "weight_decay": 0.0})
 
     beta: float = 1.0
     """Weight of the divergence between posterior and prior."""
