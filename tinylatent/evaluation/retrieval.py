@@ -23,7 +23,7 @@ from torch import Tensor
 from tinylatent.core.seeds import Streams
 from tinylatent.engine.controls import controlled
 from tinylatent.engine.plan import ANSWER, Segment
-from tinylatent.engine.rollout import rollout, shifted_positions
+from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import GREEDY
 from tinylatent.evaluation.evaluate import BATCH, batches
 from tinylatent.models.backbone import Cache
@@ -89,7 +89,8 @@ class Front:
     hidden_BD: Float[Tensor, "B D"]
     cache: Cache
     mask_BS: Bool[Tensor, "B S"] | None
-    offset_B: Int[Tensor, " B"] | None
+    place_B: Int[Tensor, " B"]
+    """Position of each row's next slot."""
 
     def log_probs(self) -> Float[Tensor, "B V"]:
         """Log-probabilities of the next token, in float32 or better."""
@@ -98,9 +99,9 @@ class Front:
 
     def rows(self, index_N: Int[Tensor, " N"]) -> "Front":
         """Some rows, which may be named more than once."""
-        hidden_ND, cache = self.hidden_BD.index_select(0, index_N), self.cache.rows(index_N)
-        mask_NS, offset_N = (None if x is None else x.index_select(0, index_N) for x in (self.mask_BS, self.offset_B))
-        return Front(self.model, hidden_ND, cache, mask_NS, offset_N)
+        hidden_ND, place_N = self.hidden_BD.index_select(0, index_N), self.place_B.index_select(0, index_N)
+        mask_NS = None if self.mask_BS is None else self.mask_BS.index_select(0, index_N)
+        return Front(self.model, hidden_ND, self.cache.rows(index_N), mask_NS, place_N)
 
     def after(self, row_N: Int[Tensor, " N"], token_N: Int[Tensor, " N"]) -> "Front":
         """Rows, named any number of times, after one more token each."""
@@ -112,9 +113,9 @@ class Front:
             backbone.table.rows(token_N)[:, None],
             here.cache,
             mask_BS=mask_NS,
-            positions_BT=shifted_positions(here.cache.size, 1, mask_NS, here.offset_B),
+            positions_BT=here.place_B[:, None],
         )
-        return Front(self.model, hidden_N1D[:, 0], cache, mask_NS, here.offset_B)
+        return Front(self.model, hidden_N1D[:, 0], cache, mask_NS, here.place_B + 1)
 
     def chunks(self, times: int) -> "Iterator[Front]":
         """The rows in parts of which `times` copies, one slot longer, take about CHUNK_BYTES."""
@@ -158,8 +159,11 @@ def thought_out(
     )
     run = trace.end
     assert run is not None, "a rollout can be resumed"
-    mask_BS = None if run.mask_BS is None else run.mask_BS[:, : run.cache.size]
-    return Front(model, trace.hidden_BTD[:, -1], run.cache, mask_BS, run.offset_B)
+    hidden_BD, read = trace.hidden_BTD[:, -1], run.cache.size
+    mask_BS, placed_BS = (None if x is None else x[:, :read] for x in (run.mask_BS, run.placed_BS))
+    placed_BS = mask_BS if placed_BS is None else placed_BS
+    place_B = torch.full(hidden_BD.shape[:1], read, device=hidden_BD.device) if placed_BS is None else placed_BS.sum(1)
+    return Front(model, hidden_BD, run.cache, mask_BS, place_B if run.offset_B is None else place_B + run.offset_B)
 
 
 @torch.no_grad()

