@@ -98,11 +98,12 @@ class Stateful(Method):
         if self.draws and self.transition == "categorical" and self.feed == "soft" and self.states != "prefix":
             raise ValueError("transition categorical draws a single state, which cannot be fed soft: set feed hard")
 
-    @property
-    def idle(self) -> Mapping[str, str]:
-        """What a prefix makes idle."""
-        mute = ("count", "directions", "dims", "tau", "problems", "transition", "feed", "network", "floor", "draws")
-        return dict.fromkeys(mute, "with one vector for all steps") if self.states == "prefix" else {}
+    def idle_beside_prefix(self, *more: str) -> Mapping[str, str]:
+        """What a prefix makes idle, `more` settings included; nothing where there are states."""
+        if self.states != "prefix":
+            return {}
+        own = ("count", "directions", "dims", "tau", "problems", "transition", "feed", "network", "floor", "draws")
+        return dict.fromkeys((*own, *more), "with one vector for all steps")
 
     # -----------------------------------------------------------------------------------------------------------------
     # What it learns
@@ -240,8 +241,7 @@ class CTRLS(Stateful):
     @property
     def idle(self) -> Mapping[str, str]:
         """What a prefix makes idle."""
-        more = {"beta": "with one vector for all steps"} if self.states == "prefix" else {}
-        return {**super().idle, **more}
+        return self.idle_beside_prefix("beta", "gold")
 
     @property
     def decoders(self) -> Mapping[str, Method]:

@@ -85,12 +85,8 @@ class CTRLSRL(PolicyGradient, Stateful):
     @property
     def idle(self) -> Mapping[str, str]:
         """What one update, no exploration and a prefix make idle."""
-        found = dict(super().idle) | dict(Stateful.idle.fget(self))  # type: ignore[attr-defined]
-        if self.epsilon == 0:
-            found["density"] = "without exploration"
-        if self.states == "prefix":
-            found |= dict.fromkeys(("epsilon", "density", "entropy"), "with one vector for all steps")
-        return found
+        quiet = {"density": "without exploration"} if self.epsilon == 0 else {}
+        return {**super().idle, **quiet, **self.idle_beside_prefix("epsilon", "density", "entropy")}
 
     @property
     def decoders(self) -> Mapping[str, Method]:
