@@ -189,9 +189,10 @@ def _scored(front: Front, trie: Trie) -> Tensor:
 
 @torch.no_grad()
 def beam_search(front: Front, trie: Trie, width: int) -> tuple[Int[Tensor, "B W"], Float[Tensor, "B W"]]:
-    """The best titles that a beam finds, best first, and their log-probabilities; title -1 with -inf for none.
+    """The best titles that a beam finds, best first, and their log-probabilities.
 
-    width: prefixes kept at every level, at least 1; W is that, or all titles if there are fewer.
+    width: prefixes kept at every level, at least 1. W is that, or all titles if there are fewer: a prefix leads to one
+    title or more, so that a list is never shorter.
 
     Raises:
         ValueError: a width below 1.
@@ -200,8 +201,7 @@ def beam_search(front: Front, trie: Trie, width: int) -> tuple[Int[Tensor, "B W"
         raise ValueError(f"a beam of width {width}: expected at least 1; try 10")
     parts = [_beams(chunk, trie, width) for chunk in front.chunks(min(width, trie.widest))]
     place_BW, score_BW = (torch.cat(column) for column in zip(*parts, strict=True))
-    item_BW = trie.place_I.argsort()[place_BW]
-    return item_BW.masked_fill(score_BW == -torch.inf, -1), score_BW
+    return trie.place_I.argsort()[place_BW], score_BW
 
 
 def _beams(front: Front, trie: Trie, width: int) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ def test_a_rank_counts_all_that_is_not_worse():
     assert ranks(scores, np.array([1, 3, 0])).tolist() == [2, 3, 4]
     assert ranks(scores, np.array([0, 2, 3])).tolist() == [4, 4, 4], "NaN is no score to win by"
     assert ranks(np.array([5, 9, 5, 1]), np.array([0, 1, 2, 3])).tolist() == [3, 1, 3, 4], "one ranking for all"
-    assert listed_ranks(np.array([[4, 7, -1], [2, 1, 0]]), np.array([7, 5]), 9).tolist() == [2, 9]
+    assert listed_ranks(np.array([[4, 7, 8], [2, 1, 0]]), np.array([7, 5]), 9).tolist() == [2, 9]
     for shape in ((2, 4), (4, 4), (3, 4, 1)):
         with pytest.raises(ValueError, match="expected a score for every item of 3 problems"):
             ranks(np.zeros(shape), np.array([1, 3, 0]))
