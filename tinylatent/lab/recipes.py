@@ -250,7 +250,8 @@ def build_rl(start: str, sampler: str, seed: int = 0, **settings: Any) -> Experi
 # Studies with arms of their own
 
 OF_STUDIES: dict[str, Any] = {"hrpo": recipes_hrpo, "latentseek": recipes_latentseek, "colar": recipes_colar}
-"""Modules of recipes by the study that they are of: ARMS (label, method, colour) and `build(arm, seed, **settings)`."""
+"""Modules of recipes by the study that they are of: ARMS (label, method, colour), `build(arm, seed, **settings)`, and
+SEARCHED, the arms whose learning rates were searched for."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -300,9 +301,10 @@ def is_tuned(name: str, run: Experiment | None = None) -> bool:
     logs and saves, may differ.
     """
     comparison, _, arm = name.partition("/")
-    if comparison in OF_STUDIES:  # the searches of these studies are still to be run
-        return False
-    searched = comparison == "mnns-rl" or arm in comparisons()[comparison].tuned
+    if comparison in OF_STUDIES:
+        searched = arm in OF_STUDIES[comparison].SEARCHED
+    else:
+        searched = comparison == "mnns-rl" or arm in comparisons()[comparison].tuned
     return searched and (run is None or _what_is_learnt(run) == _what_is_learnt(recipe(name)))
 
 

@@ -99,6 +99,9 @@ as many vectors as Coconut has latents and as there are pauses. Reinforcement le
 width, as in the published code: the gradients of their sums, at standard deviations near the bound, drown those of
 stops and answers."""
 
+SEARCHED = ("random", "coconut", "waiting", "icot", "pause", "direct", "rl-mean")
+"""An arm of every family that trains from the chain of thought, or from CoLaR, whose learning rate was searched for."""
+
 
 def place_of(arm: str) -> Place:
     """Where an arm is trained."""

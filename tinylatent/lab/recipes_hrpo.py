@@ -4,8 +4,7 @@ An arm is a method with its settings; `multihop-` before its name puts it there.
 ends by itself, whose training stops at the first half of right answers or so, so that groups of rollouts differ in
 their rewards on every seed. On arithmetic rewards teach in every batch; on multi-hop lookup a run breaks through or
 hardly moves. All arms of a seed begin with its weights and see the same problems in the same order. Learning rates are
-a family's: tokens alone, HRPO, and its controls, which share one. They are those of pilots; study `hrpo-tuning`, which
-is to choose them, has not been run.
+a family's: tokens alone, HRPO, and its controls, which share one. Study `hrpo-tuning` chose them, on other seeds.
 
 Factors of the learning rate are not the published 20 for gates and 200 for Lambda, which are for a base rate of 5e-6:
 at a rate two hundred times as high they would move Lambda by more than its whole range in tens of steps. Their ratio is
@@ -107,6 +106,8 @@ SECOND = ("token", *DECAYED, "fixed")
 """Kinds that are trained on multi-hop as well."""
 ARMS: dict[str, tuple[str, HRPO, str]] = {**KINDS, **{PREFIX + kind: KINDS[kind] for kind in SECOND}}
 """Label, method and colour of every arm."""
+SEARCHED = tuple(prefix + kind for prefix in PLACES for kind in ("token", "hrpo", "noise"))
+"""An arm from every family in either place, whose learning rate was searched for."""
 
 
 def split(arm: str) -> tuple[str, str]:

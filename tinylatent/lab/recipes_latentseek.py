@@ -68,6 +68,8 @@ ARMS: dict[str, tuple[str, Method, str]] = {
     for name, arm in {CHAIN: ("discrete CoT", DiscreteCoT(), "#3b6fb6"), **SEARCHES}.items()
 }
 """Label, method and colour of every arm."""
+SEARCHED: tuple[str, ...] = ()
+"""Arms whose learning rates were searched for."""
 
 
 def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:

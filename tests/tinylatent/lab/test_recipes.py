@@ -158,6 +158,23 @@ def test_a_run_is_tuned_only_as_the_search_trained_it(name, run, tuned):
     assert is_tuned(name) == (name != "arithmetic/cot2")
 
 
+@pytest.mark.parametrize(
+    ("searched", "borrowed"),
+    [
+        ("hrpo/noise", "hrpo/shuffled"),
+        ("hrpo/multihop-token", "hrpo/multihop-fixed"),
+        ("colar/random", "colar/c2"),
+        ("colar/direct", "colar/hops-direct"),
+    ],
+)
+def test_an_arm_with_a_rate_of_its_family_is_not_called_tuned(searched, borrowed):
+    assert is_tuned(searched)
+    run = recipe(searched)
+    assert not is_tuned(searched, replace(run, training=replace(run.training, learning_rate=0.5)))
+    assert not is_tuned(borrowed)
+    assert not is_tuned("latentseek/latentseek")
+
+
 @pytest.mark.slow
 def test_every_recipe_can_be_tried_with_twenty_steps(tmp_path):
     """A first try needs no flag but the number of steps, on any task: its sizes suffice for batches and stages."""

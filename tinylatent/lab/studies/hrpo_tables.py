@@ -182,8 +182,9 @@ def accuracies(place: str, groups: Groups) -> Table:
     legend = (
         "before, after: percent of the validation part, greedy, latents as in training; mean over seeds, after with "
         "its 95 % interval (bootstrap over seeds and keys; Student's t over seeds where that is wider). least, most: "
-        "of the seeds' starts, which differ. gain: after minus before, problem by problem. rate: that of a "
-        "family, as recipes_hrpo has it: tokens alone, HRPO and its variants, controls. tokens: the gate "
+        "of the seeds' starts, which differ. gain: after minus before, problem by problem. rate: chosen by "
+        "study hrpo-tuning, for tokens alone, for HRPO, which its variants share, and for noise, which all controls "
+        "share. tokens: the gate "
         "shut at test time; sharp: soft tokens at temperature .1; noise, shuffled, zero: soft tokens replaced at test "
         "time. Arms of these names are trained so. through: percent of the runs that leave at most half of the errors "
         "of their start on tokens. Runs of a seed share start, problems and order, and differences are of such pairs. "

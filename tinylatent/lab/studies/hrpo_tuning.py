@@ -9,29 +9,27 @@ from pathlib import Path
 
 from tinylatent.lab.arms import Arm
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.recipes_hrpo import ARMS, PLACES, arm_of, build, split
+from tinylatent.lab.recipes_hrpo import KINDS, PLACES, SEARCHED, arm_of, build, split
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import grouped
 from tinylatent.lab.studies.search import FIRST, Contender, better_rates, draw_rates, rates_table
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table
 
-TUNED = ("token", "hrpo", "noise")
-"""A kind of arm from every family."""
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 """The same for every family in either place."""
 SECOND = 101
 STEPS: dict[Profile, dict[str, int]] = {"quick": {"steps": 20}, "full": {}}
-KNOWN = {kind: Arm(ARMS[kind][0], build, ARMS[kind][2]) for kind in TUNED}
+KNOWN = {kind: Arm(KINDS[kind][0], build, KINDS[kind][2]) for _, kind in map(split, SEARCHED)}
 
 
 def grid(profile: Profile) -> list[Experiment]:
     """Every rate of every family on the first seed; on arithmetic alone in the quick profile."""
     return [
-        build(prefix + kind, FIRST, learning_rate=rate, **STEPS[profile])
-        for prefix in (PLACES if profile == "full" else ("",))
-        for kind in TUNED
+        build(arm, FIRST, learning_rate=rate, **STEPS[profile])
+        for arm in SEARCHED
         for rate in RATES
+        if profile == "full" or not split(arm)[0]
     ]
 
 
