@@ -72,3 +72,14 @@ def model_of(method, task, stage=0, config=MODEL, **seeds):
             if parameter.std(correction=0) > 0 and not any(part in name for part in EXPONENTS):
                 parameter.mul_(10)
     return model
+
+
+@torch.no_grad()
+def spread(model):
+    """The model with queries and keys of its attention over the prompt as small as they began: no share is one-hot."""
+    for name, part in model.parts.items():
+        if name == "attention":
+            for layer in (part.query, part.key):
+                layer.weight.div_(10)
+                layer.bias.div_(10)
+    return model

@@ -30,8 +30,8 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
 
 def made(method, task, rows=5):
-    """A model with the examples of some problems."""
-    return losses.model_of(method, task), losses.examples_of(method, task, task.problems(rows, seed=1))
+    """A model whose attention is spread over several slots, with the examples of some problems."""
+    return losses.spread(losses.model_of(method, task)), losses.examples_of(method, task, task.problems(rows, seed=1))
 
 
 def turned_by_hand(x_D, position):

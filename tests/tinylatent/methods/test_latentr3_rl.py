@@ -45,8 +45,9 @@ EACH = pytest.mark.parametrize("estimator", get_args(Estimator))
 
 
 def made(method, task=PADDED, rows=5, **options):
-    """A model with the examples of some problems."""
-    return losses.model_of(method, task, **options), losses.examples_of(method, task, task.problems(rows, seed=1))
+    """A model whose attention is spread over several slots, with the examples of some problems."""
+    model = losses.spread(losses.model_of(method, task, **options))
+    return model, losses.examples_of(method, task, task.problems(rows, seed=1))
 
 
 def rewards_of(*shape, seed=0):
@@ -288,7 +289,7 @@ def test_invariant_8_which_estimators_follow_the_expected_reward():
     options = {"group": 1000, "sigma": 0.4, "absolute": True, "scale": "none"}
     method = LatentR3RL(**options)
     task = MNNS(2, 1, 3)
-    model = losses.model_of(method, task, config=ModelConfig(4, 1, 1))
+    model = losses.spread(losses.model_of(method, task, config=ModelConfig(4, 1, 1)))
     examples = losses.examples_of(method, task, task.problems(6, seed=0))
     slope = slope_by_differences(method, model, examples)
     found = {}
@@ -331,7 +332,7 @@ def gather(x):
 
 method = LatentR3RL(estimator=estimator, baseline=baseline, scale=scale)
 task = Recommendation(4, 3, 2, events=4)
-model = losses.model_of(method, task)
+model = losses.spread(losses.model_of(method, task))
 examples = losses.examples_of(method, task, task.problems(count, seed=1)).rows(slice(rank, rank + 1))
 state = TrainState(3, 10, 5, first=rank, gather=gather)
 batch = method.collect(model, examples, state)
