@@ -19,16 +19,19 @@ Letters: B rows = prompts * G, G rollouts of a group, S states of a rollout, T s
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, ClassVar, get_args
+from typing import ClassVar, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tinylatent.engine.plan import Plan
+from tinylatent.engine.thoughts import GREEDY, Token
 from tinylatent.engine.trace import Trace
-from tinylatent.methods.ctrls import CTRLS, STATE, Stateful, states_of, transition_of
+from tinylatent.methods.ctrls import CTRLS, STATE, Stateful, interleaved, states_of, transition_of
+from tinylatent.methods.ctrls_states import steps_of
 from tinylatent.methods.ctrls_thought import (
     Density,
     LatentState,
@@ -38,7 +41,7 @@ from tinylatent.methods.ctrls_thought import (
 )
 from tinylatent.methods.discrete import DiscreteCoT
 from tinylatent.objectives.examples import Examples
-from tinylatent.objectives.method import Loss, Method, Model, ParameterGroup, Solution, TrainState
+from tinylatent.objectives.method import Loss, Method, Model, ParameterGroup, TrainState
 from tinylatent.objectives.policy_gradient import PolicyGradient, Rollouts
 
 
@@ -102,20 +105,27 @@ class CTRLSRL(PolicyGradient, Stateful):
         still = ("backbone",) if self.states == "prefix" else ("backbone", "parts.states")
         return (ParameterGroup(still, frozen=True),)
 
-    def thought(self, model: Model, draws: bool) -> LatentState | Prefix:
-        """The thought of a state, its likelihood counted as the settings say."""
-        if self.states == "prefix":
-            return Prefix(states_of(model))
-        epsilon = self.epsilon if draws else 0.0
-        parts = states_of(model), transition_of(model)
-        return LatentState(*parts, self.transition, self.feed, draws, epsilon, self.density)
+    def thinking(self, model: Model, examples: Examples, temperature: float = 0.0) -> Plan:
+        """A state, the tokens of a step, and so on, without exploration; states are drawn where tokens are."""
+        thought = self.thought(model, temperature > 0)
+        return interleaved(examples, steps_of(examples), thought, Token(temperature) if temperature else GREEDY)
 
-    def solve(
-        self, model: Model, examples: Examples, *arguments: Any, temperature: float = 0.0, **options: Any
-    ) -> Solution:
-        """Solves every problem with one rollout, without exploration; states are drawn where tokens are."""
-        calm: Any = replace(self, epsilon=0.0, draws=temperature > 0)
-        return Method.solve(calm, model, examples, *arguments, temperature=temperature, **options)
+    def sampled_plan(self, model: Model, examples: Examples) -> Plan:
+        """The plan of rollouts in training: states are drawn, with exploration, whatever the tokens' temperature."""
+        *_, answer = self.plan(model, examples, self.temperature)
+        token = Token(self.temperature) if self.temperature else GREEDY
+        return (*interleaved(examples, steps_of(examples), self.explorer(model), token), answer)
+
+    def explorer(self, model: Model) -> LatentState | Prefix:
+        """The thought of a state in training, its likelihood counted as the settings say."""
+        if self.states == "prefix" or not self.draws:
+            return self.thought(model, False)
+        parts = states_of(model), transition_of(model)
+        return LatentState(*parts, self.transition, self.feed, True, self.epsilon, self.density)
+
+    def most_before(self, examples: Examples) -> int:
+        """A state for every token, at most."""
+        return 2 * examples.max_steps
 
     def extra_loss(self, model: Model, now: Trace, batch: Rollouts, state: TrainState) -> Loss | None:
         """The entropy bonus, a mean over the states of a rollout, then over rollouts; both entropies are metrics."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tinylatent.core.seeds import derive
 from tinylatent.engine.force import replay
-from tinylatent.engine.plan import ANSWER, distinct
+from tinylatent.engine.plan import ANSWER, Plan, distinct
 from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thought import Thought
 from tinylatent.engine.trace import Trace
@@ -294,6 +294,14 @@ class PolicyGradient(Method):
         """
         return None
 
+    def sampled_plan(self, model: Model, examples: Examples) -> Plan:
+        """The plan of rollouts in training: that of inference at the temperature, unless training explores."""
+        return self.plan(model, examples, self.temperature)
+
+    def most_before(self, examples: Examples) -> int:
+        """Most steps before the answer in any batch of such examples: entropies have as many places, to be averaged."""
+        return examples.max_steps
+
     def ratio_log_prob(self, trace: Trace) -> Float[Tensor, "B T"]:
         """Log-probability of every step as it enters the probability ratio; 0 where a row took none."""
         return trace.log_prob_BT
@@ -307,7 +315,7 @@ class PolicyGradient(Method):
         return model(lambda inside: self._collect(inside, examples, state))
 
     def _collect(self, model: Model, examples: Examples, state: TrainState) -> Rollouts:
-        plan = self.plan(model, examples, self.temperature)
+        plan = self.sampled_plan(model, examples)
         if not any(segment.given is None and segment.thought.needs_streams for segment in distinct(plan)):
             raise ValueError(
                 f"the plan of {self.name} samples nothing: a policy gradient needs sampled actions; try a temperature"
@@ -355,7 +363,7 @@ class PolicyGradient(Method):
         now_BT = self.ratio_log_prob(now)
         if state.update == 0:
             batch.old_BT, batch.sampled_BT = now_BT.detach(), now.log_prob_BT.detach()
-            metrics = {**batch.metrics, "entropy": entropies(now, batch.trace, batch.examples)}
+            metrics = {**batch.metrics, "entropy": entropies(now, batch.trace, self.most_before(batch.examples))}
             if self.kl:
                 batch.reference_BT = self.reference_log_prob(model, batch)
         assert batch.old_BT is not None, "the first update comes first"
@@ -382,7 +390,7 @@ class PolicyGradient(Method):
         thought = self.reference_thought()
         if thought is not None:
             return replay(reference.backbone, batch.trace, thought=thought).log_prob_BT
-        plan = self.plan(reference, batch.examples, self.temperature)
+        plan = self.sampled_plan(reference, batch.examples)
         readers = {segment.label: segment.thought for segment in distinct(plan)}
         return replay(reference.backbone, batch.trace, thought=readers).log_prob_BT
 
@@ -411,19 +419,19 @@ class PolicyGradient(Method):
 
 
 @torch.no_grad()
-def entropies(trace: Trace, rolled: Trace, examples: Examples) -> Float[Tensor, " T"]:
+def entropies(trace: Trace, rolled: Trace, most: int) -> Float[Tensor, " T"]:
     """Mean entropy of every step's softmax in nats, over the rows that act; NaN for steps no row takes.
 
     Args:
         trace: gives the logits; a replay of `rolled`.
         rolled: the rollout; the result has an entry for every step it might have taken, so that batches align.
-        examples: their longest chain sets the number of entries before the answer.
+        most: number of entries before the answer, at least.
     """
     entropy_T, spans = entropy_of(trace).nanmean(0), rolled.thought_spans
     padded = [F.pad(entropy_T[trace.within(s)], (0, s.max_steps - (s.stop - s.start)), value=torch.nan) for s in spans]
     before = torch.cat([entropy_T[:0], *(part for part, s in zip(padded, spans, strict=True) if s.name != ANSWER)])
     answer = [part for part, s in zip(padded, spans, strict=True) if s.name == ANSWER]
-    return torch.cat([F.pad(before, (0, max(0, examples.max_steps - len(before))), value=torch.nan), *answer])
+    return torch.cat([F.pad(before, (0, max(0, most - len(before))), value=torch.nan), *answer])
 
 
 def entropy_of(trace: Trace) -> Float[Tensor, "B T"]:

@@ -77,11 +77,12 @@ def model_of(method, task=RAGGED, dtype=torch.float64, examples=None):
     return model.to(dtype)
 
 
-def run(method, model, examples, group=1, temperature=None, **options):
-    temperature = getattr(method, "temperature", 0.0) if temperature is None else temperature
+def run(method, model, examples, group=1, **options):
+    """A rollout as training makes it, if it makes any, else as inference does."""
+    plan = method.sampled_plan if isinstance(method, CTRLSRL) else method.plan
     return rollout(
         model.backbone,
-        method.plan(model, examples, temperature),
+        plan(model, examples),
         examples.prompt_BN,
         examples.prompt_mask_BN,
         streams=Streams(5, len(examples) * group),

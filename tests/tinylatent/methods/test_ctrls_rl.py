@@ -67,7 +67,7 @@ def rolled(method, model, examples, actions):
     """Rollouts of one problem in a group, one for each row of actions (states x values), as if they had been drawn."""
     rows = len(next(iter(actions[0].values())))
     many, number = examples.repeated(rows), iter(actions)
-    plan, thought = [], method.thought(model, True)
+    plan, thought = [], method.explorer(model)
     with torch.no_grad():  # tokens are the likeliest ones behind these states
         free = tuple(
             replace(part, given=Action({k: v[:, None] for k, v in next(number).items()}))
@@ -340,3 +340,13 @@ def test_settings_without_effect_say_why():
     assert "density" in CTRLSRL(epsilon=0.0).idle
     assert {"count", "epsilon", "entropy"} <= {*CTRLSRL(states="prefix", temperature=1.0).idle}
     assert {"beta", "tau"} <= {*CTRLS(states="prefix").idle}
+
+
+def test_entropies_of_batches_with_longer_and_shorter_chains_align():
+    method, examples = CTRLSRL(count=3, group=4), examples_of(rows=20)
+    model, lengths = model_of(method), examples.num_steps
+    parts = [examples.rows((lengths == steps).nonzero()[:, 0]) for steps in (1, 3)]
+    shapes = [
+        method.loss(model, method.collect(model, part, STATE_3), STATE_3).metrics["entropy"].shape for part in parts
+    ]
+    assert shapes[0] == shapes[1] == (2 * examples.max_steps + 1,)
