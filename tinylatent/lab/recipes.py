@@ -17,7 +17,7 @@ from tinylatent_tasks import MNNS, Arithmetic, MultiHop, Reachability, Recommend
 
 from tinylatent.core.registry import Registry, owner
 from tinylatent.core.seeds import Seeds
-from tinylatent.lab import recipes_colar, recipes_hrpo, recipes_latentseek
+from tinylatent.lab import recipes_colar, recipes_hrpo, recipes_latentr3, recipes_latentseek
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.tasks import TASKS
 from tinylatent.methods import GRPO, METHODS, Coconut
@@ -249,7 +249,12 @@ def build_rl(start: str, sampler: str, seed: int = 0, **settings: Any) -> Experi
 # ---------------------------------------------------------------------------------------------------------------------
 # Studies with arms of their own
 
-OF_STUDIES: dict[str, Any] = {"hrpo": recipes_hrpo, "latentseek": recipes_latentseek, "colar": recipes_colar}
+OF_STUDIES: dict[str, Any] = {
+    "hrpo": recipes_hrpo,
+    "latentseek": recipes_latentseek,
+    "colar": recipes_colar,
+    "latentr3": recipes_latentr3,
+}
 """Modules of recipes by the study that they are of: ARMS (label, method, colour), `build(arm, seed, **settings)`, and
 SEARCHED, the arms whose learning rates were searched for."""
 

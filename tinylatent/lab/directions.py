@@ -1,0 +1,104 @@
+"""Directions: does an estimator of LatentR3's second stage move the attention up the slope of its expected reward?
+
+In a small case, where the slope is known by finite differences: a model of width 4 with one layer, in float64, and six
+problems of MNNS, every prompt with a group large enough to stand for the expectation over the noise. The cosine between
+the update that an estimator asks for and the slope is 1 where it climbs as steeply as it can, and below 0 where it
+descends. Weights are random and large, so that every input matters; nothing is trained. All is drawn from fixed seeds,
+the cases among them, and told to three decimals.
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from tinylatent_tasks import MNNS
+from torch import Tensor
+
+from tinylatent.core.seeds import Seeds
+from tinylatent.lab.experiment import Experiment
+from tinylatent.methods import LatentR3RL
+from tinylatent.methods.latentr3 import attention_of
+from tinylatent.methods.latentr3_rl import answer_of
+from tinylatent.models.decoder import ModelConfig
+from tinylatent.objectives.examples import Examples
+from tinylatent.objectives.method import Model, TrainState
+from tinylatent.objectives.policy_gradient import Rollouts
+from tinylatent.objectives.speakers import Symbols
+
+TASK, CONFIG = MNNS(2, 1, 3), ModelConfig(4, 1, 1)
+CASES, PROMPTS, GROUP = 5, 6, 400
+LARGE = 10.0
+"""What fresh weights are multiplied by; but for queries and keys, so that attention is spread over several slots."""
+STEP = 1e-4
+STATE = TrainState(3, 10, 5)
+
+
+@lru_cache
+def cosines(method: LatentR3RL) -> tuple[float, ...]:
+    """The cosine of a method's update with the slope of the expected reward, in every case.
+
+    The reward is the method's own under its own noise, and under the usual noise where it has none.
+    """
+    rewarded = LatentR3RL(sigma=method.sigma, absolute=method.absolute, rewarded=method.rewarded)
+    found = []
+    for case in range(CASES):
+        update = update_of(method, *small(method, case))
+        found.append(round(torch.cosine_similarity(update, slope_of(rewarded, case), dim=0).item(), 3))
+    return tuple(found)
+
+
+@lru_cache
+def slope_of(rewarded: LatentR3RL, case: int) -> Float[Tensor, " parameters"]:
+    """The slope of a case, the same for all estimators that share reward and noise."""
+    return slope_by_differences(rewarded, *small(rewarded, case))
+
+
+def update_of(method: LatentR3RL, model: Model, examples: Examples) -> Float[Tensor, " parameters"]:
+    """The step that a method's loss asks of the projections: minus its gradient, with a large group."""
+    asked = _large(method)
+    loss = asked.loss(model, asked.collect(model, examples, STATE), STATE).value
+    gradients = torch.autograd.grad(loss, [*attention_of(model).parameters()])
+    return -torch.cat([gradient.flatten() for gradient in gradients])
+
+
+@torch.no_grad()
+def slope_by_differences(method: LatentR3RL, model: Model, examples: Examples) -> Float[Tensor, " parameters"]:
+    """The gradient of the expected reward in the projections, by central differences at common noise.
+
+    The standard deviation of the noise is a constant, as it is to every estimator.
+    """
+    asked = _large(replace(method, estimator="pathwise"))
+    batch, slopes = asked.collect(model, examples, STATE), []
+    for parameter in attention_of(model).parameters():
+        values = parameter.data.view(-1)
+        for place in range(len(values)):
+            ends, here = [], values[place].item()
+            for sign in (1, -1):
+                values[place] = here + sign * STEP
+                ends.append(_mean_reward(asked, model, batch))
+            values[place] = here
+            slopes.append((ends[0] - ends[1]) / (2 * STEP))
+    return torch.stack(slopes)
+
+
+def _mean_reward(method: LatentR3RL, model: Model, batch: Rollouts) -> Float[Tensor, ""]:
+    """The mean reward of rollouts under the current weights, their noise as it was drawn."""
+    return method.rewards(*answer_of(method.again(model, batch), batch.examples)).mean()
+
+
+def _large(method: LatentR3RL) -> LatentR3RL:
+    """The method with one latent and a group that stands for an expectation."""
+    return replace(method, latents=1, group=GROUP)
+
+
+def small(method: LatentR3RL, case: int) -> tuple[Model, Examples]:
+    """The model of a case, with large weights, and its examples."""
+    run = Experiment(TASK, _large(method), CONFIG, seeds=Seeds.all(case))
+    model = run.fresh().double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.std(correction=0) > 0 and not {"query", "key"} & {*name.split(".")}:
+                parameter.mul_(LARGE)
+    method.enter(model, 0, examples := method.supervise(Symbols(TASK, TASK.problems(PROMPTS, seed=case))), STATE)
+    return model, examples

@@ -1,0 +1,185 @@
+"""Recipes of study `latentr3`: every arm on recommendation by titles, some by item tokens, on MNNS and on multi-hop.
+
+An arm is a method with its settings; a prefix puts it elsewhere: `items-`, `mnns-`, `hops-`. Recommendation tells users
+apart (`by_users`), so that nobody is asked about whom training knows. The second stage starts from the arm `attention`
+of its place and seed, whatever its estimator, and makes as many steps on as many prompts; CoLaR starts from the arm
+`chain`. Each kind of arm is a family with a learning rate of its own, but for more latents, which have that of one.
+Rates are guesses: study `latentr3-tuning`, which is to choose them, has not been run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tinylatent_tasks import MNNS, MultiHop, Recommendation, Task
+
+from tinylatent.core.seeds import Seeds
+from tinylatent.lab.experiment import Experiment
+from tinylatent.methods import CoLaR, CoT2, Direct, DiscreteCoT, LatentR3, LatentR3RL, SASRec
+from tinylatent.models.decoder import ModelConfig
+from tinylatent.objectives.method import Method
+from tinylatent.training.config import Training
+
+Looks = tuple[str, Method, str]
+"""Label, method and colour of an arm."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A task, and how models are trained on it."""
+
+    title: str
+    task: Task
+    model: ModelConfig
+    training: Training
+    """Of the arms that are taught."""
+    reinforced: Training
+    """Of the second stage, whatever its estimator."""
+    arms: Mapping[str, Looks]
+    """By the kind of arm."""
+    rates: Mapping[str, float]
+    """Peak learning rates, by family."""
+
+
+SECOND: dict[str, tuple[str, dict[str, Any], str]] = {
+    "surrogate": ("RL: surrogate, batch baseline", {}, "#b5403a"),
+    "group": ("RL: surrogate, group baseline", {"baseline": "group"}, "#d98880"),
+    "published": ("RL: surrogate, noise of 1.5", {"sigma": 1.5, "absolute": True}, "#6b2b52"),
+    "score": ("RL: score function", {"estimator": "score", "baseline": "group"}, "#7b5ea7"),
+    "pathwise": ("pathwise gradient", {"estimator": "pathwise"}, "#2f8f9d"),
+    "likelihood": ("likelihood with noise", {"estimator": "likelihood"}, "#6b7b3a"),
+    "plain": ("likelihood, no noise", {"estimator": "plain"}, "#4f8f5b"),
+}
+"""Label, settings and colour of every second stage."""
+
+
+def _first(latents: int) -> dict[str, Looks]:
+    """The arms that are taught answers alone, those of latents with so many."""
+    return {
+        "direct": ("direct", Direct(), "#777777"),
+        "constant": ("learned constant", LatentR3(latents, "constant"), "#c08a3e"),
+        "hidden": ("raw hidden state", LatentR3(latents, "hidden"), "#3b6fb6"),
+        "attention": ("attention", LatentR3(latents), "#b0603a"),
+    }
+
+
+def _second(latents: int, *kinds: str) -> dict[str, Looks]:
+    """Second stages of these kinds."""
+    return {
+        kind: (SECOND[kind][0], LatentR3RL(latents=latents, **SECOND[kind][1]), SECOND[kind][2])
+        for kind in kinds or SECOND
+    }
+
+
+LABELLED: dict[str, Looks] = {
+    "chain": ("chain of thought", DiscreteCoT(ends=True), "#3b6fb6"),
+    "colar": ("CoLaR, c of 1", CoLaR(speeds=(1,)), "#7a3e9d"),
+    "cot2": ("CoT2", CoT2(), "#222222"),
+}
+"""Arms that are taught the steps of chains, too."""
+MORE = {f"latents{n}": (f"attention, {n} latents", LatentR3(n), f"#{0xC0 - 8 * n:02x}7{n}5a") for n in (2, 3, 4)}
+"""The first stage with more latents than one."""
+UNLABELLED_SECOND = ("surrogate", "likelihood", "plain")
+"""Second stages on the tasks with chains."""
+
+SHOP: dict[str, Any] = {"categories": 8, "brands": 5, "numbers": 5, "intents": 2, "events": 8, "by_users": True}
+"""200 items. The best ranking has the right one among its first five in nine of ten cases, popularity in one of ten."""
+TAUGHT: dict[str, Any] = {"clip_norm": 1.0, "log_every": 500, "validate": 0}
+REINFORCED: dict[str, Any] = {
+    "steps": 300, "batch_size": 32, "warmup": 0.1, "weight_decay": 0.0, "log_every": 10, "validate": 0,
+}  # fmt: skip
+SECOND_RATE = 5e-4
+FIRST_RATES = dict.fromkeys(("direct", "constant", "hidden", "attention"), 2e-3)
+SECOND_RATES = dict.fromkeys(SECOND, SECOND_RATE)
+
+PLACES: dict[str, Place] = {
+    "": Place(
+        "recommendation",
+        Recommendation(**SHOP),
+        ModelConfig(width=64, heads=4),
+        Training(steps=4000, num_train=50_000, **TAUGHT),
+        Training(num_train=50_000, **REINFORCED),
+        {**_first(1), **MORE, **_second(1)},
+        {**FIRST_RATES, **SECOND_RATES},
+    ),
+    "items-": Place(
+        "recommendation by item tokens",
+        Recommendation(**SHOP, item_tokens=True),
+        ModelConfig(width=64, heads=4),
+        Training(steps=4000, num_train=50_000, **TAUGHT),
+        Training(num_train=50_000, **REINFORCED),
+        {
+            "sasrec": ("SASRec", SASRec(), "#3b6fb6"),
+            **{kind: _first(1)[kind] for kind in ("direct", "attention")},
+            **_second(1, "surrogate"),
+        },
+        {"sasrec": 2e-3, "direct": 2e-3, "attention": 2e-3, "surrogate": SECOND_RATE},
+    ),
+    "mnns-": Place(
+        "MNNS",
+        MNNS(),
+        ModelConfig(),
+        Training(steps=9000, **TAUGHT),
+        Training(**REINFORCED),
+        {**_first(3), **_second(3, *UNLABELLED_SECOND), **LABELLED},
+        {**FIRST_RATES, **SECOND_RATES, "chain": 2e-3, "colar": 4e-3, "cot2": 1e-2},
+    ),
+    "hops-": Place(
+        "multi-hop",
+        MultiHop(hops=3, least=2, bound=True),
+        ModelConfig(),
+        Training(steps=4000, num_train=50_000, **TAUGHT),
+        Training(num_train=50_000, **REINFORCED),
+        {**_first(2), **_second(2, *UNLABELLED_SECOND), **LABELLED},
+        {**FIRST_RATES, **SECOND_RATES, "chain": 1e-3, "colar": 4e-3, "cot2": 1e-3},
+    ),
+}
+"""By what stands before the names of their arms. Arms with latents have as many as chains have steps at most."""
+ARMS: dict[str, Looks] = {prefix + kind: arm for prefix, where in PLACES.items() for kind, arm in where.arms.items()}
+"""Label, method and colour of every arm."""
+FAMILIES = tuple(arm for arm in ARMS if arm not in MORE)
+"""An arm of every family that has a learning rate of its own: those that study `latentr3-tuning` searches."""
+SEARCHED: tuple[str, ...] = ()
+"""Arms whose learning rates were searched for."""
+
+
+def split(arm: str) -> tuple[str, str]:
+    """The prefix of an arm's place, and its kind."""
+    prefix = max((prefix for prefix in PLACES if arm.startswith(prefix)), key=len)
+    return prefix, arm.removeprefix(prefix)
+
+
+def family_of(arm: str) -> str:
+    """What an arm of a place shares its learning rate with."""
+    kind = split(arm)[1]
+    return "attention" if kind in MORE else kind
+
+
+def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
+    """The run of an arm, with what it starts from; `settings` are fields of Training that override.
+
+    Raises:
+        ValueError: there is no such arm.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"unknown arm {arm!r} of latentr3: expected one of {', '.join(ARMS)}")
+    prefix, where, method = split(arm)[0], PLACES[split(arm)[0]], ARMS[arm][1]
+    training = where.reinforced if isinstance(method, LatentR3RL) else where.training
+    training = replace(training, **{"learning_rate": where.rates[family_of(arm)], **settings})
+    before = {LatentR3RL: "attention", CoLaR: "chain"}.get(type(method))
+    start = None if before is None else build(prefix + before, seed, num_train=training.num_train)
+    return Experiment(where.task, method, where.model, training, Seeds.all(seed), start)
+
+
+def arm_of(run: Experiment) -> str:
+    """The arm of a run.
+
+    Raises:
+        ValueError: it is of none.
+    """
+    for arm, (_, method, _) in ARMS.items():
+        if method == run.method and PLACES[split(arm)[0]].task == run.task:
+            return arm
+    raise ValueError(
+        f"a run of {run.method.name} on {run.task.name} is of no arm of study latentr3: expected {', '.join(ARMS)}"
+    )
