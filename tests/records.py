@@ -5,14 +5,19 @@ So an accuracy is the mean of ten percentages.
 
 import msgspec
 
+from tinylatent.evaluation.ranking import FIGURES, Shop
+from tinylatent.evaluation.ranking import KS as CUTS
+from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab.measure import EQUAL_KS, KS
 from tinylatent.lab.records import (
+    BEAM,
     DEFAULT,
     Answered,
     Before,
     Cost,
     Counts,
     Evaluation,
+    Ranking,
     Sampled,
     Sampling,
     StageEnd,
@@ -24,6 +29,8 @@ KEYS = [str(key) for key in range(10)]
 CONTROLS = {"noise": 20, "shuffled": 30, "zero": 10}
 """Percentages under the controls, for methods that think in latents."""
 HALF = Counts(right=[50] * 10, of=1)
+OFFSETS = (-2, -1, 0, 1, 2) * 2
+"""How far keys scatter, a step at a time."""
 JITTER = {"cot2": 1, "cot2-4": 2, "coconut": 3}
 """How far keys scatter: where all agree, an interval is a bound for keys that were not seen, and ten tell nothing."""
 
@@ -32,12 +39,16 @@ def thinks_in_latents(method):
     """Whether the controls apply to a method."""
     if method.name == "hrpo":
         return method.gate != "token"
+    if method.name == "latentr3":
+        return method.thought != "constant"
+    if method.name == "latentr3-rl":
+        return True
     return method.name in ("coconut", "cot2") or (method.name == "grpo" and bool(method.gamma or method.samples > 1))
 
 
 def evaluation(percent, jitter=0):
     """An evaluation with this percentage right, keys scattered around it."""
-    right = [percent + jitter * offset for offset in (-2, -1, 0, 1, 2, -2, -1, 0, 1, 2)]
+    right = [percent + jitter * offset for offset in OFFSETS]
     return Evaluation(
         right=right, kl=[0.1, 0.2], entropy=[1.0, 0.8, 0.6, 0.5], norm=[1.0, 3.0], problems_per_s=1000, accuracy=None
     )
@@ -50,6 +61,38 @@ def sampled(method, ks, share=HALF):
         for t in method.temperatures
     }
     return Sampling(samples=32, temperatures=figures) if figures else None
+
+
+def ranking(percent, turn=1, tail=0, beam=None, controls=(), over=None):
+    """Right titles that rank first in this percentage of each key's problems, and at 50 in the others.
+
+    Args:
+        percent: the percentage; fifths of popularity take turns among the problems.
+        turn: how far keys scatter.
+        tail: points more among the least popular items.
+        beam: the percentage by the beam; the same by default.
+        controls: percentages by the name of a control.
+        over: by how much the arm exceeds the ceiling of 95 percent; so as the percentage says by default.
+    """
+
+    def ranks(percent, turn=turn, tail=0):
+        return [
+            1 if i < percent + turn * offset + tail * (i % 5 == 4) else 50 for offset in OFFSETS for i in range(100)
+        ]
+
+    value = percent / 100 - 0.95 if over is None else over
+    found = {DEFAULT: ranks(percent, tail=tail), BEAM: ranks(percent if beam is None else beam, tail=tail)}
+    at = dict.fromkeys(map(str, CUTS), 0.95)
+    return Ranking(
+        quintile=[1 + i % 5 for _ in OFFSETS for i in range(100)],
+        ranks={**found, **{name: ranks(each, 0) for name, each in dict(controls).items()}},
+        baselines={"counts": ranks(10), "popularity": ranks(10), "bayes": ranks(90)},
+        ceiling={figure: at for figure in FIGURES},
+        by_quintile={figure: {k: [0.95] * 5 for k in at} for figure in FIGURES},
+        excess={
+            figure: {k: Interval(value, value - 0.02, value + 0.02, "made by hand") for k in at} for figure in FIGURES
+        },
+    )
 
 
 def record_of(experiment, percent, controls=None, **changes):
@@ -94,6 +137,7 @@ def record_of(experiment, percent, controls=None, **changes):
         "parameters": 10,
         "cost": Cost(steps=4, flops=4000, training_flops=10**9, training_seconds=2.0, slots=8),
         **({} if experiment.start is None else learning),
+        **({"ranking": ranking(percent, controls=controls)} if isinstance(experiment.task, Shop) else {}),
     }
     about = {"version": VERSION, "id": experiment.identity, "run": experiment.to_json()}
     return experiment.record(**about, environments=NOWHERE, **{**fields, **changes})

@@ -89,7 +89,7 @@ REINFORCED: dict[str, Any] = {
     "steps": 300, "batch_size": 32, "warmup": 0.1, "weight_decay": 0.0, "log_every": 10, "validate": 0,
 }  # fmt: skip
 SECOND_RATE = 5e-4
-FIRST_RATES = dict.fromkeys(("direct", "constant", "hidden", "attention"), 2e-3)
+FIRST_RATES = dict.fromkeys(("direct", "constant", "hidden", "attention"), 3e-3)
 SECOND_RATES = dict.fromkeys(SECOND, SECOND_RATE)
 
 PLACES: dict[str, Place] = {
@@ -113,7 +113,7 @@ PLACES: dict[str, Place] = {
             **{kind: _first(1)[kind] for kind in ("direct", "attention")},
             **_second(1, "surrogate"),
         },
-        {"sasrec": 2e-3, "direct": 2e-3, "attention": 2e-3, "surrogate": SECOND_RATE},
+        {"sasrec": 3e-3, "direct": 3e-3, "attention": 3e-3, "surrogate": SECOND_RATE},
     ),
     "mnns-": Place(
         "MNNS",
@@ -122,7 +122,7 @@ PLACES: dict[str, Place] = {
         Training(steps=9000, **TAUGHT),
         Training(**REINFORCED),
         {**_first(3), **_second(3, *UNLABELLED_SECOND), **LABELLED},
-        {**FIRST_RATES, **SECOND_RATES, "chain": 2e-3, "colar": 4e-3, "cot2": 1e-2},
+        {**FIRST_RATES, **SECOND_RATES, "chain": 3e-3, "colar": 3e-3, "cot2": 1e-2},
     ),
     "hops-": Place(
         "multi-hop",
@@ -131,7 +131,7 @@ PLACES: dict[str, Place] = {
         Training(steps=4000, num_train=50_000, **TAUGHT),
         Training(num_train=50_000, **REINFORCED),
         {**_first(2), **_second(2, *UNLABELLED_SECOND), **LABELLED},
-        {**FIRST_RATES, **SECOND_RATES, "chain": 1e-3, "colar": 4e-3, "cot2": 1e-3},
+        {**FIRST_RATES, **SECOND_RATES, "chain": 1e-3, "colar": 3e-3, "cot2": 1e-3},
     ),
 }
 """By what stands before the names of their arms. Arms with latents have as many as chains have steps at most."""

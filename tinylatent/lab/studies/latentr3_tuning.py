@@ -18,7 +18,7 @@ from tinylatent.lab.studies.search import FIRST, Contender, better_rates, draw_r
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table
 
-RATES, SECOND_RATES = (1e-3, 2.5e-3, 6e-3), (1e-4, 5e-4, 2.5e-3)
+RATES, SECOND_RATES = (1e-3, 3e-3, 1e-2), (1e-4, 5e-4, 2.5e-3)
 """Of arms that are taught, and of second stages."""
 SECOND_SEED = 101
 KNOWN = {arm: Arm(ARMS[arm][0], build, ARMS[arm][2]) for arm in FAMILIES}
