@@ -63,14 +63,14 @@ def sampled(method, ks, share=HALF):
     return Sampling(samples=32, temperatures=figures) if figures else None
 
 
-def ranking(percent, turn=1, tail=0, beam=None, controls=(), over=None):
+def ranking(percent, turn=1, tail=0, lost=0, controls=(), over=None):
     """Right titles that rank first in this percentage of each key's problems, and at 50 in the others.
 
     Args:
         percent: the percentage; fifths of popularity take turns among the problems.
         turn: how far keys scatter.
         tail: points more among the least popular items.
-        beam: the percentage by the beam; the same by default.
+        lost: points that the beam loses, whose keys scatter a step more.
         controls: percentages by the name of a control.
         over: by how much the arm exceeds the ceiling of 95 percent; so as the percentage says by default.
     """
@@ -81,7 +81,7 @@ def ranking(percent, turn=1, tail=0, beam=None, controls=(), over=None):
         ]
 
     value = percent / 100 - 0.95 if over is None else over
-    found = {DEFAULT: ranks(percent, tail=tail), BEAM: ranks(percent if beam is None else beam, tail=tail)}
+    found = {DEFAULT: ranks(percent, tail=tail), BEAM: ranks(percent - lost, turn + 1, tail)}
     at = dict.fromkeys(map(str, CUTS), 0.95)
     return Ranking(
         quintile=[1 + i % 5 for _ in OFFSETS for i in range(100)],
