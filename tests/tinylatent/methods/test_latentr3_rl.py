@@ -364,7 +364,7 @@ def test_invariant_9_two_processes_of_a_prompt_are_one_process_of_two(estimator,
         for rank in range(2)
     ]
     for each in running:
-        _, said = each.communicate(timeout=120)
+        _, said = each.communicate(timeout=600)
         assert each.returncode == 0, said
     found = torch.load(tmp_path / "found")
     method = LatentR3RL(estimator=estimator, baseline=baseline, scale=scale)
