@@ -272,3 +272,10 @@ def chance_of_nmi(M: int, K: int, L: int, draws: int = 100, seed: int = 0) -> fl
     generator = torch.Generator().manual_seed(seed)
     pairs = [[torch.randint(n, (M,), generator=generator) for n in (K, L)] for _ in range(draws)]
     return math.fsum(nmi(*pair) for pair in pairs) / draws
+
+
+def permuted_nmi(a_M: Int[Tensor, " M"], b_M: Int[Tensor, " M"], draws: int = 100, seed: int = 0) -> float:
+    """Mean of `nmi` once the first labels are permuted: what labellings with these very counts agree by chance."""
+    generator = torch.Generator().manual_seed(seed)
+    orders = (torch.randperm(len(a_M), generator=generator).to(a_M.device) for _ in range(draws))
+    return math.fsum(nmi(a_M[order_M], b_M) for order_M in orders) / draws
