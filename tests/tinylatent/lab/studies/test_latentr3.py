@@ -68,6 +68,7 @@ def credit(kind):
     )
 
 
+@pytest.mark.slow
 def test_reinforcement_earns_credit_where_it_beats_both_likelihoods_and_its_start():
     assert found(latentr3_tables.second(place(surrogate=80)))[credit("surrogate")] == (HOLDS, 0.2)
     assert found(latentr3_tables.second(place(surrogate=80, score=40)))[credit("score")] == (FAILS, -0.2)
@@ -159,6 +160,7 @@ def test_published_numbers_are_called_published():
     assert not any(math.isnan(value) for row in table.rows for value in row.values() if isinstance(value, float))
 
 
+@pytest.mark.slow
 def test_without_labels_the_best_must_beat_all_others():
     kinds = ("direct", "constant", "hidden", "attention", "likelihood", "plain")
     name = "MNNS: LatentR3, RL: surrogate, batch baseline,"
