@@ -1,9 +1,9 @@
 """Sampled chains: how many differ, how many are right, and the temperature that makes them as diverse as others.
 
-Ways to explore are compared at equal numbers of samples and at equal entropy of the chains that they write. Where states
-are drawn and tokens are not, a chain's probability is a sum over states, so that entropy is estimated from the samples
-themselves: that of the empirical distribution of a problem's chains, answer included, at most the logarithm of the
-number of samples. It is too small for few samples, for all ways alike if they have as many.
+Ways to explore are compared at equal numbers of samples and at equal entropy of the chains that they write. Where
+states are drawn and tokens are not, a chain's probability is a sum over states, so that entropy is estimated from the
+samples themselves: that of the empirical distribution of a problem's chains, answer included, at most the logarithm of
+the number of samples. It is too small for few samples, for all ways alike if they have as many.
 
 Letters: P problems, S samples, W tokens of a chain, A answer tokens.
 """
@@ -113,9 +113,7 @@ def sampled_chains(
         tokens.append(written(solution.trace).view(count, samples, -1).cpu().numpy())
         answers.append(solution.answer_BA.view(count, samples, -1).cpu().numpy())
     most = max(part.shape[-1] for part in tokens)
-    padded = [
-        np.pad(part, ((0, 0), (0, 0), (0, most - part.shape[-1])), constant_values=NO_TOKEN) for part in tokens
-    ]
+    padded = [np.pad(part, ((0, 0), (0, 0), (0, most - part.shape[-1])), constant_values=NO_TOKEN) for part in tokens]
     return Chains(np.concatenate(padded), np.concatenate(answers))
 
 
@@ -154,7 +152,7 @@ def different(number_PS: np.ndarray, good_PS: np.ndarray, n: int) -> float:
     Raises:
         ValueError: n below 1, or more than there are samples.
     """
-    P, S = number_PS.shape
+    S = number_PS.shape[1]
     if not 1 <= n <= S:
         raise ValueError(f"{n} of {S} samples: expected 1 to {S}")
     found = [

@@ -4,8 +4,8 @@ An arm is a method with its settings; `hops-` or `sums-` before its name puts it
 come from one chain of thought that is meant to err: its training stops at a share of right answers. States are taught
 around it by the bound, and rewards move transitions from there; both leave its weights alone. The arm `tokens` moves
 them: group advantages on sampled tokens, from the same chain. All that is taught trains for as many steps, and so does
-all that is rewarded. Learning rates are a family's, see `family_of`. They are guesses: study `ctrls-tuning`, which is to
-choose them, has not been run.
+all that is rewarded. Learning rates are a family's, see `family_of`. They are guesses: study `ctrls-tuning`, which is
+to choose them, has not been run.
 
 Four states, and chains of at most three steps on the first two tasks, leave 64 sequences of states, so that the best of
 them can be found by trying all.
@@ -48,7 +48,10 @@ def _gridded() -> dict[str, Looks]:
     found: dict[str, Looks] = {}
     for row, epsilon in enumerate(EPSILONS):
         for column, entropy in enumerate(BONUSES):
-            label, tint = f"RL, epsilon {epsilon:g}, bonus {entropy:g}", f"#{0x60 + 40 * row:02x}{0x50 + 40 * column:02x}90"
+            label, tint = (
+                f"RL, epsilon {epsilon:g}, bonus {entropy:g}",
+                f"#{0x60 + 40 * row:02x}{0x50 + 40 * column:02x}90",
+            )
             found[_cell(epsilon, entropy)] = (label, replace(REWARDED, epsilon=epsilon, entropy=entropy), tint)
     del found["rl"]
     return found

@@ -170,7 +170,9 @@ class StateReading(Run):
 
     def __post_init__(self) -> None:
         if not 2 <= self.few <= self.problems:
-            raise ValueError(f"few {self.few} of {self.problems} problems: expected at least 2 and at most all; try 200")
+            raise ValueError(
+                f"few {self.few} of {self.problems} problems: expected at least 2 and at most all; try 200"
+            )
         if self.samples < max(BLOCKS):
             raise ValueError(f"samples {self.samples}: expected at least {max(BLOCKS)}")
         if any(each < 0 for each in self.temperatures):
@@ -273,9 +275,7 @@ class StateReading(Run):
             if names and name not in names:
                 continue
             seed = self.start.seeds.derive("sampling", "evaluation")
-            result = evaluate(
-                Symbols(self.start.task, rows), method, model, control=control, seed=seed, device=device
-            )
+            result = evaluate(Symbols(self.start.task, rows), method, model, control=control, seed=seed, device=device)
             found[name] = _per_key(self.start.task.key(rows), result.right_P)
             if name == DEFAULT:
                 flops = round(result.counters.flops / len(rows))
@@ -290,9 +290,7 @@ class StateReading(Run):
 
         def sample(method: Method, temperature: float, samples: int) -> Chains:
             own = derive(root, method.name, f"{temperature:g}" if method is drawn else "plain")
-            return sampled_chains(
-                task, rows, method, model, samples, temperature=temperature, seed=own, device=device
-            )
+            return sampled_chains(task, rows, method, model, samples, temperature=temperature, seed=own, device=device)
 
         drawn, found = ways(self.start.method).get(DRAWN, (None, None))[0], {}
         for temperature in self.temperatures:
@@ -327,9 +325,7 @@ class StateReading(Run):
     # -----------------------------------------------------------------------------------------------------------------
     # States
 
-    def _bound(
-        self, method: Stateful, model: Model, rows: np.ndarray, device: torch.device | str
-    ) -> Bound | None:
+    def _bound(self, method: Stateful, model: Model, rows: np.ndarray, device: torch.device | str) -> Bound | None:
         """What sequences of states can reach; None if there are more than MOST."""
         task = self.start.task
         examples = Symbols(task, rows).examples(device)
