@@ -12,7 +12,7 @@ from tinylatent.lab.study import FINDINGS, STUDIES, rebuild
 TRAINED = {name: study for name, study in STUDIES.loaded().items() if study.kind is Experiment}
 
 
-SLOW = {"mnns-tuning", "mnns-tuning-small", "mnns-rl-tuning", "tasks-tuning"}
+SLOW = {"mnns-tuning", "mnns-tuning-small", "mnns-rl-tuning", "tasks-tuning", "latentr3"}
 STUDY = [pytest.param(study, marks=[pytest.mark.slow] * (name in SLOW), id=name) for name, study in TRAINED.items()]
 
 
