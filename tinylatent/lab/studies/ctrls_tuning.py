@@ -3,8 +3,8 @@
 Three rates for every family in every place: all on split seed 100, the better two on seed 101; see `search`. Families
 are states, their controls (shuffled stands for random), prefix, rewards of soft draws with all of their grid, of
 controls, of either kind of single states, of a prefix, and of the language model itself. Rewarded arms start from what
-is taught at the rate of `recipes_ctrls`, which must be settled first. The best is that of the highest accuracy, greedy but for token
-GRPO, whose chains are sampled here and greedy in the study.
+is taught at the rate of `recipes_ctrls`, which must be settled first. The best is that of the highest accuracy, greedy
+but for token GRPO, whose chains are sampled here and greedy in the study.
 """
 
 from pathlib import Path
