@@ -150,9 +150,22 @@ def logged(record: ExperimentRecord, metric: str) -> dict[int, float]:
     return {line["step"]: line[metric] for line in record.metrics if line.get(metric) is not None}
 
 
-def signed(gap: Interval, digits: int = 3) -> str:
+DIGITS = 3
+
+
+def signed(gap: Interval) -> str:
     """A difference with its interval."""
-    return f"{gap.value:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}]"
+    return f"{gap.value:+.{DIGITS}f} [{gap.low:+.{DIGITS}f}, {gap.high:+.{DIGITS}f}]"
+
+
+def above(gap: Interval) -> bool:
+    """Whether a whole interval is above 0 as it is told: a bound that is told as 0 decides nothing."""
+    return round(gap.low, DIGITS) > 0
+
+
+def below(gap: Interval) -> bool:
+    """Whether a whole interval is below 0 as it is told."""
+    return round(gap.high, DIGITS) < 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -172,26 +185,27 @@ def accuracies(place: str, groups: Groups) -> Table:
             row[other] = 100 * accuracy(group, other).value if known else None
         row["through"] = 100 * fmean(map(through, group))
         row["seeds"] = len(group)
-        row["train_s"] = fmean([record.cost.training_seconds for record in group])
+        row["tflop"] = fmean([record.cost.training_flops for record in group]) / 1e12
         rows.append(row)
     columns = {
         "arm": "s", "rate": "g", "before": ".2f", "least": ".2f", "most": ".2f", "after": ".2f", "low": ".2f",
         "high": ".2f", "gain": "+.2f", "gain low": "+.2f", "gain high": "+.2f", "tokens": ".2f", "sharp": ".2f",
-        "noise": ".2f", "shuffled": ".2f", "zero": ".2f", "through": ".0f", "seeds": "d", "train_s": ".0f",
+        "noise": ".2f", "shuffled": ".2f", "zero": ".2f", "through": ".0f", "seeds": "d", "tflop": ".2f",
     }  # fmt: skip
     legend = (
         "before, after: percent of the validation part, greedy, latents as in training; mean over seeds, after with "
         "its 95 % interval (bootstrap over seeds and keys; Student's t over seeds where that is wider). least, most: "
-        "of the seeds' starts, which differ. gain: after minus before, problem by problem. rate: chosen by "
-        "study hrpo-tuning, for tokens alone, for HRPO, which its variants share, and for noise, which all controls "
-        "share. tokens: the gate "
-        "shut at test time; sharp: soft tokens at temperature .1; noise, shuffled, zero: soft tokens replaced at test "
-        "time. Arms of these names are trained so. through: percent of the runs that leave at most half of the errors "
-        "of their start on tokens. Runs of a seed share start, problems and order, and differences are of such pairs. "
-        "What a control does to the start itself (before) is part of how it ends. fixed gate: gates as they start. "
-        "official mode: drawn at temperature .5 among the 50 likeliest tokens, scored at 1. permuted rewards: those of "
-        "each group in random order. no rewards: weight decay and the divergence from the start alone. no decay of "
-        "Lambda: all other weights decay as ever."
+        "of the seeds' starts, which differ. gain: after minus before, problem by problem. rate: chosen by study "
+        "hrpo-tuning, for tokens alone, for HRPO, which its variants share, and for noise, which all controls share. "
+        "tokens: the gate shut at test time; sharp: soft tokens at temperature .1; noise, shuffled, zero: soft "
+        "tokens replaced at test time; where the gate is shut the whole token is fed, under zero a share of it "
+        "alone, an input smaller than any that was trained. Arms of these names are trained so. through: percent of "
+        "the runs that leave at most half of the errors of their start on tokens. Runs of a seed share start, "
+        "problems and order, and differences are of such pairs. What a control does to the start itself (before) is "
+        "part of how it ends. fixed gate: gates as they start. official mode: drawn at temperature .5 among the 50 "
+        "likeliest tokens, scored at 1. permuted rewards: those of each group in random order. no rewards: weight "
+        "decay and the divergence from the start alone. no decay of Lambda: all other weights decay as ever. tflop: "
+        "operations of a run's training, in 10^12."
     )
     title = f"{place.capitalize()}: group advantages on tokens, and with soft tokens mixed in"
     found = [*_gains(groups), *_rivals(groups), *_gate_off(groups)]
@@ -268,7 +282,8 @@ def ratios(place: str, groups: Groups) -> Table:
         "open to whatever stands in the soft token's place (noise, shuffled, zero: the ratio is the share of that). So "
         "the ratio speaks for the use of latents only where it ends higher than under all of them, each trained from "
         "the same gates at the same factors, at the rate of its family. Where it does, it tells that gates open to "
-        "soft tokens because rewards ask for it, not that answers gain: that is judged in the table of accuracy."
+        "soft tokens because rewards ask for it, not that answers gain: that is judged in the table of accuracy. "
+        "Permuted rewards break the model, so that their gates are those of another one; without rewards it stays."
     )
     findings = [placed(place, each) for each in (*_uses(groups), *_rises(gated))]
     return Table(f"{place.capitalize()}: the hidden ratio", columns, rows, legend, findings)
@@ -300,7 +315,7 @@ def _beyond_all(label: str, gaps: Mapping[str, Interval], runs: int) -> Finding:
     return Finding(
         f"{label}: the model learns to use its latents, as far as the hidden ratio tells: it ends higher than with "
         "permuted rewards, with none, and with noise, other problems' soft tokens or zero in the soft token's place",
-        decided(all(gap.low > 0 for gap in gaps.values()), any(gap.high < 0 for gap in gaps.values()), runs),
+        decided(all(map(above, gaps.values())), any(map(below, gaps.values())), runs),
         ", ".join(f"{signed(gap)} against {KINDS[arm][0]}" for arm, gap in gaps.items()),
         min(gaps.values(), key=lambda gap: gap.value),
         "ratio",
@@ -317,7 +332,7 @@ def _rises(groups: Groups) -> Iterator[Finding]:
 
 def _judged(claim: str, gap: Interval, runs: int, family: str) -> Finding:
     """Whether a difference of ratios is positive."""
-    return Finding(claim, decided(gap.low > 0, gap.high < 0, runs), signed(gap), gap, "ratio", family, runs=runs)
+    return Finding(claim, decided(above(gap), below(gap), runs), signed(gap), gap, "ratio", family, runs=runs)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -355,7 +370,7 @@ def lengths(place: str, groups: Groups) -> Table:
     if "token" in groups:
         gap = against(groups["hrpo"], groups["token"], "right_excess")
         claim = "HRPO's right answers end up shorter than those of token-only GRPO"
-        verdict = decided(gap.high < 0, gap.low > 0, len(groups["hrpo"]))
+        verdict = decided(below(gap), above(gap), len(groups["hrpo"]))
         findings.append(Finding(claim, verdict, signed(gap), gap, "steps", "length", runs=len(groups["hrpo"])))
     title = f"{place.capitalize()}: steps before the answer, and how training went"
     return Table(title, columns, rows, legend, [placed(place, each) for each in findings])

@@ -127,6 +127,18 @@ def test_a_rise_of_the_hidden_ratio_is_no_use_of_latents_where_any_control_rises
     assert judged(zero=[0.75] * 5)[zero] == (FAILS, -0.05)
 
 
+@pytest.mark.parametrize(("lead", "verdict"), [(0.022, OPEN), (0.0227, HOLDS)])
+def test_a_bound_that_is_told_as_0_decides_nothing(lead, verdict):
+    """Of five gaps around `lead`, whose interval begins at .0003 or .001."""
+    ours = [record("hrpo", seed, 50, 70, (0.5, 0.7)) for seed in SEEDS]
+    ends = [0.7 - lead - 0.0221 * step / 2 for step in range(-2, 3)]
+    theirs = [record("unrewarded", seed, 50, 70, (0.5, end)) for seed, end in zip(SEEDS, ends, strict=True)]
+    gap = hrpo_tables.against(ours, theirs, "hidden_ratio")
+    assert 0 < gap.low < 0.0011
+    claim = "arithmetic: HRPO: the hidden ratio ends higher than with no rewards"
+    assert found(hrpo_tables.ratios("arithmetic", {"hrpo": ours, "unrewarded": theirs}))[claim][0] == verdict
+
+
 def test_a_part_of_the_controls_does_not_tell_whether_latents_are_used():
     assert uses("HRPO") not in found(hrpo_tables.ratios("arithmetic", grouped("hrpo", *ABSENT[:-1])))
 
