@@ -340,9 +340,9 @@ class StateReading(Run):
         return Bound(
             sequences=count,
             exact=method.feed == "hard",
-            best=_per_key(keys_P, right_ZP.any(0)),
+            best=_per_key(keys_P, np.asarray(right_ZP.any(0))),
             fixed=_per_key(keys_P, fixed_elsewhere(right_ZP, keys_P)),
-            chance=_per_key(keys_P, UNITS * right_ZP.mean(0)),
+            chance=_per_key(keys_P, np.asarray(UNITS * right_ZP.mean(0))),
         )
 
 

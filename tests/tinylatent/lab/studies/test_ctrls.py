@@ -28,7 +28,7 @@ from tinylatent.lab.studies.ctrls_nulls import NULLS, Part, nulls
 from tinylatent.methods.ctrls import Stateful
 
 SEEDS = range(5)
-TURNS = {"chain": -1, "fitted": 1, "rl": 1, "hard": 1, "rl-hard": 1, GRID[0.0, 0.0]: 3}
+TURNS = {"chain": -1, "fitted": 1, "rl": 3, "hard": 1, "rl-hard": 1, GRID[0.0, 0.0]: 4}
 """How far keys of an arm scatter: differences that are all alike leave the interval a bound, which tells nothing."""
 AGREEMENT = {"true": 0.5, "index": 0.2, "tokens": 0.3, "length": 0.0}
 LINE = {"step": 10, "reward": 0.5, "state_entropy": 1.0, "concentration": 3.0, "frac_reward_zero_std": 0.25}
@@ -130,9 +130,9 @@ def test_a_part_holds_within_its_margin_and_fails_beyond_it(low, high, equal, be
 def test_the_bound_is_held_against_as_many_samples_of_tokens():
     """Single states can hold and fail; mixtures are known from below, so that they can fail alone."""
     assert only(place(CHAIN, hard={"best": 60}), 1) == {HOLDS}
-    assert only(place(CHAIN, hard={"best": 95}), 1) == {FAILS}
+    assert only(place(CHAIN, hard={"best": 90}), 1) == {FAILS}
     assert only(place(CHAIN, fitted={"best": 60}), 1) == {OPEN}
-    assert only(place(CHAIN, fitted={"best": 95}), 1) == {FAILS}
+    assert only(place(CHAIN, fitted={"best": 90}), 1) == {FAILS}
     claim = next(iter(verdicts(place(CHAIN, "hard"), 1)))
     assert "best of 64 sequences solves no more than 64 samples of tokens (plain 0.5)" in claim
 
@@ -220,8 +220,8 @@ def test_accuracy_stands_beside_what_an_arm_starts_from():
 def test_reach_and_exploration_and_the_grid_tell_what_was_counted():
     groups = place(CHAIN, "fitted", "rl", GRID[0.0, 0.0], "rl-prefix")
     row = ctrls_tables.reaches({"": groups}).rows[0]
-    assert (row["sequences"], row["all"], row["best"]) == (125, "lattice", 90)
-    assert (row["fixed"], row["uniform"], row["tokens"]) == (55, 40, 80)
+    assert (row["sequences"], row["all"], row["best"]) == (125, "lattice", pytest.approx(90))
+    assert (row["fixed"], row["uniform"], row["tokens"]) == tuple(map(pytest.approx, (55, 40, 80)))
     ways_of = [row["way"] for row in ctrls_tables.explorations({"": groups}).rows]
     assert ways_of[:4] == ["plain 0.5", "plain 1", "drawn", "matched"]
     table = ctrls_tables.gridded("", groups)
@@ -230,7 +230,9 @@ def test_reach_and_exploration_and_the_grid_tell_what_was_counted():
 
 
 def test_tables_and_figure_have_every_place(tmp_path):
-    records = [record(arm, seed) for arm in ARMS for seed in range(2)]
+    kinds = (CHAIN, "fitted", "hard", "rl", "rl-hard", "rl-categorical", "rl-naive", "prefix", TOKENS)
+    few = (f"{prefix}{kind}" for prefix in ("hops-", "sums-") for kind in (CHAIN, "fitted", "rl"))
+    records = [record(arm, seed) for arm in (*kinds, *few) for seed in range(2)]
     tables = ctrls.tables(records)
     assert [table.title.split(":")[0] for table in tables[:2]] == [
         "The null hypotheses of a reconstruction",
