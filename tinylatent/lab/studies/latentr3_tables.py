@@ -239,7 +239,7 @@ def _directions(here: Groups) -> Iterator[Finding]:
         found = over_seeds(cosines(_method(kind)))
         claim = f"{ARMS[kind][0]}: in small cases its update follows the slope of the expected reward"
         verdict = decided(found.low > 0, found.high < 0, CASES)
-        yield Finding(claim, verdict, signed(found, 2), _rounded(found), "cosine", "directions", runs=CASES)
+        yield Finding(claim, verdict, signed(found), _rounded(found), "cosine", "directions", runs=CASES)
 
 
 def _rounded(found: Interval) -> Interval:
