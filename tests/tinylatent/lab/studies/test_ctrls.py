@@ -229,6 +229,7 @@ def test_reach_and_exploration_and_the_grid_tell_what_was_counted():
     assert {row["reward"] for row in table.rows} == {0.75}
 
 
+@pytest.mark.slow
 def test_tables_and_figure_have_every_place(tmp_path):
     kinds = (CHAIN, "fitted", "hard", "rl", "rl-hard", "rl-categorical", "rl-naive", "prefix", TOKENS)
     few = (f"{prefix}{kind}" for prefix in ("hops-", "sums-") for kind in (CHAIN, "fitted", "rl"))
