@@ -2,7 +2,7 @@
 
 An arm is a method with its settings; `hops-` before its name puts it on multi-hop. All arms of a task start from one
 run a seed, a chain of thought that ends by itself, and train for as many steps. Learning rates are a family's: variants
-of CoLaR share CoLaR's. They are those of pilots; study `colar-tuning`, which is to choose them, has not been run.
+of CoLaR share CoLaR's. They are those of pilots; study `colar-tuning`, which is to choose them, is still to be run.
 """
 
 from dataclasses import dataclass, replace
@@ -99,8 +99,10 @@ as many vectors as Coconut has latents and as there are pauses. Reinforcement le
 width, as in the published code: the gradients of their sums, at standard deviations near the bound, drown those of
 stops and answers."""
 
-SEARCHED = ("random", "coconut", "waiting", "icot", "pause", "direct", "rl-mean")
-"""An arm of every family that trains from the chain of thought, or from CoLaR, whose learning rate was searched for."""
+FAMILIES = ("random", "coconut", "waiting", "icot", "pause", "direct", "rl-mean")
+"""An arm of every family that trains from the chain of thought, or from CoLaR: those that `colar-tuning` searches."""
+SEARCHED: tuple[str, ...] = ()
+"""Arms whose learning rates were searched for."""
 
 
 def place_of(arm: str) -> Place:

@@ -163,8 +163,7 @@ def test_a_run_is_tuned_only_as_the_search_trained_it(name, run, tuned):
     [
         ("hrpo/noise", "hrpo/shuffled"),
         ("hrpo/multihop-token", "hrpo/multihop-fixed"),
-        ("colar/random", "colar/c2"),
-        ("colar/direct", "colar/hops-direct"),
+        ("hrpo/multihop-hrpo", "colar/random"),
     ],
 )
 def test_an_arm_with_a_rate_of_its_family_is_not_called_tuned(searched, borrowed):

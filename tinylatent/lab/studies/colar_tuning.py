@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tinylatent.lab.arms import Arm
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.recipes_colar import ARMS, SEARCHED, build, family_of, place_of
+from tinylatent.lab.recipes_colar import ARMS, FAMILIES, build, family_of, place_of
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import grouped
 from tinylatent.lab.studies.search import FIRST, Contender, better_rates, draw_rates, rates_table
@@ -28,7 +28,7 @@ def rates_of(arm: str) -> tuple[float, ...]:
 
 def grid(profile: Profile) -> list[Experiment]:
     """Every rate of every family on the first seed."""
-    chosen = SEARCHED if profile == "full" else QUICK
+    chosen = FAMILIES if profile == "full" else QUICK
     return [build(arm, FIRST, learning_rate=rate) for arm in chosen for rate in rates_of(arm)]
 
 
@@ -49,13 +49,13 @@ def contender(record: ExperimentRecord) -> Contender:
         ValueError: it is of no arm that is tuned.
     """
     run = record.experiment
-    for arm in SEARCHED:
+    for arm in FAMILIES:
         if ARMS[arm][1] == run.method and run.task == place_of(arm).task:
             return arm, place_of(arm).title
     raise ValueError(f"run {record.id} is none of study colar-tuning: expected an arm of recipes_colar")
 
 
-KNOWN = {arm: Arm(ARMS[arm][0], build, ARMS[arm][2]) for arm in SEARCHED}
+KNOWN = {arm: Arm(ARMS[arm][0], build, ARMS[arm][2]) for arm in FAMILIES}
 
 
 def tables(records: list[ExperimentRecord]) -> list[Table]:

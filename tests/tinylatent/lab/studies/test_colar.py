@@ -15,7 +15,7 @@ from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab import recipes_colar
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN
 from tinylatent.lab.reading import Part, Read, Reading, ReadingRecord
-from tinylatent.lab.recipes_colar import ARMS, HOPS, PREFIX, SEARCHED, build, family_of
+from tinylatent.lab.recipes_colar import ARMS, FAMILIES, HOPS, PREFIX, build, family_of
 from tinylatent.lab.run import VERSION
 from tinylatent.lab.studies import colar, colar_tuning
 from tinylatent.lab.studies.colar_tables import controls, cut, latents, learning
@@ -264,13 +264,13 @@ def test_recipes():
 
 def test_every_family_is_tuned_alike():
     grid = colar_tuning.grid("full")
-    assert {family_of(arm) for arm in ARMS} - {"chain"} == {family_of(arm) for arm in SEARCHED}
-    assert len(grid) == 3 * len(SEARCHED)
+    assert {family_of(arm) for arm in ARMS} - {"chain"} == {family_of(arm) for arm in FAMILIES}
+    assert len(grid) == 3 * len(FAMILIES)
     assert {run.seeds.split for run in grid} == {100}
     records = [record_of(run, 50 + number % 3) for number, run in enumerate(grid)]
     more = colar_tuning.after("full", records)
-    assert len(more) == 2 * len(SEARCHED)
+    assert len(more) == 2 * len(FAMILIES)
     assert {run.seeds.split for run in more} == {101}
     tables = colar_tuning.tables([*records, *(record_of(run, 60) for run in more)])
     chosen = [row for row in tables[0].rows if row["chosen"]]
-    assert len(chosen) == len(SEARCHED)
+    assert len(chosen) == len(FAMILIES)
