@@ -73,6 +73,7 @@ class Draws(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Several sampled chains of each problem."""
 
     samples: int
+    """Chains of each problem."""
     temperature: float
     """Of the tokens; 0 where states alone are drawn."""
     entropy: float

@@ -169,7 +169,7 @@ def k_means(points_Mp: Float[Tensor, "M p"], K: int, seed: int, restarts: int = 
             f"k-means of {len(points_Mp)} points with {K} centres and {restarts} restarts: expected 1 or more of each"
         )
     generator = torch.Generator().manual_seed(seed)
-    points_Mp = points_Mp.detach().cpu().double()
+    points_Mp = wide(points_Mp.detach().cpu())
     return min((_lloyd(points_Mp, _seeded(points_Mp, K, generator)) for _ in range(restarts)), key=lambda c: c.inertia)
 
 
@@ -178,7 +178,7 @@ def _seeded(points_Mp: Tensor, K: int, generator: torch.Generator) -> Tensor:
     chosen = [int(torch.randint(len(points_Mp), (), generator=generator))]
     nearest_M = _squared(points_Mp, points_Mp[chosen]).squeeze(1)
     while len(chosen) < K:
-        threshold = torch.rand((), generator=generator, dtype=torch.float64) * nearest_M.sum()
+        threshold = wide(torch.rand((), generator=generator)) * nearest_M.sum()
         place = int(torch.searchsorted(nearest_M.cumsum(0), threshold, right=True))
         chosen.append(min(place, len(points_Mp) - 1))
         nearest_M = torch.minimum(nearest_M, _squared(points_Mp, points_Mp[chosen[-1:]]).squeeze(1))
@@ -189,7 +189,7 @@ def _lloyd(points_Mp: Tensor, centre_Kp: Tensor) -> Clusters:
     """Lloyd's steps until no label moves; a centre that nobody is nearest to stays where it is."""
     label_M = _squared(points_Mp, centre_Kp).argmin(1)
     for _ in range(ITERATIONS):
-        count_K = torch.bincount(label_M, minlength=len(centre_Kp)).double()
+        count_K = wide(torch.bincount(label_M, minlength=len(centre_Kp)))
         total_Kp = torch.zeros_like(centre_Kp).index_add_(0, label_M, points_Mp)
         centre_Kp = torch.where(count_K[:, None] > 0, total_Kp / count_K.clamp(min=1)[:, None], centre_Kp)
         before_M, label_M = label_M, _squared(points_Mp, centre_Kp).argmin(1)
@@ -237,12 +237,12 @@ class States(nn.Module):
     def fit(self, features_MF: Float[Tensor, "M F"], kind: Kind, tau: float, seed: int) -> None:
         """Fits PCA and centres to features, and keeps the states of BANK of them; with "random" draws the centres."""
         K, p = self.centre_Kp.shape
-        features_MF = features_MF.cpu().double()
+        features_MF = wide(features_MF.cpu())
         mean_F, principal_pF = principal(features_MF, p)
         points_Mp = (features_MF - mean_F) @ principal_pF.T
         generator = torch.Generator().manual_seed(derive(seed, "states", kind))
         if kind == "random":
-            drawn_Kp = torch.randn(K, p, generator=generator, dtype=torch.float64)
+            drawn_Kp = wide(torch.randn(K, p, generator=generator))
             centre_Kp = drawn_Kp * points_Mp.std(0, correction=0)
         else:
             centre_Kp = k_means(points_Mp, K, derive(seed, "k-means")).centre_Kp

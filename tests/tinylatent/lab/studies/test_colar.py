@@ -63,7 +63,7 @@ def graded(name):
     return 96 - 8 * c - 2 * name.startswith("drawn")
 
 
-def every(seeds=3, **changes):
+def every(seeds=colar.SEEDS["quick"], **changes):
     """Readings of every arm; changes: percentages of arms by name, dashes written as underscores."""
     shares = {"random": graded, "odd": lambda name: graded(name) - 20 * name.endswith(("x2", "x4"))}
     shares |= dict.fromkeys(("chain", "hops-chain"), 98) | dict.fromkeys(("coconut", "hops-coconut"), 50)
@@ -74,7 +74,7 @@ def every(seeds=3, **changes):
         if arm not in shares and ARMS[arm][1].name in ("pause", "direct", "coconut"):
             share = 30
         spent = {"drawn x1": {"c2-nll": 12, "rl-mean": 8, "rl-sum": 12}.get(arm, 12)}
-        for seed in range(seeds):
+        for seed in seeds:
             spread = {name: value + seed / 100 for name, value in spent.items()}
             spread |= {"itself": 3 + seed, "x6": 3.5}
             records.append(read(arm, seed, share, spread))
@@ -230,7 +230,7 @@ def test_other_problems_are_not_compared():
 @pytest.mark.parametrize("profile", ["quick", pytest.param("full", marks=pytest.mark.slow)])
 def test_both_profiles_can_be_shown(profile, tmp_path):
     """Rows have no column that is not there, each table has findings of a named family, and the figure is drawn."""
-    made = every(5 if profile == "full" else 3)
+    made = every(colar.SEEDS[profile])
     if profile == "quick":
         by_arm = grouped(made, colar.arm_of)
         parts = [record.parts for arm in colar.QUICK for record in by_arm[arm]]
