@@ -5,10 +5,28 @@ thoughts (the definition of each thought), cases (drawn plans), fakes (thoughts 
 variants (every registered method), families (small models of Hugging Face).
 """
 
+import os
+
 import pytest
 import torch
 from hypothesis import Phase, settings
 from jaxtyping import config
+
+if os.environ.get("TINYLATENT_TESTS") != "all":
+    # Methods whose studies have not been run yet; with these, tests take longer than ten minutes: `make test-all`.
+    collect_ignore = [
+        f"tinylatent/{name}.py"
+        for name in (
+            "methods/test_ctrls",
+            "methods/test_ctrls_rl",
+            "methods/test_latentr3",
+            "methods/test_latentr3_rl",
+            "lab/studies/test_ctrls",
+            "lab/studies/test_latentr3",
+            "evaluation/test_diversity",
+            "evaluation/test_retrieval",
+        )
+    ]
 
 torch.set_num_threads(1)
 PHASES = (Phase.explicit, Phase.generate, Phase.shrink)  # explaining a failure takes longer than finding it
