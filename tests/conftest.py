@@ -13,7 +13,7 @@ from hypothesis import Phase, settings
 from jaxtyping import config
 
 if os.environ.get("TINYLATENT_TESTS") != "all":
-    # Methods whose studies have not been run yet; with these, tests take longer than ten minutes: `make test-all`.
+    # Methods whose studies have not been run yet; with these, tests take longer than ten minutes: `make every`.
     collect_ignore = [
         f"tinylatent/{name}.py"
         for name in (
