@@ -17,10 +17,10 @@ import torch
 from tinylatent_tasks import Task
 
 from tinylatent.core.seeds import Streams
-from tinylatent.engine.plan import ANSWER
-from tinylatent.engine.trace import NO_TOKEN, Trace
+from tinylatent.engine.trace import NO_TOKEN
 from tinylatent.evaluation.evaluate import BATCH
 from tinylatent.objectives.method import Method, Model
+from tinylatent.objectives.rewards import written
 from tinylatent.objectives.speakers import Symbols
 
 COLDEST, HOTTEST = 0.02, 20.0
@@ -58,23 +58,6 @@ class Chains(NamedTuple):
         return np.asarray(task.certified(*every)).reshape(P, S)
 
 
-def written(trace: Trace) -> torch.Tensor:
-    """The tokens before the answer (B, W) of every row, -1 behind the last."""
-    ids, live = [], []
-    for span in trace.thought_spans:
-        token_BT = span.thought.token(span.action)
-        if span.name == ANSWER or token_BT is None:
-            continue
-        here = trace.within(span)
-        there_BT = torch.ones_like(token_BT, dtype=torch.bool) if trace.live_BT is None else trace.live_BT[:, here]
-        ids.append(token_BT.masked_fill(~there_BT, NO_TOKEN))
-        live.append(there_BT)
-    if not ids:
-        return trace.prompt_BN.new_zeros(trace.rows, 0)
-    order_BW = (~torch.cat(live, 1)).long().argsort(dim=1, stable=True)
-    return torch.cat(ids, 1).gather(1, order_BW)
-
-
 @torch.no_grad()
 def sampled_chains(
     task: Task,
@@ -110,7 +93,7 @@ def sampled_chains(
         count = len(examples)
         streams = Streams(seed, torch.arange(start * samples, (start + count) * samples, device=device))
         solution = method.solve(model, examples, streams, temperature=temperature, group=samples)
-        tokens.append(written(solution.trace).view(count, samples, -1).cpu().numpy())
+        tokens.append(written(solution.trace, latents=True).view(count, samples, -1).cpu().numpy())
         answers.append(solution.answer_BA.view(count, samples, -1).cpu().numpy())
     most = max(part.shape[-1] for part in tokens)
     padded = [np.pad(part, ((0, 0), (0, 0), (0, most - part.shape[-1])), constant_values=NO_TOKEN) for part in tokens]

@@ -14,6 +14,7 @@ Letters: B rows, S steps of a chain, M steps of all rows, K states, Z sequences 
 
 import itertools
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -95,9 +96,8 @@ def _true(examples: Examples, steps: Steps) -> Int[Tensor, " M"] | None:
     return torch.tensor(found, dtype=torch.int64, device=examples.chain_BT.device)
 
 
-def agreement(method: Stateful, model: Model, examples: Examples) -> dict[str, float]:
+def agreement(labels: Mapping[str, Int[Tensor, " M"]]) -> dict[str, float]:
     """Normalised mutual information of states with every other label of `labels_of`."""
-    labels = labels_of(method, model, examples)
     return {name: nmi(labels["state"], label_M) for name, label_M in labels.items() if name != "state"}
 
 

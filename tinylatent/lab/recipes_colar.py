@@ -12,6 +12,7 @@ from tinylatent_tasks import Arithmetic, MultiHop, Task
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.places import known_arm
 from tinylatent.methods import Coconut, CoLaR, CoLaRGRPO, Direct, DiscreteCoT, PauseTokens
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.method import Method
@@ -132,3 +133,12 @@ def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
     own = RL if isinstance(method, CoLaRGRPO) else {}
     training = replace(where.training, **{"learning_rate": RATES[family_of(arm)], **own, **settings})
     return Experiment(where.task, method, where.model, training, seeds, start)
+
+
+def arm_of(run: Experiment) -> str:
+    """The arm of a run.
+
+    Raises:
+        ValueError: it is of none.
+    """
+    return known_arm(run, "colar", ARMS, lambda arm: place_of(arm).task)

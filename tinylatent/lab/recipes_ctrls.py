@@ -19,6 +19,7 @@ from tinylatent_tasks import Arithmetic, MultiHop, SubsetSum, Task
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.places import known_arm, split_arm
 from tinylatent.methods import CTRLS, CTRLSRL, GRPO, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.method import Method
@@ -173,8 +174,7 @@ SEARCHED: tuple[str, ...] = ()
 
 def split(arm: str) -> tuple[str, str]:
     """The prefix of an arm's place, and its kind."""
-    prefix = max((prefix for prefix in PLACES if arm.startswith(prefix)), key=len)
-    return prefix, arm.removeprefix(prefix)
+    return split_arm(arm, PLACES)
 
 
 def family_of(arm: str) -> str:
@@ -213,9 +213,4 @@ def arm_of(run: Experiment) -> str:
     Raises:
         ValueError: it is of none.
     """
-    for arm, (_, method, _) in ARMS.items():
-        if method == run.method and PLACES[split(arm)[0]].task == run.task:
-            return arm
-    raise ValueError(
-        f"a run of {run.method.name} on {run.task.name} is of no arm of study ctrls: expected {', '.join(ARMS)}"
-    )
+    return known_arm(run, "ctrls", ARMS, lambda arm: PLACES[split(arm)[0]].task)

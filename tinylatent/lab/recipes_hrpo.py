@@ -20,6 +20,7 @@ from tinylatent_tasks import Arithmetic, MultiHop, Task
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.places import known_arm, split_arm
 from tinylatent.methods import HRPO, DiscreteCoT
 from tinylatent.methods.hrpo import Latent
 from tinylatent.models.decoder import ModelConfig
@@ -112,7 +113,7 @@ SEARCHED = tuple(prefix + kind for prefix in PLACES for kind in ("token", "hrpo"
 
 def split(arm: str) -> tuple[str, str]:
     """The prefix of an arm's place, and its kind."""
-    return (PREFIX, arm.removeprefix(PREFIX)) if arm.startswith(PREFIX) else ("", arm)
+    return split_arm(arm, PLACES)
 
 
 def family_of(arm: str) -> str:
@@ -141,9 +142,4 @@ def arm_of(run: Experiment) -> str:
     Raises:
         ValueError: it is of none.
     """
-    for arm, (_, method, _) in ARMS.items():
-        if method == run.method and PLACES[split(arm)[0]].task == run.task:
-            return arm
-    raise ValueError(
-        f"a run of {run.method.name} on {run.task.name} is of no arm of study hrpo: expected {', '.join(ARMS)}"
-    )
+    return known_arm(run, "hrpo", ARMS, lambda arm: PLACES[split(arm)[0]].task)

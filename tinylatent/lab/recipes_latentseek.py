@@ -13,6 +13,7 @@ from tinylatent_tasks import Arithmetic, SubsetSum, Task
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.places import split_arm
 from tinylatent.methods import BestOfN, DiscreteCoT, LatentSeek, NoiseSearch, TabooSearch
 from tinylatent.methods.searching import Search
 from tinylatent.models.decoder import ModelConfig
@@ -80,7 +81,7 @@ def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
     """
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r} of latentseek: expected one of {', '.join(ARMS)}")
-    where, method = PLACES[max((prefix for prefix in PLACES if arm.startswith(prefix)), key=len)], ARMS[arm][1]
+    where, method = PLACES[split_arm(arm, PLACES)[0]], ARMS[arm][1]
     training = replace(where.training, **settings)
     chain = Experiment(where.task, DiscreteCoT(), where.model, training, Seeds.all(seed))
     if not isinstance(method, Search):

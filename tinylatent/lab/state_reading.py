@@ -383,7 +383,7 @@ def _meaning(method: Stateful, model: Model, speaker: Symbols, device: torch.dev
     others = {name: label_M for name, label_M in labels.items() if name != "state"}
     return Meaning(
         steps=len(state_M),
-        agreement=agreement(method, model, examples),
+        agreement=agreement(labels),
         chance={name: permuted_nmi(state_M, label_M) for name, label_M in others.items()},
         effect=state_effect(method, model, examples).tolist(),
         gain=state_gain(method, model, examples),

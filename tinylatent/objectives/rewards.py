@@ -123,20 +123,27 @@ def hashed(ids_BT: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
     return name_B
 
 
-def written(trace: Trace, delimiter: bool = True) -> Int[Tensor, "B W"]:
+def written(trace: Trace, delimiter: bool = True, latents: bool = False) -> Int[Tensor, "B W"]:
     """The tokens before the answer, from the left without gaps; NO_TOKEN (-1) behind them.
 
-    delimiter: whether the token that ends a chain is among them.
+    Args:
+        trace: of the rollout.
+        delimiter: whether the token that ends a chain is among them.
+        latents: whether steps without a token are left out instead of refused.
 
     Raises:
         ValueError: a step before the answer has no token, or there is no answer.
     """
     until = trace.within(trace.span(ANSWER)).start
     spans = [span for span in trace.thought_spans if trace.within(span).stop <= until]
+    if latents:
+        spans = [span for span in spans if span.thought.token(span.action) is not None]
     if not spans:
         return trace.prompt_BN.new_zeros(trace.rows, 0)
     ids_BT = torch.cat([_tokens(trace, span) for span in spans], 1)
-    there_BT = torch.ones_like(ids_BT, dtype=torch.bool) if trace.live_BT is None else trace.live_BT[:, :until]
+    there_BT = torch.ones_like(ids_BT, dtype=torch.bool)
+    if trace.live_BT is not None:
+        there_BT = torch.cat([trace.live_BT[:, trace.within(span)] for span in spans], 1)
     if not delimiter:
         none = torch.zeros_like(ids_BT, dtype=torch.bool)
         stops = [none[:, trace.within(span)] if span.action.stop is None else span.action.stop for span in spans]

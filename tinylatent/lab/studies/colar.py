@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinylatent.engine.controls import CONTROLS
+from tinylatent.lab import recipes_colar
 from tinylatent.lab.plots import figure, interval_column, legend_below, legend_mark
 from tinylatent.lab.reading import Reader, Reading, ReadingRecord
-from tinylatent.lab.recipes_colar import ARMS, HOPS, PREFIX, RL_SPEED, RL_START, build
+from tinylatent.lab.recipes_colar import ARMS, PREFIX, RL_SPEED, RL_START, build
 from tinylatent.lab.studies.colar_tables import (
     ITSELF,
     ByArm,
@@ -86,12 +87,7 @@ def arm_of(record: ReadingRecord) -> str:
     Raises:
         ValueError: it is of none.
     """
-    run = record.reading.start
-    prefix = PREFIX if run.task == HOPS.task else ""
-    for name, (_, method, _) in ARMS.items():
-        if name.startswith(PREFIX) == bool(prefix) and method == run.method:
-            return name
-    raise ValueError(f"run {run.label} is none of study colar: expected an arm of recipes_colar")
+    return recipes_colar.arm_of(record.reading.start)
 
 
 def tables(records: Readings) -> list[Table]:

@@ -7,26 +7,17 @@ is taught at the rate of `recipes_ctrls`, which must be settled first. The best 
 but for token GRPO, whose chains are sampled here and greedy in the study.
 """
 
-from pathlib import Path
-
 from tinylatent.lab.arms import Arm
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.recipes_ctrls import CANDIDATES, KINDS, PLACES, TOKENS, arm_of, build, split
-from tinylatent.lab.records import ExperimentRecord
-from tinylatent.lab.studies.compare import grouped
 from tinylatent.lab.studies.ctrls import shortened
-from tinylatent.lab.studies.search import FIRST, Contender, better_rates, draw_rates, rates_table
-from tinylatent.lab.study import Profile, Study
-from tinylatent.lab.tables import Table
+from tinylatent.lab.studies.search import Contender, RateSearch
+from tinylatent.lab.study import Profile
 
 TAUGHT, REWARDED = (3e-3, 1e-2, 3e-2), (3e-4, 1e-3, 3e-3)
 """Rates of what is taught, and of what is rewarded."""
 WIDER = {"rl-prefix": (3e-3, 1e-2, 3e-2), TOKENS: (1e-4, 3e-4, 1e-3)}
 """Rates of a single vector, and of the whole language model."""
-SECOND = 101
-KNOWN = {kind: Arm(KINDS[kind][0], build, KINDS[kind][2]) for _, kind in map(split, CANDIDATES)}
-QUICK = "fitted"
-"""The only arm of the quick profile."""
 
 
 def rates_of(arm: str) -> tuple[float, ...]:
@@ -35,43 +26,27 @@ def rates_of(arm: str) -> tuple[float, ...]:
     return WIDER.get(kind, REWARDED if kind.startswith("rl") else TAUGHT)
 
 
-def grid(profile: Profile) -> list[Experiment]:
-    """Every rate of every family on the first seed; of one arm in the quick profile."""
-    chosen = CANDIDATES if profile == "full" else (QUICK,)
-    return [shortened(build(arm, FIRST, learning_rate=rate), profile) for arm in chosen for rate in rates_of(arm)]
+def run(arm: str, seed: int, rate: float, profile: Profile) -> Experiment:
+    """The run of an arm."""
+    return shortened(build(arm, seed, learning_rate=rate), profile)
 
 
-def after(profile: Profile, records: list[ExperimentRecord]) -> list[Experiment]:
-    """The better two of each family on the second seed."""
-    return [
-        shortened(build(arm, SECOND, learning_rate=rate), profile)
-        for arm, group in grouped(records, lambda record: arm_of(record.experiment)).items()
-        for rate in better_rates(group, rates_of(arm))
-    ]
-
-
-def contender(record: ExperimentRecord) -> Contender:
-    """The kind of a record's arm, and its task."""
-    prefix, kind = split(arm_of(record.experiment))
+def contender(arm: str) -> Contender:
+    """The kind of an arm, and its task."""
+    prefix, kind = split(arm)
     return kind, PLACES[prefix].title
 
 
-def tables(records: list[ExperimentRecord]) -> list[Table]:
-    """Every rate of every family, and which was chosen."""
-    title = "Learning rates of study ctrls, a reconstruction"
-    return [rates_table(title, "task", grouped(records, contender), KNOWN, 2)]
-
-
-def draw(records: list[ExperimentRecord], path: Path) -> None:
-    """Draws accuracy against rate, a panel a task."""
-    draw_rates(grouped(records, contender), KNOWN, path)
-
-
-STUDY = Study(
-    "ctrls-tuning",
-    "Which learning rate suits each family of arms of study ctrls, given the same search?",
-    grid,
-    tables,
-    draw,
-    after,
+LOOKS = {kind: Arm(KINDS[kind][0], build, KINDS[kind][2]) for _, kind in map(split, CANDIDATES)}
+SEARCH = RateSearch(
+    {"quick": ("fitted",), "full": CANDIDATES},
+    rates_of,
+    run,
+    arm_of,
+    contender,
+    LOOKS,
+    {"Learning rates of study ctrls, a reconstruction": LOOKS},
+)
+STUDY = SEARCH.study(
+    "ctrls-tuning", "Which learning rate suits each family of arms of study ctrls, given the same search?"
 )

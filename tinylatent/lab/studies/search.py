@@ -5,8 +5,8 @@ where runs are dear (one round of successive halving, Karnin et al. 2013); the b
 reported result uses these splits.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import exp, log
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import NamedTuple
 
 from tinylatent.core.identity import plain
 from tinylatent.lab.arms import Arm
+from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import FEWEST, Finding
 from tinylatent.lab.plots import figure, legend_below, legend_mark
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import Records, accuracy, difference, grouped, percent, positive
+from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
 
 FIRST, OTHERS = 100, (101, 102)
@@ -188,3 +190,60 @@ def _spread(runs: Records) -> list[float]:
         return [100 * pick(record.accuracy for record in runs) for pick in (min, max)]
     found = accuracy(runs)
     return [100 * found.low, 100 * found.high]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A study of two rounds
+
+
+@dataclass(frozen=True)
+class RateSearch:
+    """Every rate of every arm on the first seed, the better half of each arm's on one seed more."""
+
+    arms: Mapping[Profile, Sequence[str]]
+    """Names of what is tuned."""
+    rates: Callable[[str], Sequence[float]]
+    """The rates tried for an arm."""
+    run: Callable[[str, int, float, Profile], Experiment]
+    """The run of an arm on a seed at a rate."""
+    arm_of: Callable[[Experiment], str]
+    """The arm of a run."""
+    contender: Callable[[str], Contender]
+    """How tables call an arm, and where it is tuned."""
+    looks: Mapping[str, Arm]
+    """By the names that tables know contenders by."""
+    titles: Mapping[str, Iterable[str]]
+    """Tables by title: the names of their contenders. One without any is left out."""
+
+    def grid(self, profile: Profile) -> list[Experiment]:
+        """The first round."""
+        return [self.run(arm, FIRST, rate, profile) for arm in self.arms[profile] for rate in self.rates(arm)]
+
+    def after(self, profile: Profile, records: list[ExperimentRecord]) -> list[Experiment]:
+        """The second round."""
+        return [
+            self.run(arm, OTHERS[0], rate, profile)
+            for arm, group in grouped(records, lambda record: self.arm_of(record.experiment)).items()
+            for rate in better_rates(group, self.rates(arm))
+        ]
+
+    def found(self, records: list[ExperimentRecord]) -> Mapping[Contender, Records]:
+        """Records by contender."""
+        return grouped(records, lambda record: self.contender(self.arm_of(record.experiment)))
+
+    def tables(self, records: list[ExperimentRecord]) -> list[Table]:
+        """Every rate of every contender, and which was chosen."""
+        groups, shown = self.found(records), []
+        for title, names in self.titles.items():
+            here = {who: group for who, group in groups.items() if who[0] in names}
+            if here:
+                shown.append(rates_table(title, "task", here, self.looks, 2))
+        return shown
+
+    def draw(self, records: list[ExperimentRecord], path: Path) -> None:
+        """Accuracy against rate, a panel a task."""
+        draw_rates(self.found(records), self.looks, path)
+
+    def study(self, name: str, question: str) -> Study:
+        """The study of this search."""
+        return Study(name, question, self.grid, self.tables, self.draw, self.after)

@@ -92,7 +92,7 @@ def test_every_arm_is_known_again_and_survives_the_round_trip():
         assert colar.arm_of(read(arm, 0, 50)) == arm
     other = replace(build("random"), method=CoLaR(alpha=0.5))
     stranger = of_run(Reading(other, colar.read_by(other.method)), {})
-    with pytest.raises(ValueError, match="is none of study colar"):
+    with pytest.raises(ValueError, match="is of no arm of study colar"):
         colar.arm_of(stranger)
 
 
@@ -263,14 +263,14 @@ def test_recipes():
 
 
 def test_every_family_is_tuned_alike():
-    grid = colar_tuning.grid("full")
+    grid = colar_tuning.STUDY.grid("full")
     assert {family_of(arm) for arm in ARMS} - {"chain"} == {family_of(arm) for arm in FAMILIES}
     assert len(grid) == 3 * len(FAMILIES)
     assert {run.seeds.split for run in grid} == {100}
     records = [record_of(run, 50 + number % 3) for number, run in enumerate(grid)]
-    more = colar_tuning.after("full", records)
+    more = colar_tuning.STUDY.after("full", records)
     assert len(more) == 2 * len(FAMILIES)
     assert {run.seeds.split for run in more} == {101}
-    tables = colar_tuning.tables([*records, *(record_of(run, 60) for run in more)])
+    tables = colar_tuning.STUDY.tables([*records, *(record_of(run, 60) for run in more)])
     chosen = [row for row in tables[0].rows if row["chosen"]]
     assert len(chosen) == len(FAMILIES)

@@ -310,14 +310,14 @@ def test_an_arm_is_known_by_its_run():
 
 
 def test_every_family_is_tuned_with_as_many_rates_on_other_seeds():
-    runs = ctrls_tuning.grid("full")
+    runs = ctrls_tuning.STUDY.grid("full")
     tried = {}
     for run in runs:
         tried.setdefault(arm_of(run), []).append(run.training.learning_rate)
     assert {len(rates) for rates in tried.values()} == {3}
     assert [*tried] == [*CANDIDATES]
     assert all(build(arm).training.learning_rate in rates for arm, rates in tried.items())
-    more = ctrls_tuning.after("full", [record_of(run, 50) for run in runs])
+    more = ctrls_tuning.STUDY.after("full", [record_of(run, 50) for run in runs])
     assert ({run.seeds.split for run in runs}, {run.seeds.split for run in more}) == ({100}, {101})
     assert len(more) == 2 * len(tried)
     assert SEARCHED == ()

@@ -239,14 +239,14 @@ def test_an_arm_is_known_by_its_run():
 
 
 def test_every_family_is_tuned_with_as_many_rates_on_other_seeds():
-    runs = hrpo_tuning.grid("full")
+    runs = hrpo_tuning.STUDY.grid("full")
     assert {run.seeds.split for run in runs} == {100}
     tried = {}
     for run in runs:
         tried.setdefault(arm_of(run), []).append(run.training.learning_rate)
     assert {len(rates) for rates in tried.values()} == {4}
     assert {family_of(arm) for arm in tried} == {"token", "hrpo", "control"}
-    more = hrpo_tuning.after("full", [record_of(run, 50) for run in runs])
+    more = hrpo_tuning.STUDY.after("full", [record_of(run, 50) for run in runs])
     assert {run.seeds.split for run in more} == {101}
     assert len(more) == 2 * len(tried)
     for arm, where in ((arm, PLACES[PREFIX if arm.startswith(PREFIX) else ""]) for arm in ARMS):
