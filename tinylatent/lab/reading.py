@@ -26,7 +26,7 @@ from tinylatent.lab.run import NotInstalledError, Progress, Record, Run, new_rec
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.rewards import verifier_named
 from tinylatent.objectives.speakers import Symbols
-from tinylatent.training.checkpoints import find_checkpoint
+from tinylatent.training.checkpoints import Checkpoint, find_checkpoint
 
 ALL = "all"
 """The part of a reading that is not told apart by steps."""
@@ -127,7 +127,35 @@ class ReadingRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 @dataclass(frozen=True)
-class Reading(Run):
+class OfTrained(Run):
+    """Base of all that is asked of a trained experiment."""
+
+    start: Experiment
+    """The run that is read."""
+
+    @property
+    def starts_from(self) -> Experiment:
+        """The run that is read: it is trained first."""
+        return self.start
+
+    def opened(self, folder: Path, device: torch.device | str, start: Path | None) -> tuple[Path, Model, Checkpoint]:
+        """The run's folder, its model and its last checkpoint; trained under `folder` if there is no `start`."""
+        if start is None:
+            train(self.start, folder / START, device)
+            start = folder / START
+        _, model = load(start, device)
+        saved = find_checkpoint(start)
+        assert saved is not None, "a model was loaded from it"
+        return start, model, saved
+
+    def spread(self, most: int) -> np.ndarray:
+        """At most so many problems of the validation part, evenly: in a listed space neighbours are alike."""
+        rows = self.start.rows("validation")
+        return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)]
+
+
+@dataclass(frozen=True)
+class Reading(OfTrained):
     """A trained experiment and the readers that its model is asked by.
 
     Raises ValueError for no readers, two of one name, or fewer than two problems.
@@ -136,8 +164,6 @@ class Reading(Run):
     version: ClassVar[int] = 1
     record = ReadingRecord
 
-    start: Experiment
-    """The run that is read."""
     readers: tuple[Reader, ...]
     """The first is what gained and lost are counted against."""
     problems: int = 1000
@@ -199,11 +225,6 @@ class Reading(Run):
         """The run that is read."""
         return f"reading {self.start.label}"
 
-    @property
-    def starts_from(self) -> Experiment:
-        """The run that is read: it is trained first."""
-        return self.start
-
     def measure(
         self,
         folder: Path,
@@ -212,16 +233,11 @@ class Reading(Run):
         start: Path | None = None,
     ) -> ReadingRecord:
         """Loads the run from its folder, or trains it under this one's, and asks it by every reader."""
-        if start is None:
-            train(self.start, folder / START, device)
-            start = folder / START
-        _, model = load(start, device)
+        _, model, saved = self.opened(folder, device, start)
         rows, found = self._rows(), {}
         for number, reader in enumerate(self.readers):
             found[reader.name] = {name: self._read(model, reader, part, device) for name, part in rows.items()}
             note_progress(folder, number + 1, on_progress)
-        saved = find_checkpoint(start)
-        assert saved is not None, "a model was loaded from it"
         parts = {
             name: self._part(part, {who: each[name] for who, each in found.items()}) for name, part in rows.items()
         }
@@ -231,9 +247,8 @@ class Reading(Run):
         return record
 
     def _rows(self) -> dict[str, np.ndarray]:
-        """The problems of every part; evenly spread ones, since in a listed space neighbours are alike."""
-        rows = self.start.rows("validation")
-        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), self.problems)).astype(int)]
+        """The problems of every part."""
+        rows = self.spread(self.problems)
         if not self.by_steps:
             return {ALL: rows}
         steps_P = self.start.task.batch(rows).steps_B - 1

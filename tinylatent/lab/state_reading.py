@@ -32,15 +32,15 @@ from tinylatent.evaluation.states import (
 )
 from tinylatent.evaluation.statistics import pass_at_k
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.folders import START, load, train
+from tinylatent.lab.reading import OfTrained
 from tinylatent.lab.records import DEFAULT
-from tinylatent.lab.run import NotInstalledError, Progress, Record, Run, new_record, note_progress
+from tinylatent.lab.run import NotInstalledError, Progress, Record, new_record, note_progress
 from tinylatent.methods import GRPO, DiscreteCoT
 from tinylatent.methods.ctrls import Stateful
 from tinylatent.methods.ctrls_states import steps_of
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.speakers import Symbols
-from tinylatent.training.checkpoints import find_checkpoint, read_metrics
+from tinylatent.training.checkpoints import read_metrics
 
 UNITS = 1_000_000
 """What one problem counts for where shares are counted per key."""
@@ -148,7 +148,7 @@ def drawn_name(way: str, temperature: float) -> str:
 
 
 @dataclass(frozen=True)
-class StateReading(Run):
+class StateReading(OfTrained):
     """A trained experiment and how much is asked of it.
 
     Raises ValueError for fewer than two problems, more that are asked more, or too few samples.
@@ -157,8 +157,6 @@ class StateReading(Run):
     version: ClassVar[int] = 1
     record = StateRecord
 
-    start: Experiment
-    """The run that is read."""
     problems: int = 1000
     """Most problems to ask, from the validation part."""
     few: int = 200
@@ -219,11 +217,6 @@ class StateReading(Run):
         """The run that is read."""
         return f"states of {self.start.label}"
 
-    @property
-    def starts_from(self) -> Experiment:
-        """The run that is read: it is trained first."""
-        return self.start
-
     def measure(
         self,
         folder: Path,
@@ -232,13 +225,8 @@ class StateReading(Run):
         start: Path | None = None,
     ) -> StateRecord:
         """Loads the run from its folder, or trains it under this one's, and asks it everything."""
-        if start is None:
-            train(self.start, folder / START, device)
-            start = folder / START
-        _, model = load(start, device)
-        saved = find_checkpoint(start)
-        assert saved is not None, "a model was loaded from it"
-        rows, few = self._rows(self.problems), self._rows(self.few)
+        start, model, saved = self.opened(folder, device, start)
+        rows, few = self.spread(self.problems), self.spread(self.few)
         found: dict[str, Any] = {"total": _per_key(self.start.task.key(rows), np.ones(len(rows)))}
         found["keys"] = checksum(np.unique(self.start.task.key(rows)).tobytes())
         found["few_total"] = _per_key(self.start.task.key(few), np.ones(len(few)))
@@ -261,11 +249,6 @@ class StateReading(Run):
 
     # -----------------------------------------------------------------------------------------------------------------
     # Answers
-
-    def _rows(self, most: int) -> np.ndarray:
-        """So many problems of the validation part, evenly spread: in a listed space neighbours are alike."""
-        rows = self.start.rows("validation")
-        return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)]
 
     def _answers(
         self, model: Model, rows: np.ndarray, device: torch.device | str, names: tuple[str, ...] = ()
