@@ -42,10 +42,10 @@ USUAL: dict[str, Any] = {"batch_size": 32, "clip_norm": 1.0, "log_every": 500, "
 outweigh those with few."""
 ARITHMETIC = Place(
     "arithmetic",
-    Arithmetic(operations=4, least=2, modulus=3, operators="+-"),
+    Arithmetic(operations=3, least=2, modulus=3),
     ModelConfig(width=64),
-    Training(steps=2000, learning_rate=4e-3, num_train=4000, **USUAL),
-    Training(steps=4000, num_train=4000, **USUAL),
+    Training(steps=2000, learning_rate=4e-3, num_train=1900, **USUAL),
+    Training(steps=4000, num_train=1900, **USUAL),
 )
 HOPS = Place(
     "multi-hop",
@@ -60,7 +60,7 @@ there it does not know when to stop, so that lengths differ among rollouts. At i
 cannot choose between them."""
 RL: dict[str, Any] = {"steps": 160, "weight_decay": 0.0, "log_every": 20}
 """Training of reinforcement learning, where it differs from the other arms'."""
-_COCONUT, _HOPS_COCONUT = Coconut(stages=4, share=0.15, mixing=0.0), Coconut(stages=6, share=0.12, mixing=0.0)
+_COCONUT, _HOPS_COCONUT = Coconut(stages=3, share=0.2, mixing=0.0), Coconut(stages=6, share=0.12, mixing=0.0)
 _RL = CoLaRGRPO(speeds=(2,), speed=RL_SPEED, density="mean")
 ARMS: dict[str, tuple[str, Method, str]] = {
     "chain": ("chain of thought", DiscreteCoT(ends=True), "#3b6fb6"),

@@ -1,10 +1,11 @@
 """Compare: what all studies say about their records: intervals, paired differences, and findings about them."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from tinylatent.engine.controls import CONTROLS
-from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
+from tinylatent.evaluation.statistics import Interval, accuracy_interval, mean_interval, paired_difference
 from tinylatent.lab.findings import Finding, decided
 from tinylatent.lab.records import DEFAULT, ExperimentRecord, Ranking, Sampling
 
@@ -118,6 +119,70 @@ def rate_difference(
     return paired_difference(gain, gained(theirs, figure, k, way, quintile)[0], most)
 
 
+def course(group: Records, metric: str, at: float) -> list[float]:
+    """A logged metric of each run, at a share of its lines: 0 is the first, 1 the last; missing values left out."""
+    found = []
+    for record in group:
+        values = [*logged(record, metric).values()]
+        if values:
+            found.append(values[round(at * (len(values) - 1))])
+    return found
+
+
+def logged(record: ExperimentRecord, metric: str) -> dict[int, float]:
+    """A metric of a run by step, where it is known."""
+    return {line["step"]: line[metric] for line in record.metrics if line.get(metric) is not None}
+
+
+def over_seeds(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Mean and interval over seeds; a single seed has no width of its own."""
+    if len(values) < 2:
+        value = values[0] if values else float("nan")
+        return Interval(value, value, value, "one run")
+    return mean_interval(values, level)
+
+
+def _split_seed(record: ExperimentRecord) -> int:
+    """The seed of a run's split."""
+    return record.experiment.seeds.split
+
+
+def paired(
+    ours: Sequence[Item], theirs: Sequence[Item], seed_of: Callable[[Any], int] = _split_seed
+) -> tuple[list[Item], list[Item]]:
+    """The runs of two arms in the order of their seeds.
+
+    Raises:
+        ValueError: a seed is missing in one of them, or there twice.
+    """
+    mine, other = ({seed_of(record): record for record in group} for group in (ours, theirs))
+    if mine.keys() != other.keys() or {len(ours), len(theirs)} != {len(mine)}:
+        told = (", ".join(str(seed_of(record)) for record in group) for group in (ours, theirs))
+        raise ValueError(
+            f"runs of seeds {' and '.join(told)} are no pairs: expected one run of either arm for every seed"
+        )
+    return [mine[seed] for seed in sorted(mine)], [other[seed] for seed in sorted(mine)]
+
+
+def before(group: Records) -> list[list[int]]:
+    """Right answers per key of each run before it was trained, read as its own method reads.
+
+    Raises:
+        ValueError: a run starts from no other.
+    """
+    found = []
+    for record in group:
+        if record.before is None:
+            raise ValueError(f"run {record.id} was not evaluated before its training: expected a run with a start")
+        found.append(record.before.evaluations[DEFAULT].right)
+    return found
+
+
+def lead(ours: Records, theirs: Records) -> Interval:
+    """Accuracy of one arm minus another's, on the same problems, seed by seed."""
+    return difference(*paired(ours, theirs))
+
+
 def scaled(values: Sequence[int], by: int) -> list[int]:
     """Counts in units of a finer count."""
     return [value * by for value in values]
@@ -193,3 +258,8 @@ def against_published(label: str, interval: Interval, published: float) -> str:
     wide = ", which is too wide to tell them apart" if where == "inside" and high - low > WIDEST else ""
     measured = f"{value:.2f} [{low:.2f}, {high:.2f}]{wide}"
     return f"{label}: the published {published:.2f} lies {where} what was measured, {measured}."
+
+
+def placed(place: str, found: Finding) -> Finding:
+    """A finding whose claim says where."""
+    return replace(found, claim=f"{place}: {found.claim}")

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tinylatent.evaluation.statistics import Interval, accuracy_interval, mean_interval, paired_difference
+from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
 from tinylatent.lab.records import DEFAULT
 from tinylatent.lab.state_reading import PLAIN, UNITS, Bound, StateRecord, drawn_name
+from tinylatent.lab.studies.compare import paired
 
 Records = Sequence[StateRecord]
 Groups = Mapping[str, Records]
@@ -13,21 +14,16 @@ Counted = Callable[[StateRecord], list[int]]
 """Right answers per key of the part that is asked more, in UNITS."""
 
 
-def paired(ours: Records, theirs: Records) -> tuple[list[StateRecord], list[StateRecord]]:
+def matched(ours: Records, theirs: Records) -> tuple[list[StateRecord], list[StateRecord]]:
     """The runs of two arms in the order of their seeds.
 
     Raises:
         ValueError: a seed is missing in one of them or there twice, or they were asked other problems.
     """
-    mine, other = ({record.seeds["split"]: record for record in group} for group in (ours, theirs))
-    if mine.keys() != other.keys() or {len(ours), len(theirs)} != {len(mine)}:
-        raise ValueError(
-            f"runs of seeds {sorted(mine)} and {sorted(other)} are no pairs: expected one run of either arm a seed"
-        )
-    pairs = [(mine[seed], other[seed]) for seed in sorted(mine)]
-    if any((a.keys, a.total, a.few_total) != (b.keys, b.total, b.few_total) for a, b in pairs):
+    mine, other = paired(ours, theirs, lambda record: record.seeds["split"])
+    if any((a.keys, a.total, a.few_total) != (b.keys, b.total, b.few_total) for a, b in zip(mine, other, strict=True)):
         raise ValueError("runs of one seed were asked other problems: expected readings of one profile")
-    return [a for a, _ in pairs], [b for _, b in pairs]
+    return mine, other
 
 
 def accuracy(group: Records, way: str = DEFAULT) -> Interval:
@@ -37,7 +33,7 @@ def accuracy(group: Records, way: str = DEFAULT) -> Interval:
 
 def lead(ours: Records, theirs: Records, mine: str = DEFAULT, other: str = DEFAULT, level: float = 0.95) -> Interval:
     """Accuracy of one arm read in a way minus that of another, on the same problems, seed by seed."""
-    first, second = paired(ours, theirs)
+    first, second = matched(ours, theirs)
     total = [record.total for record in first]
     return paired_difference([a.right[mine] for a in first], [b.right[other] for b in second], total, level)
 
@@ -49,21 +45,13 @@ def few_share(group: Records, counted: Counted) -> Interval:
 
 def few_lead(ours: Records, theirs: Records, mine: Counted, other: Counted, level: float = 0.95) -> Interval:
     """The same of one arm minus that of another, seed by seed."""
-    first, second = paired(ours, theirs)
+    first, second = matched(ours, theirs)
     counts = [mine(record) for record in first], [other(record) for record in second]
     return paired_difference(*counts, _few_totals(first), level)
 
 
 def _few_totals(group: Records) -> list[list[int]]:
     return [[UNITS * total for total in record.few_total] for record in group]
-
-
-def over_seeds(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Mean and interval over seeds; a single seed has no width of its own."""
-    if len(values) < 2:
-        value = values[0] if values else float("nan")
-        return Interval(value, value, value, "one run")
-    return mean_interval(values, level)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

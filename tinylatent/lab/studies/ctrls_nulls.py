@@ -12,7 +12,7 @@ from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab.findings import HOLDS, OPEN, Finding, decided
 from tinylatent.lab.recipes_ctrls import CHAIN, GRID, KINDS, PLACES
 from tinylatent.lab.state_reading import BLOCKS
-from tinylatent.lab.studies.compare import points
+from tinylatent.lab.studies.compare import over_seeds, points
 from tinylatent.lab.studies.ctrls_counts import (
     Groups,
     Records,
@@ -25,7 +25,6 @@ from tinylatent.lab.studies.ctrls_counts import (
     few_lead,
     fixed,
     lead,
-    over_seeds,
     paired,
     pairs_of_ways,
     passed,

@@ -5,7 +5,6 @@ reconstruction, and nothing is compared with numbers of the paper.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from statistics import fmean
 
 from tinylatent.engine.controls import CONTROLS
@@ -13,7 +12,7 @@ from tinylatent.lab.findings import Finding, decided
 from tinylatent.lab.recipes_ctrls import CHAIN, GRID, KINDS, PLACES, STARTS, TOKENS
 from tinylatent.lab.records import DEFAULT
 from tinylatent.lab.state_reading import BLOCKS, DRAWN, PLAIN, Meaning, StateRecord
-from tinylatent.lab.studies.compare import percent, positive
+from tinylatent.lab.studies.compare import over_seeds, percent, placed, positive
 from tinylatent.lab.studies.ctrls_counts import (
     Groups,
     Records,
@@ -27,7 +26,6 @@ from tinylatent.lab.studies.ctrls_counts import (
     few_share,
     fixed,
     lead,
-    over_seeds,
     pairs_of_ways,
     passed,
     resampled,
@@ -50,11 +48,6 @@ def before(kind: str) -> str:
     return STARTS.get(kind, "fitted") if kind.startswith("rl") else CHAIN
 
 
-def placed(prefix: str, found: Finding) -> Finding:
-    """A finding whose claim says where."""
-    return replace(found, claim=f"{PLACES[prefix].title}: {found.claim}")
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Accuracy
 
@@ -73,9 +66,9 @@ def accuracies(prefix: str, groups: Groups) -> Table:
             found = lead(group, groups[start])
             row |= percent(found, "gain", "gain low", "gain high")
             claim = f"{KINDS[kind][0]}: more often right than what it starts from ({KINDS[start][0]})"
-            findings.append(placed(prefix, positive(claim, found, len(group), "gains")))
+            findings.append(placed(PLACES[prefix].title, positive(claim, found, len(group), "gains")))
         rows.append({**row, "seeds": len(group), "train_s": fmean(record.seconds for record in group)})
-    findings += [placed(prefix, each) for each in _rivals(groups)]
+    findings += [placed(PLACES[prefix].title, each) for each in _rivals(groups)]
     columns = {
         "arm": "s", "rate": "g", "accuracy": ".2f", "low": ".2f", "high": ".2f", "gain": "+.2f", "gain low": "+.2f",
         "gain high": "+.2f", **dict.fromkeys(WAYS, ".2f"), "seeds": "d", "train_s": ".0f",
@@ -134,7 +127,7 @@ def reaches(places: Places) -> Table:
             rows.append({**row, "seeds": len(group)})
             gap = few_lead(group, group, best, answered(DEFAULT))
             claim = f"{KINDS[kind][0]}: some sequence of states is right where the policy's own is not"
-            findings.append(placed(prefix, positive(claim, gap, len(group), "reach")))
+            findings.append(placed(PLACES[prefix].title, positive(claim, gap, len(group), "reach")))
     columns = {
         "task": "s", "arm": "s", "sequences": "d", "all": "s", "plain": ".2f", "accuracy": ".2f", "fixed": ".2f",
         "uniform": ".2f", "best": ".2f", "low": ".2f", "high": ".2f", "tokens": ".2f", "seeds": "d",
@@ -174,7 +167,7 @@ def meanings(places: Places) -> Table:
             claim = f"{KINDS[kind][0]}: chains are likelier with their own states than with another problem's"
             verdict = decided(gains.low > 0, gains.high < 0, len(group))
             said = Finding(claim, verdict, told, gains, "nats", "states", runs=len(group))
-            findings.append(placed(prefix, said))
+            findings.append(placed(PLACES[prefix].title, said))
     columns = {"task": "s", "arm": "s"}
     for label in LABELS:
         columns |= {label: ".3f", f"{label} chance": ".3f"}
@@ -221,7 +214,7 @@ def explorations(places: Places) -> Table:
                 n = max(PASSES)
                 gap = few_lead(group, group, passed(drawn, n), passed(matched, n))
                 claim = f"{KINDS[kind][0]}, {drawn}: pass@{n} is above that of plain tokens of equal entropy"
-                findings.append(placed(prefix, positive(claim, gap, len(group), "exploration")))
+                findings.append(placed(PLACES[prefix].title, positive(claim, gap, len(group), "exploration")))
     columns = {
         "task": "s", "arm": "s", "way": "s", "samples": "d", "temperature": ".3f", "entropy": ".3f",
         **{f"pass@{n}": ".2f" for n in PASSES}, **{f"different {n}": ".3f" for n in BLOCKS}, "seeds": "d",
@@ -276,7 +269,7 @@ def gridded(prefix: str, groups: Groups) -> Table:
         if kind in GRID.values() and kind != GRID[0.0, 0.0] and GRID[0.0, 0.0] in groups:
             claim = f"{KINDS[kind][0]}: more often right than without exploration and bonus"
             gap = lead(group, groups[GRID[0.0, 0.0]])
-            findings.append(placed(prefix, positive(claim, gap, len(group), "grid")))
+            findings.append(placed(PLACES[prefix].title, positive(claim, gap, len(group), "grid")))
     columns = {
         "arm": "s", "epsilon": "g", "entropy": "g", "accuracy": ".2f", "low": ".2f", "high": ".2f",
         **dict.fromkeys(LOGGED, ".3f"), "seeds": "d",

@@ -17,8 +17,8 @@ from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.plots import figure, interval_row, legend_below, legend_mark
 from tinylatent.lab.recipes_hrpo import ARMS, DECAYED, KINDS, PLACES, arm_of, build, split
 from tinylatent.lab.records import ExperimentRecord
-from tinylatent.lab.studies.compare import Records, accuracy, grouped, totals
-from tinylatent.lab.studies.hrpo_tables import accuracies, before, lengths, logged, published, ratios
+from tinylatent.lab.studies.compare import Records, accuracy, before, grouped, logged, totals
+from tinylatent.lab.studies.hrpo_tables import accuracies, lengths, published, ratios
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table
 

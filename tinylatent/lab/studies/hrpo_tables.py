@@ -4,22 +4,29 @@ Records of a place are grouped by kind of arm (`recipes_hrpo`); arms are compare
 seed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from statistics import fmean
 
 from tinylatent.engine.controls import CONTROLS as REPLACED
-from tinylatent.evaluation.statistics import Interval, mean_interval, paired_difference
+from tinylatent.evaluation.statistics import Interval, paired_difference
 from tinylatent.lab.findings import Finding, decided
 from tinylatent.lab.recipes_hrpo import FREELY, KINDS
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.studies.compare import (
     Records,
     accuracy,
+    before,
+    course,
     difference,
     latents_matter,
+    lead,
+    logged,
     needs_own,
+    over_seeds,
+    paired,
     percent,
+    placed,
     positive,
     rights,
     totals,
@@ -68,65 +75,9 @@ PUBLISHED: dict[str, tuple[float, float]] = {
 """Accuracy of GRPO and of HRPO in percent, Qwen2.5-1.5B, tables 2 and 9 of the paper."""
 
 
-def before(group: Records) -> list[list[int]]:
-    """Right answers per key of each run before it was trained, read as its own method reads.
-
-    Raises:
-        ValueError: a run starts from no other.
-    """
-    found = []
-    for record in group:
-        if record.before is None:
-            raise ValueError(f"run {record.id} was not evaluated before its training: expected a run with a start")
-        found.append(record.before.evaluations[DEFAULT].right)
-    return found
-
-
 def gain(group: Records) -> Interval:
     """Accuracy after minus before, on the same problems."""
     return paired_difference(rights(group), before(group), totals(group))
-
-
-def course(group: Records, metric: str, at: float) -> list[float]:
-    """A logged metric of each run, at a share of its lines: 0 is the first, 1 the last; missing values left out."""
-    found = []
-    for record in group:
-        values = [*logged(record, metric).values()]
-        if values:
-            found.append(values[round(at * (len(values) - 1))])
-    return found
-
-
-def over_seeds(values: Sequence[float]) -> Interval:
-    """Mean and interval over seeds; a single seed has no width of its own."""
-    if len(values) < 2:
-        value = values[0] if values else float("nan")
-        return Interval(value, value, value, "one run")
-    return mean_interval(values)
-
-
-def paired(ours: Records, theirs: Records) -> tuple[Records, Records]:
-    """The runs of two arms in the order of their seeds.
-
-    Raises:
-        ValueError: a seed is missing in one of them, or there twice.
-    """
-    mine, other = ({record.experiment.seeds.split: record for record in group} for group in (ours, theirs))
-    if mine.keys() != other.keys() or {len(ours), len(theirs)} != {len(mine)}:
-        raise ValueError(
-            f"runs of seeds {_seeds(ours)} and {_seeds(theirs)} are no pairs: expected one run of either arm for every "
-            "seed"
-        )
-    return [mine[seed] for seed in sorted(mine)], [other[seed] for seed in sorted(mine)]
-
-
-def _seeds(group: Records) -> str:
-    return ", ".join(str(record.experiment.seeds.split) for record in group)
-
-
-def lead(ours: Records, theirs: Records) -> Interval:
-    """Accuracy of one arm minus another's, on the same problems, seed by seed."""
-    return difference(*paired(ours, theirs))
 
 
 def against(ours: Records, theirs: Records, metric: str) -> Interval:
@@ -143,11 +94,6 @@ def against(ours: Records, theirs: Records, metric: str) -> Interval:
         last = max(mine.keys() & other.keys())
         gaps.append(mine[last] - other[last])
     return over_seeds(gaps)
-
-
-def logged(record: ExperimentRecord, metric: str) -> dict[int, float]:
-    """A metric of a run by step, where it is known."""
-    return {line["step"]: line[metric] for line in record.metrics if line.get(metric) is not None}
 
 
 DIGITS = 3
@@ -396,8 +342,3 @@ def published(places: Mapping[str, Groups]) -> Table:
         "and the order of magnitude are what can be compared."
     )
     return Table("Beside what was published", columns, rows, legend, findings)
-
-
-def placed(place: str, found: Finding) -> Finding:
-    """A finding whose claim says where."""
-    return replace(found, claim=f"{place}: {found.claim}")

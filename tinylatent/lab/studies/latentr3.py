@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from tinylatent.evaluation.statistics import Interval, accuracy_interval
+from tinylatent.evaluation.statistics import accuracy_interval
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import Finding
 from tinylatent.lab.plots import figure, interval_row, legend_below, legend_mark
@@ -24,16 +24,17 @@ from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import (
     Records,
     accuracy,
-    difference,
+    before,
     grouped,
+    lead,
     needs_own,
     percent,
+    placed,
     positive,
     ranking_of,
     rate,
     totals,
 )
-from tinylatent.lab.studies.hrpo_tables import before, paired, placed
 from tinylatent.lab.studies.latentr3_tables import (
     AT,
     CREDIT,
@@ -43,8 +44,8 @@ from tinylatent.lab.studies.latentr3_tables import (
     controls,
     costs,
     label,
-    lead,
     published,
+    rank_lead,
     rankings,
     second,
     tail,
@@ -111,7 +112,7 @@ def unlabelled(places: Mapping[str, Groups]) -> Table:
             row |= {"steps": "taught" if kind in LABELLED else "", **percent(accuracy(group)), "seeds": len(group)}
             if kind in SECOND:
                 row["before"] = 100 * accuracy_interval(before(group), totals(group)).value
-                row |= percent(_lead(group, groups["attention"]), "gain", "gain low", "gain high")
+                row |= percent(lead(group, groups["attention"]), "gain", "gain low", "gain high")
             row["train_s"] = fmean(record.cost.training_seconds for record in group)
             rows.append(row)
         findings += [placed(title, each) for each in _without_labels(prefix, groups)]
@@ -129,11 +130,6 @@ def unlabelled(places: Mapping[str, Groups]) -> Table:
     return Table("MNNS and multi-hop: who wins without labels?", columns, rows, legend, findings)
 
 
-def _lead(ours: Records, theirs: Records) -> Interval:
-    """Accuracy of one arm minus another's, on the same problems, seed by seed."""
-    return difference(*paired(ours, theirs))
-
-
 def _without_labels(prefix: str, groups: Groups) -> Iterator[Finding]:
     """Whether LatentR3 is best of those without labels, earns credit for its rewards, and loses to those with them."""
     if "surrogate" not in groups:
@@ -145,15 +141,15 @@ def _without_labels(prefix: str, groups: Groups) -> Iterator[Finding]:
         (f"{name} earns its gain: more often right than likelihoods, with noise and without, and its start", CREDIT),
     ):
         if {*kinds} <= groups.keys():
-            gaps = {ARMS[prefix + kind][0]: _lead(ours, groups[kind]) for kind in kinds}
+            gaps = {ARMS[prefix + kind][0]: lead(ours, groups[kind]) for kind in kinds}
             yield replace(needs_own(claim, gaps, len(ours)), family="without labels")
     for kind in (each for each in ("attention", "surrogate") if "direct" in groups and each in groups):
         claim = f"{ARMS[prefix + kind][0]} is more often right than direct"
-        yield positive(claim, _lead(groups[kind], groups["direct"]), len(ours), "without labels")
+        yield positive(claim, lead(groups[kind], groups["direct"]), len(ours), "without labels")
     for kind in ("cot2", "colar"):
         if kind in groups:
             claim = f"{ARMS[prefix + kind][0]}, taught steps, is more often right than {name} taught answers"
-            yield positive(claim, _lead(groups[kind], ours), len(ours), "labels")
+            yield positive(claim, lead(groups[kind], ours), len(ours), "labels")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -175,7 +171,7 @@ def draw(records: list[ExperimentRecord], path: Path) -> None:
         hits.set(xlabel=f"hit rate at {AT}, %")
         stages = [kind for kind in SECOND if kind in titles]
         for y, kind in enumerate(stages):
-            interval_row(gains, -y, lead(titles[kind], titles["attention"]), ARMS[kind][2])
+            interval_row(gains, -y, rank_lead(titles[kind], titles["attention"]), ARMS[kind][2])
         gains.axvline(0, color="black", linewidth=0.8)
         gains.set_yticks([-y for y in range(len(stages))], [ARMS[kind][0] for kind in stages], fontsize=7)
         gains.set(xlabel=f"gain over the first stage, points of the hit rate at {AT}")

@@ -17,8 +17,11 @@ from tinylatent.lab.recipes_latentr3 import ARMS, MORE, SECOND
 from tinylatent.lab.records import BEAM, ExperimentRecord
 from tinylatent.lab.studies.compare import (
     Records,
+    course,
     gained,
     needs_own,
+    over_seeds,
+    paired,
     percent,
     points,
     positive,
@@ -26,7 +29,7 @@ from tinylatent.lab.studies.compare import (
     rate,
     rate_difference,
 )
-from tinylatent.lab.studies.hrpo_tables import course, over_seeds, paired, signed
+from tinylatent.lab.studies.hrpo_tables import signed
 from tinylatent.lab.tables import Table, Value
 from tinylatent.methods import LatentR3RL
 
@@ -70,7 +73,9 @@ ABLATIONS: dict[str, tuple[str, float, float]] = {
 """Arm of ours, and published hit rate at 5 on Toys and on CDs."""
 
 
-def lead(ours: Records, theirs: Records, figure: str = "hit", k: int = AT, quintile: int | None = None) -> Interval:
+def rank_lead(
+    ours: Records, theirs: Records, figure: str = "hit", k: int = AT, quintile: int | None = None
+) -> Interval:
     """Hit rate or NDCG of one arm minus another's, on the same problems, seed by seed."""
     return rate_difference(*paired(ours, theirs), figure, k, quintile=quintile)
 
@@ -145,7 +150,7 @@ def _contrasts(figure: str, groups: Groups) -> Iterator[Finding]:
     for ours, theirs in CONTRASTS:
         if {ours, theirs} <= groups.keys():
             claim = f"{label(ours)} ranks higher than {label(theirs)}, by {NAMES[figure]} at {AT}"
-            gap = lead(groups[ours], groups[theirs], figure)
+            gap = rank_lead(groups[ours], groups[theirs], figure)
             yield positive(claim, gap, len(groups[ours]), "latents" if ours in MORE else "first stage")
 
 
@@ -162,8 +167,8 @@ def second(groups: Groups) -> Table:
         row |= percent(rate(group, "hit", AT), "hit")
         row["seeds"], row["train_s"] = len(group), fmean(each.cost.training_seconds for each in group)
         if kind in here:
-            row |= percent(lead(group, start), "gain", "gain low", "gain high")
-            row["ndcg gain"] = 100 * lead(group, start, "ndcg").value
+            row |= percent(rank_lead(group, start), "gain", "gain low", "gain high")
+            row["ndcg gain"] = 100 * rank_lead(group, start, "ndcg").value
             found = cosines(_method(kind))
             row |= {"cosine": fmean(found), "least": min(found), "most": max(found)}
             row |= {"reward first": _logged(group, "reward", 0.0), "reward last": _logged(group, "reward", 1.0)}
@@ -211,7 +216,7 @@ def credits_of(groups: Groups) -> Iterator[Finding]:
     """Whether reinforcement earns its gain: an estimator beats likelihoods at equal steps, and its start."""
     for kind in ("surrogate", "score"):
         if {kind, *CREDIT} <= groups.keys():
-            gaps = {words: lead(groups[kind], groups[arm]) for arm, words in CREDIT.items()}
+            gaps = {words: rank_lead(groups[kind], groups[arm]) for arm, words in CREDIT.items()}
             claim = (
                 f"{ARMS[kind][0]}: reinforcement earns its gain: it ranks higher than training on the likelihood, with "
                 f"noise and without, and than its start, by hit rate at {AT}"
@@ -223,14 +228,14 @@ def _gains(start: Records, here: Groups) -> Iterator[Finding]:
     """Whether each second stage improves the first, and how they compare with the published one."""
     for kind, group in here.items():
         claim = f"{ARMS[kind][0]}: the second stage improves the first, by hit rate at {AT}"
-        yield positive(claim, lead(group, start), len(group), "second stage")
+        yield positive(claim, rank_lead(group, start), len(group), "second stage")
     for ours, theirs in (
         ("surrogate", "likelihood"), ("surrogate", "plain"), ("surrogate", "group"), ("surrogate", "published"),
         ("score", "surrogate"), ("pathwise", "surrogate"),
     ):  # fmt: skip
         if {ours, theirs} <= here.keys():
             claim = f"{ARMS[ours][0]} ranks higher than {ARMS[theirs][0]}, by hit rate at {AT}"
-            yield positive(claim, lead(here[ours], here[theirs]), len(here[ours]), "estimators")
+            yield positive(claim, rank_lead(here[ours], here[theirs]), len(here[ours]), "estimators")
 
 
 def _directions(here: Groups) -> Iterator[Finding]:
@@ -269,9 +274,9 @@ def tail(groups: Groups) -> Table:
             if all(fifth in ranking_of(record).quintile for record in group):
                 row |= percent(rate(group, "hit", AT, quintile=fifth), "hit")
                 if kind != "direct":
-                    row |= percent(lead(group, direct, quintile=fifth), "gain", "gain low", "gain high")
+                    row |= percent(rank_lead(group, direct, quintile=fifth), "gain", "gain low", "gain high")
                     base = rate(direct, "hit", AT, quintile=fifth).value
-                    row["relative"] = 100 * lead(group, direct, quintile=fifth).value / base if base else None
+                    row["relative"] = 100 * rank_lead(group, direct, quintile=fifth).value / base if base else None
             rows.append(row)
         if kind != "direct":
             findings += _tail_gains(kind, group, direct)
@@ -428,5 +433,5 @@ def _published_order(groups: Groups) -> Sequence[Finding]:
     for ours, theirs in (("surrogate", "direct"), ("surrogate", "attention"), ("surrogate", "group")):
         if {ours, theirs} <= groups.keys():
             claim = f"{ARMS[ours][0]} ranks higher than {ARMS[theirs][0]}, as published"
-            found.append(positive(claim, lead(groups[ours], groups[theirs]), len(groups[ours]), "published"))
+            found.append(positive(claim, rank_lead(groups[ours], groups[theirs]), len(groups[ours]), "published"))
     return found
