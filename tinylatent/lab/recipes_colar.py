@@ -66,6 +66,7 @@ ARMS: dict[str, tuple[str, Method, str]] = {
     "chain": ("chain of thought", DiscreteCoT(ends=True), "#3b6fb6"),
     "random": ("CoLaR, c of 1 to 5", CoLaR(), "#7a3e9d"),
     "odd": ("CoLaR, c of 1, 3, 5", CoLaR(speeds=(1, 3, 5)), "#a97bc4"),
+    "c1": ("CoLaR, c of 1 alone", CoLaR(speeds=(1,)), "#3aa3b5"),
     "c2": ("CoLaR, c of 2 alone", CoLaR(speeds=(2,)), "#2f8f9d"),
     "c3": ("CoLaR, c of 3 alone", CoLaR(speeds=(3,)), "#2a7f9d"),
     "c4": ("CoLaR, c of 4 alone", CoLaR(speeds=(4,)), "#256f8f"),
@@ -84,6 +85,7 @@ ARMS: dict[str, tuple[str, Method, str]] = {
     "direct": ("direct", Direct(), "#777777"),
     "rl-mean": ("RL, mean over steps", _RL, "#d6453d"),
     "rl-sum": ("RL, sum over steps", replace(_RL, average="sum"), "#e59a95"),
+    "rl-policy": ("RL, mean over steps, ratio of the policy", replace(_RL, density="sum"), "#8c2f39"),
     "hops-chain": ("chain of thought", DiscreteCoT(ends=True), "#3b6fb6"),
     "hops-random": ("CoLaR, c of 1 to 5", CoLaR(), "#7a3e9d"),
     "hops-odd": ("CoLaR, c of 1, 3, 5", CoLaR(speeds=(1, 3, 5)), "#a97bc4"),
@@ -97,8 +99,8 @@ ARMS: dict[str, tuple[str, Method, str]] = {
 }
 """Label, method and colour of every arm. Arithmetic writes six tokens an operation: with c of 6 alone CoLaR thinks in
 as many vectors as Coconut has latents and as there are pauses. Reinforcement learning averages densities over the
-width, as in the published code: the gradients of their sums, at standard deviations near the bound, drown those of
-stops and answers."""
+width, as in the published code, but for `rl-policy`: the gradients of their sums, which are the policy's, drown those
+of stops and answers at standard deviations near the bound."""
 
 FAMILIES = ("random", "coconut", "waiting", "icot", "pause", "direct", "rl-mean")
 """An arm of every family that trains from the chain of thought, or from CoLaR: those that `colar-tuning` searches."""

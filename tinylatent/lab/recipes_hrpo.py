@@ -83,6 +83,7 @@ DECAYED: dict[str, tuple[str, HRPO, str]] = {
     "hrpo": ("HRPO", USUAL, "#b5403a"),
     **{name: (name, replace(USUAL, latent=name), colour) for name, colour in REPLACED.items()},
     **{name: (label, replace(USUAL, signal=signal), colour) for name, (label, signal, colour) in SIGNALS.items()},
+    "decay": ("weight decay alone", replace(USUAL, signal="none", kl=0.0), "#c9b458"),
 }
 """HRPO, and all that the course of its hidden ratio is held against."""
 KINDS: dict[str, tuple[str, HRPO, str]] = {

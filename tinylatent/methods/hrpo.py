@@ -255,6 +255,8 @@ class HRPO(PolicyGradient):
     """Whether gates are learned, fixed at their start, or shut: token is group advantages on tokens alone."""
     gate_rate: float = 20.0
     """Learning rate of the gates' weights, as a multiple of the recipe's."""
+    gate_decay: float | None = None
+    """Weight decay of the gates' weights; None for the recipe's."""
     openness_rate: float = 200.0
     """Learning rate of Lambda, as a multiple of the recipe's."""
     openness_decay: float = 0.1
@@ -280,14 +282,16 @@ class HRPO(PolicyGradient):
                 f"gate_rate {self.gate_rate}, openness_rate {self.openness_rate}: expected positive factors; gate "
                 "fixed keeps them still"
             )
-        if not 0 <= self.openness_decay < math.inf:
-            raise ValueError(f"openness_decay {self.openness_decay}: expected 0 or more; try 0.1")
+        for name in ("gate_decay", "openness_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} {value}: expected 0 or more; try 0.1")
 
     @property
     def idle(self) -> Mapping[str, str]:
         """The clip, and what the gate or the latent makes idle."""
         found = dict(super().idle)
-        rates = ("gate_rate", "openness_rate", "openness_decay")
+        rates = ("gate_rate", "gate_decay", "openness_rate", "openness_decay")
         if self.gate == "fixed":
             found |= dict.fromkeys(rates, "with a fixed gate")
         if self.latent == "zero":
@@ -334,7 +338,8 @@ class HRPO(PolicyGradient):
         openness = ParameterGroup(
             ("parts.gate.openness_D",), rate_factor=self.openness_rate, weight_decay=self.openness_decay
         )
-        return (openness, ParameterGroup(("parts.gate",), rate_factor=self.gate_rate))
+        gate = ParameterGroup(("parts.gate",), rate_factor=self.gate_rate, weight_decay=self.gate_decay)
+        return (openness, gate)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Inference

@@ -364,15 +364,16 @@ def test_invariant_14_the_gap_vanishes_with_the_hidden_ratio(tiny):
 # Settings, rates, and a whole run
 
 
-def test_gates_and_lambda_learn_at_their_own_rates_and_lambda_has_its_own_decay():
-    method = HRPO(openness_decay=0.3)
+@pytest.mark.parametrize("gate_decay", [None, 0.0, 0.5])
+def test_gates_and_lambda_learn_at_their_own_rates_and_have_their_own_decay(gate_decay):
+    method = HRPO(gate_decay=gate_decay, openness_decay=0.3)
     model = Experiment(TASK, method).fresh()
     optimizer = make_optimizer(model, Training(learning_rate=1e-3, weight_decay=0.1), method.parameter_groups(0))
     peaks = {
         round(group["peak"], 9): (group["weight_decay"], group["params"][0].numel()) for group in optimizer.param_groups
     }
     assert peaks[0.2] == (0.3, 32)
-    assert peaks[0.02] == (0.1, 64 * 32 + 64)
+    assert peaks[0.02] == (0.1 if gate_decay is None else gate_decay, 64 * 32 + 64)
     assert peaks[1e-3][0] == 0.1
 
 
@@ -431,6 +432,7 @@ def test_a_run_is_trained_and_measured_before_and_after(latent, unchecked):
         ({"gate_rate": 0.0}, "gate_rate 0.0"),
         ({"openness_rate": float("inf")}, "openness_rate inf"),
         ({"openness_decay": -0.1}, "openness_decay -0.1"),
+        ({"gate_decay": -0.1}, "gate_decay -0.1"),
     ],
 )
 def test_bad_settings_are_refused(settings, words, unchecked):

@@ -55,6 +55,7 @@ VARIANTS = {
 ABSENT = {
     "permuted": "its rewards permuted within groups",
     "unrewarded": "no rewards",
+    "decay": "weight decay alone",
     "noise": "noise of their norm in place of soft tokens",
     "shuffled": "another problem's soft tokens",
     "zero": "zero in place of soft tokens",
@@ -143,15 +144,15 @@ def accuracies(place: str, groups: Groups) -> Table:
         "its 95 % interval (bootstrap over seeds and keys; Student's t over seeds where that is wider). least, most: "
         "of the seeds' starts, which differ. gain: after minus before, problem by problem. rate: chosen by study "
         "hrpo-tuning, for tokens alone, for HRPO, which its variants share, and for noise, which all controls share. "
-        "tokens: the gate shut at test time; sharp: soft tokens at temperature .1; noise, shuffled, zero: soft "
-        "tokens replaced at test time; where the gate is shut the whole token is fed, under zero a share of it "
-        "alone, an input smaller than any that was trained. Arms of these names are trained so. through: percent of "
-        "the runs that leave at most half of the errors of their start on tokens. Runs of a seed share start, "
-        "problems and order, and differences are of such pairs. What a control does to the start itself (before) is "
-        "part of how it ends. fixed gate: gates as they start. official mode: drawn at temperature .5 among the 50 "
-        "likeliest tokens, scored at 1. permuted rewards: those of each group in random order. no rewards: weight "
-        "decay and the divergence from the start alone. no decay of Lambda: all other weights decay as ever. tflop: "
-        "operations of a run's training, in 10^12."
+        "tokens: the gate shut at test time; sharp: soft tokens at temperature .1; noise, shuffled, zero: soft tokens "
+        "replaced at test time; where the gate is shut the whole token is fed, under zero a share of it alone, an "
+        "input smaller than any that was trained. Arms of these names are trained so. through: percent of the runs "
+        "that leave at most half of the errors of their start on tokens. Runs of a seed share start, problems and "
+        "order, and differences are of such pairs. What a control does to the start itself (before) is part of how it "
+        "ends. fixed gate: gates as they start. official mode: drawn at temperature .5 among the 50 likeliest tokens, "
+        "which here are all, scored at 1. permuted rewards: those of each group in random order. no rewards: weight "
+        "decay and the divergence from the start; weight decay alone: without the divergence, too. no decay of Lambda: "
+        "all other weights decay as ever. tflop: operations of a run's training, in 10^12."
     )
     title = f"{place.capitalize()}: group advantages on tokens, and with soft tokens mixed in"
     found = [*_gains(groups), *_rivals(groups), *_gate_off(groups)]
@@ -214,22 +215,30 @@ def ratios(place: str, groups: Groups) -> Table:
             row |= {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
         change = moved(group)
         row |= {"change": change.value, "change low": change.low, "change high": change.high}
+        if arm + FREELY in groups:
+            decay = against(group, groups[arm + FREELY], "hidden_ratio")
+            row |= {"by decay": decay.value, "by decay low": decay.low, "by decay high": decay.high}
         row["logged"] = fmean(course(group, "logged_ratio", 1.0))
         rows.append(row)
     columns = {"arm": "s"}
     for name in ("start", "middle", "end"):
         columns |= {name: ".3f", f"{name} low": ".3f", f"{name} high": ".3f"}
-    columns |= {"change": "+.3f", "change low": "+.3f", "change high": "+.3f", "logged": ".3f", "seeds": "d"}
+    for name in ("change", "by decay"):
+        columns |= {name: "+.3f", f"{name} low": "+.3f", f"{name} high": "+.3f"}
+    columns |= {"logged": ".3f", "seeds": "d"}
     legend = (
         "Mean of sqrt(1 - a^2) over coordinates and gated steps of the rollouts, at the first, middle and last line of "
-        "the log (means of ten batches), with 95 % intervals over seeds (Student's t). change: last minus first, run "
-        "by run. logged: what the authors' code logs, sqrt(1 - mean(a)^2), an upper bound. Weight decay pulls Lambda "
-        "to 0, which raises the ratio without any reward; a policy gradient of noise moves gates, too; and gates may "
-        "open to whatever stands in the soft token's place (noise, shuffled, zero: the ratio is the share of that). So "
-        "the ratio speaks for the use of latents only where it ends higher than under all of them, each trained from "
-        "the same gates at the same factors, at the rate of its family. Where it does, it tells that gates open to "
-        "soft tokens because rewards ask for it, not that answers gain: that is judged in the table of accuracy. "
-        "Permuted rewards break the model, so that their gates are those of another one; without rewards it stays."
+        "the log (means of ten batches; before the first of them it is that of the fixed gate), with 95 % intervals "
+        "over seeds (Student's t). change: last minus first, run by run. by decay: the end minus that of the same arm "
+        "without decay of Lambda. logged: what the authors' code logs, sqrt(1 - mean(a)^2), an upper bound. Weight "
+        "decay pulls Lambda to 0, which raises the ratio without any reward; a policy gradient of noise moves gates, "
+        "too; and gates may open to whatever stands in the soft token's place (noise, shuffled, zero: the ratio is the "
+        "share of that). So the ratio speaks for the use of latents only where it ends higher than under all of them, "
+        "each trained from the same gates at the same factors, at the rate of its family. Where it does, it tells that "
+        "gates open to soft tokens because rewards ask for it, not that answers gain: that is judged in the table of "
+        "accuracy. Permuted rewards break the model, so that their gates are those of another one. Without rewards the "
+        "gradient of the divergence from a start on tokens is left, which the optimizer scales up and which shuts "
+        "gates; weight decay alone has no gradient."
     )
     findings = [placed(place, each) for each in (*_uses(groups), *_rises(gated))]
     return Table(f"{place.capitalize()}: the hidden ratio", columns, rows, legend, findings)
@@ -260,7 +269,8 @@ def _beyond_all(label: str, gaps: Mapping[str, Interval], runs: int) -> Finding:
     """Whether the hidden ratio ends higher than in all that it is held against, by arm; the estimate is the least."""
     return Finding(
         f"{label}: the model learns to use its latents, as far as the hidden ratio tells: it ends higher than with "
-        "permuted rewards, with none, and with noise, other problems' soft tokens or zero in the soft token's place",
+        "permuted rewards, with none, with weight decay alone, and with noise, other problems' soft tokens or zero in "
+        "the soft token's place",
         decided(all(map(above, gaps.values())), any(map(below, gaps.values())), runs),
         ", ".join(f"{signed(gap)} against {KINDS[arm][0]}" for arm, gap in gaps.items()),
         min(gaps.values(), key=lambda gap: gap.value),

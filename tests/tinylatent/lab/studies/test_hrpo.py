@@ -91,14 +91,14 @@ def test_runs_that_halve_the_errors_of_their_start_break_through():
     assert hrpo_tables.accuracies("arithmetic", {"hrpo": runs}).rows[0]["through"] == pytest.approx(60)
 
 
-ABSENT = ("permuted", "unrewarded", "noise", "shuffled", "zero")
+ABSENT = ("permuted", "unrewarded", "decay", "noise", "shuffled", "zero")
 
 
 def uses(label):
     return (
         f"arithmetic: {label}: the model learns to use its latents, as far as the hidden ratio tells: it ends higher "
-        "than with permuted rewards, with none, and with noise, other problems' soft tokens or zero in the soft "
-        "token's place"
+        "than with permuted rewards, with none, with weight decay alone, and with noise, other problems' soft tokens "
+        "or zero in the soft token's place"
     )
 
 
