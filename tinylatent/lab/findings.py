@@ -1,9 +1,9 @@
 """Findings: what a study or the ledger says, as data. Sentences, tables and JSON are written from them.
 
-There is one vocabulary of verdicts. A claim about measured differences "holds" or "fails" where the whole 95 % interval
-lies on one side of at least FEWEST runs; otherwise there is "not enough evidence". A statement of the ledger that needs
-more than its source says "holds under stricter conditions". No verdict is corrected for how many findings stand beside
-it.
+There is one vocabulary of verdicts. A claim about measured differences "holds" or "fails" where the whole interval, of
+95 % unless the finding has another `level`, lies on one side of at least FEWEST runs; otherwise there is "not enough
+evidence". A statement of the ledger that needs more than its source says "holds under stricter conditions". No verdict
+is corrected for how many findings stand beside it, but by such a level.
 """
 
 from collections.abc import Mapping
@@ -43,6 +43,8 @@ class Finding:
     """What a figure may draw."""
     runs: int | None = None
     """How many runs stand behind it, one for each seed; None where none was trained."""
+    level: float = 0.95
+    """Of the interval, and so of the verdict."""
     exploratory: bool = True
     """Whether the claim was chosen with its runs at hand, so that its verdict is a lead and no test. The ledger's
     statements stand before each check of them; no claim of a study so far was named before its runs."""
@@ -54,7 +56,8 @@ class Finding:
     def sentence(self) -> str:
         """Verdict, claim and evidence in one sentence."""
         few = "" if self.runs is None or self.runs >= FEWEST else f"from {self.runs} run{'s' * (self.runs != 1)} alone"
-        told = ": ".join(filter(None, (few, self.evidence)))
+        own = "" if self.level == 0.95 or not self.evidence else f" at {100 * self.level:.2f} %"
+        told = ": ".join(filter(None, (few, self.evidence + own)))
         evidence = f" ({told})" if told else ""
         return f"{self.verdict.capitalize()}: {self.claim}{evidence}."
 
@@ -68,6 +71,8 @@ class Finding:
         if self.estimate is not None:
             ends = {"estimate": self.estimate.value, "low": self.estimate.low, "high": self.estimate.high}
             found |= {**ends, "unit": self.unit, "kind": self.estimate.kind}
+        if self.level != 0.95:
+            found["level"] = self.level
         return {**found, "evidence": self.evidence}
 
 

@@ -13,11 +13,15 @@ from tinylatent.lab.findings import FEWEST, Finding
 Value = str | int | float | None
 
 
-LEADS = (
-    "Leads, not tests: these claims were chosen with their runs at hand, each is judged by its own 95 % interval "
-    f"however many they are, and fewer than {FEWEST} runs decide nothing."
-)
-"""Stands below verdicts on runs."""
+def leads(findings: Iterable[Finding]) -> list[str]:
+    """What stands below verdicts on runs, which were chosen with these at hand; nothing where there are none."""
+    levels = {each.level for each in findings if each.exploratory and each.runs is not None}
+    by = "95 % interval" if levels <= {0.95} else "interval, of 95 % where no other level is told,"
+    told = (
+        f"Leads, not tests: these claims were chosen with their runs at hand, each is judged by its own {by} however "
+        f"many they are, and fewer than {FEWEST} runs decide nothing."
+    )
+    return [told] if levels else []
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,7 @@ class Table:
         body = [f"**{self.title}**", "", line(grid[0]), line(rule), *map(line, grid[1:]), ""]
         if self.legend:
             body += [self.legend, ""]
-        leads = [LEADS] if any(each.exploratory and each.runs is not None for each in self.findings) else []
-        items = [*(each.sentence() for each in self.findings), *self.remarks, *leads]
+        items = [*(each.sentence() for each in self.findings), *self.remarks, *leads(self.findings)]
         return "\n".join([*body, *(f"- {item}" for item in items), *([""] if items else [])])
 
     def to_json(self) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from tinylatent_tasks import MNNS
 
 from tinylatent.core.identity import checksum
 from tinylatent.core.seeds import Seeds
+from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import HOLDS, Finding, exactly
 from tinylatent.lab.run import Environments, new_record
-from tinylatent.lab.tables import LEADS, Table, provenance
+from tinylatent.lab.tables import Table, leads, provenance
 from tinylatent.methods import CoT2, Direct
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.config import Training
@@ -80,9 +81,18 @@ def test_json_has_the_numbers_as_they_are():
 
 def test_verdicts_on_runs_are_called_leads_where_their_claims_were_chosen_afterwards():
     of_runs = Finding("CoT2 wins", HOLDS, "+1.00 points", runs=5)
-    assert replace(TABLE, findings=[of_runs]).markdown().endswith(f"- Nothing else is.\n- {LEADS}\n")
-    assert LEADS not in replace(TABLE, findings=[replace(of_runs, exploratory=False)]).markdown()
-    assert LEADS not in TABLE.markdown(), "a verdict without runs"
+    (told,) = leads([of_runs])
+    assert "judged by its own 95 % interval however many they are" in told
+    assert replace(TABLE, findings=[of_runs]).markdown().endswith(f"- Nothing else is.\n- {told}\n")
+    assert not leads([replace(of_runs, exploratory=False)])
+    assert not leads(TABLE.findings), "a verdict without runs"
+
+
+def test_an_interval_of_another_level_is_told():
+    primary = Finding("CoT2 wins", HOLDS, "+1.00 points", Interval(0.01, 0.0, 0.02, ""), runs=5, level=0.99)
+    assert primary.sentence() == "Holds: CoT2 wins (+1.00 points at 99.00 %)."
+    assert primary.to_json()["level"] == 0.99
+    assert "its own interval, of 95 % where no other level is told, however" in leads([primary])[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

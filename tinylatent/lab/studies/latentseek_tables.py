@@ -205,9 +205,10 @@ def differences_table(groups: Groups, rivals: Sequence[str]) -> Table:
     ]
     legend = (
         "difference: LatentSeek's right answers minus the rival's, in points, problem by problem, with its 95 % "
-        "interval. equal: tokens, where both may decode as many, so that who tells tokens makes more proposals and "
-        "asks the verifier more often; calls, where both may ask the verifier as often. Both have as many settings to "
-        "choose from, and are stopped by the same verifier. "
+        "interval. equal: what both may spend, which they need not: tokens, where both may decode as many, so that who "
+        "tells tokens makes more proposals and asks the verifier more often; calls, where both may ask the verifier as "
+        "often. Both have as many settings to choose from, and are stopped by the same verifier, at confidence from "
+        "the level that was chosen for each. "
         f"The intervals of the first {len(named)} claims, of family {PRIMARY}, are corrected for their number "
         f"({100 * level:.2f} % each). They are leads all the same: tasks and searches were chosen by pilots that "
         "showed which way was ahead."
@@ -231,7 +232,8 @@ def _beats(title: str, group: Records, ours: Cell, theirs: Cell, family: str, le
         f"{title}, {ours.verifier}, budget {ours.budget}: {SEARCHES[ours.way][0]} is more often right than "
         f"{SEARCHES[theirs.way][0]} at {equal}"
     )
-    return positive(claim, gap(group, ours.name, theirs.name, level), len(group), family)
+    found = positive(claim, gap(group, ours.name, theirs.name, level), len(group), family)
+    return replace(found, level=level)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
