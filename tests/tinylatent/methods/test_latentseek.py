@@ -189,10 +189,12 @@ def test_every_proposal_is_that_of_the_plain_loop(way, made):
 
 
 @pytest.mark.parametrize("way", [WAYS[0], PAIR, BestOfN(rounds=5)], ids=["argmax", "sampled", "best of n"])
+@pytest.mark.parametrize("ends", [False, True])
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
-def test_logits_of_the_search_are_those_of_teacher_forcing(dtype, close, way, made):
-    """At every round: prompts that were read once, told tokens and decoded ones, padding and early ends."""
-    model, traces = model_of(DiscreteCoT(), TASK).to(dtype), []
+def test_logits_of_the_search_are_those_of_teacher_forcing(dtype, close, ends, way, made):
+    """At every round: prompts that were read once, told tokens and decoded ones, padding, and delimiters on the way."""
+    way = replace(way, ends=ends)
+    model, traces = made_for(way, made)[0].to(dtype), []
 
     def verify(examples, trace):
         traces.append(trace)

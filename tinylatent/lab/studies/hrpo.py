@@ -1,12 +1,12 @@
 """Study `hrpo`: does HRPO learn to use its latents, and do they help?
 
 HRPO (Yue et al. 2025) mixes soft tokens into sampled ones by gates that learn. From chains of thought that are right
-about half of the time, it is trained beside token-only GRPO, and beside itself with noise, another problem's soft token
-or zero in the soft token's place, and with gates that do not learn: a gain of latents must show against all of them.
-The paper takes the rise of the hidden ratio for the use of latents. Weight decay raises it, too, so that its course is
-judged against runs with permuted rewards and with none, and against those of the controls; all of that also without
-decay of Lambda. Arithmetic is the main place, where every arm is trained; multi-hop lookup has the arms that judge it.
-Seeds of the full profile are none of those that sizes were tried on.
+half of the time or more often, it is trained beside token-only GRPO, and beside itself with noise, another problem's
+soft token or zero in the soft token's place, and with gates that do not learn: a gain of latents must show against all
+of them. The paper takes the rise of the hidden ratio for the use of latents. Weight decay raises it, too, so that its
+course is judged against runs with permuted rewards, with none, and with decay alone, and against those of the controls;
+all of that also without decay of Lambda. Arithmetic is the main place, where every arm is trained; multi-hop lookup has
+the arms that judge it. Seeds of the full profile are none of those that sizes were tried on.
 """
 
 from pathlib import Path
@@ -24,6 +24,8 @@ from tinylatent.lab.tables import Table
 
 SEEDS: dict[Profile, range] = {"quick": range(3), "full": range(5, 10)}
 QUICK = ("token", "hrpo", "noise", "permuted")
+QUICK_PARTS = 3
+"""By what the quick profile divides the steps of training."""
 REWARDED = ("token", "hrpo", "noise", "shuffled", "zero", "fixed")
 """Arms whose rewards the figure draws."""
 JUDGED = tuple(DECAYED)
@@ -31,9 +33,11 @@ JUDGED = tuple(DECAYED)
 
 
 def grid(profile: Profile) -> list[Experiment]:
-    """Every arm on every seed; few of them in the quick profile."""
-    arms = ARMS if profile == "full" else QUICK
-    return [build(arm, seed) for arm in arms for seed in SEEDS[profile]]
+    """Every arm on every seed; in the quick profile few of them, for fewer steps."""
+    if profile == "full":
+        return [build(arm, seed) for arm in ARMS for seed in SEEDS[profile]]
+    steps = PLACES[""].training.steps // QUICK_PARTS
+    return [build(arm, seed, steps=steps) for arm in QUICK for seed in SEEDS[profile]]
 
 
 def by_place(records: list[ExperimentRecord]) -> dict[str, dict[str, Records]]:
