@@ -1,5 +1,6 @@
 """LatentSeek and its rivals: every numbered invariant of the method, a search written a second time, and selections."""
 
+import copy
 import itertools
 from dataclasses import replace
 
@@ -194,7 +195,7 @@ def test_every_proposal_is_that_of_the_plain_loop(way, made):
 def test_logits_of_the_search_are_those_of_teacher_forcing(dtype, close, ends, way, made):
     """At every round: prompts that were read once, told tokens and decoded ones, padding, and delimiters on the way."""
     way = replace(way, ends=ends)
-    model, traces = made_for(way, made)[0].to(dtype), []
+    model, traces = copy.deepcopy(made_for(way, made)[0]).to(dtype), []
 
     def verify(examples, trace):
         traces.append(trace)
