@@ -35,7 +35,7 @@ class Place:
     """Of the arms."""
 
 
-RATES = {"colar": 4e-3, "coconut": 4e-3, "waiting": 4e-3, "icot": 4e-3, "pause": 4e-3, "direct": 4e-3, "rl": 3e-4}
+RATES = {"colar": 8e-3, "coconut": 4e-3, "waiting": 4e-3, "icot": 4e-3, "pause": 4e-3, "direct": 4e-3, "rl": 3e-4}
 """Peak learning rates by family, on both tasks."""
 USUAL: dict[str, Any] = {"batch_size": 32, "clip_norm": 1.0, "log_every": 500, "validate": 0}
 """Of all runs. Gradients are clipped for everybody: CoLaR's loss sums over vectors, and batches with many of them would

@@ -1,6 +1,6 @@
-"""Study `colar-tuning`: a learning rate for every family of arms of study `colar`, the same five for each.
+"""Study `colar-tuning`: a learning rate for every family of arms of study `colar`, as many for each.
 
-On arithmetic, all five on split seed 100, the better three on seed 101; see `search`. CoLaR's rate is its usual form's,
+On arithmetic, all six on split seed 100, the better three on seed 101; see `search`. CoLaR's rate is its usual form's,
 at c = 5, which its ablations share; Coconut, pause as thought, removed steps, pause tokens and direct answers are tuned
 as it is, and so is reinforcement learning. What is found stands in `recipes_colar`, for multi-hop too.
 """
@@ -11,7 +11,7 @@ from tinylatent.lab.recipes_colar import ARMS, FAMILIES, arm_of, build, family_o
 from tinylatent.lab.studies.search import Contender, RateSearch
 from tinylatent.lab.study import Profile
 
-RATES, RL_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2), (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
+RATES, RL_RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2), (3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
 
 
 def rates_of(arm: str) -> tuple[float, ...]:

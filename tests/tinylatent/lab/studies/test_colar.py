@@ -265,10 +265,10 @@ def test_recipes():
 def test_every_family_is_tuned_alike():
     grid = colar_tuning.STUDY.grid("full")
     assert {family_of(arm) for arm in ARMS} - {"chain"} == {family_of(arm) for arm in FAMILIES}
-    assert len(grid) == 5 * len(FAMILIES)
-    assert len(grid) == 5 * len(FAMILIES)
+    assert len(grid) == 6 * len(FAMILIES)
+    assert len(grid) == 6 * len(FAMILIES)
     assert {run.seeds.split for run in grid} == {100}
-    records = [record_of(run, 50 + number % 5) for number, run in enumerate(grid)]
+    records = [record_of(run, 50 + number % 6) for number, run in enumerate(grid)]
     more = colar_tuning.STUDY.after("full", records)
     assert len(more) == 3 * len(FAMILIES)
     assert {run.seeds.split for run in more} == {101}
