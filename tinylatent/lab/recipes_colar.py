@@ -54,14 +54,14 @@ HOPS = Place(
     Training(steps=4000, learning_rate=3e-3, num_train=10_000, **USUAL),
     Training(steps=1800, num_train=10_000, **USUAL),
 )
-RL_START, RL_SPEED = "c2-nll", 1
-"""The arm that reinforcement learning starts from, and the speed it is asked at, which that arm never saw in training:
-there it does not know when to stop, so that lengths differ among rollouts. At its own speed they hardly do, and rewards
-cannot choose between them."""
+RL_START, RL_SPEED = "c2-nll", 2
+"""The arm that reinforcement learning starts from, and its speed, that of the published runs."""
+ERRING: dict[str, Any] = {"validate": 256, "enough": 0.6, "log_every": 50, "schedule": "constant"}
+"""Training of that arm, where it differs from the others': it stops while it still errs, so that rewards differ."""
 RL: dict[str, Any] = {"steps": 160, "weight_decay": 0.0, "log_every": 20}
 """Training of reinforcement learning, where it differs from the other arms'."""
 _COCONUT, _HOPS_COCONUT = Coconut(stages=3, share=0.2, mixing=0.0), Coconut(stages=6, share=0.12, mixing=0.0)
-_RL = CoLaRGRPO(speeds=(2,), speed=RL_SPEED, density="mean")
+_RL = CoLaRGRPO(speeds=(RL_SPEED,), density="mean")
 ARMS: dict[str, tuple[str, Method, str]] = {
     "chain": ("chain of thought", DiscreteCoT(ends=True), "#3b6fb6"),
     "random": ("CoLaR, c of 1 to 5", CoLaR(), "#7a3e9d"),
@@ -76,7 +76,7 @@ ARMS: dict[str, tuple[str, Method, str]] = {
     "unlabelled": ("no compressed labels", CoLaR(labels=False), "#6b7b3a"),
     "deterministic": ("deterministic head", CoLaR(deterministic=True), "#b58a3e"),
     "nll": ("NLL", CoLaR(latent_loss="nll"), "#b5403a"),
-    "c2-nll": ("NLL, c of 2 alone", CoLaR(speeds=(2,), latent_loss="nll"), "#d98880"),
+    "c2-nll": ("NLL, c of 2 alone, stopped early", CoLaR(speeds=(2,), latent_loss="nll"), "#d98880"),
     "coconut": ("Coconut", _COCONUT, "#4f8f5b"),
     "waiting": ("pause as thought", replace(_COCONUT, thought="pause"), "#d3b04a"),
     "icot": ("steps removed", replace(_COCONUT, per_step=0), "#8aa36b"),
@@ -132,7 +132,7 @@ def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
     if isinstance(method, DiscreteCoT):
         return Experiment(where.task, method, where.model, replace(where.start, **settings), seeds)
     start = build(RL_START if isinstance(method, CoLaRGRPO) else "hops-chain" if where is HOPS else "chain", seed)
-    own = RL if isinstance(method, CoLaRGRPO) else {}
+    own = RL if isinstance(method, CoLaRGRPO) else ERRING if arm == RL_START else {}
     training = replace(where.training, **{"learning_rate": RATES[family_of(arm)], **own, **settings})
     return Experiment(where.task, method, where.model, training, seeds, start)
 

@@ -14,7 +14,7 @@ from tinylatent.engine.controls import CONTROLS
 from tinylatent.lab import recipes_colar
 from tinylatent.lab.plots import figure, interval_column, legend_below, legend_mark
 from tinylatent.lab.reading import Reader, Reading, ReadingRecord
-from tinylatent.lab.recipes_colar import ARMS, PREFIX, RL_SPEED, RL_START, build
+from tinylatent.lab.recipes_colar import ARMS, PREFIX, RL_START, build
 from tinylatent.lab.studies.colar_tables import (
     ITSELF,
     ByArm,
@@ -44,8 +44,8 @@ QUICK_PARTS = 2
 """By what the quick profile divides the steps of training."""
 PROBLEMS = 500
 COMPARED = (1, 2, 5, 6)
-"""Speeds at which more is asked: those of the paper's tables, of reinforcement learning, and of as many latents as
-Coconut has."""
+"""Speeds at which more is asked: those of the paper's tables, of chain of thought, and of as many latents as Coconut
+has."""
 
 
 def grid(profile: Profile) -> list[Reading]:
@@ -68,10 +68,6 @@ def read_by(method: Method) -> tuple[Reader, ...]:
         latent = isinstance(method, Coconut) and method.per_step > 0 and not method.waits
         return Reader(ITSELF, method), *(Reader(f"{ITSELF} {name}", method, name) for name in CONTROLS if latent)
     asked = [*method.speeds] if len(method.speeds) == 1 else [*range(1, max(method.speeds) + 1)]
-    if isinstance(method, CoLaRGRPO):
-        asked = [RL_SPEED]
-    elif method == ARMS[RL_START][1]:
-        asked = sorted({RL_SPEED, *asked})
     found = [Reader(f"x{c}", replace(method, speed=c)) for c in asked]
     compared = [c for c in asked if c in COMPARED]
     found += [Reader(f"drawn x{c}", replace(method, speed=c, draws=True)) for c in compared]

@@ -73,7 +73,7 @@ def every(seeds=colar.SEEDS["quick"], **changes):
         share = shares.get(arm, (lambda name: graded(name) - 6) if "x2" in str(ARMS[arm]) else graded)
         if arm not in shares and ARMS[arm][1].name in ("pause", "direct", "coconut"):
             share = 30
-        spent = {"drawn x1": {"c2-nll": 12, "rl-mean": 8, "rl-sum": 12}.get(arm, 12)}
+        spent = {"drawn x2": {"c2-nll": 12, "rl-mean": 8, "rl-sum": 12}.get(arm, 12)}
         for seed in seeds:
             spread = {name: value + seed / 100 for name, value in spent.items()}
             spread |= {"itself": 3 + seed, "x6": 3.5}
@@ -199,7 +199,7 @@ def test_counts_of_a_rollout_tell_latents_and_rows_that_were_cut():
 def test_lengths_before_and_after_rewards_have_one_limit():
     """The arm before is asked at the speed and by the limit of reinforcement learning."""
     readers = {arm: {each.name: each.method for each in colar.reading(arm, 0).readers} for arm in ("c2-nll", "rl-mean")}
-    for name in ("x1", "drawn x1"):
+    for name in ("x2", "drawn x2"):
         assert {readers[arm][name].most for arm in readers} == {None}, "one more than the chain has groups"
         assert {readers[arm][name].tokens_each for arm in readers} == {recipes_colar.RL_SPEED}
 
