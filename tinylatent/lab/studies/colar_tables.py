@@ -31,8 +31,8 @@ PUBLISHED_SOURCE = (
     "and by its figure 3, read off a plot, for one c a model; another task and model, for the sign alone."
 )
 RATES_SHARED = (
-    "All arms of CoLaR share the learning rate of c of 1 to 5, both of pause tokens theirs, both of "
-    "reinforcement learning that of the mean over steps; multi-hop has the rates of arithmetic."
+    "Rates were chosen by study colar-tuning. All arms of CoLaR share that of c of 1 to 5, both of pause tokens "
+    "theirs, all of reinforcement learning that of the mean over steps; multi-hop has the rates of arithmetic."
 )
 ABLATIONS = {
     "mean": "the sum over the root of c is more often right than the mean",
