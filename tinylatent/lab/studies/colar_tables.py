@@ -284,7 +284,7 @@ def learning(groups: ByArm) -> Table:
         findings.append(_mean_positive(claim, values, "reinforcement", "latents", 1.0))
     ways = [f"{way}{name}" for way in ("", "drawn ") for name in ("accuracy", "low", "high", "latents", "cut")]
     legend = (
-        f"arithmetic at c = {RL_SPEED}. The model before stopped training at 60 % right answers or so, that rewards "
+        f"arithmetic at c = {RL_SPEED}. The model before stopped training at 50 % right answers or so, that rewards "
         "differ. All rows have the same limit of vectors, one more than the longest chain has groups; cut: rows in "
         "percent that had not stopped there. accuracy, latents and cut with means and decided stops; drawn: with "
         "vectors and stops drawn, as in training. "
