@@ -144,7 +144,7 @@ def test_tables_tell_what_the_readings_say():
     assert f"multi-hop, c = 4: {unseen}" in found
     singles = "training with c of 1 to 5 is more often right than with this c alone"
     assert {claim for claim in found if claim.endswith(singles)} == {
-        *(f"arithmetic, c = {c}: {singles}" for c in (1, 2, 3, 4, 5)),
+        *(f"arithmetic, c = {c}: {singles}" for c in (2, 3, 4, 5)),
         *(f"multi-hop, c = {c}: {singles}" for c in (2, 4)),
     }
     published = {(row["what"], row["c"]): row["published"] for row in tables[3].rows if row["task"] == "arithmetic"}
