@@ -4,7 +4,8 @@ Records of a place are grouped by kind of arm (`recipes_hrpo`); arms are compare
 seed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -156,7 +157,18 @@ def accuracies(place: str, groups: Groups) -> Table:
     )
     title = f"{place.capitalize()}: group advantages on tokens, and with soft tokens mixed in"
     found = [*_gains(groups), *_rivals(groups), *_gate_off(groups)]
-    return Table(title, columns, rows, legend, [placed(place, each) for each in found])
+    return Table(title, columns, rows, legend, [placed(place, each) for each in found], _other_starts(groups))
+
+
+def _other_starts(groups: Groups) -> list[str]:
+    """A remark on arms whose starts, read on tokens, are not those of most arms, though of the same seeds."""
+    starts = {arm: tuple(tuple(on_tokens(record)) for record in group) for arm, group in groups.items()}
+    usual = Counter(starts.values()).most_common(1)[0][0]
+    others = [KINDS[arm][0] for arm, start in starts.items() if start != usual]
+    told = (
+        "Not from the same weights as the other arms, but from starts of the same seeds that were trained elsewhere, "
+    )
+    return [f"{told}where rounding led to others: {', '.join(others)}."] if others else []
 
 
 def _gains(groups: Groups) -> Iterator[Finding]:
@@ -194,10 +206,14 @@ def _gate_off(groups: Groups) -> Iterator[Finding]:
 
 def through(record: ExperimentRecord) -> bool:
     """Whether a run leaves at most half of the errors of its start, which is read on tokens alone."""
+    return 1 - record.accuracy <= (1 - sum(on_tokens(record)) / sum(record.total)) / 2
+
+
+def on_tokens(record: ExperimentRecord) -> Sequence[int]:
+    """Right answers of a run's start on tokens, by key."""
     assert record.before is not None, "an arm begins with a start"
     found = record.before.evaluations
-    right = found.get("tokens", found[DEFAULT]).right
-    return 1 - record.accuracy <= (1 - sum(right) / sum(record.total)) / 2
+    return found.get("tokens", found[DEFAULT]).right
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -206,6 +206,15 @@ def test_both_places_are_told_apart_and_stand_beside_what_was_published():
     }
 
 
+def test_arms_that_began_elsewhere_are_named():
+    """A start of another accuracy on tokens: 51 percent on one seed instead of 50."""
+    same = grouped("token", "hrpo", "zero")
+    assert not hrpo_tables.accuracies("arithmetic", same).remarks
+    other = {**same, "zero": [record("zero", seed, 50 + (seed == 0), 70) for seed in SEEDS]}
+    (told,) = hrpo_tables.accuracies("arithmetic", other).remarks
+    assert told.endswith("rounding led to others: zero.")
+
+
 @pytest.mark.slow
 def test_two_seeds_decide_nothing():
     records = [each for each in everything(kinds=KINDS, hrpo={"now": 80}) if each.experiment.seeds.split < 2]
