@@ -38,7 +38,7 @@ def test_stored_results_are_rebuilt_byte_for_byte(stored, tmp_path):
         assert (tmp_path / name).read_bytes() == (stored / name).read_bytes(), name
 
 
-TO_BE_RUN = {"colar", "ctrls", "ctrls-tuning", "latentr3", "latentr3-tuning"}
+TO_BE_RUN = {"ctrls", "ctrls-tuning", "latentr3", "latentr3-tuning"}
 """Studies whose full profiles have not been run: nothing is told of them as measured."""
 
 

@@ -140,7 +140,10 @@ class Run(Generic[SomeTask, SomeMethod]):
         elif start is not None:
             earlier = replace(start.training, num_train=training.num_train)
             shared = replace(start.seeds, split=seeds.split)
-            start = replace(start, task=task, model=self.model, training=earlier, seeds=shared)
+            before = start.method
+            if before.name == method.starts_from:
+                before = replace(before, **method.start_settings)
+            start = replace(start, task=task, method=before, model=self.model, training=earlier, seeds=shared)
         return Experiment(task, method, self.model, training, seeds, start)
 
     def _contradictions(self, start: Experiment) -> Iterator[tuple[str, Any, Any]]:

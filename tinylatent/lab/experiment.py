@@ -78,6 +78,14 @@ class Experiment(Run):
                     f"the run to start from has another {name}, {theirs} instead of {ours}: its weights must fit, and "
                     "must not have seen what this run is validated on"
                 )
+        if self.start.method.name == self.method.starts_from:
+            for name, needed in self.method.start_settings.items():
+                given = getattr(self.start.method, name)
+                if given != needed:
+                    raise ValueError(
+                        f"the run to start from is of {self.start.method.name} with {name} {given}: expected {needed}, "
+                        f"as {self.method.name} needs; train one so, or leave the start out"
+                    )
         own, theirs = self.method.extra_tokens, self.start.method.extra_tokens
         if own and theirs != own[: len(theirs)]:
             raise ValueError(

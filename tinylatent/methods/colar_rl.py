@@ -16,7 +16,7 @@ Letters: B rows = prompts * G, G rollouts of a group, T steps.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -60,6 +60,11 @@ class CoLaRGRPO(PolicyGradient, Compressing):
         Compressing.__post_init__(self)
         if self.density not in get_args(Density):
             raise ValueError(f"density {self.density!r}: expected one of {', '.join(get_args(Density))}")
+
+    @property
+    def start_settings(self) -> Mapping[str, Any]:
+        """The head and the tokens of speeds that it takes over."""
+        return {"speeds": self.speeds, "head": self.head, "deterministic": self.deterministic}
 
     @property
     def idle(self) -> Mapping[str, str]:

@@ -21,6 +21,7 @@ answer is returned by default, as there, but the best and the first accepted can
 Letters: B rows, M sampled prefixes, N positions, D width, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -156,9 +157,9 @@ class LatentSeek(Prefixed):
         for name, options in (("mode", Mode), ("baseline", Baseline), ("optimizer", Optimizer)):
             if getattr(self, name) not in get_args(options):
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(get_args(options))}")
-        if not self.rate >= 0:
+        if not 0 <= self.rate < math.inf:
             raise ValueError(f"rate {self.rate}: expected 0 or more; try 0.03")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature {self.temperature}: expected more than 0; try 1.0")
         if self.samples < 1 or (self.mode == "argmax" and self.samples > 1):
             raise ValueError(f"samples {self.samples} in mode {self.mode}: expected 1, or more in mode sampled")

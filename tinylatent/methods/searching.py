@@ -9,6 +9,7 @@ Letters: B rows, N places of the chain that are told, M proposals of a round, K 
 the first), T tokens written, W tokens before the answer, A answer tokens, D width, V vocabulary.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
@@ -119,6 +120,8 @@ class Search(DiscreteCoT):
     def __post_init__(self) -> None:
         if not 0 <= self.rounds <= MAX_ROUNDS:
             raise ValueError(f"rounds {self.rounds}: expected 0 to {MAX_ROUNDS:,}; try 10")
+        if not math.isfinite(self.threshold):
+            raise ValueError(f"threshold {self.threshold}: expected a number; try -0.2")
         if self.select not in get_args(Select):
             raise ValueError(f"select {self.select!r}: expected one of {', '.join(get_args(Select))}")
         if verifier_named(self.judge) is None:
@@ -127,7 +130,7 @@ class Search(DiscreteCoT):
     @property
     def start_settings(self) -> Mapping[str, Any]:
         """Its chains end as this one's do."""
-        return {"ends": self.ends} if self.ends else {}
+        return {"ends": self.ends}
 
     @property
     def idle(self) -> Mapping[str, str]:

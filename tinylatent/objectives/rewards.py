@@ -11,6 +11,7 @@
 Letters: B rows, W tokens before the answer, A answer tokens, V vocabulary.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -179,6 +180,17 @@ VERIFIERS: dict[str, Verifier] = {
 FLIPPED, FRESH = " flipped ", " afresh"
 
 
+def _share(word: str) -> float:
+    """A share from 0 to 1 that a verifier's name holds."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise ValueError(f"{word!r} is no share: expected a number from 0 to 1, such as 0.9")
+    return value
+
+
 def verifier_named(name: str) -> Verifier | None:
     """The verifier of this name; None, the method's own judge, for an empty name.
 
@@ -195,9 +207,11 @@ def verifier_named(name: str) -> Verifier | None:
     try:
         verify = VERIFIERS.get(base)
         if word == "confidence" and level:
-            verify = partial(confident, level=float(level))
+            verify = partial(confident, level=_share(level))
         if verify is not None and flipped:
-            return noisy(verify, float(rate.removesuffix(FRESH)), fresh=rate.endswith(FRESH))
+            if base == "confidence":
+                raise ValueError("only yes or no can be flipped; give a level, as in 'confidence 0.9 flipped 0.2'")
+            return noisy(verify, _share(rate.removesuffix(FRESH)), fresh=rate.endswith(FRESH))
     except ValueError as error:
         raise ValueError(f"verifier {name!r}: {error}") from None
     if verify is None:

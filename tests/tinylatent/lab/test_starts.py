@@ -13,7 +13,7 @@ from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import begun, load, train
 from tinylatent.lab.measure import measure
 from tinylatent.lab.records import DEFAULT
-from tinylatent.methods import GRPO, Coconut, Direct, DiscreteCoT
+from tinylatent.methods import GRPO, HRPO, Coconut, CoLaRGRPO, Direct, DiscreteCoT, LatentSeek
 from tinylatent.methods.colar import CoLaR
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.checkpoints import OPTIMIZER, WEIGHTS, find_checkpoint
@@ -118,6 +118,29 @@ def test_another_or_unfinished_start_is_refused(tmp_path, unchecked):
 def test_a_start_that_does_not_fit_is_refused(change, said):
     with pytest.raises(ValueError, match=f"the run to start from has {said}"):
         replace(begun_from(), **change)
+
+
+@pytest.mark.parametrize(
+    ("method", "ends", "said"),
+    [
+        (CoLaR(), False, "is of discrete with ends False: expected True, as colar needs"),
+        (HRPO(), False, "is of discrete with ends False: expected True, as hrpo needs"),
+        (LatentSeek(ends=True), False, "is of discrete with ends False: expected True, as latentseek needs"),
+        (LatentSeek(), True, "is of discrete with ends True: expected False, as latentseek needs"),
+    ],
+)
+def test_chains_of_a_start_must_end_as_the_method_reads_them(method, ends, said):
+    start = replace(begun_from().start, method=DiscreteCoT(ends=ends))
+    with pytest.raises(ValueError, match=said):
+        replace(start, method=method, start=start)
+    replace(start, method=method, start=replace(start, method=DiscreteCoT(ends=not ends)))
+
+
+@pytest.mark.parametrize("change", [{"speeds": (2,)}, {"head": 7}, {"deterministic": True}])
+def test_rewards_go_on_with_the_head_and_the_speeds_of_colar(change):
+    start = replace(begun_from().start, method=CoLaR())
+    with pytest.raises(ValueError, match="the run to start from is of colar with"):
+        replace(start, method=CoLaRGRPO(**change), start=start)
 
 
 def test_a_start_may_have_fewer_positions_or_more(unchecked):

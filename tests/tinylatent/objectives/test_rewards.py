@@ -236,9 +236,14 @@ def test_verifiers_by_name():
     for name, said in (
         ("oracle", r"unknown verifier 'oracle': expected one of truth, certificate, confidence, constant, a level of"),
         ("truth 0.2", r"unknown verifier 'truth 0\.2'"),
-        ("truth flipped much", r"verifier 'truth flipped much': could not convert"),
-        ("truth flipped 1.2", r"verifier 'truth flipped 1\.2': flipped 1\.2: expected a probability from 0 to 1"),
-        ("confidence high", r"verifier 'confidence high': could not convert"),
+        ("truth flipped much", r"verifier 'truth flipped much': 'much' is no share: expected a number from 0 to 1"),
+        ("truth flipped 1.2", r"verifier 'truth flipped 1\.2': '1\.2' is no share: expected a number from 0 to 1"),
+        ("confidence high", r"verifier 'confidence high': 'high' is no share: expected a number from 0 to 1, such as"),
+        ("confidence nan", r"'nan' is no share"),
+        (
+            "confidence flipped 0.2",
+            r"only yes or no can be flipped; give a level, as in",
+        ),
     ):
         with pytest.raises(ValueError, match=said):
             verifier_named(name)
