@@ -86,7 +86,8 @@ def latents(group: Readings, reader: str) -> list[float]:
 def cut(group: Readings, reader: str) -> float:
     """Share of rows of CoLaR that were cut at the limit: they took no stop, which is a step without token or latent."""
     costs = [record.costs(reader) for record in group]
-    return 1 - fmean(each["steps"] - each["tokens"] - each["latents"] for each in costs)
+    stops = fmean(each["steps"] - each["tokens"] - each["latents"] for each in costs)
+    return max(0.0, 1 - stops)  # rounding may lead below 0, which a table would tell as -0.00
 
 
 def readers(group: Readings) -> list[str]:
