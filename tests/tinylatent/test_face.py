@@ -228,6 +228,8 @@ def test_what_cannot_be_done_is_said(call, said, unchecked):
 def test_parts_that_weights_lack_are_named(run):
     with pytest.raises(ValueError, match=r"pause has the parts .* which these weights lack"):
         run.using(tl.METHODS["pause"]())
+    with pytest.raises(ValueError, match=r"discrete has the extra tokens .*, these weights none: expected the same"):
+        run.using(tl.METHODS["discrete"](ends=True))
     with pytest.raises(ValueError, match="give every problem 4"):
         run.think([0, 1])
 

@@ -165,6 +165,12 @@ class Experiment(Run):
         own = len(self.task.vocabulary) + len(self.method.extra_tokens)
         return own if self.start is None else max(own, self.start.tokens)
 
+    @property
+    def extra_tokens(self) -> tuple[str, ...]:
+        """Names of the last rows of that table: the method's extra tokens, or its start's where it has none."""
+        own = self.method.extra_tokens
+        return own if own or self.start is None else self.start.extra_tokens
+
     def rows(self, part: Literal["train", "validation"]) -> np.ndarray:
         """The problems of a part under this experiment's split.
 

@@ -112,9 +112,15 @@ class Trained:
         """The same weights, read by another method: other thoughts at inference, for instance.
 
         Raises:
-            ValueError: the method has parts of its own that these weights lack.
+            ValueError: the method has parts or extra tokens of its own that these weights lack.
         """
         _check_method(method)
+        own, there = method.extra_tokens, self.experiment.extra_tokens
+        if own and own != there:
+            raise ValueError(
+                f"{method.name} has the extra tokens {', '.join(own)}, these weights "
+                f"{', '.join(there) or 'none'}: expected the same, as tokens are found by their place; train it instead"
+            )
         parts = getattr(self.model, "parts", {})
         lacking = {*method.parts(self.model.backbone, torch.Generator())} - {*parts}
         if lacking:

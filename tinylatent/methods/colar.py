@@ -238,7 +238,7 @@ class Compressing(Method):
     compared = False  # it has a study of its own
 
     speeds: tuple[int, ...] = (1, 2, 3, 4, 5)
-    """Numbers of tokens c that a vector stands for in training; one is drawn for every batch."""
+    """Numbers of tokens c that a vector stands for in training; one is drawn for every batch, but not under rewards."""
     speed: int | None = None
     """c at inference, up to the largest of `speeds`, which it is by default."""
     most: int | None = None

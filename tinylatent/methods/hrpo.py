@@ -44,6 +44,8 @@ from tinylatent.objectives.policy_gradient import PolicyGradient, Rollouts
 
 SHARPNESS = 8
 """c of the gate."""
+LARGEST_GATE = 0.999999
+"""Nearer to 1 Lambda is infinite in float32."""
 Latent = Literal["soft", "noise", "shuffled", "zero"]
 Gating = Literal["learned", "fixed", "token"]
 
@@ -265,9 +267,13 @@ class HRPO(PolicyGradient):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.updates != 1:
-            raise ValueError(f"updates {self.updates}: expected 1, since HRPO's loss has no probability ratio")
-        if not 0 < self.r_min <= self.r_max < 1:
-            raise ValueError(f"r_min {self.r_min}, r_max {self.r_max}: expected 0 < r_min <= r_max < 1; try .95, .999")
+            raise ValueError(
+                f"updates {self.updates}: expected 1, since HRPO's loss has no probability ratio; leave it out"
+            )
+        if not 0 < self.r_min <= self.r_max <= LARGEST_GATE:
+            raise ValueError(
+                f"r_min {self.r_min}, r_max {self.r_max}: expected 0 < r_min <= r_max <= {LARGEST_GATE}; try .95, .999"
+            )
         for name in ("soft_temperature", "score_temperature"):
             value = getattr(self, name)
             if value is not None and not 0.01 <= value <= 100:

@@ -163,7 +163,7 @@ def test_a_run_is_tuned_only_as_the_search_trained_it(name, run, tuned):
     [
         ("hrpo/noise", "hrpo/shuffled"),
         ("hrpo/multihop-token", "hrpo/multihop-fixed"),
-        ("hrpo/multihop-hrpo", "colar/random"),
+        ("hrpo/multihop-hrpo", "colar/mean"),
     ],
 )
 def test_an_arm_with_a_rate_of_its_family_is_not_called_tuned(searched, borrowed):

@@ -239,7 +239,7 @@ def ratios(place: str, groups: Groups) -> Table:
     columns = {"arm": "s"}
     for name in ("start", "middle", "end"):
         columns |= {name: ".3f", f"{name} low": ".3f", f"{name} high": ".3f"}
-    for name in ("change", "by decay"):
+    for name in ("change", "by decay") if any("by decay" in row for row in rows) else ("change",):
         columns |= {name: "+.3f", f"{name} low": "+.3f", f"{name} high": "+.3f"}
     columns |= {"logged": ".3f", "seeds": "d"}
     legend = (
