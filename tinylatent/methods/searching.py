@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -31,7 +32,7 @@ from tinylatent.engine.thoughts import Token
 from tinylatent.engine.trace import NO_TOKEN, Trace
 from tinylatent.methods.discrete import DiscreteCoT, ended, ended_answer
 from tinylatent.models.backbone import Backbone, Edit
-from tinylatent.objectives.examples import Examples
+from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.method import Model, Solution
 from tinylatent.objectives.rewards import Verifier, verifier_named, written
 
@@ -131,6 +132,20 @@ class Search(DiscreteCoT):
     def start_settings(self) -> Mapping[str, Any]:
         """Its chains end as this one's do."""
         return {"ends": self.ends}
+
+    def supervise(self, speaker: Speaker, device: torch.device | str = "cpu") -> Examples:
+        """Examples without targets; a task without proofs refuses a judge of certificates before it costs a run.
+
+        Raises:
+            ValueError: the task knows no proofs.
+        """
+        examples, task = super().supervise(speaker, device), getattr(speaker, "task", None)
+        if self.judge.startswith("certificate") and task is not None:
+            chain, answer = (
+                np.full((len(examples), n), NO_TOKEN) for n in (examples.max_steps, examples.answer_tokens)
+            )
+            task.certified(examples.problems(), chain, answer)
+        return examples
 
     @property
     def idle(self) -> Mapping[str, str]:

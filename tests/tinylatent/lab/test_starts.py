@@ -6,12 +6,12 @@ from dataclasses import replace
 import msgspec
 import pytest
 import torch
-from tinylatent_tasks import MNNS
+from tinylatent_tasks import MNNS, SubsetSum
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import begun, load, train
-from tinylatent.lab.measure import measure
+from tinylatent.lab.measure import check, measure
 from tinylatent.lab.records import DEFAULT
 from tinylatent.methods import GRPO, HRPO, Coconut, CoLaRGRPO, Direct, DiscreteCoT, LatentSeek
 from tinylatent.methods.colar import CoLaR
@@ -134,6 +134,17 @@ def test_chains_of_a_start_must_end_as_the_method_reads_them(method, ends, said)
     with pytest.raises(ValueError, match=said):
         replace(start, method=method, start=start)
     replace(start, method=method, start=replace(start, method=DiscreteCoT(ends=not ends)))
+
+
+def test_a_judge_that_the_task_has_not_is_refused_before_the_start_is_trained(tmp_path, unchecked):
+    def judged(task):
+        start = Experiment(task, DiscreteCoT(), ModelConfig(16, 1, 1), recipe(num_train=8))
+        none = replace(start.training, steps=0)
+        return replace(start, method=LatentSeek(judge="certificate"), training=none, start=start)
+
+    with pytest.raises(ValueError, match="mnns has no certificates"):
+        check(judged(TASK), tmp_path / "a")
+    check(judged(SubsetSum(numbers=4)), tmp_path / "b")
 
 
 @pytest.mark.parametrize("change", [{"speeds": (2,)}, {"head": 7}, {"deterministic": True}])
