@@ -8,9 +8,11 @@ from tinylatent.engine.controls import CONTROLS
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, mean_interval, paired_difference
 from tinylatent.lab.findings import Finding, decided
 from tinylatent.lab.records import DEFAULT, ExperimentRecord, Ranking, Sampling
+from tinylatent.lab.run import Record
 
 Name = TypeVar("Name", bound=Hashable)
 Item = TypeVar("Item")
+OfRun = TypeVar("OfRun", bound=Record)
 Records = Sequence[ExperimentRecord]
 Statistic = Literal["pass", "majority"]
 """What several answers to a problem come to: whether any of k is right, or whether most are."""
@@ -142,22 +144,20 @@ def over_seeds(values: Sequence[float], level: float = 0.95) -> Interval:
     return mean_interval(values, level)
 
 
-def _split_seed(record: ExperimentRecord) -> int:
-    """The seed of a run's split."""
-    return record.experiment.seeds.split
+def _split_seed(record: Record) -> int:
+    """The seed of a run's split, which is left out of what was written where it is 0."""
+    return record.seeds.get("split", 0)
 
 
-def paired(
-    ours: Sequence[Item], theirs: Sequence[Item], seed_of: Callable[[Any], int] = _split_seed
-) -> tuple[list[Item], list[Item]]:
+def paired(ours: Sequence[OfRun], theirs: Sequence[OfRun]) -> tuple[list[OfRun], list[OfRun]]:
     """The runs of two arms in the order of their seeds.
 
     Raises:
         ValueError: a seed is missing in one of them, or there twice.
     """
-    mine, other = ({seed_of(record): record for record in group} for group in (ours, theirs))
+    mine, other = ({_split_seed(record): record for record in group} for group in (ours, theirs))
     if mine.keys() != other.keys() or {len(ours), len(theirs)} != {len(mine)}:
-        told = (", ".join(str(seed_of(record)) for record in group) for group in (ours, theirs))
+        told = (", ".join(str(_split_seed(record)) for record in group) for group in (ours, theirs))
         raise ValueError(
             f"runs of seeds {' and '.join(told)} are no pairs: expected one run of either arm for every seed"
         )
