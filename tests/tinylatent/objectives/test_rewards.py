@@ -242,7 +242,7 @@ def test_verifiers_by_name():
         ("confidence nan", r"'nan' is no share"),
         (
             "confidence flipped 0.2",
-            r"only yes or no can be flipped; give a level, as in",
+            r"only yes or no can be flipped; give a level, as in 'confidence 0\.9 flipped 0\.2'",
         ),
     ):
         with pytest.raises(ValueError, match=said):

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from tinylatent.engine.controls import CONTROLS
-from tinylatent.evaluation.statistics import Interval, accuracy_interval, mean_interval, paired_difference
+from tinylatent.evaluation.statistics import Interval, accuracy_interval, paired_difference
 from tinylatent.lab.findings import Finding, decided
 from tinylatent.lab.reading import ReadingRecord
 from tinylatent.lab.recipes_colar import ARMS, PREFIX, RL_SPEED, RL_START, place_of
-from tinylatent.lab.studies.compare import needs_own, percent, positive
+from tinylatent.lab.studies.compare import needs_own, over_seeds, percent, positive
 from tinylatent.lab.tables import Table, Value
 
 Readings = Sequence[ReadingRecord]
@@ -185,13 +185,9 @@ def _mean_positive(
     claim: str, values: Sequence[float], family: str, unit: str = "points", of: float = 100.0
 ) -> Finding:
     """Whether a number is positive on average over runs, by Student's t."""
-    if len(values) < 2:
-        only = Interval(values[0], values[0], values[0], "one run")
-        return Finding(
-            claim, decided(False, False), f"{of * values[0]:+.2f} {unit} [one run]", only, family=family, runs=1
-        )
-    found = mean_interval(list(values))
-    told = f"{of * found.value:+.2f} {unit} [{of * found.low:+.2f}, {of * found.high:+.2f}]"
+    found = over_seeds(values)
+    ends = "one run" if len(values) < 2 else f"{of * found.low:+.2f}, {of * found.high:+.2f}"
+    told = f"{of * found.value:+.2f} {unit} [{ends}]"
     kind = "share" if of == 100 else unit
     verdict = decided(found.low > 0, found.high < 0, len(values))
     return Finding(claim, verdict, told, found, unit=kind, family=family, runs=len(values))
@@ -288,10 +284,9 @@ def learning(groups: ByArm) -> Table:
         f"arithmetic at c = {RL_SPEED}. The model before stopped training at 60 % right answers or so, that rewards "
         "differ. All rows have the same limit of vectors, one more than the longest chain has groups; cut: rows in "
         "percent that had not stopped there. accuracy, latents and cut with means and decided stops; drawn: with "
-        "vectors and stops drawn, as in training. "
-        "The log-density of a vector is its mean over the width, as in the published code, which is not the policy's; "
-        "with the ratio of the policy it is its sum. All share the rate of the mean over steps. Published, on MATH "
-        "with R1-Distill-Qwen-1.5B at c = 2 (table 2): 8.94 % in 56.8 latents before, 14.3 % in 9.79 after, 13.8 % in "
-        "128, the limit, without the mean."
+        "vectors and stops drawn, as in training. The log-density of a vector is its mean over the width, as in the "
+        "published code, which is not the policy's; with the ratio of the policy it is its sum. All share the rate of "
+        "the mean over steps. Published, on MATH with R1-Distill-Qwen-1.5B at c = 2 (table 2): 8.94 % in 56.8 latents "
+        "before, 14.3 % in 9.79 after, 13.8 % in 128, the limit, without the mean."
     )
     return Table("Reinforcement learning", {"arm": "s", **dict.fromkeys(ways, ".2f")}, rows, legend, findings)

@@ -165,10 +165,10 @@ def _other_starts(groups: Groups) -> list[str]:
     starts = {arm: tuple(tuple(on_tokens(record)) for record in group) for arm, group in groups.items()}
     usual = Counter(starts.values()).most_common(1)[0][0]
     others = [KINDS[arm][0] for arm, start in starts.items() if start != usual]
-    told = (
-        "Not from the same weights as the other arms, but from starts of the same seeds that were trained elsewhere, "
-    )
-    return [f"{told}where rounding led to others: {', '.join(others)}."] if others else []
+    if not others:
+        return []
+    told = "Not from the same weights as the other arms, but from starts of the same seeds that were trained elsewhere"
+    return [f"{told}, where rounding led to others: {', '.join(others)}."]
 
 
 def _gains(groups: Groups) -> Iterator[Finding]:
@@ -239,8 +239,9 @@ def ratios(place: str, groups: Groups) -> Table:
     columns = {"arm": "s"}
     for name in ("start", "middle", "end"):
         columns |= {name: ".3f", f"{name} low": ".3f", f"{name} high": ".3f"}
-    for name in ("change", "by decay") if any("by decay" in row for row in rows) else ("change",):
-        columns |= {name: "+.3f", f"{name} low": "+.3f", f"{name} high": "+.3f"}
+    for name in ("change", "by decay"):
+        if any(name in row for row in rows):
+            columns |= {name: "+.3f", f"{name} low": "+.3f", f"{name} high": "+.3f"}
     columns |= {"logged": ".3f", "seeds": "d"}
     legend = (
         "Mean of sqrt(1 - a^2) over coordinates and gated steps of the rollouts, at the first, middle and last line of "

@@ -265,4 +265,5 @@ def test_every_family_is_tuned_with_as_many_rates_on_other_seeds():
 def test_reported_seeds_are_none_that_sizes_were_tried_on_or_that_tuning_used():
     seeds = {profile: {run.seeds.split for run in hrpo.grid(profile)} for profile in ("quick", "full")}
     assert seeds == {"quick": {0, 1, 2}, "full": {5, 6, 7, 8, 9}}
+    assert {run.training.steps for run in hrpo.grid("quick")} == {PLACES[""].training.steps // 3}
     assert {arm_of(run) for run in hrpo.grid("full")} == {*ARMS}
