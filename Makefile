@@ -1,6 +1,5 @@
 # make lab     install, then the quick study: the CoT2 table in minutes
 # make test    install, then lint, types and tests, the slow ones too
-# make every   the same with the tests of methods whose studies have not been run yet
 # make fast    the same without slow tests and checks of shapes: under a minute on two cores, to run after each edit
 # make format  install, then rewrite the code as lint wants it, as far as that goes by itself
 # make docs    install, then write anew what pages quote from programs
@@ -15,7 +14,7 @@ STAMP := .venv/.installed
 CODE := tinylatent tasks theory tests examples
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
-.PHONY: install lab check test every fast format docs bench clean
+.PHONY: install lab check test fast format docs bench clean
 
 install: $(STAMP)
 
@@ -35,9 +34,6 @@ check: install
 
 test: check
 	$(PYTEST)
-
-every: check
-	TINYLATENT_TESTS=all $(PYTEST)
 
 fast: check
 	$(PYTEST) -m "not slow" --hypothesis-profile fast --override-ini addopts=--import-mode=importlib

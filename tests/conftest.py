@@ -5,28 +5,10 @@ thoughts (the definition of each thought), cases (drawn plans), fakes (thoughts 
 variants (every registered method), families (small models of Hugging Face).
 """
 
-import os
-
 import pytest
 import torch
 from hypothesis import Phase, settings
 from jaxtyping import config
-
-if os.environ.get("TINYLATENT_TESTS") != "all":
-    # Methods whose studies have not been run yet; with these, tests take longer than ten minutes: `make every`.
-    collect_ignore = [
-        f"tinylatent/{name}.py"
-        for name in (
-            "methods/test_ctrls",
-            "methods/test_ctrls_rl",
-            "methods/test_latentr3",
-            "methods/test_latentr3_rl",
-            "lab/studies/test_ctrls",
-            "lab/studies/test_latentr3",
-            "evaluation/test_diversity",
-            "evaluation/test_retrieval",
-        )
-    ]
 
 torch.set_num_threads(1)
 PHASES = (Phase.explicit, Phase.generate, Phase.shrink)  # explaining a failure takes longer than finding it
@@ -35,12 +17,27 @@ settings.register_profile("fast", settings.get_profile("tinylatent"), max_exampl
 settings.load_profile("tinylatent")
 
 
+@pytest.fixture(autouse=True)
+def as_users_run(request):
+    """Shapes are checked in tests that are not slow: those check every room, and slow ones take a third less time."""
+    if request.node.get_closest_marker("slow"):
+        request.getfixturevalue("unchecked")
+
+
 @pytest.fixture
 def unchecked():
     """Shapes go unchecked, as they do for users: training is faster, and bad values reach the code's own words."""
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    """Intervals come from a hundred draws: for tests that do not depend on their ends."""
+    from tinylatent.evaluation import statistics  # not at the top: shape checks hook in first
+
+    monkeypatch.setattr(statistics, "_remembered", lambda *known: statistics._interval(*known[:-2], 100, 0))
 
 
 @pytest.fixture(scope="session")

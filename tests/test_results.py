@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from drawn import legends_on_data, remembered
 from pages import misquoted
 from tinylatent_theory.claims.study import LEDGER
 
@@ -29,13 +30,22 @@ def test_the_log_quotes_the_tables_it_points_to():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stored", KEPT, ids=lambda stored: stored.name)
-def test_stored_results_are_rebuilt_byte_for_byte(stored, tmp_path):
+def test_stored_results_are_rebuilt_byte_for_byte(stored, tmp_path, monkeypatch):
+    """And no figure hides data behind its legend; every panel says what its axes are."""
+    saved = remembered(monkeypatch)
     (tmp_path / "runs.jsonl").write_bytes((stored / "runs.jsonl").read_bytes())
     rebuild(KEPT[stored], tmp_path)
     names = {path.name for path in stored.iterdir()} - {"figure.pdf", "figure.svg"}  # which git ignores
     assert names == {path.name for path in tmp_path.iterdir()}
     for name in names - {"figure.png"}:
         assert (tmp_path / name).read_bytes() == (stored / name).read_bytes(), name
+    (figure,) = saved
+    hiding, legends = legends_on_data(figure)
+    assert hiding == []
+    first = figure.axes[0]
+    for axes in figure.axes:
+        assert axes.get_ylabel() or axes.get_yticklabels() or axes.get_shared_y_axes().joined(axes, first)
+    assert legends or KEPT[stored].name == "mnns-variance", "whose panels have one colour each"
 
 
 TO_BE_RUN = {"ctrls", "ctrls-tuning", "latentr3", "latentr3-tuning"}

@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import pytest
+from drawn import legends_on_data
 
 from tinylatent.cli.main import main
-from tinylatent.evaluation import statistics
 from tinylatent.evaluation.statistics import Interval
-from tinylatent.lab import sheets
 from tinylatent.lab.plots import figure, interval_column, legend_below, legend_mark, legend_under, published_mark
-from tinylatent.lab.study import kept, read_runs, study_of
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"
 GAP = Interval(0.5, 0.25, 0.75, "by hand")
@@ -45,13 +43,6 @@ def test_a_legend_below_names_each_label_once(tmp_path):
     assert [text.get_text() for text in legend.get_texts()] == ["measured", "published", "hollow: one seed"]
 
 
-def legends_on_data(drawn):
-    """Legends whose box meets the inside of any axes."""
-    boxes = [axes.get_window_extent() for axes in drawn.axes]
-    legends = [*drawn.legends, *(axes.get_legend() for axes in drawn.axes if axes.get_legend())]
-    return [each for each in legends if any(each.get_window_extent().overlaps(box) for box in boxes)], legends
-
-
 def test_a_legend_on_data_would_be_seen(tmp_path):
     with figure(tmp_path / "a.png", 4, 3) as (axes,):
         axes.plot([1, 2], label="line")
@@ -62,42 +53,6 @@ def test_a_legend_on_data_would_be_seen(tmp_path):
         axes.set_xlabel("x")
         legend_under(axes)
     assert legends_on_data(axes.figure)[0] == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("folder", kept(RESULTS), ids=lambda folder: folder.name)
-def test_no_figure_of_a_stored_study_hides_data_behind_its_legend(folder, tmp_path, monkeypatch):
-    """And every panel says what its axes are."""
-    saved, Sheet = [], sheets.sheet
-
-    def remembered(path, width, height):
-        return Remembered(Sheet(path, width, height), saved)
-
-    monkeypatch.setattr("tinylatent.lab.plots.sheet", remembered)
-    monkeypatch.setattr(statistics, "_remembered", lambda *known: statistics._interval(*known[:-2], 100, 0))
-    study = study_of(folder)
-    study.figure(read_runs(study, folder), tmp_path / "figure.png")
-    (drawn,) = saved
-    hiding, legends = legends_on_data(drawn)
-    assert hiding == []
-    first = drawn.axes[0]
-    for axes in drawn.axes:
-        assert axes.get_ylabel() or axes.get_yticklabels() or axes.get_shared_y_axes().joined(axes, first)
-    assert legends or study.name == "mnns-variance", "whose panels have one colour each"
-
-
-class Remembered:
-    """A sheet that is kept when it has been saved."""
-
-    def __init__(self, sheet, kept):
-        self.sheet, self.kept = sheet, kept
-
-    def __enter__(self):
-        self.kept.append(self.sheet.__enter__())
-        return self.kept[-1]
-
-    def __exit__(self, *error):
-        return self.sheet.__exit__(*error)
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """Recipes hold what the stored tuning runs found, and are whole runs by name."""
 
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 
 import pytest
+from tinylatent_tasks import Task
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.recipes import (
@@ -175,8 +177,9 @@ def test_an_arm_with_a_rate_of_its_family_is_not_called_tuned(searched, borrowed
 
 
 @pytest.mark.slow
-def test_every_recipe_can_be_tried_with_twenty_steps(tmp_path):
+def test_every_recipe_can_be_tried_with_twenty_steps(tmp_path, monkeypatch):
     """A first try needs no flag but the number of steps, on any task: its sizes suffice for batches and stages."""
+    monkeypatch.setattr(Task, "split", cache(Task.split))  # most recipes share a task and seed
     for name in recipes():
         run = recipe(name)
         replace(run, training=replace(run.training, steps=20)).check(tmp_path / "run")

@@ -228,7 +228,7 @@ def test_other_problems_are_not_compared():
 
 
 @pytest.mark.parametrize("profile", ["quick", pytest.param("full", marks=pytest.mark.slow)])
-def test_both_profiles_can_be_shown(profile, tmp_path):
+def test_both_profiles_can_be_shown(profile, tmp_path, few_draws):
     """Rows have no column that is not there, each table has findings of a named family, and the figure is drawn."""
     made = every(colar.SEEDS[profile])
     if profile == "quick":

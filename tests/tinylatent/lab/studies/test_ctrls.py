@@ -230,7 +230,7 @@ def test_reach_and_exploration_and_the_grid_tell_what_was_counted():
 
 
 @pytest.mark.slow
-def test_tables_and_figure_have_every_place(tmp_path):
+def test_tables_and_figure_have_every_place(tmp_path, few_draws):
     kinds = (CHAIN, "fitted", "hard", "rl", "rl-hard", "rl-categorical", "rl-naive", "prefix", TOKENS)
     few = (f"{prefix}{kind}" for prefix in ("hops-", "sums-") for kind in (CHAIN, "fitted", "rl"))
     records = [record(arm, seed) for arm in (*kinds, *few) for seed in range(2)]

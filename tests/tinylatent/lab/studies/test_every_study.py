@@ -18,7 +18,7 @@ STUDY = [pytest.param(study, marks=[pytest.mark.slow] * (name in SLOW), id=name)
 
 @pytest.mark.parametrize("profile", ["quick", pytest.param("full", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("study", STUDY)
-def test_every_profile_of_every_study_can_be_shown(study, profile, tmp_path):
+def test_every_profile_of_every_study_can_be_shown(study, profile, tmp_path, few_draws):
     """Rows have no column that is not there, each table has findings of a named family, and the figure is drawn."""
     lines = ({"study": study.name, "profile": profile, **each.to_json()} for each in records_of(study, profile))
     write_text(tmp_path / "runs.jsonl", "".join(json.dumps(line) + "\n" for line in lines))

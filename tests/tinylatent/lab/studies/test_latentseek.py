@@ -213,7 +213,7 @@ def test_claims_about_variants_compare_what_they_name():
 
 
 @pytest.mark.slow
-def test_the_figure_is_drawn(tmp_path):
+def test_the_figure_is_drawn(tmp_path, few_draws):
     latentseek.draw(records_of("quick"), tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
