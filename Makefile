@@ -12,7 +12,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 CODE := tinylatent tasks theory tests examples
-PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 .PHONY: install lab check test fast format docs bench clean
 
