@@ -1,6 +1,6 @@
 # make lab     install, then the quick study: the CoT2 table in minutes
 # make test    install, then lint, types and tests, the slow ones too
-# make fast    the same without slow tests and checks of shapes: under a minute on two cores, to run after each edit
+# make fast    the same without slow tests and checks of shapes: two minutes on two cores, to run after each edit
 # make format  install, then rewrite the code as lint wants it, as far as that goes by itself
 # make docs    install, then write anew what pages quote from programs
 # make bench   install, then measure this machine
