@@ -136,10 +136,13 @@ PLACES: dict[str, Place] = {
     ),
 }
 """By what stands before the names of their arms. Arms with latents have as many as chains have steps at most."""
+SHOPS, CHAINS = ("", "items-"), ("mnns-", "hops-")
+"""Places of recommendation, and those whose chains are known."""
 ARMS: dict[str, Looks] = {prefix + kind: arm for prefix, where in PLACES.items() for kind, arm in where.arms.items()}
 """Label, method and colour of every arm."""
 FAMILIES = tuple(arm for arm in ARMS if arm not in MORE)
-"""An arm of every family that has a learning rate of its own: those that study `latentr3-tuning` searches."""
+"""An arm of every family that has a learning rate of its own: those that `latentr3-tuning` and
+`latentr3-chains-tuning` search."""
 SEARCHED: tuple[str, ...] = ()
 """Arms whose learning rates were searched for."""
 

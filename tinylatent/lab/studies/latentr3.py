@@ -19,7 +19,7 @@ from tinylatent.evaluation.statistics import accuracy_interval
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import Finding
 from tinylatent.lab.plots import figure, interval_row, legend_below, legend_mark
-from tinylatent.lab.recipes_latentr3 import ARMS, LABELLED, PLACES, SECOND, arm_of, build, split
+from tinylatent.lab.recipes_latentr3 import ARMS, CHAINS, LABELLED, PLACES, SECOND, arm_of, build, split
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.studies.compare import (
     Records,
@@ -58,8 +58,6 @@ QUICK = ("direct", "attention", "surrogate", "likelihood", "plain")
 QUICK_STEPS = {"taught": 700, "reinforced": 50}
 QUICK_TRAIN = 1200
 """Problems of training in the quick profile; a quarter as many are asked."""
-CHAINS = ("mnns-", "hops-")
-"""Places whose chains are known."""
 
 
 def grid(profile: Profile) -> list[Experiment]:

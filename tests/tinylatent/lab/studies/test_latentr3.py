@@ -228,15 +228,16 @@ def test_an_arm_is_known_by_its_run():
 
 
 def test_every_family_is_tuned_with_as_many_rates_on_other_seeds():
-    runs = latentr3_tuning.STUDY.grid("full")
     tried = {}
-    for run in runs:
-        tried.setdefault(arm_of(run), []).append(run.training.learning_rate)
-    assert {len(rates) for rates in tried.values()} == {3}
+    for study in (latentr3_tuning.STUDY, latentr3_tuning.CHAINS_STUDY):
+        runs = study.grid("full")
+        for run in runs:
+            tried.setdefault(arm_of(run), []).append(run.training.learning_rate)
+        more = study.after("full", [record_of(run, 50) for run in runs])
+        assert ({run.seeds.split for run in runs}, {run.seeds.split for run in more}) == ({100}, {101})
+        assert len(more) == len(runs) / 2
+    assert {len(rates) for rates in tried.values()} == {4}
     assert [*tried] == [*FAMILIES]
-    more = latentr3_tuning.STUDY.after("full", [record_of(run, 50) for run in runs])
-    assert ({run.seeds.split for run in runs}, {run.seeds.split for run in more}) == ({100}, {101})
-    assert len(more) == 2 * len(tried)
     assert SEARCHED == ()
 
 
