@@ -231,3 +231,40 @@ def test_a_posterior_that_is_sure_has_a_bound(logit):
     )
     assert bound.item() == pytest.approx(6 * math.log(0.5), abs=1e-9)
     assert torch.autograd.grad(bound, logits_T)[0].isfinite().all()
+
+
+def test_clusters_of_all_tokens_so_far_are_the_index_where_steps_are_alike():
+    """Every chain the same: eigenvalues are then a function of the index, and clusters find it; own ones are constant."""
+    tokens = number([[1.0, 0.0], [0.0, 1.0]]).expand(5, 3, 2, 2)
+    so_far, own = ctrls_states.agreement_with_index(tokens, 0)
+    assert (so_far, own) == (pytest.approx(1), 0)
+
+
+def test_own_tokens_or_ones_that_grow_flip_the_verdict(monkeypatch):
+    agree = ctrls_states.agreement_with_index
+    for wrong in (
+        lambda tokens, seed: agree(tokens, seed)[::-1],
+        lambda tokens, seed: agree(tokens * torch.arange(1, 5)[:, None, None], seed),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(ctrls_states, "agreement_with_index", wrong)
+            assert broken("ctrls_cumulative_states_count_steps")
+
+
+def test_changes_by_hand():
+    """One token: its feature is itself, up to the sign that makes its largest entry positive."""
+    assert ctrls_states.change(number([[3.0, 1.0]]), number([[0.0, 1e-3]])) == pytest.approx(1)
+    assert ctrls_states.change(number([[1.0, -2.0]]), number([[2e-3, 0.0]])) == pytest.approx(1)
+    assert ctrls_states.change(number([[1.0, -1.01]]), number([[0.0, 0.02]])) == pytest.approx(
+        2.0 / 0.02 * 2**0.5, rel=0.1
+    )
+    assert "8e+05 times as far" in ctrls_states.near_ties()
+
+
+def test_eigenvalues_alone_are_continuous_and_turned_vectors_never(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(ctrls_states, "change", lambda tokens, shift: 0.5)
+        assert LEDGER["ctrls_features_are_continuous"].check(Trial()).verdict == HOLDS
+    with monkeypatch.context() as patch:
+        patch.setattr(ctrls_states, "change", lambda tokens, shift: 1 / shift.norm().item())
+        assert broken("ctrls_features_are_continuous")

@@ -177,3 +177,40 @@ def test_a_scaled_advantage_is_biased(monkeypatch):
     kinds = {"mean": "std", "leave-one-out": "std"}
     monkeypatch.setattr(latentr3, "advantages", lambda s, group, kind: advantages(s, group, kinds[kind]))
     assert broken("latentr3_score_function_follows_reward")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several devices
+
+
+def test_the_surrogate_s_gradient_by_finite_differences():
+    """A = (s - b) / norm is held constant; l is that of each prompt's own latents."""
+    generator = torch.Generator().manual_seed(0)
+    head, _ = latentr3.decoders(generator, 2, 5, 3)
+    maps, hidden, noise = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((2, 3, 4), (2, 4), (2, 6, 3))
+    )
+
+    def log_prob(p, matrix):
+        return (((matrix @ hidden[p] + noise[p]) @ head[p].T).log_softmax(-1))[:, 0]
+
+    reward = torch.stack([-(-log_prob(p, maps[p])).exp() for p in range(2)])
+    gap = reward - reward[:, 0].mean()
+    weight = gap / (gap.norm() + 1e-6)
+    found = latentr3.surrogate_gradients(maps, head, hidden, noise)
+    for p, d, h in itertools.product(range(2), range(3), range(4)):
+        step = torch.zeros(3, 4, dtype=torch.float64)
+        step[d, h] = 1e-6
+        rise = log_prob(p, maps[p] + step) - log_prob(p, maps[p] - step)
+        assert found[p, d, h].item() == pytest.approx((weight[p] @ rise / 6 / 2e-6).item(), rel=1e-4, abs=1e-8)
+
+
+def test_devices_that_add_up_or_never_do_flip_the_verdict(monkeypatch):
+    replicas = latentr3.replicas
+    with monkeypatch.context() as patch:
+        patch.setattr(latentr3, "replicas", lambda trial, number, together: replicas(trial, number, True))
+        assert LEDGER["latentr3_devices_make_one_update"].check(Trial()).verdict == HOLDS
+    with monkeypatch.context() as patch:
+        patch.setattr(latentr3, "replicas", lambda trial, number, together: replicas(trial, number, False))
+        assert broken("latentr3_devices_make_one_update")
+    assert "2.08 apart" in latentr3.two_replicas()

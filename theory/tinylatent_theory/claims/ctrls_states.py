@@ -4,7 +4,7 @@ As in `ctrls`, what is checked is a reconstruction [R] from quotations of the pa
 text x_t is generated from a state z_t and the text before, states follow each other by P(z_t | z_t-1), a posterior Q
 infers them, and the features of a step's state are the leading eigenpairs of the Gram matrix of its hidden states.
 
-Letters: T steps, t = T - 1 transitions, Z = 2^T sequences of two states, n tokens of a step, D width.
+Letters: T steps, t = T - 1 transitions, Z = 2^T sequences of two states, n tokens of a step, D width, B chains.
 """
 
 import itertools
@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from tinylatent.core.seeds import derive
+from tinylatent.evaluation.states import nmi
 from tinylatent.lab.findings import STRICTER, Finding
-from tinylatent.methods.ctrls_states import spectrum
+from tinylatent.methods.ctrls_states import eigengaps, k_means, spectrum
 from tinylatent_theory.claims.ctrls import SOURCE, largest
 from tinylatent_theory.claims.ledger import EXACT, Trial, claim, judged, judged_twice
 
@@ -203,4 +205,95 @@ def ctrls_gram_forgets_order(trial: Trial) -> Finding:
         max(order, formula, twice, fall, trace) < EXACT,
         f"the squared singular values in all 120 orders, to {order:.0e}; a further token lowers none and adds its "
         f"squared norm to their sum; every token twice doubles them, and if divided by n leaves them to {formula:.0e}",
+    )
+
+
+SISTER = "Yu et al. 2025, arXiv 2509.00190, the Gram matrix of all steps so far [R]"
+
+
+def agreement_with_index(tokens_BTnD: Float[Tensor, "B T n D"], seed: int) -> tuple[float, float]:
+    """How far clusters of eigenvalues agree with a step's index: of all tokens so far, and of its own."""
+    B, T, _, D = tokens_BTnD.shape
+    so_far = [[gram_eigenvalues(chain_TnD[: t + 1].reshape(-1, D)) for t in range(T)] for chain_TnD in tokens_BTnD]
+    own = [[gram_eigenvalues(step_nD) for step_nD in chain_TnD] for chain_TnD in tokens_BTnD]
+    index_M = torch.arange(T).repeat(B)
+    found = (torch.stack([F.pad(each, (0, D - len(each))) for row in rows for each in row]) for rows in (so_far, own))
+    first, second = (nmi(k_means(each_MD, T, derive(seed, "clusters")).label_M, index_M) for each_MD in found)
+    return first, second
+
+
+@claim(
+    source=SISTER,
+    origin="here",
+    statement="Clusters of the eigenvalues of all tokens so far number the steps, in chains that hold nothing else.",
+    conditions="independent normal tokens, as many a step; four steps, four clusters",
+    how="property test",
+    recorded="holds",
+)
+def ctrls_cumulative_states_count_steps(trial: Trial) -> Finding:
+    """Mutual information with the index of a step, beside that of eigenvalues of the step's own tokens."""
+    fall, so_far, own = 0.0, 1.0, 0.0
+    for number in range(trial.size(3, 20)):
+        tokens_BTnD = torch.randn(40, 4, 12, 4, generator=trial.torch("cumulative", number), dtype=torch.float64)
+        for chain_TnD in tokens_BTnD:
+            values_TD = torch.stack([gram_eigenvalues(chain_TnD[: t + 1].flatten(0, 1)) for t in range(4)])
+            fall = max(fall, float(-values_TD.diff(dim=0).min()))
+        first, second = agreement_with_index(tokens_BTnD, number)
+        so_far, own = min(so_far, first), max(own, second)
+    return judged(
+        fall < EXACT and so_far > 0.5 and own < 0.1,
+        f"no eigenvalue falls from a step to the next; normalised mutual information with the index is {so_far:.2f} or "
+        f"more, and {own:.2f} or less if a step has its own tokens alone",
+    )
+
+
+def change(tokens_nD: Float[Tensor, "n D"], shift_nD: Float[Tensor, "n D"]) -> float:
+    """How far a step's feature moves, in units of the shift of its hidden states."""
+    both = torch.stack([tokens_nD, tokens_nD + shift_nD])
+    first_F, second_F = spectrum(both, torch.ones(both.shape[:2], dtype=torch.bool), both.shape[-1]).features
+    return float((second_F - first_F).norm() / shift_nD.norm())
+
+
+def near_ties() -> str:
+    """Two tokens as long as each other and at right angles; one token whose two entries are as large as each other."""
+    tie = torch.eye(2, dtype=torch.float64)
+    lean = torch.tensor([[1e-6, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    turn = torch.tensor([[0.0, 1e-6], [1e-6, 0.0]], dtype=torch.float64)
+    split = torch.tensor([[1.0, -1.0 - 1e-6]], dtype=torch.float64)
+    other = torch.tensor([[0.0, 2e-6]], dtype=torch.float64)
+    return (
+        f"hidden states move by a millionth: if two eigenvalues are that near, the feature moves "
+        f"{change(tie + lean, turn - lean):.0e} times as far, and if the largest entries of a direction are, "
+        f"{change(split, other):.0e} times, since its sign turns"
+    )
+
+
+@claim(
+    source=SOURCE + ", features of eq. 5 as quoted elsewhere [R]",
+    origin="here",
+    statement="Where a step's hidden states hardly move, its feature, eigenvalues' roots times vectors, hardly moves.",
+    conditions="eigenvalues, and the two largest entries of a direction, are further apart than what moves",
+    how="property test",
+    recorded=STRICTER,
+    counterexample=near_ties,
+)
+def ctrls_features_are_continuous(trial: Trial) -> Finding:
+    """Small shifts of random steps, by the smallest gap of eigenvalues and entries, and of steps that have a tie."""
+    apart, tied = 0.0, math.inf
+    for number in range(trial.size(50, 1000)):
+        generator = trial.torch("continuous", number)
+        tokens_nD = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+        shift_nD = 1e-7 * torch.randn(5, 3, generator=generator, dtype=torch.float64)
+        found = spectrum(tokens_nD, torch.ones(5, dtype=torch.bool), 3)
+        entries_D2 = found.directions.abs().topk(2, -1).values
+        room = min(float(eigengaps(found.eigenvalues).min()), float((entries_D2[:, 0] - entries_D2[:, 1]).min()))
+        if room > 1e-3:
+            apart = max(apart, change(tokens_nD, shift_nD) * room)
+        first_nD = torch.linalg.qr(tokens_nD.T)[0].T  # three tokens of equal length, at right angles
+        tied = min(tied, change(first_nD, shift_nD[:3]))
+    return judged_twice(
+        as_stated=apart < 10 and tied < 10,
+        strictly=apart < 10,
+        evidence=f"a feature moves at most {apart:.1f} times as far as hidden states, over the smallest gap; with "
+        f"equal eigenvalues {tied:.0e} times and more",
     )

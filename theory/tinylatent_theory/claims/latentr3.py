@@ -350,3 +350,73 @@ def latentr3_score_function_follows_reward(trial: Trial) -> Finding:
         f"leave-one-out has the gradient as its mean to {leave:.0e}, the group's mean 1 - 1/K of it to {mean:.0e}; in "
         f"groups of {GROUP} with an un-noised first the cosine is 1 to {1 - aligned:.0e} at sigma 0.1 ... 1.5",
     )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several devices
+
+
+def surrogate_gradients(
+    maps_PDH: Float[Tensor, "P D H"],
+    head_PVD: Float[Tensor, "P V D"],
+    hidden_PH: Float[Tensor, "P H"],
+    noise_PKD: Tensor,
+) -> Float[Tensor, "P D H"]:
+    """The surrogate's gradient in each prompt's map from a hidden state to its latent; advantages are over all."""
+    maps = maps_PDH.detach().requires_grad_()
+    latents_PKD = torch.einsum("pdh,ph->pd", maps, hidden_PH)[:, None] + noise_PKD
+    pairs = zip(head_PVD, latents_PKD, strict=True)
+    log_prob_PK = torch.stack([answer_log_prob(head_VD, latents_KD) for head_VD, latents_KD in pairs])
+    advantage_PK = compared(perplexity_reward(log_prob_PK[..., None]).detach())
+    return torch.autograd.grad((advantage_PK * log_prob_PK).mean(1).sum(), maps)[0]
+
+
+def replicas(trial: Trial, number: int, together: bool, steps: int = 20) -> tuple[float, float]:
+    """Two devices of a prompt each train copies of a map: how far apart they end, and from one device with both.
+
+    Distances are shares of how far that one device moves. `together`: devices take the mean of their gradients.
+    """
+    generator = trial.torch("replicas", number)
+    (head_PVD, _), map_DH = decoders(generator, 2, 10, 4), torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    hidden_PH = torch.randn(2, 4, generator=generator, dtype=torch.float64)
+    whole_DH, copies_PDH = map_DH, map_DH.repeat(2, 1, 1)
+    for _ in range(steps):
+        noise_PKD = SIGMAS[1] * torch.randn(2, GROUP, 4, generator=generator, dtype=torch.float64)
+        noise_PKD[:, 0] = 0
+        whole_DH = whole_DH + surrogate_gradients(whole_DH.expand(2, -1, -1), head_PVD, hidden_PH, noise_PKD).mean(0)
+        slopes_PDH = surrogate_gradients(copies_PDH, head_PVD, hidden_PH, noise_PKD)
+        copies_PDH = copies_PDH + (slopes_PDH.mean(0) if together else slopes_PDH)
+    moved = float((whole_DH - map_DH).norm())
+    return float((copies_PDH[0] - copies_PDH[1]).norm()) / moved, float((copies_PDH[0] - whole_DH).norm()) / moved
+
+
+def two_replicas() -> str:
+    """One pair of devices, after twenty steps."""
+    apart, off = replicas(Trial(), 0, together=False)
+    return (
+        f"two prompts on two devices, twenty steps: their weights end up {apart:.2f} apart in units of how far one "
+        f"device with both prompts moves, and the first {off:.2f} from it"
+    )
+
+
+@claim(
+    source="LatentR3's released code, which calls the model past the wrapper that adds gradients up",
+    origin="code",
+    statement="Devices with a prompt each, and advantages over all of them, make the update of one device with all.",
+    conditions="gradients are averaged over devices",
+    how="exact algebra",
+    recorded=STRICTER,
+    counterexample=two_replicas,
+)
+def latentr3_devices_make_one_update(trial: Trial) -> Finding:
+    """Two devices beside one, over twenty steps of plain ascent, with and without the mean of gradients."""
+    pairs = range(trial.size(3, 20))
+    alone = [max(replicas(trial, number, together=False)) for number in pairs]
+    together = max(max(replicas(trial, number, together=True)) for number in pairs)
+    return judged_twice(
+        as_stated=max(alone) < EXACT,
+        strictly=together < EXACT,
+        evidence=f"after twenty steps devices are apart by {min(alone):.2f} to {max(alone):.2f} of how far one moves "
+        f"with all prompts; with the mean of their gradients by {together:.0e}",
+        apart=alone,
+    )
