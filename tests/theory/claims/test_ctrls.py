@@ -234,7 +234,7 @@ def test_a_posterior_that_is_sure_has_a_bound(logit):
 
 
 def test_clusters_of_all_tokens_so_far_are_the_index_where_steps_are_alike():
-    """Every chain the same: eigenvalues are then a function of the index, and clusters find it; own ones are constant."""
+    """Every chain the same: eigenvalues are a function of the index, and clusters find it; own ones are constant."""
     tokens = number([[1.0, 0.0], [0.0, 1.0]]).expand(5, 3, 2, 2)
     so_far, own = ctrls_states.agreement_with_index(tokens, 0)
     assert (so_far, own) == (pytest.approx(1), 0)
