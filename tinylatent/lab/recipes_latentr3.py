@@ -123,7 +123,7 @@ PLACES: dict[str, Place] = {
         Training(steps=9000, **TAUGHT),
         Training(**REINFORCED),
         {**_first(3), **_second(3, *UNLABELLED_SECOND), **LABELLED},
-        {**FIRST_RATES, **SECOND_RATES, "chain": 3e-3, "colar": 3e-3, "cot2": 1e-2},
+        {**FIRST_RATES, "attention": 3e-4, **SECOND_RATES, "chain": 3e-3, "colar": 3e-3, "cot2": 1e-2},
     ),
     "hops-": Place(
         "multi-hop",
@@ -132,7 +132,7 @@ PLACES: dict[str, Place] = {
         Training(steps=4000, num_train=50_000, **TAUGHT),
         Training(num_train=50_000, **REINFORCED),
         {**_first(2), **_second(2, *UNLABELLED_SECOND), **LABELLED},
-        {**FIRST_RATES, **SECOND_RATES, "chain": 1e-3, "colar": 3e-3, "cot2": 1e-3},
+        {**FIRST_RATES, "attention": 1e-3, **SECOND_RATES, "chain": 1e-3, "colar": 3e-3, "cot2": 1e-3},
     ),
 }
 """By what stands before the names of their arms. Arms with latents have as many as chains have steps at most."""

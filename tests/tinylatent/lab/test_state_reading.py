@@ -76,7 +76,7 @@ def test_no_way_to_feed_single_states_beats_their_bound(found):
 
 
 def test_the_bound_counts_what_sequences_solve(found, tmp_path, monkeypatch):
-    """Four sequences, of which a problem is solved by as many as the rest of its number by five says, and one by none."""
+    """Four sequences; a problem is solved by as many as the rest of its number by five says."""
     (_, hard, _), store = found
     asked = []
 
