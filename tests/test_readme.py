@@ -72,24 +72,8 @@ def test_the_figure_shows_what_is_stored_beside_it():
 def test_its_counts_are_right():
     words = " ".join(README.split())
     assert f"ledger of {len(LEDGER)} claims" in words
-    numbers = [
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-    ]
-    numbers += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
     stored = [name for name in STUDIES if (RESULTS / name).exists()]
-    assert f"{numbers[len(stored)]} tables and figures" in words
+    assert f"{len(stored)} tables and figures" in words
 
 
 @pytest.mark.slow
