@@ -169,7 +169,9 @@ def state_effect(method: Stateful, model: Model, examples: Examples) -> Float[Te
 
 @torch.no_grad()
 def state_gain(method: Stateful, model: Model, examples: Examples) -> float:
-    """Nats by which chain and answer are likelier with their own posterior states than with the previous problem's.
+    """Nats by which chain and answer are likelier with their own posterior states than with another problem's.
+
+    Every step is told that of the previous problem that has this step, too.
 
     Raises:
         ValueError: a single problem, or no states.
@@ -180,9 +182,11 @@ def state_gain(method: Stateful, model: Model, examples: Examples) -> float:
     steps = steps_of(examples)
     a_BSK = method.posterior(model, examples, steps)
     ids_BT, mask_BT, _ = targets(examples, steps)
+    another_BSK = a_BSK.clone()
+    for s, live_B in enumerate(steps.live_BS.unbind(1)):
+        another_BSK[live_B, s] = a_BSK[live_B, s].roll(1, 0)
     own, other = (
-        token_loss(_told(method, model, examples, steps, told), ids_BT, None, mask_BT)
-        for told in (a_BSK, a_BSK.roll(1, 0))
+        token_loss(_told(method, model, examples, steps, told), ids_BT, None, mask_BT) for told in (a_BSK, another_BSK)
     )
     return float(other - own)
 

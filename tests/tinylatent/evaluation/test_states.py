@@ -190,8 +190,13 @@ def test_the_gain_of_own_states_is_a_difference_of_losses():
     model, steps = model_of(method, LONG), steps_of(examples)
     q_BSK = method.posterior(model, examples, steps)
     ids_BT, mask_BT, _ = targets(examples, steps)
-    nats = []
-    for told in (q_BSK, torch.cat([q_BSK[-1:], q_BSK[:-1]])):
+    another, nats = q_BSK.clone(), []
+    for s in range(q_BSK.shape[1]):
+        rows = [b for b in range(len(q_BSK)) if steps.live_BS[b, s]]
+        for before, b in zip([rows[-1], *rows], rows, strict=False):
+            another[b, s] = q_BSK[before, s]
+    assert not steps.live_BS.all(), "rows of fewer steps keep out of the exchange"
+    for told in (q_BSK, another):
         trace = method.forced(model, examples, method.given(model, examples, steps, told))
         log_p_BT = trace.logits_BTV.log_softmax(-1).gather(-1, ids_BT[..., None]).squeeze(-1)
         nats.append(-float(log_p_BT[mask_BT].sum().detach()) / 8)
