@@ -7,7 +7,7 @@ the reference that is registered for its class (see `Naive`). In float64 to 1e-9
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -218,6 +218,8 @@ def naive_rollout(model, plan, prompt, offset: int, b: int, draw: Callable[[int]
         given = segment.given
         chosen = reference.choose(now) if given is None else reference.read(given.map(lambda x: x[b, t]))
         done = reference.act(now, chosen)
+        if segment.thought.echoes:
+            done = replace(done, input=done.input + inputs[-1])
         log_prob = torch.as_tensor(done.log_prob, dtype=now.hidden.dtype)
         steps.append(Step(type(segment.thought).__name__, now.hidden, now.logits, done.input, log_prob, done.slot))
         if done.slot:

@@ -29,7 +29,8 @@ class Control(Thought):
             )
         self.inner, self.has_latent = inner, True
         self.parallel, self.needs_streams = inner.parallel, inner.needs_streams
-        self.reads_history, self.mixes_table, self.placed = inner.reads_history, inner.mixes_table, inner.placed
+        self.reads_history, self.mixes_table = inner.reads_history, inner.mixes_table
+        self.placed, self.echoes = inner.placed, inner.echoes
 
     def sample(self, state: State, streams: Streams | None) -> Action:
         """The action of the wrapped thought."""

@@ -206,7 +206,7 @@ class Runner:
         self.placed_BS: Tensor | None = None  # which slots take a position, from the first on that is written without
         self.inputs, self.hiddens, self.forwards = [inputs_BND], [hidden_BRD], 1
         self.spans = [prompt_span(prompt_BN.shape[1])]
-        self.hidden_BD = hidden_BRD[:, -1]
+        self.hidden_BD, self.input_BD = hidden_BRD[:, -1], inputs_BND[:, -1]  # of every row's last live slot
         self.pending: tuple[Tensor, Tensor | None] | None = None
         self.taken: int | Tensor = 0  # actions taken: one number while all rows took as many, else one per row
         self.running: tuple[Segment, int, list[Action]] | None = None
@@ -233,7 +233,7 @@ class Runner:
         if self.states:
             raise ValueError(f"{len(self.states)} steps were taken: expected a rollout that has read its prompt alone")
         twin = self.copy(self.backbone, self.edit)
-        for name in ("prompt_BN", "prompt_mask_BN", "offset_B", "mask_BS", "hidden_BD"):
+        for name in ("prompt_BN", "prompt_mask_BN", "offset_B", "mask_BS", "hidden_BD", "input_BD"):
             value = getattr(self, name)
             setattr(twin, name, None if value is None else value.index_select(0, index_b))
         twin.inputs, twin.hiddens = (
@@ -293,6 +293,8 @@ class Runner:
                 live_B = _both(acted_B, ~action.stop)
             input_BD = thought.embed(state, action)
             check_input(thought, input_BD, self.hidden_BD.shape)
+            if thought.echoes:
+                input_BD = input_BD + self.input_BD
             self._push(input_BD, live_B, thought.placed)
             self._record(state, action, acted_B, live_B)
             actions.append(action)
@@ -336,6 +338,7 @@ class Runner:
     def _push(self, input_BD: Tensor, live_B: Tensor | None, placed: bool) -> None:
         """Appends an input; the forward over it runs when the next state is needed."""
         self.pending = (input_BD, live_B)
+        self.input_BD = input_BD if live_B is None else torch.where(live_B[:, None], input_BD, self.input_BD)
         if self.placed_BS is None and not placed:
             every_BS = torch.ones(len(input_BD), self.size, dtype=torch.bool, device=input_BD.device)
             self.placed_BS = every_BS if self.mask_BS is None else self.mask_BS

@@ -123,6 +123,8 @@ class Thought(nn.Module):
         mixes_table: whether it mixes all rows of the table, which costs as much as a readout.
         placed: whether its slots take positions; if not, a slot has that of the slot before it, and what follows has
             the positions it would have without.
+        echoes: whether its slots repeat the input of the row's slot before them, and what `embed` makes is added: so
+            that what is said next still stands behind that input.
     """
 
     has_latent = False
@@ -131,6 +133,7 @@ class Thought(nn.Module):
     reads_history = False
     mixes_table = False
     placed = True
+    echoes = False
 
     def sample(self, state: State, streams: Streams | None) -> Action:
         """Picks the action of one step from the state and every row's own stream; TypeError if not defined."""

@@ -292,7 +292,8 @@ class Stopping(Thought):
             raise ValueError(f"temperature {temperature}: expected 0 (decide) or 1 (draw)")
         self.inner, self.head, self.temperature = inner, head, temperature
         self.parallel, self.has_latent = inner.parallel, inner.has_latent
-        self.reads_history, self.mixes_table, self.placed = inner.reads_history, inner.mixes_table, inner.placed
+        self.reads_history, self.mixes_table = inner.reads_history, inner.mixes_table
+        self.placed, self.echoes = inner.placed, inner.echoes
         self.needs_streams = inner.needs_streams or temperature > 0
 
     def logit(self, state: State) -> Float[Tensor, "*rows"]:

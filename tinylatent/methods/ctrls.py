@@ -3,9 +3,9 @@
 Wu et al. 2025, arXiv 2507.08182 (CTRLS): its abstracts name latent states of reasoning steps, an evidence lower bound,
 actions that are distributions over states, and reinforcement learning of transitions with the language model frozen.
 Its body was not at hand and no code is published; all equations here are ours, made to be consistent. Starts from a
-chain of thought (DiscreteCoT), whose weights stay as they are:
+chain of thought (DiscreteCoT), whose weights stay as they are; U are embeddings of states:
 
-    prompt [z_1] step 1 [z_2] step 2 .. answer        [z_t] = a_t U, a slot that takes no position; U: state embeddings
+    prompt [z_1] step 1 [z_2] step 2 .. answer        [z_t] = x + a_t U: x the token before it, whose position it has
     q_t = posterior of step t's state                 from the plain chain's hidden states: see `ctrls_states`
     alpha = softplus(f(h)) + floor,  m = alpha / sum of alpha      h: hidden state before [z_t]; f: transition network
     loss = - sum over tokens of log P(x | x_<, a = q)  +  beta sum over steps of KL(q_t || m_t)
@@ -44,6 +44,8 @@ from tinylatent.objectives.rewards import hashed
 
 STATE, STEP = "state", "step"  # names of the segments
 MAX_STATES, PART = 1024, 256
+AT_FIRST = 0.05
+"""Spread of state embeddings before training, in units of that of the table's entries: near the plain chain."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -262,9 +264,11 @@ class CTRLS(Stateful):
 
     @torch.no_grad()
     def begin_stage(self, model: Model, stage: int, examples: Examples, state: TrainState) -> None:
-        """Fits the states to steps of training chains, and gives their embeddings the scale of the table's entries."""
+        """Fits the states to steps of training chains, and gives their embeddings a share of the table's scale."""
         embedding_KD, table_VD = states_of(model).embedding_KD, model.backbone.table.weight
-        embedding_KD.mul_((table_VD.std() / embedding_KD.std(correction=0).clamp(min=1e-12)).to(embedding_KD))
+        embedding_KD.mul_(
+            (AT_FIRST * table_VD.std() / embedding_KD.std(correction=0).clamp(min=1e-12)).to(embedding_KD)
+        )
         if self.states == "prefix" or not examples.max_steps:
             return
         generator = torch.Generator().manual_seed(derive(state.seed, "fitted problems"))

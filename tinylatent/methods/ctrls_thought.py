@@ -3,7 +3,7 @@
 A RECONSTRUCTION, as `ctrls` says; no equation here is the paper's.
 
     alpha = softplus(f(h)) + floor           f: the transition network, h: hidden state after all that was read
-    a ~ Dirichlet(alpha), read as a U        or z ~ Cat(a), read as U_z; U: state embeddings
+    a ~ Dirichlet(alpha), read as x + a U    or z ~ Cat(a), read as x + U_z; U: state embeddings, x: the input before
     with probability epsilon a ~ Dirichlet(1) instead; its density is that of the mixture, which no draw can tell apart
 
 Letters: D width, K states, H width of the network; `*rows` is B, or B T for a whole segment.
@@ -116,7 +116,9 @@ class Transition(nn.Module):
 
 
 class LatentState(Thought):
-    """A state of the transition: the prior's mean (or likeliest state), or a draw. Its slot takes no position.
+    """A state of the transition: the prior's mean (or likeliest state), or a draw.
+
+    Its slot takes no position, and repeats the token before it: what is said next is said from there.
 
     Args:
         states, transition: the method's parts.
@@ -129,6 +131,7 @@ class LatentState(Thought):
     has_latent = True
     parallel = True
     placed = False
+    echoes = True
 
     def __init__(
         self,
@@ -193,10 +196,11 @@ class LatentState(Thought):
 
 
 class Prefix(Thought):
-    """One learned vector in the place of every state; as a pause it has neither token nor latent part."""
+    """One learned vector in every state's slot; as a pause it has neither token nor latent part of its own."""
 
     parallel = True
     placed = False
+    echoes = True
 
     def __init__(self, states: States):
         super().__init__()

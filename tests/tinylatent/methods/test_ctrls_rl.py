@@ -31,6 +31,8 @@ from tinylatent.training.config import Training
 
 TASK = MultiHop(hops=4, least=1, nodes=4)
 TINY = MNNS(3, 1, 3)
+LOUD = 100.0
+"""What embeddings of states are multiplied with, so that states matter to a model of random weights."""
 
 
 def odd(examples, trace):
@@ -51,6 +53,8 @@ def model_of(method, task=TASK):
     with torch.no_grad():
         transition_of(model).second_KH.mul_(0.1)
     enter(method, model, 0, examples_of(task))
+    with torch.no_grad():
+        states_of(model).embedding_KD.mul_(LOUD)
     return model
 
 
@@ -168,7 +172,7 @@ def test_invariant_5_the_estimator_of_points_is_the_gradient_by_quadrature(epsil
 
 def test_the_loss_is_the_surrogate_and_the_bonus_written_out():
     """Mean over the states of a rollout, then over rollouts; both entropies are logged."""
-    method = CTRLSRL(count=3, group=4, entropy=0.3, advantage="mean", floor=0.5)
+    method = CTRLSRL(count=3, group=16, entropy=0.3, advantage="mean", floor=0.5)
     model, examples = model_of(method), examples_of()
     batch = method.collect(model, examples, STATE_3)
     loss, gradients = loss_and_gradients(model, method.loss(model, batch, STATE_3).value)
@@ -202,7 +206,7 @@ def test_the_bonus_of_a_categorical_is_the_entropy_of_its_states():
 
 @pytest.mark.parametrize("settings", [{}, {"feed": "hard"}, {"feed": "hard", "transition": "categorical"}], ids=str)
 def test_invariant_8_equal_rewards_without_bonus_or_exploration_leave_the_weights_alone(settings):
-    method = CTRLSRL(count=3, epsilon=0.0, entropy=0.0, **settings)
+    method = CTRLSRL(count=3, epsilon=0.0, entropy=0.0, group=32, **settings)
     model = model_of(method)
     flat = replace(STATE_3, verify=lambda examples, trace: torch.ones(trace.rows))
     _, gradients = loss_and_gradients(model, loss_of(method, model, examples_of(), flat))
