@@ -4,7 +4,8 @@ An arm is a method with its settings; a prefix puts it elsewhere: `items-`, `mnn
 apart (`by_users`), so that nobody is asked about whom training knows. The second stage starts from the arm `attention`
 of its place and seed, whatever its estimator, and makes as many steps on as many prompts; CoLaR starts from the arm
 `chain`. Each kind of arm is a family with a learning rate of its own, but for more latents, which have that of one.
-Rates are guesses: study `latentr3-tuning`, which is to choose them, has not been run.
+On MNNS and multi-hop rates are those that study `latentr3-chains-tuning` found; on recommendation they are guesses:
+study `latentr3-tuning`, which is to choose them, has not been run.
 """
 
 from collections.abc import Mapping
@@ -123,7 +124,18 @@ PLACES: dict[str, Place] = {
         Training(steps=9000, **TAUGHT),
         Training(**REINFORCED),
         {**_first(3), **_second(3, *UNLABELLED_SECOND), **LABELLED},
-        {**FIRST_RATES, "attention": 3e-4, **SECOND_RATES, "chain": 3e-3, "colar": 3e-3, "cot2": 1e-2},
+        {
+            "direct": 1e-2,
+            "constant": 3e-3,
+            "hidden": 1e-2,
+            "attention": 3e-4,
+            "surrogate": 1e-4,
+            "likelihood": 3e-5,
+            "plain": 5e-4,
+            "chain": 3e-3,
+            "colar": 1e-2,
+            "cot2": 1e-2,
+        },
     ),
     "hops-": Place(
         "multi-hop",
@@ -132,7 +144,18 @@ PLACES: dict[str, Place] = {
         Training(steps=4000, num_train=50_000, **TAUGHT),
         Training(num_train=50_000, **REINFORCED),
         {**_first(2), **_second(2, *UNLABELLED_SECOND), **LABELLED},
-        {**FIRST_RATES, "attention": 1e-3, **SECOND_RATES, "chain": 1e-3, "colar": 3e-3, "cot2": 1e-3},
+        {
+            "direct": 3e-4,
+            "constant": 1e-3,
+            "hidden": 3e-4,
+            "attention": 1e-3,
+            "surrogate": 3e-5,
+            "likelihood": 3e-5,
+            "plain": 3e-5,
+            "chain": 1e-3,
+            "colar": 3e-4,
+            "cot2": 3e-4,
+        },
     ),
 }
 """By what stands before the names of their arms. Arms with latents have as many as chains have steps at most."""
@@ -143,7 +166,7 @@ ARMS: dict[str, Looks] = {prefix + kind: arm for prefix, where in PLACES.items()
 FAMILIES = tuple(arm for arm in ARMS if arm not in MORE)
 """An arm of every family that has a learning rate of its own: those that `latentr3-tuning` and
 `latentr3-chains-tuning` search."""
-SEARCHED: tuple[str, ...] = ()
+SEARCHED = tuple(prefix + kind for prefix in CHAINS for kind in PLACES[prefix].arms)
 """Arms whose learning rates were searched for."""
 
 

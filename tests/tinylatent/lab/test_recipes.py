@@ -9,6 +9,7 @@ import pytest
 from tinylatent_tasks import Task
 
 from tinylatent.core.seeds import Seeds
+from tinylatent.lab import recipes_latentr3
 from tinylatent.lab.recipes import (
     COMPARISONS,
     MNNS_TUNED,
@@ -53,6 +54,12 @@ def tuned(*comparisons):
             mnns_rl_tuning.contender,
             2,
             [f"mnns-rl/{sampler}-from-{start}" for start, sampler in product(STARTS, SAMPLERS)],
+        ),
+        (
+            "latentr3-chains-tuning",
+            lambda record: recipes_latentr3.arm_of(record.experiment),
+            2,
+            [f"latentr3/{arm}" for arm in recipes_latentr3.SEARCHED],
         ),
     ],
 )
