@@ -75,7 +75,7 @@ def lines():
 
 
 @pytest.mark.slow
-def test_json_lines_fit(unchecked):
+def test_json_lines_fit():
     speaker = lines()
     examples = speaker.examples()
     assert examples.num_steps.tolist()[0] == 2

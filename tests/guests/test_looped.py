@@ -14,7 +14,7 @@ from tinylatent.training.loop import fit
 
 
 @pytest.mark.slow
-def test_a_looped_decoder_fits(unchecked):
+def test_a_looped_decoder_fits():
     task, recipe = MNNS(digits=3, high=3), Training(steps=600, batch_size=16, learning_rate=3e-3)
     looped = Experiment(task=task, model=ModelConfig(layers=1, loops=3), training=recipe)
     plain = Experiment(task=task, model=ModelConfig(layers=3), training=recipe)

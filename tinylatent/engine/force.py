@@ -87,18 +87,16 @@ def _at_once(
         before_BN = whole_BS[:, :N] if mask_BN is None else mask_BN
         after_BT = whole_BS[:, N:] if live_BT is None else live_BT
         mask_BS = torch.cat([before_BN, after_BT[:, :-1]], 1)
-    source_BT = None
-    if live_BT is not None:  # a waiting row's state, and what it echoes, is that of its last live slot
-        slot_T = torch.arange(T, device=live_BT.device)
-        last_BT = torch.where(live_BT, slot_T + 1, 0).cummax(1).values
-        source_BT = torch.cat([torch.zeros_like(last_BT[:, :1]), last_BT[:, :-1]], 1)
-    sequence_BSD = _echoed(torch.cat([table.rows(prompt_BN), inputs_BTD], 1), spans, source_BT)
+    sequence_BSD = _echoed(torch.cat([table.rows(prompt_BN), inputs_BTD], 1), spans, live_BT)
     positions_BS = shifted_positions(0, N + T - 1, mask_BS, offset_B, _placed(spans, mask_BS, prompt_BN, N + T - 1))
     hidden_BRD, _ = backbone.forward(
         sequence_BSD, mask_BS=mask_BS, positions_BT=positions_BS, edit=edit, read_from=read_from
     )
     hidden_BTD = hidden_BRD[:, N - 1 - read_from :]
-    if source_BT is not None:
+    if live_BT is not None:  # a waiting row's state is that of its last live slot
+        slot_T = torch.arange(T, device=live_BT.device)
+        last_BT = torch.where(live_BT, slot_T + 1, 0).cummax(1).values
+        source_BT = torch.cat([torch.zeros_like(last_BT[:, :1]), last_BT[:, :-1]], 1)
         hidden_BTD = hidden_BTD.gather(1, source_BT[..., None].expand_as(hidden_BTD))
     kept = keeps_logits(prompt_BN.shape[0], T, len(table), hidden_BTD)
     return Trace(
@@ -172,20 +170,21 @@ def _embed_all(table: Table, spans: tuple[Span, ...], group: int) -> Tensor:
 
 
 def _echoed(
-    sequence_BSD: Float[Tensor, "B S D"], spans: tuple[Span, ...], source_BT: Int[Tensor, "B T"] | None
+    sequence_BSD: Float[Tensor, "B S D"], spans: tuple[Span, ...], live_BT: Bool[Tensor, "B T"] | None
 ) -> Float[Tensor, "B S D"]:
-    """The inputs, with that of the row's slot before it added to each that echoes."""
-    if not any(span.thought.echoes for span in spans):
+    """The inputs, with that of the row's last live slot added to each that echoes."""
+    echoing = {slot for span in spans if span.thought.echoes for slot in range(span.start, span.stop)}
+    if not echoing:
         return sequence_BSD
     columns, prompt = [*sequence_BSD.unbind(1)], spans[0].stop
-    row_B = torch.arange(len(sequence_BSD), device=sequence_BSD.device)
-    for span in spans:
-        for slot in range(span.start, min(span.stop, len(columns)) if span.thought.echoes else span.start):
-            if source_BT is None:
-                before_BD = columns[slot - 1]
-            else:
-                before_BD = torch.stack(columns[:slot], 1)[row_B, prompt - 1 + source_BT[:, slot - prompt]]
-            columns[slot] = columns[slot] + before_BD
+    last_BD = columns[prompt - 1]
+    for slot in range(prompt, len(columns)):
+        if slot in echoing:
+            columns[slot] = columns[slot] + last_BD
+        if live_BT is None:
+            last_BD = columns[slot]
+        else:
+            last_BD = torch.where(live_BT[:, slot - prompt, None], columns[slot], last_BD)
     return torch.stack(columns, 1)
 
 

@@ -91,8 +91,6 @@ REINFORCED: dict[str, Any] = {
     "steps": 300, "batch_size": 32, "warmup": 0.1, "weight_decay": 0.0, "log_every": 10, "validate": 0,
 }  # fmt: skip
 SECOND_RATE = 5e-4
-FIRST_RATES = dict.fromkeys(("direct", "constant", "hidden", "attention"), 3e-3)
-SECOND_RATES = dict.fromkeys(SECOND, SECOND_RATE)
 
 PLACES: dict[str, Place] = {
     "": Place(
@@ -102,7 +100,7 @@ PLACES: dict[str, Place] = {
         Training(steps=4000, num_train=50_000, **TAUGHT),
         Training(num_train=50_000, **REINFORCED),
         {**_first(1), **MORE, **_second(1)},
-        {**FIRST_RATES, **SECOND_RATES},
+        {**dict.fromkeys(_first(1), 3e-3), **dict.fromkeys(SECOND, SECOND_RATE)},
     ),
     "items-": Place(
         "recommendation by item tokens",

@@ -235,20 +235,19 @@ def test_a_posterior_that_is_sure_has_a_bound(logit):
 
 def test_clusters_of_all_tokens_so_far_are_the_index_where_steps_are_alike():
     """Every chain the same: eigenvalues are a function of the index, and clusters find it; own ones are constant."""
-    tokens = number([[1.0, 0.0], [0.0, 1.0]]).expand(5, 3, 2, 2)
-    so_far, own = ctrls_states.agreement_with_index(tokens, 0)
-    assert (so_far, own) == (pytest.approx(1), 0)
+    tokens = number([[1.0, 0.0], [0.0, 2.0]]).expand(5, 3, 2, 2)
+    so_far, own = ctrls_states.eigenvalues_so_far(tokens), ctrls_states.own_eigenvalues(tokens)
+    torch.testing.assert_close(so_far[4], number([[4.0, 1.0], [8.0, 2.0], [12.0, 3.0]]))
+    torch.testing.assert_close(own, so_far[:, :1].expand(-1, 3, -1))
+    assert ctrls_states.agreement_with_index(so_far, 0) == pytest.approx(1)
+    assert ctrls_states.agreement_with_index(own, 0) == 0
 
 
-def test_own_tokens_or_ones_that_grow_flip_the_verdict(monkeypatch):
-    agree = ctrls_states.agreement_with_index
-    for wrong in (
-        lambda tokens, seed: agree(tokens, seed)[::-1],
-        lambda tokens, seed: agree(tokens * torch.arange(1, 5)[:, None, None], seed),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setattr(ctrls_states, "agreement_with_index", wrong)
-            assert broken("ctrls_cumulative_states_count_steps")
+@pytest.mark.parametrize(("put", "instead"), [("eigenvalues_so_far", "own"), ("own_eigenvalues", "so_far")])
+def test_own_tokens_for_all_so_far_or_the_reverse_flip_the_verdict(monkeypatch, put, instead):
+    others = {"own": ctrls_states.own_eigenvalues, "so_far": ctrls_states.eigenvalues_so_far}
+    monkeypatch.setattr(ctrls_states, put, others[instead])
+    assert broken("ctrls_cumulative_states_count_steps")
 
 
 def test_changes_by_hand():

@@ -106,25 +106,25 @@ def test_counterexample_by_hand():
 
 
 @pytest.mark.slow
-def test_another_size_of_additions_flips_the_verdict(unchecked, monkeypatch):
+def test_another_size_of_additions_flips_the_verdict(monkeypatch):
     monkeypatch.setattr(depth, "expected_additions", lambda *at: 1.2 * expected_additions(*at))
     assert verdict("prenorm_residual_grows_like_sqrt") == FAILS
 
 
 @pytest.mark.slow
-def test_forgetting_the_scale_of_norms_flips_the_verdict(unchecked, monkeypatch):
+def test_forgetting_the_scale_of_norms_flips_the_verdict(monkeypatch):
     monkeypatch.setattr(depth, "expected_additions", lambda width, layers, _="": expected_additions(width, layers))
     assert verdict("late_layers_turn_the_residual_less") == FAILS
 
 
 @pytest.mark.slow
-def test_a_model_without_norms_flips_the_verdict(unchecked, monkeypatch):
+def test_a_model_without_norms_flips_the_verdict(monkeypatch):
     monkeypatch.setattr(Norm, "forward", lambda norm, x: x * norm.weight)
     assert verdict("prenorm_residual_grows_like_sqrt") == FAILS
 
 
 @pytest.mark.slow
-def test_independent_layers_only_would_hold(unchecked, monkeypatch):
+def test_independent_layers_only_would_hold(monkeypatch):
     monkeypatch.setattr(depth, "stack", lambda kind, config, draw: stack("independent", config, draw))
     assert verdict("prenorm_residual_grows_like_sqrt") == HOLDS
 

@@ -222,7 +222,7 @@ def test_straight_through_feeds_what_was_sampled():
     ids=["K=1", "K=2", "paper", "official", "leave-one-out", "Dirichlet"],
 )
 @pytest.mark.slow
-def test_the_methods_gradients_have_the_enumerated_mean_and_variance(method, vocabulary, scale, unchecked):
+def test_the_methods_gradients_have_the_enumerated_mean_and_variance(method, vocabulary, scale):
     """GRPO's own losses on 500 batches of 30 groups.
 
     False alarm: Hotelling's test of the mean in 6 directions at 1e-6; one standard deviation of the total variance is

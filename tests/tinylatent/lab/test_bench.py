@@ -31,7 +31,7 @@ def test_rollouts_of_several_group_sizes():
 
 
 @pytest.mark.slow
-def test_many_searches_at_once(monkeypatch, unchecked):
+def test_many_searches_at_once(monkeypatch):
     """In float64 their answers are those of each alone; float32 is counted, its sums being another order's."""
     monkeypatch.setattr(bench, "QUESTIONS", 24)
     figures = bench.searching(turns=1)

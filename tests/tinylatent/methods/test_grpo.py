@@ -402,7 +402,7 @@ def test_bad_settings_are_refused(fields, said, unchecked):
 
 
 @pytest.mark.slow
-def test_a_half_trained_chain_learns_from_rewards(unchecked):
+def test_a_half_trained_chain_learns_from_rewards():
     start = Experiment(
         MNNS(3, 1, 4), DiscreteCoT(), ModelConfig(16, 2, 2), Training(steps=250, batch_size=32, learning_rate=5e-3)
     )

@@ -405,7 +405,7 @@ def test_a_gate_is_taken_over_from_a_run_that_has_one(unchecked, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("latent", ["soft", "shuffled"])
-def test_a_run_is_trained_and_measured_before_and_after(latent, unchecked):
+def test_a_run_is_trained_and_measured_before_and_after(latent):
     """From chains that end by themselves, with its decoders and controls; metrics tell the hidden ratio."""
     chain = Experiment(TASK, DiscreteCoT(ends=True), ModelConfig(16, 1, 1), Training(steps=20, num_train=64))
     method, recipe = HRPO(group=2, latent=latent), Training(steps=4, batch_size=8, num_train=64, log_every=2)

@@ -175,7 +175,6 @@ def texts_of(found, row):
     ids=lambda way: f"{way.mode} {way.optimizer} {way.rate}",
 )
 @pytest.mark.slow
-@pytest.mark.usefixtures("unchecked")
 def test_every_proposal_is_that_of_the_plain_loop(way, made):
     """Adam's moments and steps are those of torch.optim.Adam alone, for every question in the batch."""
     found, flips, updates = solved(way, made), 0, 0

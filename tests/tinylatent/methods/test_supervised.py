@@ -178,7 +178,6 @@ def test_forced_and_free_plans_think_alike():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("method", "steps"), [(DiscreteCoT(), 400), (CoT2(), 1200), (CoT2(prefix="self"), 1200)], ids=repr
 )

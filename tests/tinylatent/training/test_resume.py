@@ -183,7 +183,6 @@ def start(folder, written, state, after=None):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unchecked")
 def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path):
     """Each start names the step it resumed from, so that no death is only imagined."""
     whole = experiment(CoT2(), steps=300, log_every=5, save_every=40)

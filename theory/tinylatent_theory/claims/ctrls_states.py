@@ -211,15 +211,25 @@ def ctrls_gram_forgets_order(trial: Trial) -> Finding:
 SISTER = "Yu et al. 2025, arXiv 2509.00190, the Gram matrix of all steps so far [R]"
 
 
-def agreement_with_index(tokens_BTnD: Float[Tensor, "B T n D"], seed: int) -> tuple[float, float]:
-    """How far clusters of eigenvalues agree with a step's index: of all tokens so far, and of its own."""
-    B, T, _, D = tokens_BTnD.shape
-    so_far = [[gram_eigenvalues(chain_TnD[: t + 1].reshape(-1, D)) for t in range(T)] for chain_TnD in tokens_BTnD]
-    own = [[gram_eigenvalues(step_nD) for step_nD in chain_TnD] for chain_TnD in tokens_BTnD]
-    index_M = torch.arange(T).repeat(B)
-    found = (torch.stack([F.pad(each, (0, D - len(each))) for row in rows for each in row]) for rows in (so_far, own))
-    first, second = (nmi(k_means(each_MD, T, derive(seed, "clusters")).label_M, index_M) for each_MD in found)
-    return first, second
+def own_eigenvalues(tokens_BTnD: Float[Tensor, "B T n D"]) -> Float[Tensor, "B T D"]:
+    """Eigenvalues of the Gram matrix of every step's tokens; falling."""
+    B, T, n, D = tokens_BTnD.shape
+    return n * spectrum(tokens_BTnD, torch.ones(B, T, n, dtype=torch.bool), D).eigenvalues
+
+
+def eigenvalues_so_far(tokens_BTnD: Float[Tensor, "B T n D"]) -> Float[Tensor, "B T D"]:
+    """Eigenvalues of the Gram matrix of all tokens up to every step; falling."""
+    B, T, n, D = tokens_BTnD.shape
+    count_T = n * torch.arange(1, T + 1)
+    real_BTL = (torch.arange(T * n) < count_T[:, None]).expand(B, -1, -1)
+    all_BTLD = tokens_BTnD.flatten(1, 2)[:, None].expand(-1, T, -1, -1)
+    return count_T[:, None] * spectrum(all_BTLD, real_BTL, D).eigenvalues
+
+
+def agreement_with_index(values_BTD: Float[Tensor, "B T D"], seed: int) -> float:
+    """How far clusters of eigenvalues, as many as steps, agree with a step's index: normalised mutual information."""
+    B, T, _ = values_BTD.shape
+    return nmi(k_means(values_BTD.flatten(0, 1), T, derive(seed, "clusters")).label_M, torch.arange(T).repeat(B))
 
 
 @claim(
@@ -235,11 +245,10 @@ def ctrls_cumulative_states_count_steps(trial: Trial) -> Finding:
     fall, so_far, own = 0.0, 1.0, 0.0
     for number in range(trial.size(3, 20)):
         tokens_BTnD = torch.randn(40, 4, 12, 4, generator=trial.torch("cumulative", number), dtype=torch.float64)
-        for chain_TnD in tokens_BTnD:
-            values_TD = torch.stack([gram_eigenvalues(chain_TnD[: t + 1].flatten(0, 1)) for t in range(4)])
-            fall = max(fall, float(-values_TD.diff(dim=0).min()))
-        first, second = agreement_with_index(tokens_BTnD, number)
-        so_far, own = min(so_far, first), max(own, second)
+        values_BTD = eigenvalues_so_far(tokens_BTnD)
+        fall = max(fall, float(-values_BTD.diff(dim=1).min()))
+        so_far = min(so_far, agreement_with_index(values_BTD, number))
+        own = max(own, agreement_with_index(own_eigenvalues(tokens_BTnD), number))
     return judged(
         fall < EXACT and so_far > 0.5 and own < 0.1,
         f"no eigenvalue falls from a step to the next; normalised mutual information with the index is {so_far:.2f} or "

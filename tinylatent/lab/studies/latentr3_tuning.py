@@ -49,10 +49,9 @@ def search_of(places: tuple[str, ...], quick: str) -> RateSearch:
     )
 
 
-SHOPPING, CHAINED = search_of(SHOPS, QUICK[0]), search_of(CHAINS, f"{CHAINS[0]}direct")
-STUDY = SHOPPING.study(
+STUDY = search_of(SHOPS, QUICK[0]).study(
     "latentr3-tuning", "Which learning rate suits each family of arms of study latentr3 on recommendation?"
 )
-CHAINS_STUDY = CHAINED.study(
+CHAINS_STUDY = search_of(CHAINS, f"{CHAINS[0]}direct").study(
     "latentr3-chains-tuning", "Which learning rate suits each family of arms of study latentr3 on MNNS and multi-hop?"
 )
