@@ -64,7 +64,7 @@ def sampled(method, ks, share=HALF):
 
 
 def ranking(percent, turn=1, tail=0, lost=0, controls=(), over=None):
-    """Right titles that rank first in this percentage of each key's problems, and at 50 in the others.
+    """Right titles that rank first, of .25 nats, in this percentage of each key's problems; at 50, of 2, in others.
 
     Args:
         percent: the percentage; fifths of popularity take turns among the problems.
@@ -82,6 +82,7 @@ def ranking(percent, turn=1, tail=0, lost=0, controls=(), over=None):
 
     value = percent / 100 - 0.95 if over is None else over
     found = {DEFAULT: ranks(percent, tail=tail), BEAM: ranks(percent - lost, turn + 1, tail)}
+    nll = [0.25 if rank == 1 else 2.0 for rank in found[DEFAULT]]
     at = dict.fromkeys(map(str, CUTS), 0.95)
     return Ranking(
         quintile=[1 + i % 5 for _ in OFFSETS for i in range(100)],
@@ -89,6 +90,7 @@ def ranking(percent, turn=1, tail=0, lost=0, controls=(), over=None):
         baselines={"counts": ranks(10), "popularity": ranks(10), "bayes": ranks(90)},
         ceiling={figure: at for figure in FIGURES},
         by_quintile={figure: {k: [0.95] * 5 for k in at} for figure in FIGURES},
+        nll=nll,
         excess={
             figure: {k: Interval(value, value - 0.02, value + 0.02, "made by hand") for k in at} for figure in FIGURES
         },

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
-from tinylatent_tasks import Task
-
 from tinylatent.lab.experiment import Experiment
 from tinylatent.objectives.method import Method
 
@@ -15,22 +13,28 @@ def split_arm(arm: str, prefixes: Iterable[str]) -> tuple[str, str]:
 
 
 def known_arm(
-    run: Experiment, study: str, arms: Mapping[str, tuple[str, Method, str]], task_of: Callable[[str], Task]
+    run: Experiment, study: str, arms: Mapping[str, tuple[str, Method, str]], build: Callable[[str], Experiment]
 ) -> str:
-    """The arm that a run is of, by its method and task.
+    """The arm that a run is of, by its method and task, and by its steps and those of its start where several fit.
 
     Args:
-        run: the run.
+        run: the run; if its steps are those of no arm that fits, as in a quick profile, it is of the first.
         study: the study's name, for the error.
         arms: label, method and colour of every arm.
-        task_of: the task of an arm.
+        build: the run of an arm.
 
     Raises:
         ValueError: it is of none.
     """
-    for arm, (_, method, _) in arms.items():
-        if method == run.method and task_of(arm) == run.task:
-            return arm
-    raise ValueError(
-        f"a run of {run.method.name} on {run.task.name} is of no arm of study {study}: expected {', '.join(arms)}"
-    )
+    fits = {arm: build(arm) for arm, (_, method, _) in arms.items() if method == run.method}
+    fits = {arm: usual for arm, usual in fits.items() if usual.task == run.task}
+    if not fits:
+        raise ValueError(
+            f"a run of {run.method.name} on {run.task.name} is of no arm of study {study}: expected {', '.join(arms)}"
+        )
+    return next((arm for arm, usual in fits.items() if _steps(usual) == _steps(run)), next(iter(fits)))
+
+
+def _steps(run: Experiment | None) -> tuple[int, ...]:
+    """Steps of a run and of all that it starts from."""
+    return () if run is None else (run.training.steps, *_steps(run.start))

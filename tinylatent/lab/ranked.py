@@ -27,6 +27,8 @@ from tinylatent.lab.records import BEAM, DEFAULT, Ranking
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.speakers import Symbols
 
+DIGITS = 5
+"""Decimals of what is recorded of likelihoods."""
 WIDTH = 10
 """Prefixes that the beam search keeps, as in LatentR3."""
 
@@ -63,6 +65,8 @@ def ranked(
             device=device,
         )
         found[name] = ranks(scores_PI, right_P)
+        if name == DEFAULT:
+            nll_P = -scores_PI[np.arange(len(rows)), right_P] / task.catalogue.shape[1]
         if listed_PW is not None:
             found[BEAM] = listed_ranks(listed_PW, right_P, len(task.catalogue))
     predictive_PI, asked = task.predictive(rows), task.answer(experiment.rows("train"))
@@ -71,7 +75,7 @@ def ranked(
         "popularity": task.popularity,
         "bayes": predictive_PI,
     }
-    return _ranking(experiment.task.key(rows), task, predictive_PI, right_P, found, baselines)
+    return _ranking(experiment.task.key(rows), task, predictive_PI, right_P, found, baselines, nll_P)
 
 
 def _ranking(
@@ -81,6 +85,7 @@ def _ranking(
     right_P: np.ndarray,
     found: dict[str, np.ndarray],
     baselines: dict[str, np.ndarray],
+    nll_P: np.ndarray,
 ) -> Ranking:
     """The record of ranks, its problems in the order of their keys, with the ceiling."""
     order_P, quintile_I = np.argsort(key_P, kind="stable"), quintiles(task.popularity)
@@ -97,5 +102,6 @@ def _ranking(
         baselines={name: ranks(scores, right_P)[order_P].tolist() for name, scores in baselines.items()},
         ceiling=ceiling,
         by_quintile=by_quintile,
+        nll=[round(value, DIGITS) for value in nll_P[order_P].tolist()],
         excess=over,
     )

@@ -144,4 +144,4 @@ def arm_of(run: Experiment) -> str:
     Raises:
         ValueError: it is of none.
     """
-    return known_arm(run, "colar", ARMS, lambda arm: place_of(arm).task)
+    return known_arm(run, "colar", ARMS, build)

@@ -213,4 +213,4 @@ def arm_of(run: Experiment) -> str:
     Raises:
         ValueError: it is of none.
     """
-    return known_arm(run, "ctrls", ARMS, lambda arm: PLACES[split(arm)[0]].task)
+    return known_arm(run, "ctrls", ARMS, build)

@@ -143,4 +143,4 @@ def arm_of(run: Experiment) -> str:
     Raises:
         ValueError: it is of none.
     """
-    return known_arm(run, "hrpo", ARMS, lambda arm: PLACES[split(arm)[0]].task)
+    return known_arm(run, "hrpo", ARMS, build)

@@ -1,11 +1,13 @@
-"""Recipes of study `latentr3`: every arm on recommendation by titles, some by item tokens, on MNNS and on multi-hop.
+"""Recipes of studies `latentr3` and `latentr3-chains`: recommendation by titles and by item tokens, MNNS, multi-hop.
 
-An arm is a method with its settings; a prefix puts it elsewhere: `items-`, `mnns-`, `hops-`. Recommendation tells users
-apart (`by_users`), so that nobody is asked about whom training knows. The second stage starts from the arm `attention`
-of its place and seed, whatever its estimator, and makes as many steps on as many prompts; CoLaR starts from the arm
-`chain`. Each kind of arm is a family with a learning rate of its own, but for more latents, which have that of one.
-On MNNS and multi-hop rates are those that study `latentr3-chains-tuning` found; on recommendation they are guesses:
-study `latentr3-tuning`, which is to choose them, has not been run.
+An arm is a method with its settings; a prefix puts it elsewhere: `early-`, `items-`, `mnns-`, `hops-`. Recommendation
+tells users apart (`by_users`), so that nobody is asked about whom training knows. The second stage starts from the arm
+`attention` of its place and seed, whatever its estimator, and makes as many steps on as many prompts, but for the arm
+`long`, which makes ten times as many; CoLaR starts from the arm `chain`. At `early-` the first stage is short, so that
+the second has something left to gain. Each kind of arm is a family with a learning rate of its own, but for more
+latents, which have that of one, and `long`, which has that of `plain`. On MNNS and multi-hop rates are those that study
+`latentr3-chains-tuning` found; on recommendation they are guesses: study `latentr3-tuning`, which is to choose them,
+has not been run.
 """
 
 from collections.abc import Mapping
@@ -45,14 +47,23 @@ class Place:
 
 SECOND: dict[str, tuple[str, dict[str, Any], str]] = {
     "surrogate": ("RL: surrogate, batch baseline", {}, "#b5403a"),
+    "surrogate-nll": ("RL: surrogate, reward of log-likelihood", {"rewarded": "nll"}, "#8f2b4a"),
     "group": ("RL: surrogate, group baseline", {"baseline": "group"}, "#d98880"),
     "published": ("RL: surrogate, noise of 1.5", {"sigma": 1.5, "absolute": True}, "#6b2b52"),
     "score": ("RL: score function", {"estimator": "score", "baseline": "group"}, "#7b5ea7"),
+    "score-nll": (
+        "RL: score function, reward of log-likelihood",
+        {"estimator": "score", "baseline": "group", "rewarded": "nll"},
+        "#b79ad1",
+    ),
     "pathwise": ("pathwise gradient", {"estimator": "pathwise"}, "#2f8f9d"),
     "likelihood": ("likelihood with noise", {"estimator": "likelihood"}, "#6b7b3a"),
     "plain": ("likelihood, no noise", {"estimator": "plain"}, "#4f8f5b"),
+    "long": ("likelihood, no noise, ten times the steps", {"estimator": "plain"}, "#2f5f3b"),
 }
 """Label, settings and colour of every second stage."""
+LONG, TIMES = "long", 10
+"""The second stage that shows what can be gained at all, and how many times the steps of the others it makes."""
 
 
 def _first(latents: int) -> dict[str, Looks]:
@@ -63,6 +74,10 @@ def _first(latents: int) -> dict[str, Looks]:
         "hidden": ("raw hidden state", LatentR3(latents, "hidden"), "#3b6fb6"),
         "attention": ("attention", LatentR3(latents), "#b0603a"),
     }
+
+
+EVERYWHERE: Looks = ("attention, SASRec's loss", LatentR3(teach_prompt=True), "#7a4a2a")
+"""Attention that is taught the next token everywhere, as SASRec is."""
 
 
 def _second(latents: int, *kinds: str) -> dict[str, Looks]:
@@ -83,6 +98,8 @@ MORE = {f"latents{n}": (f"attention, {n} latents", LatentR3(n), f"#{0xC0 - 8 * n
 """The first stage with more latents than one."""
 UNLABELLED_SECOND = ("surrogate", "likelihood", "plain")
 """Second stages on the tasks with chains."""
+SHORT = ("surrogate", "score", "likelihood", "plain", LONG)
+"""Second stages after a short first one."""
 
 SHOP: dict[str, Any] = {"categories": 8, "brands": 5, "numbers": 5, "intents": 2, "events": 8, "by_users": True}
 """200 items. The best ranking has the right one among its first five in nine of ten cases, popularity in one of ten."""
@@ -99,8 +116,23 @@ PLACES: dict[str, Place] = {
         ModelConfig(width=64, heads=4),
         Training(steps=4000, num_train=50_000, **TAUGHT),
         Training(num_train=50_000, **REINFORCED),
-        {**_first(1), **MORE, **_second(1)},
-        {**dict.fromkeys(_first(1), 3e-3), **dict.fromkeys(SECOND, SECOND_RATE)},
+        {
+            **_first(1),
+            "everywhere": EVERYWHERE,
+            "sasrec": ("direct, SASRec's loss", SASRec(), "#7ea3d8"),
+            **MORE,
+            **_second(1),
+        },
+        {**dict.fromkeys([*_first(1), "everywhere", "sasrec"], 3e-3), **dict.fromkeys(SECOND, SECOND_RATE)},
+    ),
+    "early-": Place(
+        "recommendation, short first stage",
+        Recommendation(**SHOP),
+        ModelConfig(width=64, heads=4),
+        Training(steps=1000, num_train=50_000, **TAUGHT),
+        Training(num_train=50_000, **REINFORCED),
+        {"attention": _first(1)["attention"], **_second(1, *SHORT)},
+        {"attention": 3e-3, **dict.fromkeys(SHORT, SECOND_RATE)},
     ),
     "items-": Place(
         "recommendation by item tokens",
@@ -111,9 +143,10 @@ PLACES: dict[str, Place] = {
         {
             "sasrec": ("SASRec", SASRec(), "#3b6fb6"),
             **{kind: _first(1)[kind] for kind in ("direct", "attention")},
+            "everywhere": EVERYWHERE,
             **_second(1, "surrogate"),
         },
-        {"sasrec": 3e-3, "direct": 3e-3, "attention": 3e-3, "surrogate": SECOND_RATE},
+        {**dict.fromkeys(("sasrec", "direct", "attention", "everywhere"), 3e-3), "surrogate": SECOND_RATE},
     ),
     "mnns-": Place(
         "MNNS",
@@ -157,11 +190,11 @@ PLACES: dict[str, Place] = {
     ),
 }
 """By what stands before the names of their arms. Arms with latents have as many as chains have steps at most."""
-SHOPS, CHAINS = ("", "items-"), ("mnns-", "hops-")
+SHOPS, CHAINS = ("", "early-", "items-"), ("mnns-", "hops-")
 """Places of recommendation, and those whose chains are known."""
 ARMS: dict[str, Looks] = {prefix + kind: arm for prefix, where in PLACES.items() for kind, arm in where.arms.items()}
 """Label, method and colour of every arm."""
-FAMILIES = tuple(arm for arm in ARMS if arm not in MORE)
+FAMILIES = tuple(arm for arm in ARMS if split_arm(arm, PLACES)[1] not in (*MORE, LONG))
 """An arm of every family that has a learning rate of its own: those that `latentr3-tuning` and
 `latentr3-chains-tuning` search."""
 SEARCHED = tuple(prefix + kind for prefix in CHAINS for kind in PLACES[prefix].arms)
@@ -176,7 +209,7 @@ def split(arm: str) -> tuple[str, str]:
 def family_of(arm: str) -> str:
     """What an arm of a place shares its learning rate with."""
     kind = split(arm)[1]
-    return "attention" if kind in MORE else kind
+    return {**dict.fromkeys(MORE, "attention"), LONG: "plain"}.get(kind, kind)
 
 
 def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
@@ -187,8 +220,10 @@ def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
     """
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r} of latentr3: expected one of {', '.join(ARMS)}")
-    prefix, where, method = split(arm)[0], PLACES[split(arm)[0]], ARMS[arm][1]
+    (prefix, kind), method = split(arm), ARMS[arm][1]
+    where = PLACES[prefix]
     training = where.reinforced if isinstance(method, LatentR3RL) else where.training
+    training = replace(training, steps=training.steps * TIMES) if kind == LONG else training
     training = replace(training, **{"learning_rate": where.rates[family_of(arm)], **settings})
     before = {LatentR3RL: "attention", CoLaR: "chain"}.get(type(method))
     start = None if before is None else build(prefix + before, seed, num_train=training.num_train)
@@ -201,4 +236,4 @@ def arm_of(run: Experiment) -> str:
     Raises:
         ValueError: it is of none.
     """
-    return known_arm(run, "latentr3", ARMS, lambda arm: PLACES[split(arm)[0]].task)
+    return known_arm(run, "latentr3", ARMS, build)

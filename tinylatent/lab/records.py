@@ -115,6 +115,8 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Highest expected "hit" rate and "ndcg" at each k."""
     by_quintile: dict[str, dict[str, list[float]]]
     """What the best ranking expects in each quintile, the most popular first."""
+    nll: list[float]
+    """Mean negative log-likelihood of each right title's tokens by the default evaluation, in nats."""
     excess: dict[str, dict[str, Interval]]
     """By how much the default evaluation exceeds the ceiling; above 0 by more than its interval only by an error."""
 
@@ -122,6 +124,8 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         for rank in (*self.ranks.values(), *self.baselines.values()):
             if len(rank) != len(self.quintile) or min(rank, default=1) < 1:
                 raise ValueError("expected for each problem a rank of 1 or more, and as many ranks as quintiles")
+        if len(self.nll) != len(self.quintile):
+            raise ValueError("expected for each problem the likelihood of its right title")
 
     def counts(
         self, total: Sequence[int], figure: str, k: int, way: str = DEFAULT, quintile: int | None = None

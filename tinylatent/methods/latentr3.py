@@ -13,7 +13,8 @@ Rotary positions (base 1000) turn the whole width of queries and keys, so that o
 is. The published code makes a second pass over x, r and y; a cached rollout that appends r as an input step is the same
 function, since the model is causal, and a test says so.
 
-Options replace the attention by the raw hidden state, or by one learned vector: as many forwards without content.
+Options replace the attention by the raw hidden state, or by one learned vector: as many forwards without content. One
+adds the cross-entropy of the prompt's own next tokens, so that a recommender learns from every item of a history.
 Reinforcement learning goes on from here: see `latentr3_rl`.
 
 Letters: B rows = P prompts * G, N slots of the prompt, D width; `*rows` is any number of leading axes.
@@ -34,8 +35,9 @@ from tinylatent.engine.thought import Action, State, Thought
 from tinylatent.engine.thoughts import HIDDEN, Pause
 from tinylatent.methods.colar import log_density
 from tinylatent.methods.pause import pause_of
+from tinylatent.methods.sasrec import next_token_loss
 from tinylatent.objectives.examples import Examples
-from tinylatent.objectives.method import Method, Model
+from tinylatent.objectives.method import Loss, Method, Model, TrainState
 
 Kind = Literal["attention", "hidden", "constant"]
 """What is fed as a latent: "attention" over the prompt, "hidden" the raw last hidden state, "constant" a learned
@@ -231,6 +233,8 @@ class LatentR3(Method):
     """N, latents of a problem, made one after another."""
     thought: Kind = "attention"
     """What is fed as a latent: attention over the prompt, the last hidden state, or a learned vector."""
+    teach_prompt: bool = False
+    """Whether the prompt's own tokens are taught beside the answer, as `sasrec` does; a forward more a step."""
 
     def __post_init__(self) -> None:
         check_latents(self.latents)
@@ -261,3 +265,15 @@ class LatentR3(Method):
         pause = pause_of(model)
         given = pause.given((len(examples), self.latents), examples.prompt_BN.device)
         return (Segment(pause, latent_steps(examples, self.latents), given, LATENTS),)
+
+    @property
+    def forwards(self) -> int:
+        """Cost of training on a prompt, in forwards: three, and as many again for the prompt's own tokens."""
+        return super().forwards * (1 + self.teach_prompt)
+
+    def loss(self, model: Model, batch: Any, state: TrainState) -> Loss:
+        """The cross-entropy of the answer behind its latents, and of the prompt's next tokens where they are taught."""
+        answers = super().loss(model, batch, state)
+        if not self.teach_prompt:
+            return answers
+        return Loss(answers.value + next_token_loss(model, batch, state.rows, answers=False), answers.metrics)

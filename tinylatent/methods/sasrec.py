@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
 from tinylatent.engine.rollout import shifted_positions
 from tinylatent.objectives.losses import SKIP
@@ -35,20 +37,28 @@ class SASRec(Method):
 
     def loss(self, model: Model, batch: Any, state: TrainState) -> Loss:
         """The cross-entropy of every token after the first, summed over a row and divided by the rows of the batch."""
-        backbone, answer_BA, mask_BS = model.backbone, batch.answer_BA, batch.prompt_mask_BN
-        ids_BS = torch.cat([batch.prompt_BN, answer_BA], 1)
-        next_BT = ids_BS[:, 1:]
-        if mask_BS is not None:
-            mask_BS = torch.cat([mask_BS, mask_BS.new_ones(answer_BA.shape)], 1)[:, :-1]
-            next_BT = next_BT.masked_fill(~mask_BS, SKIP)  # prompts are padded on the left: no token follows padding
-        if batch.answer_mask_BA is not None:
-            prompt_BN = torch.ones_like(batch.prompt_BN[:, 1:], dtype=torch.bool)
-            next_BT = next_BT.masked_fill(~torch.cat([prompt_BN, batch.answer_mask_BA], 1), SKIP)
-        hidden_BTD, _ = backbone.forward(
-            backbone.table.rows(ids_BS[:, :-1]),
-            mask_BS=mask_BS,
-            positions_BT=shifted_positions(0, next_BT.shape[1], mask_BS, batch.offset_B),
-        )
-        logits_BTV = backbone.readout(hidden_BTD)
-        total = F.cross_entropy(logits_BTV.flatten(0, 1), next_BT.flatten(), ignore_index=SKIP, reduction="sum")
-        return Loss(total / (state.rows or len(ids_BS)))
+        return Loss(next_token_loss(model, batch, state.rows))
+
+
+def next_token_loss(model: Model, batch: Any, rows: int | None = None, answers: bool = True) -> Float[Tensor, ""]:
+    """The cross-entropy of every next token of the prompts, and of the answers behind them unless they are left out.
+
+    It is summed over a row and divided by `rows`, the rows of the whole batch where this is a part of one.
+    """
+    backbone, mask_BS = model.backbone, batch.prompt_mask_BN
+    ids_BS = torch.cat([batch.prompt_BN, batch.answer_BA], 1) if answers else batch.prompt_BN
+    next_BT = ids_BS[:, 1:]
+    if mask_BS is not None:
+        mask_BS = F.pad(mask_BS, (0, ids_BS.shape[1] - mask_BS.shape[1]), value=True)[:, :-1]
+        next_BT = next_BT.masked_fill(~mask_BS, SKIP)  # prompts are padded on the left: no token follows padding
+    if answers and batch.answer_mask_BA is not None:
+        prompt_BN = torch.ones_like(batch.prompt_BN[:, 1:], dtype=torch.bool)
+        next_BT = next_BT.masked_fill(~torch.cat([prompt_BN, batch.answer_mask_BA], 1), SKIP)
+    hidden_BTD, _ = backbone.forward(
+        backbone.table.rows(ids_BS[:, :-1]),
+        mask_BS=mask_BS,
+        positions_BT=shifted_positions(0, next_BT.shape[1], mask_BS, batch.offset_B),
+    )
+    logits_BTV = backbone.readout(hidden_BTD)
+    total = F.cross_entropy(logits_BTV.flatten(0, 1), next_BT.flatten(), ignore_index=SKIP, reduction="sum")
+    return total / (rows or len(ids_BS))

@@ -32,6 +32,7 @@ DRAWN = Ranking(
     baselines={"bayes": [1, 1, 1, 2]},
     ceiling={},
     by_quintile={},
+    nll=[0.1, 0.9, 1.5, 0.2],
     excess={},
 )
 """Four problems of three keys, the second key with two."""
@@ -67,6 +68,9 @@ def test_every_way_of_thinking_is_ranked_as_it_is_evaluated(measured):
     beam = [[*listed].index(item) + 1 if item in listed else 24 for listed, item in zip(listed_PW, right, strict=True)]
     assert record.ranking.ranks[BEAM] == by_key(RUN, beam)
     assert record.ranking.quintile == by_key(RUN, quintiles(TASK.popularity)[right])
+    scores_PI, _ = scores_and_beams(RUN.speaker("validation"), RUN.method, model, TASK.catalogue, seed=seed)
+    nll_P = [-scores[item] / TASK.catalogue.shape[1] for scores, item in zip(scores_PI, right, strict=True)]
+    assert record.ranking.nll == pytest.approx(by_key(RUN, nll_P), abs=1e-5)
 
 
 def test_rankings_without_a_model_stand_beside(measured):
@@ -103,6 +107,8 @@ def test_a_record_with_ranks_goes_to_json_and_back(measured):
     written["ranking"]["ranks"][DEFAULT].pop()
     with pytest.raises(ValueError, match="as many ranks as quintiles"):
         read_record(Experiment, written)
+    with pytest.raises(ValueError, match="for each problem the likelihood of its right title"):
+        changed(DRAWN, nll=[0.5])
     for change in ({"quintile": [1, 2]}, {"ranks": {DEFAULT: [0, 3, 6, 2]}}):
         with pytest.raises(ValueError, match="a rank of 1 or more, and as many ranks"):
             Ranking(**{**{name: getattr(DRAWN, name) for name in DRAWN.__struct_fields__}, **change})

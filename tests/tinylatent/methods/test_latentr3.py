@@ -240,6 +240,24 @@ def test_options_feed_what_they_say(thought):
     assert trace.counters.slots == examples.prompt_BN.numel() + 2 * len(examples), "as many slots for all"
 
 
+@pytest.mark.parametrize("thought", ["attention", "constant"])
+@EACH_TASK
+def test_the_prompt_s_own_tokens_are_taught_beside_the_answer(task, thought):
+    """The loss is that of the answer behind its latents, plus that of a language model of the prompt alone."""
+    model, examples = made(LatentR3(2, thought), task)
+    found = loss_and_gradients(model, loss_of(LatentR3(2, thought, teach_prompt=True), model, examples, STATE))
+    mask_BN = examples.prompt_mask_BN
+    prompts = 0.0
+    for row, ids_N in enumerate(examples.prompt_BN):
+        ids_N = ids_N if mask_BN is None else ids_N[mask_BN[row]]
+        hidden, _ = model.backbone.forward(model.backbone.embedding[ids_N[:-1]][None])
+        log_prob_TV = (hidden[0] @ model.backbone.embedding.T).log_softmax(-1)
+        prompts = prompts - log_prob_TV.gather(1, ids_N[1:, None]).sum() / len(examples)
+    expected = loss_and_gradients(model, loss_of(LatentR3(2, thought), model, examples, STATE) + prompts)
+    losses.assert_same(found, expected)
+    assert LatentR3(teach_prompt=True).forwards == 2 * LatentR3().forwards
+
+
 @pytest.mark.parametrize("control", ["noise", "shuffled", "zero"])
 def test_controls_replace_the_latent(control):
     method = LatentR3()
