@@ -1,7 +1,8 @@
 """What fitted states of reasoning steps mean, and what they can do: for CTRLS-style methods (a reconstruction).
 
-    agreement         mutual information of states with true states, step index, length and a bag of the step's tokens
-    state_effect      divergence of what is said next under one state from that under another, before any reinforcement
+    agreement         mutual information of states with true states, step index, length, a bag of tokens, the next token
+    state_effect      divergence of a step's tokens under one state from those under another, before any reinforcement
+    sharpness         how certain the posterior is of a step's state
     state_gain        nats that a chain loses when it is told another problem's states
     reachable         right answers over all sequences of states, by enumeration: a bound of what choosing can reach
     shape             effective rank and eigengaps of the features that states are fitted to
@@ -64,11 +65,13 @@ def labels_of(method: Stateful, model: Model, examples: Examples) -> dict[str, I
 
     Returns:
         state: the likeliest state of the posterior; index: of the step; length: its tokens; tokens: clusters, as many
-        as there are states, of how often each token occurs in it; true: what the task says of it, where it does.
+        as there are states, of how often each token occurs in it; next: the token behind it, which hidden states
+        behind the final norm foretell; true: what the task says of it, where it does.
     """
     steps = steps_of(examples)
     live_BS, count_BS = steps.live_BS, steps.count_BS
     index_BS = torch.arange(live_BS.shape[1], device=live_BS.device).expand_as(live_BS)
+    said_BT = _said(examples)
     bag_MV = F.one_hot(steps.ids(examples.chain_BT), examples.frontier.vocabulary).double()
     bag_MV = (bag_MV * steps.real_BSn[..., None]).sum(2)[live_BS]
     found = {
@@ -76,9 +79,17 @@ def labels_of(method: Stateful, model: Model, examples: Examples) -> dict[str, I
         "index": index_BS[live_BS],
         "length": count_BS[live_BS],
         "tokens": k_means(bag_MV, method.count, derive(0, "bag of tokens")).label_M.to(live_BS.device),
+        "next": said_BT.gather(1, count_BS.cumsum(1).clamp(max=said_BT.shape[1] - 1))[live_BS],
     }
     true_M = _true(examples, steps)
     return found if true_M is None else {**found, "true": true_M}
+
+
+def _said(examples: Examples) -> Int[Tensor, "B T"]:
+    """Every row's chain with its answer behind it, wherever the chain ends."""
+    chain_BT, first_B1 = examples.chain_BT, examples.answer_BA[:, :1]
+    end_B1 = steps_of(examples).count_BS.sum(1, keepdim=True)
+    return F.pad(chain_BT, (0, 1)).scatter(1, end_B1, first_B1)
 
 
 def _true(examples: Examples, steps: Steps) -> Int[Tensor, " M"] | None:
@@ -122,6 +133,17 @@ def stationary(transition_KK: Float[Tensor, "K K"]) -> Float[Tensor, " K"]:
 
 
 @torch.no_grad()
+def sharpness(method: Stateful, model: Model, examples: Examples) -> dict[str, float]:
+    """Means over all steps of the posterior's largest probability and of its entropy in nats.
+
+    Near 1 / K and log K a soft state is nearly the same vector everywhere, whatever the step is.
+    """
+    steps = steps_of(examples)
+    q_MK = method.posterior(model, examples, steps)[steps.live_BS].double()
+    return {"largest": float(q_MK.amax(-1).mean()), "entropy": float(torch.special.entr(q_MK).sum(-1).mean())}
+
+
+@torch.no_grad()
 def shape(method: Stateful, model: Model, examples: Examples) -> dict[str, float]:
     """Means over all steps: the effective rank of a step's Gram matrix, and the first gap between its eigenvalues.
 
@@ -140,10 +162,11 @@ def _told(method: Stateful, model: Model, examples: Examples, steps: Steps, a_BS
 
 @torch.no_grad()
 def state_effect(method: Stateful, model: Model, examples: Examples) -> Float[Tensor, " S"]:
-    """KL of the first token of every step under one state from that under another, in nats, over all ordered pairs.
+    """KL of a step's tokens under one state from those under another, in nats a step, over all ordered pairs.
 
-    Earlier steps have their posterior states. Where it is near 0 the model ignores states, and reinforcement learning
-    of transitions has nothing to steer.
+    It is the sum over the tokens of the chain's own step, each behind those before it. Earlier steps have their
+    posterior states. Where it is near 0 the model ignores states, and reinforcement learning of transitions has nothing
+    to steer.
 
     Raises:
         ValueError: there are no states.
@@ -158,11 +181,13 @@ def state_effect(method: Stateful, model: Model, examples: Examples) -> Float[Te
             told_BSK = a_BSK.clone()
             told_BSK[:, s] = F.one_hot(torch.tensor(state, device=a_BSK.device), K).to(a_BSK)
             trace = _told(method, model, examples, steps, told_BSK)
-            said.append(F.log_softmax(trace.logits_BTV[:, place + 1].double(), -1))
-        log_p_KBV = torch.stack(said)
-        cross_KKB = torch.einsum("kbv,lbv->klb", log_p_KBV.exp(), log_p_KBV)
-        own_KB = (log_p_KBV.exp() * log_p_KBV).sum(-1)
-        kl_B = (own_KB[:, None] - cross_KKB).sum((0, 1)) / max(1, K * (K - 1))
+            most = int(steps.count_BS[:, s].max())
+            said.append(F.log_softmax(trace.logits_BTV[:, place + 1 : place + 1 + most].double(), -1))
+        log_p_KBnV = torch.stack(said)
+        cross_KKBn = torch.einsum("kbnv,lbnv->klbn", log_p_KBnV.exp(), log_p_KBnV)
+        own_KBn = (log_p_KBnV.exp() * log_p_KBnV).sum(-1)
+        kl_Bn = (own_KBn[:, None] - cross_KKBn).sum((0, 1)) / max(1, K * (K - 1))
+        kl_B = kl_Bn.masked_fill(~steps.real_BSn[:, s, : kl_Bn.shape[1]], 0.0).sum(1)
         found.append(kl_B[live_BS[:, s]].mean())
     return torch.stack(found) if found else a_BSK.new_zeros(0).double()
 

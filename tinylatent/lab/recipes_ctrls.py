@@ -7,8 +7,10 @@ them: group advantages on sampled tokens, from the same chain. All that is taugh
 all that is rewarded. Learning rates are a family's, see `family_of`. They are guesses: study `ctrls-tuning`, which is
 to choose them, has not been run.
 
-Four states, and chains of at most three steps on the first two tasks, leave 64 sequences of states, so that the best of
-them can be found by trying all.
+Four states, and chains of at most three steps on the first two tasks and four on the third, leave 64 and 256 sequences
+of states, so that the best of them can be found by trying all. Posteriors are sharp (TAU), since at the usual
+temperature a soft state is nearly one vector; concentrations are 1 at least (FLOOR), since below that a density has no
+bound at the corners, where draws then fall.
 """
 
 from collections.abc import Mapping
@@ -30,8 +32,10 @@ Looks = tuple[str, Method, str]
 
 STATES = 4
 """K of most arms."""
-TAUGHT = CTRLS(count=STATES)
-REWARDED = CTRLSRL(count=STATES)
+TAU, FLOOR = 0.1, 1.0
+"""Temperature of the posterior, and least concentration."""
+TAUGHT = CTRLS(count=STATES, tau=TAU, floor=FLOOR)
+REWARDED = CTRLSRL(count=STATES, tau=TAU, floor=FLOOR)
 CHAIN, TOKENS = "chain", "tokens"
 """The start of all arms, and the arm that trains the language model itself."""
 EPSILONS, BONUSES = (0.0, 0.1, 0.3), (0.0, 0.001, 0.01)
@@ -71,7 +75,8 @@ KINDS: dict[str, Looks] = {
     "rl": ("RL", REWARDED, "#b5403a"),
     "rl-shuffled": ("RL, shuffled states", replace(REWARDED, states="shuffled"), "#d98880"),
     "rl-random": ("RL, random states", replace(REWARDED, states="random"), "#a97b6b"),
-    "rl-prefix": ("RL, learned prefix", CTRLSRL(states="prefix", temperature=1.0), "#d3a04a"),
+    "rl-warm": ("RL, sampled tokens", replace(REWARDED, temperature=1.0), "#8f3a6a"),
+    "rl-prefix": ("RL, learned prefix, sampled tokens", CTRLSRL(states="prefix", temperature=1.0), "#d3a04a"),
     "rl-hard": ("RL, Dirichlet, hard", replace(REWARDED, feed="hard"), "#7b5ea7"),
     "rl-categorical": (
         "RL, categorical, hard",
@@ -85,7 +90,7 @@ KINDS: dict[str, Looks] = {
     TOKENS: ("RL of the language model, token GRPO", GRPO(samples=1), "#4f8f5b"),
 }
 """Label, method and colour of every kind of arm. All are reconstructions but the chain and the tokens. Rewards of a
-prefix come from sampled tokens, since it draws no states."""
+prefix come from sampled tokens, since it draws no states: `rl-warm` is what it is compared with."""
 STARTS = {
     "rl-shuffled": "shuffled", "rl-random": "random", "rl-prefix": "prefix", "rl-hard": "hard",
     "rl-categorical": "hard", "rl-eight": "eight",
@@ -93,8 +98,8 @@ STARTS = {
 """The kind that rewarded states start from, where it is not "fitted". Hard states are taught alike for either
 transition, whose difference the bound does not see: both start from the same weights."""
 SECOND = (
-    CHAIN, "fitted", "shuffled", "random", "prefix", "hard", "rl", "rl-shuffled", "rl-random", "rl-prefix", "rl-hard",
-    "rl-categorical", "rl-permuted", TOKENS,
+    CHAIN, "fitted", "shuffled", "random", "prefix", "hard", "rl", "rl-shuffled", "rl-random", "rl-warm", "rl-prefix",
+    "rl-hard", "rl-categorical", "rl-permuted", TOKENS,
 )  # fmt: skip
 """Kinds on multi-hop lookup."""
 THIRD = (CHAIN, "fitted", "hard", "rl", "rl-hard", TOKENS)
@@ -121,13 +126,13 @@ class Place:
 
 BEGUN: dict[str, Any] = {"schedule": "constant", "clip_norm": 1.0, "num_train": 20_000, "log_every": 10}
 """Training of the chain of thought. It is asked every ten steps, so that it stops near the share it is meant for."""
-LEARNT: dict[str, Any] = {"weight_decay": 0.0, "num_train": 20_000, "validate": 0}
+LEARNT: dict[str, Any] = {"weight_decay": 0.0, "clip_norm": 1.0, "num_train": 20_000, "validate": 0}
 """Training of all that starts from it."""
 PULLED: dict[str, Any] = {"batch_size": 64, "warmup": 0.1, "log_every": 10, **LEARNT}
 """Training by rewards."""
 RATES = {
     "states": 1e-2, "control": 1e-2, "prefix": 1e-2, "rl": 1e-3, "rl-control": 1e-3, "rl-hard": 1e-3,
-    "rl-categorical": 1e-3, "rl-prefix": 1e-2, TOKENS: 3e-4,
+    "rl-categorical": 1e-3, "rl-warm": 1e-3, "rl-prefix": 1e-2, TOKENS: 3e-4,
 }  # fmt: skip
 PLACES: dict[str, Place] = {
     "": Place(
@@ -152,7 +157,7 @@ PLACES: dict[str, Place] = {
     ),
     "sums-": Place(
         "subset sum",
-        SubsetSum(numbers=6),
+        SubsetSum(numbers=4),
         ModelConfig(),
         Training(steps=3000, learning_rate=3e-3, enough=0.75, **BEGUN),
         Training(steps=1500, log_every=100, **LEARNT),
@@ -164,7 +169,9 @@ PLACES: dict[str, Place] = {
 """By what stands before the names of their arms."""
 ARMS: dict[str, Looks] = {prefix + kind: KINDS[kind] for prefix, where in PLACES.items() for kind in where.kinds}
 """Label, method and colour of every arm."""
-FAMILIES = ("fitted", "shuffled", "prefix", "rl", "rl-shuffled", "rl-hard", "rl-categorical", "rl-prefix", TOKENS)
+FAMILIES = (
+    "fitted", "shuffled", "prefix", "rl", "rl-shuffled", "rl-hard", "rl-categorical", "rl-warm", "rl-prefix", TOKENS,
+)  # fmt: skip
 """A kind of every family that has a learning rate of its own."""
 CANDIDATES = tuple(prefix + kind for prefix, where in PLACES.items() for kind in FAMILIES if kind in where.kinds)
 """Arms that study `ctrls-tuning` searches."""
@@ -180,7 +187,7 @@ def split(arm: str) -> tuple[str, str]:
 def family_of(arm: str) -> str:
     """What an arm of a place shares its learning rate with."""
     kind = split(arm)[1]
-    own = ("prefix", "rl-hard", "rl-categorical", "rl-prefix", TOKENS)
+    own = ("prefix", "rl-hard", "rl-categorical", "rl-warm", "rl-prefix", TOKENS)
     if kind in own:
         return kind
     rewarded = kind.startswith("rl")

@@ -27,6 +27,7 @@ from tinylatent.evaluation.states import (
     permuted_nmi,
     reachable,
     shape,
+    sharpness,
     state_effect,
     state_gain,
 )
@@ -90,15 +91,17 @@ class Meaning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     steps: int
     """Steps that were labelled."""
     agreement: dict[str, float]
-    """Normalised mutual information with step index, length, clusters of the bag of tokens, and true states."""
+    """Normalised mutual information with step index, length, clusters of the bag of tokens, next token, true states."""
     chance: dict[str, float]
     """The same with states permuted."""
     effect: list[float]
-    """KL of a step's first token under one state from that under another, by step."""
+    """KL of a step's tokens under one state from those under another, by step."""
     gain: float
     """Nats that chains lose when told another problem's states."""
     shape: dict[str, float]
     """Effective rank and first eigengap of a step's features."""
+    sharpness: dict[str, float]
+    """Largest probability and entropy in nats of the posterior, mean over steps."""
 
 
 class StateRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
@@ -371,6 +374,7 @@ def _meaning(method: Stateful, model: Model, speaker: Symbols, device: torch.dev
         effect=state_effect(method, model, examples).tolist(),
         gain=state_gain(method, model, examples),
         shape=shape(method, model, examples),
+        sharpness=sharpness(method, model, examples),
     )
 
 

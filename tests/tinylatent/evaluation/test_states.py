@@ -21,6 +21,7 @@ from tinylatent.evaluation.states import (
     nmi,
     reachable,
     shape,
+    sharpness,
     state_effect,
     state_gain,
     stationary,
@@ -109,6 +110,11 @@ def test_labels_are_of_every_step(task):
         true = [state for states, live in zip(own, count_B, strict=True) for state in states[:live]]
     assert found["true"].tolist() == true
     said = [steps.index_BSn[place][steps.real_BSn[place]] for place in places]
+    behind = [
+        torch.cat([examples.chain_BT[row][: steps.count_BS[row].sum()], examples.answer_BA[row]]) for row in range(8)
+    ]
+    ends = [(row, int(steps.count_BS[row, : s + 1].sum())) for row, s in places]
+    assert found["next"].tolist() == [int(behind[row][end]) for row, end in ends]
     bags = [Counter(examples.chain_BT[row][index].tolist()) for (row, _), index in zip(places, said, strict=True)]
     bag_MV = torch.tensor([[bag[v] for v in range(examples.frontier.vocabulary)] for bag in bags]).double()
     assert nmi(found["tokens"], k_means(bag_MV, 3, 5).label_M) > 0.5
@@ -174,13 +180,14 @@ def test_the_effect_of_a_state_is_a_divergence_pair_by_pair():
             a_BSK = q_BSK.clone()
             a_BSK[:, s] = torch.eye(3, dtype=torch.float64)[k]
             trace = method.forced(model, examples, method.given(model, examples, steps, a_BSK))
-            said.append(trace.logits_BTV[:, places[s] + 1].log_softmax(-1).detach())
+            said.append(trace.logits_BTV[:, places[s] + 1 : places[s] + 7].log_softmax(-1).detach())
         for row in range(3):
             for j, k in itertools.permutations(range(3), 2):
                 if steps.live_BS[row, s]:
                     total += float((said[j][row].exp() * (said[j][row] - said[k][row])).sum())
                     pairs += 1
         assert found_S[s].item() == pytest.approx(total / pairs)
+    assert LONG.tokens_a_step == 6, "the divergences of all six tokens add up"
     assert found_S.max() > 1e-3
     assert state_effect(method, alike(model), examples).abs().max() < 1e-12
 
@@ -204,6 +211,19 @@ def test_the_gain_of_own_states_is_a_difference_of_losses():
     assert abs(state_gain(method, alike(model), examples)) < 1e-12
     with pytest.raises(ValueError, match="at least two problems"):
         state_gain(method, model, examples.rows(slice(0, 1)))
+
+
+def test_sharpness_is_that_of_the_posterior():
+    method, examples = CTRLS(count=3), examples_of(LONG)
+    model, steps = model_of(method, LONG), steps_of(examples)
+    q_MK = method.posterior(model, examples, steps)[steps.live_BS]
+    own = [-float(sum(p * p.log() for p in q_K if p > 0)) for q_K in q_MK]
+    found = sharpness(method, model, examples)
+    assert found["entropy"] == pytest.approx(sum(own) / len(own))
+    assert found["largest"] == pytest.approx(float(q_MK.max(1).values.mean()))
+    sharper = sharpness(replace(method, tau=0.05), model, examples)
+    assert sharper["largest"] > found["largest"]
+    assert sharper["entropy"] < found["entropy"]
 
 
 def test_the_shape_of_features_is_a_mean_over_steps():

@@ -32,7 +32,7 @@ from tinylatent.lab.studies.ctrls_counts import (
     pairs_of_ways,
     passed,
 )
-from tinylatent.lab.studies.ctrls_nulls import nulls
+from tinylatent.lab.studies.ctrls_nulls import EXPLORERS, nulls
 from tinylatent.lab.studies.ctrls_tables import accuracies, costs, explorations, gridded, meanings, reaches
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table
@@ -45,9 +45,10 @@ QUICK = (CHAIN, "fitted", "shuffled", "rl")
 QUICK_STEPS = {CHAIN: 400, "taught": 100, "rewarded": 10}
 QUICK_TRAIN = 2000
 QUICK_ASKED: dict[str, Any] = {"problems": 200, "few": 20, "samples": 20}
-SEQUENCES = 125
-"""Samples of the chain: as many as the most sequences of states that are tried, four and the centre before three
-steps."""
+SEQUENCES = {"sums-": 256}
+"""Samples of the chain, by place: as many as the most sequences of states that are tried there."""
+USUALLY = 125
+"""The same elsewhere: four states and the centre before three steps."""
 TOKENS_AT = (0.5, 0.7, 1.0)
 """Temperatures at which the chain is sampled."""
 WARM = (0.0, 0.5, 0.7)
@@ -62,11 +63,11 @@ def grid(profile: Profile) -> list[StateReading]:
 
 def reading(arm: str, seed: int, profile: Profile = "full") -> StateReading:
     """What an arm's run is asked."""
-    run, kind = shortened(build(arm, seed), profile), split(arm)[1]
+    run, (prefix, kind) = shortened(build(arm, seed), profile), split(arm)
     asked: dict[str, Any] = QUICK_ASKED if profile == "quick" else {}
     if kind == CHAIN:
-        return StateReading(run, **{**asked, "samples": SEQUENCES}, temperatures=TOKENS_AT)
-    warm = WARM if profile == "full" and kind in ("fitted", "rl") else (0.0,)
+        return StateReading(run, **{**asked, "samples": SEQUENCES.get(prefix, USUALLY)}, temperatures=TOKENS_AT)
+    warm = WARM if profile == "full" and kind in EXPLORERS else (0.0,)
     return StateReading(run, **asked, temperatures=warm)
 
 

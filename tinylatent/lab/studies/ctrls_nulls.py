@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab.findings import HOLDS, OPEN, Finding, decided
 from tinylatent.lab.recipes_ctrls import CHAIN, GRID, KINDS, PLACES
-from tinylatent.lab.state_reading import BLOCKS
+from tinylatent.lab.state_reading import BLOCKS, PLAIN
 from tinylatent.lab.studies.compare import over_seeds, points
 from tinylatent.lab.studies.ctrls_counts import (
     Groups,
@@ -41,12 +41,19 @@ CHAINS = 0.1
 NULLS = {
     1: "the bound: states reach no more than resampled tokens, rewards no more than the best fixed sequence",
     2: "Dirichlet: with single states it does as well as categorical",
-    3: "states: random, shuffled and prefix states do as well as fitted ones",
-    4: "meaning: states agree with a step's index and bag of tokens as well as with true states",
+    3: "states: random, shuffled and prefix states, and no states at all, do as well as fitted ones",
+    4: "meaning: states agree with a step's index, bag of tokens and next token as well as with true states",
     5: "exploration and bonus: neither changes accuracy, nor do drawn states reach more than tokens of equal entropy",
 }
 """By number, in short."""
-CONTROLS = ("shuffled", "random", "prefix")
+CONTROLS = {
+    "fitted": ("shuffled", "random", "prefix"),
+    "rl": ("rl-shuffled", "rl-random"),
+    "rl-warm": ("rl-prefix",),
+}
+"""What arms of fitted states are held against, beside the same weights without states."""
+EXPLORERS = ("hard", "rl-hard")
+"""Arms whose draws are held against tokens: single states, since the bound leaves the spread of mixtures untaught."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +165,20 @@ def _dirichlet(groups: Groups) -> Iterator[Part]:
 
 
 def _states(groups: Groups) -> Iterator[Part]:
-    """Fitted states against controls, after the bound and after rewards."""
-    for ours, before in (("fitted", ""), ("rl", "rl-")):
-        for control in CONTROLS:
-            if {ours, before + control} <= groups.keys():
-                claim = f"{KINDS[ours][0]}: fitted is no better than {control}"
-                yield Part(3, claim, len(groups[ours]), _against(groups[ours], groups[before + control]))
+    """Fitted states against controls and against none, after the bound and after rewards."""
+    for ours, controls in CONTROLS.items():
+        group = groups.get(ours, ())
+        for control in controls:
+            if group and control in groups:
+                claim = f"{KINDS[ours][0]}: fitted is no better than {control.removeprefix('rl-')}"
+                yield Part(3, claim, len(group), _against(group, groups[control]))
+        if group:
+            yield Part(3, f"{KINDS[ours][0]}: fitted is no better than no states", len(group), _without(group))
+
+
+def _without(group: Records) -> Callable[[float], Interval]:
+    """Accuracy of runs minus that of the same weights without states."""
+    return lambda level: lead(group, group, other=PLAIN, level=level)
 
 
 def _meaning(groups: Groups) -> Iterator[Part]:
@@ -172,7 +187,7 @@ def _meaning(groups: Groups) -> Iterator[Part]:
         group = groups.get(kind, ())
         if not group or any(each.meaning is None or "true" not in each.meaning.agreement for each in group):
             continue
-        surface = {"index": "a step's index"}
+        surface = {"index": "a step's index", "next": "the token behind it"}
         if group[0].reading.start.task.tokens_a_step > 1:
             surface["tokens"] = "its bag of tokens"
         for label, words in surface.items():
@@ -194,7 +209,7 @@ def _exploration(groups: Groups) -> Iterator[Part]:
             claim = f"epsilon {epsilon:g} and bonus {bonus:g} are right as often as neither"
             yield Part(5, claim, len(groups[kind]), _against(groups[kind], groups[none]), equal=True)
     most = max(BLOCKS)
-    for kind in ("fitted", "rl"):
+    for kind in EXPLORERS:
         group = groups.get(kind, ())
         if not group:
             continue

@@ -5,6 +5,7 @@ reconstruction, and nothing is compared with numbers of the paper.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from statistics import fmean
 
 from tinylatent.engine.controls import CONTROLS
@@ -12,7 +13,7 @@ from tinylatent.lab.findings import Finding, decided
 from tinylatent.lab.recipes_ctrls import CHAIN, GRID, KINDS, PLACES, STARTS, TOKENS
 from tinylatent.lab.records import DEFAULT
 from tinylatent.lab.state_reading import BLOCKS, DRAWN, PLAIN, Meaning, StateRecord
-from tinylatent.lab.studies.compare import over_seeds, percent, placed, positive
+from tinylatent.lab.studies.compare import needs_own, over_seeds, percent, placed, positive
 from tinylatent.lab.studies.ctrls_counts import (
     Groups,
     Records,
@@ -40,7 +41,7 @@ OURS = "A reconstruction of CTRLS; nothing here is a statement about the paper. 
 WAYS = (PLAIN, DRAWN, "posterior", *CONTROLS)
 """Ways to read a run beside its own, each with a column."""
 PASSES = (1, 5, 10, 20)
-LABELS = ("true", "index", "tokens", "length")
+LABELS = ("true", "index", "tokens", "next", "length")
 
 
 def before(kind: str) -> str:
@@ -89,7 +90,13 @@ def accuracies(prefix: str, groups: Groups) -> Table:
 
 
 def _rivals(groups: Groups) -> Iterator[Finding]:
-    """What unfreezing buys, what soft draws buy, whether rewards matter, and which density."""
+    """Whether states steer beyond a prefix, what unfreezing and soft draws buy, whether rewards matter, densities."""
+    for ours, prefix in (("fitted", "prefix"), ("rl-warm", "rl-prefix")):
+        if {ours, prefix} <= groups.keys():
+            group = groups[ours]
+            gaps = {KINDS[prefix][0]: lead(group, groups[prefix]), "no states": lead(group, group, other=PLAIN)}
+            claim = f"{KINDS[ours][0]} steer beyond a prefix: more often right than it, and than without states"
+            yield replace(needs_own(claim, gaps, len(group)), family="steering")
     for ours, theirs, claim in (
         (TOKENS, "rl", "training the language model itself buys more than training transitions"),
         ("rl", "rl-hard", "soft draws end higher than single states"),
@@ -162,6 +169,7 @@ def meanings(places: Places) -> Table:
             gains = over_seeds([_known(record).gain for record in group])
             row |= {"effect": fmean(effects), "gain": gains.value, "low": gains.low, "high": gains.high}
             row["rank"] = fmean(_known(record).shape["effective_rank"] for record in group)
+            row |= {name: fmean(_known(record).sharpness[name] for record in group) for name in ("largest", "entropy")}
             rows.append({**row, "seeds": len(group)})
             told = f"{gains.value:+.4f} nats [{gains.low:+.4f}, {gains.high:+.4f}]"
             claim = f"{KINDS[kind][0]}: chains are likelier with their own states than with another problem's"
@@ -171,16 +179,19 @@ def meanings(places: Places) -> Table:
     columns = {"task": "s", "arm": "s"}
     for label in LABELS:
         columns |= {label: ".3f", f"{label} chance": ".3f"}
-    columns |= {"effect": ".4f", "gain": "+.4f", "low": "+.4f", "high": "+.4f", "rank": ".2f", "seeds": "d"}
+    columns |= {"effect": ".4f", "gain": "+.4f", "low": "+.4f", "high": "+.4f", "rank": ".2f"}
+    columns |= {"largest": ".3f", "entropy": ".3f", "seeds": "d"}
     legend = (
-        f"{OURS}true, index, tokens, length: normalised mutual information of a step's likeliest state with what the "
-        "task says of the step, with its place in the chain, with clusters of its bag of tokens, and with its length; "
-        "chance: the same with states permuted. Length is 0 where all steps have as many tokens, as on all of these "
+        f"{OURS}true, index, tokens, next, length: normalised mutual information of a step's likeliest state with what "
+        "the task says of the step, with its place in the chain, with clusters of its bag of tokens, with the token "
+        "behind it (which hidden states behind the final norm foretell), and with its length; chance: the same with "
+        "states permuted. Length is 0 where all steps have as many tokens, as on all of these "
         "tasks. Subset sum's states are not told for every step, so that true is empty there. On multi-hop lookup and "
-        "subset sum a step is one token, whose bag is the token. effect: divergence of the first token of a step under "
-        "one state from that under another, in nats, before any rewards; near 0 there is nothing to steer. gain: nats "
-        "that a chain loses when told another problem's states, interval over seeds. rank: effective rank of a step's "
-        "features, 1 where a step is one token."
+        "subset sum a step is one token, whose bag is the token. effect: divergence of a step's tokens under one "
+        "state from those under another, in nats a step, before any rewards; near 0 there is nothing to steer. gain: "
+        "nats that a chain loses when told another problem's states, interval over seeds. rank: effective rank of a "
+        "step's features, 1 where a step is one token. largest, entropy: of the posterior of a step, mean over steps; "
+        "near 1 / K and log K a soft state is the same vector everywhere."
     )
     return Table("What states of steps mean", columns, rows, legend, findings)
 

@@ -28,9 +28,9 @@ from tinylatent.lab.studies.ctrls_nulls import NULLS, Part, nulls
 from tinylatent.methods.ctrls import Stateful
 
 SEEDS = range(5)
-TURNS = {"chain": -1, "fitted": 1, "rl": 3, "hard": 1, "rl-hard": 1, GRID[0.0, 0.0]: 4}
+TURNS = {"chain": -1, "fitted": 1, "rl": 3, "hard": 1, "rl-hard": 1, "rl-warm": 1, GRID[0.0, 0.0]: 4}
 """How far keys of an arm scatter: differences that are all alike leave the interval a bound, which tells nothing."""
-AGREEMENT = {"true": 0.5, "index": 0.2, "tokens": 0.3, "length": 0.0}
+AGREEMENT = {"true": 0.5, "index": 0.2, "tokens": 0.3, "next": 0.3, "length": 0.0}
 LINE = {"step": 10, "reward": 0.5, "state_entropy": 1.0, "concentration": 3.0, "frac_reward_zero_std": 0.25}
 
 
@@ -53,7 +53,7 @@ def record(arm, seed, percent=60, **told):
     """
     run, kind = ctrls.reading(arm, seed), split(arm)[1]
     turn, method = TURNS.get(kind, 2), run.start.method
-    right = {name: counts(50 if name == "plain" else percent, turn) for name in ways(method)}
+    right = {name: counts(50, turn + 1) if name == "plain" else counts(percent, turn) for name in ways(method)}
     fields = {"bound": None, "meaning": None, "draws": {}}
     if isinstance(method, Stateful) and method.states != "prefix":
         apart = told.get("apart", (1.0, 1.0))
@@ -72,7 +72,7 @@ def record(arm, seed, percent=60, **told):
         shape = {"effective_rank": 2.0, "first_eigengap": 0.5}
         fields["meaning"] = Meaning(
             steps=100, agreement=agreement, chance=dict.fromkeys(agreement, 0.01), effect=[0.2, 0.3], gain=gain,
-            shape=shape,
+            shape=shape, sharpness={"largest": 0.8, "entropy": 0.5},
         )  # fmt: skip
     if kind == CHAIN:
         fields["draws"] = {"plain 0.5": draws(told.get("tokens", 80), -2), "plain 1": draws(70, -2)}
@@ -150,21 +150,36 @@ def test_dirichlet_is_held_against_categorical_in_both_directions():
 
 def test_fitted_states_are_held_against_controls_before_and_after_rewards():
     kinds = ("shuffled", "random", "prefix", "rl-shuffled", "rl-random", "rl-prefix")
-    held = verdicts(place("fitted", "rl", *kinds), 3)
-    assert len(held) == 6
+    ours = {"fitted": {"percent": 50}, "rl": {"percent": 50}, "rl_warm": {"percent": 50}}
+    held = verdicts(place(*kinds, **ours), 3)
+    assert len(held) == 9
+    assert len([claim for claim in held if claim.endswith("no better than no states")]) == 3
     assert {*held.values()} == {HOLDS}
-    failed = verdicts(place(*kinds, fitted={"percent": 80}, rl={"percent": 80}), 3)
+    failed = verdicts(place(*kinds, **{kind: {"percent": 80} for kind in ours}), 3)
     assert {*failed.values()} == {FAILS}
     assert only(place("shuffled", fitted={"percent": 40}), 3) == {HOLDS}
 
 
+def test_states_steer_where_they_beat_a_prefix_and_no_states():
+    claim = "arithmetic: states steer beyond a prefix: more often right than it, and than without states"
+
+    def judged(fitted, alone):
+        groups = place(fitted={"percent": fitted})
+        groups["prefix"] = [record("prefix", seed, alone) for seed in SEEDS]
+        return {each.claim: each.verdict for each in ctrls_tables.accuracies("", groups).findings}[claim]
+
+    assert judged(70, 60) == HOLDS
+    assert judged(70, 80) == FAILS
+    assert judged(40, 30) == FAILS, "the chain without states has 50"
+
+
 def test_meaning_is_agreement_beyond_what_is_on_the_surface():
     assert only(place("fitted"), 4) == {FAILS}
-    surface = {**AGREEMENT, "index": 0.9, "tokens": 0.9}
+    surface = {**AGREEMENT, "index": 0.9, "tokens": 0.9, "next": 0.9}
     assert only(place(fitted={"agreement": surface}), 4) == {HOLDS}
     on_hops = verdicts(place("fitted", prefix="hops-"), 4, "hops-")
     assert [claim for claim in on_hops if "bag of tokens" in claim] == []
-    assert len(on_hops) == 1
+    assert len(on_hops) == 2
     without = {name: value for name, value in AGREEMENT.items() if name != "true"}
     assert only(place(fitted={"agreement": without}, prefix="sums-"), 4, "sums-") == set()
 
@@ -176,12 +191,13 @@ def test_exploration_and_bonus_are_held_against_neither():
 
 
 def test_draws_of_states_are_held_against_tokens_of_equal_entropy():
-    assert only(place("fitted"), 5) == {HOLDS}
-    assert only(place(fitted={"drawn": 90}), 5) == {FAILS}
-    assert only(place(fitted={"drawn": 50}), 5) == {HOLDS}
-    more = verdicts(place(fitted={"apart": (2.0, 1.0)}, prefix="sums-"), 5, "sums-")
+    assert only(place("hard"), 5) == {HOLDS}
+    assert only(place(hard={"drawn": 90}), 5) == {FAILS}
+    assert only(place(hard={"drawn": 50}), 5) == {HOLDS}
+    assert only(place(fitted={"drawn": 90}), 5) == set(), "the bound does not teach how far mixtures scatter"
+    more = verdicts(place(hard={"apart": (2.0, 1.0)}, prefix="sums-"), 5, "sums-")
     assert [verdict for claim, verdict in more.items() if "derivations" in claim] == [FAILS]
-    equal = verdicts(place("fitted", prefix="sums-"), 5, "sums-")
+    equal = verdicts(place("hard", prefix="sums-"), 5, "sums-")
     assert [verdict for claim, verdict in equal.items() if "derivations" in claim] == [HOLDS]
 
 
