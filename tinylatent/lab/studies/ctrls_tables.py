@@ -12,6 +12,7 @@ from tinylatent.engine.controls import CONTROLS
 from tinylatent.lab.findings import Finding, decided
 from tinylatent.lab.recipes_ctrls import CHAIN, GRID, KINDS, PLACES, STARTS, TOKENS
 from tinylatent.lab.records import DEFAULT
+from tinylatent.lab.state_directions import cosines
 from tinylatent.lab.state_reading import BLOCKS, DRAWN, PLAIN, Meaning, StateRecord
 from tinylatent.lab.studies.compare import needs_own, over_seeds, percent, placed, positive
 from tinylatent.lab.studies.ctrls_counts import (
@@ -33,6 +34,7 @@ from tinylatent.lab.studies.ctrls_counts import (
 )
 from tinylatent.lab.studies.ctrls_nulls import several
 from tinylatent.lab.tables import Table, Value
+from tinylatent.methods import CTRLSRL
 
 Places = Mapping[str, Groups]
 """Groups by the prefix of their place."""
@@ -271,11 +273,16 @@ def gridded(prefix: str, groups: Groups) -> Table:
         if not kind.startswith("rl"):
             continue
         method = group[0].reading.start.method
+        assert isinstance(method, CTRLSRL)
         row: dict[str, Value] = {"arm": KINDS[kind][0]}
         idle = dict(method.idle)
         row |= {name: None if name in idle else getattr(method, name) for name in ("epsilon", "entropy")}
         row |= percent(accuracy(group))
         row |= {name: _last(group, name) for name in LOGGED}
+        row |= dict.fromkeys(("cosine", "least", "most"))
+        if (points := cosines(method)) is not None:
+            row |= {"cosine": fmean(points), "least": min(points), "most": max(points)}
+            findings.append(placed(PLACES[prefix].title, _follows(kind, points)))
         rows.append({**row, "seeds": len(group)})
         if kind in GRID.values() and kind != GRID[0.0, 0.0] and GRID[0.0, 0.0] in groups:
             claim = f"{KINDS[kind][0]}: more often right than without exploration and bonus"
@@ -283,16 +290,31 @@ def gridded(prefix: str, groups: Groups) -> Table:
             findings.append(placed(PLACES[prefix].title, positive(claim, gap, len(group), "grid")))
     columns = {
         "arm": "s", "epsilon": "g", "entropy": "g", "accuracy": ".2f", "low": ".2f", "high": ".2f",
-        **dict.fromkeys(LOGGED, ".3f"), "seeds": "d",
+        **dict.fromkeys(LOGGED, ".3f"), "cosine": "+.2f", "least": "+.2f", "most": "+.2f", "seeds": "d",
     }  # fmt: skip
     legend = (
         f"{OURS}epsilon: probability of uniform draws in training; entropy: weight of the bonus. reward, state_entropy "
         "(of single states), dirichlet_entropy (of mixtures, largest where all concentrations are 1), concentration "
         "(sum of them) and frac_reward_zero_std (groups whose rewards are all alike): the last line of the log, mean "
-        "over seeds. RL without a remark has epsilon .1 and bonus .01. naive density: as if nothing were explored."
+        "over seeds. RL without a remark has epsilon .1 and bonus .01. naive density: as if nothing were explored. "
+        "cosine, least, most: of the update with the slope of the expected reward in the transition network's weights, "
+        "by finite differences, in small cases with random weights, computed anew with this table "
+        "(`lab/state_directions.py`); empty where tokens are sampled."
     )
     title = f"{PLACES[prefix].title.capitalize()}: exploration, bonus and density"
     return Table(title, columns, rows, legend, findings)
+
+
+def _follows(kind: str, found: tuple[float, ...]) -> Finding:
+    """Whether an arm's update follows the slope of its expected reward in the small cases."""
+    over = over_seeds(found)
+    over = replace(over, value=round(over.value, 3), low=round(over.low, 3), high=round(over.high, 3))
+    claim = f"{KINDS[kind][0]}: in small cases its update follows the slope of the expected reward"
+    told, verdict = (
+        f"{over.value:+.2f} [{over.low:+.2f}, {over.high:+.2f}]",
+        decided(over.low > 0, over.high < 0, len(found)),
+    )
+    return Finding(claim, verdict, told, over, "cosine", "directions", runs=len(found))
 
 
 def _last(group: Records, metric: str) -> float | None:

@@ -1,11 +1,13 @@
 """Study `ctrls` says what its records say: every null hypothesis may hold, fail, or stay open. Records made by hand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from records import KEYS, NOWHERE, OFFSETS, record_of
 
 from tinylatent.evaluation.statistics import Interval
+from tinylatent.lab import state_directions
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN
 from tinylatent.lab.recipes_ctrls import (
     ARMS,
@@ -26,12 +28,23 @@ from tinylatent.lab.state_reading import UNITS, Bound, Draws, Meaning, StateRead
 from tinylatent.lab.studies import ctrls, ctrls_nulls, ctrls_tables, ctrls_tuning
 from tinylatent.lab.studies.ctrls_nulls import NULLS, Part, nulls
 from tinylatent.methods.ctrls import Stateful
+from tinylatent.methods.ctrls_rl import CTRLSRL
 
 SEEDS = range(5)
 TURNS = {"chain": -1, "fitted": 1, "rl": 3, "hard": 1, "rl-hard": 1, "rl-warm": 1, GRID[0.0, 0.0]: 4}
 """How far keys of an arm scatter: differences that are all alike leave the interval a bound, which tells nothing."""
 AGREEMENT = {"true": 0.5, "index": 0.2, "tokens": 0.3, "next": 0.3, "length": 0.0}
 LINE = {"step": 10, "reward": 0.5, "state_entropy": 1.0, "concentration": 3.0, "frac_reward_zero_std": 0.25}
+
+
+@pytest.fixture(autouse=True)
+def known_directions(monkeypatch):
+    """Cosines that are told, not computed."""
+    told = {"permuted": (-0.1, 0.9, -0.9, 0.2, -0.7)}
+    up = (0.9, 0.8, 1.0, 0.9, 0.7)
+    monkeypatch.setattr(
+        ctrls_tables, "cosines", lambda method: told.get(method.signal, None if method.temperature else up)
+    )
 
 
 def counts(percent, turn=1, scale=1):
@@ -243,6 +256,33 @@ def test_reach_and_exploration_and_the_grid_tell_what_was_counted():
     table = ctrls_tables.gridded("", groups)
     assert [row["epsilon"] for row in table.rows] == [0.1, 0.0, None]
     assert {row["reward"] for row in table.rows} == {0.75}
+    assert [row["cosine"] for row in table.rows] == [pytest.approx(0.86), pytest.approx(0.86), None]
+    judged = {each.claim: each.verdict for each in table.findings}
+    assert judged["arithmetic: RL: in small cases its update follows the slope of the expected reward"] == HOLDS
+    table = ctrls_tables.gridded("", place("rl-permuted"))
+    assert [each.verdict for each in table.findings] == [OPEN]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Directions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("feed", ["soft", "hard"])
+def test_updates_follow_the_slope_unless_rewards_are_permuted(feed, monkeypatch):
+    """The sum of probabilities is 1 and every seed a case; what is drawn for an update has noise of its own."""
+    monkeypatch.setattr(state_directions, "SEEDS", {feed: state_directions.SEEDS[feed][:2]})
+    method = CTRLSRL(feed=feed, floor=1.0)
+    for seed in state_directions.SEEDS[feed]:
+        model, examples = state_directions.small(method, seed)
+        plan, many, reward_Z = state_directions.drawn(policy := state_directions.policy_of(method), model, examples)
+        assert state_directions.chances(policy, model, plan, many).sum().item() == pytest.approx(1, abs=1e-4)
+        assert 0 < reward_Z.mean() < 1
+    fresh = state_directions.cosines.__wrapped__
+    assert min(fresh(method)) > 0.9
+    permuted = fresh(replace(method, signal="permuted"))
+    assert min(permuted) < 0.9
+    assert fresh(replace(method, temperature=1.0)) is None
 
 
 @pytest.mark.slow
@@ -259,7 +299,7 @@ def test_tables_and_figure_have_every_place(tmp_path, few_draws):
         assert {name for row in table.rows for name in row} == set(table.columns), table.title
         assert "reconstruction" in table.legend.lower(), table.title
         assert all(each.family and each.runs and "[" in each.evidence for each in table.findings), table.title
-        assert {each.verdict for each in table.findings} <= {OPEN}
+        assert {each.verdict for each in table.findings if each.family != "directions"} <= {OPEN}
         assert table.csv()
         assert table.markdown()
     ctrls.draw(records, tmp_path / "figure.png")
