@@ -10,6 +10,7 @@ import losses
 import pytest
 import torch
 from losses import assert_same, enter, loss_and_gradients, loss_of
+from ranks import assert_processes_agree
 from tinylatent_tasks import MNNS, Arithmetic, MultiHop
 
 from tinylatent.core.seeds import Seeds, Streams
@@ -20,6 +21,7 @@ from tinylatent.engine.thought import Action
 from tinylatent.engine.trace import made_with
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import train
+from tinylatent.lab.state_directions import even
 from tinylatent.methods.ctrls import CTRLS, STATE, STEP, states_of, transition_of
 from tinylatent.methods.ctrls_rl import CTRLSRL
 from tinylatent.methods.ctrls_thought import dirichlet_entropy, point_log_density, state_entropy
@@ -233,6 +235,27 @@ def test_invariant_9_exploring_always_is_uniform_and_has_no_gradient(settings):
         torch.testing.assert_close(shares_K.double(), torch.full((3,), 1 / 3).double(), rtol=0, atol=0.08)
     naive = replace(method, density="naive")
     _, gradients = loss_and_gradients(model, loss_of(naive, model, examples_of(), STATE_3))
+    assert gradients["parts.transition.second_KH"].abs().max() > 1e-6
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several processes, and one prompt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"feed": "hard", "transition": "categorical"}], ids=str)
+def test_two_processes_of_a_prompt_are_one_process_of_two(settings, tmp_path):
+    """Bonus included; prompts of unlike numbers of steps."""
+    method = CTRLSRL(count=3, entropy=0.3, floor=1.0, advantage="mean", **settings)
+    assert_processes_agree(method, model_of(method), examples_of(rows=2), tmp_path, transition_of, verify=even)
+
+
+@pytest.mark.parametrize("settings", [{}, {"feed": "hard"}, {"feed": "hard", "transition": "categorical"}], ids=str)
+def test_one_prompt_alone_is_enough(settings):
+    method = CTRLSRL(count=3, group=32, **settings)
+    model = model_of(method)
+    value, gradients = loss_and_gradients(model, loss_of(method, model, examples_of(rows=1), STATE_3))
+    assert value == value  # not NaN
     assert gradients["parts.transition.second_KH"].abs().max() > 1e-6
 
 

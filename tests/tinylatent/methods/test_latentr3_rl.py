@@ -5,17 +5,14 @@ said otherwise.
 """
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import get_args
 
 import losses
 import pytest
 import torch
 from losses import assert_same, loss_and_gradients, loss_of
+from ranks import assert_processes_agree
 from tinylatent_tasks import MNNS, MultiHop, Recommendation
 
 from tinylatent.core.seeds import Seeds
@@ -309,43 +306,6 @@ def test_invariant_8_which_estimators_follow_the_expected_reward():
 # ---------------------------------------------------------------------------------------------------------------------
 # Several processes, and one prompt
 
-RANK = """
-import sys
-import torch
-import torch.distributed as dist
-from dataclasses import replace
-import losses
-from tinylatent_tasks import Recommendation
-from tinylatent.methods import LatentR3RL
-from tinylatent.objectives.method import TrainState
-
-rank, count, folder, estimator, baseline, scale = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count)
-
-
-def gather(x):
-    found = [torch.empty_like(x) for _ in range(count)]
-    dist.all_gather(found, x.contiguous())
-    return torch.cat(found)
-
-
-method = LatentR3RL(estimator=estimator, baseline=baseline, scale=scale)
-task = Recommendation(4, 3, 2, events=4)
-model = losses.spread(losses.model_of(method, task))
-examples = losses.examples_of(method, task, task.problems(count, seed=1)).rows(slice(rank, rank + 1))
-state = TrainState(3, 10, 5, first=rank, gather=gather)
-batch = method.collect(model, examples, state)
-value = method.loss(model, batch, state).value
-gradients = torch.autograd.grad(value, [*model.parts.parameters()])
-for each in (value := value.detach(), *gradients):
-    dist.all_reduce(each)
-found = {"advantage": gather(batch.advantage_B), "value": value, "gradients": [*gradients]}
-if rank == 0:
-    torch.save(found, f"{folder}/found")
-dist.destroy_process_group()
-"""
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -354,29 +314,9 @@ dist.destroy_process_group()
 )
 def test_invariant_9_two_processes_of_a_prompt_are_one_process_of_two(estimator, baseline, scale, tmp_path):
     """Advantages, the loss and its gradients, summed over processes that talk by gloo."""
-    root = Path(__file__).resolve().parents[3]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
-    words = ["2", str(tmp_path), estimator, baseline, scale]
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), *words], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    for each in running:
-        _, said = each.communicate(timeout=600)
-        assert each.returncode == 0, said
-    found = torch.load(tmp_path / "found")
     method = LatentR3RL(estimator=estimator, baseline=baseline, scale=scale)
     model, examples = made(method, rows=2)
-    batch = method.collect(model, examples, STATE)
-    torch.testing.assert_close(found["advantage"], batch.advantage_B, **CLOSE)
-    value = method.loss(model, batch, STATE).value
-    torch.testing.assert_close(found["value"], value.detach(), **CLOSE)
-    expected = torch.autograd.grad(value, [*model.parts.parameters()])
-    assert max(each.abs().max() for each in expected) > 1e-4
-    for got, wanted in zip(found["gradients"], expected, strict=True):
-        torch.testing.assert_close(got, wanted, **CLOSE)
+    assert_processes_agree(method, model, examples, tmp_path, lambda model: model.parts)
 
 
 @pytest.mark.parametrize("baseline", get_args(Baseline))
