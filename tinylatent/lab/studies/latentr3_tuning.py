@@ -1,16 +1,16 @@
-"""Studies `latentr3-tuning` and `latentr3-chains-tuning`: a learning rate for every family of arms of study `latentr3`.
+"""Studies `latentr3-tuning`, `latentr3-rl-tuning`, `latentr3-chains-tuning`: a learning rate for every family of arms.
 
-The first is of recommendation, the second of MNNS and multi-hop. The same number of rates for every arm of a task that
-is taught, and for every second stage, whatever its estimator: all on split seed 100, the better half on seed 101; see
-`search`. Second stages start from `attention` and CoLaR from `chain` as `recipes_latentr3` has them, whose rates must
-be settled first. What is found is to stand there. The best is that of the highest accuracy: on recommendation the hit
-rate at 1.
+The first is of what is taught on recommendation, the second of second stages there, the third of MNNS and multi-hop.
+The same number of rates for every arm of a task that is taught, and for every second stage, whatever its estimator: all
+on split seed 100, the better half on seed 101; see `search`. Second stages start from `attention` and CoLaR from
+`chain` as `recipes_latentr3` has them, whose rates must be settled first. What is found is to stand there. The best is
+that of the highest accuracy: on recommendation the hit rate at 1.
 """
 
 from tinylatent.lab.arms import Arm
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.recipes_latentr3 import ARMS, CHAINS, FAMILIES, PLACES, SECOND, SHOPS, arm_of, build, split
-from tinylatent.lab.studies.latentr3 import QUICK, shortened
+from tinylatent.lab.studies.latentr3 import shortened
 from tinylatent.lab.studies.search import Contender, RateSearch
 from tinylatent.lab.study import Profile
 
@@ -33,11 +33,11 @@ def contender(arm: str) -> Contender:
     return arm, PLACES[split(arm)[0]].title
 
 
-def search_of(places: tuple[str, ...], quick: str) -> RateSearch:
-    """The search of all families of some places, one arm of them in the quick profile."""
-    arms = [arm for arm in FAMILIES if split(arm)[0] in places]
+def search_of(arms: list[str], quick: str) -> RateSearch:
+    """The search of some families, one arm of them in the quick profile."""
     second = [arm for arm in arms if split(arm)[1] in SECOND]
-    titles = {"arms that are taught": [arm for arm in arms if arm not in second], "second stages": second}
+    kinds = {"arms that are taught": [arm for arm in arms if arm not in second], "second stages": second}
+    titles = {words: names for words, names in kinds.items() if names}
     return RateSearch(
         {"quick": (quick,), "full": arms},
         rates_of,
@@ -49,9 +49,13 @@ def search_of(places: tuple[str, ...], quick: str) -> RateSearch:
     )
 
 
-STUDY = search_of(SHOPS, QUICK[0]).study(
-    "latentr3-tuning", "Which learning rate suits each family of arms of study latentr3 on recommendation?"
+IN_SHOPS = [arm for arm in FAMILIES if split(arm)[0] in SHOPS]
+STUDY = search_of([arm for arm in IN_SHOPS if split(arm)[1] not in SECOND], "direct").study(
+    "latentr3-tuning", "Which learning rate suits each first stage of study latentr3 on recommendation?"
 )
-CHAINS_STUDY = search_of(CHAINS, f"{CHAINS[0]}direct").study(
+SECOND_STUDY = search_of([arm for arm in IN_SHOPS if split(arm)[1] in SECOND], "plain").study(
+    "latentr3-rl-tuning", "Which learning rate suits each second stage of study latentr3 on recommendation?"
+)
+CHAINS_STUDY = search_of([arm for arm in FAMILIES if split(arm)[0] in CHAINS], f"{CHAINS[0]}direct").study(
     "latentr3-chains-tuning", "Which learning rate suits each family of arms of study latentr3 on MNNS and multi-hop?"
 )
