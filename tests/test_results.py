@@ -48,7 +48,16 @@ def test_stored_results_are_rebuilt_byte_for_byte(stored, tmp_path, monkeypatch)
     assert legends or KEPT[stored].name == "mnns-variance", "whose panels have one colour each"
 
 
-TO_BE_RUN = {"ctrls", "ctrls-tuning", "latentr3", "latentr3-chains", "latentr3-rl-tuning", "latentr3-tuning"}
+TO_BE_RUN = {
+    "methods",
+    "methods-tuning",
+    "ctrls",
+    "ctrls-tuning",
+    "latentr3",
+    "latentr3-chains",
+    "latentr3-rl-tuning",
+    "latentr3-tuning",
+}
 """Studies whose full profiles have not been run: nothing is told of them as measured."""
 
 

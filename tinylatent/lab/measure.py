@@ -12,6 +12,7 @@ from tinylatent_tasks import Task
 from tinylatent.core.identity import checksum, plain
 from tinylatent.core.seeds import derive
 from tinylatent.engine.controls import CONTROLS
+from tinylatent.engine.counters import Counters
 from tinylatent.engine.plan import distinct
 from tinylatent.evaluation.evaluate import cost, evaluate, sample_answers
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, cluster_counts, majority_at_k, pass_at_k
@@ -74,6 +75,7 @@ def measure(
         with tempfile.TemporaryDirectory() as temporary:
             return measure(experiment, Path(temporary), device, on_progress, start)
     model, task = train(experiment, folder, device, on_progress, start=start), experiment.task
+    judged, spent = _judged(experiment, model, rows, device)
     saved = find_checkpoint(folder)
     assert saved is not None, "a finished run has a checkpoint"
     keys, total = np.unique(task.key(rows), return_counts=True)
@@ -84,7 +86,7 @@ def measure(
         device=device,
         keys=[f"{key:016x}" for key in keys.tolist()],
         total=total.tolist(),
-        **_judged(experiment, model, rows, device),
+        **judged,
         train=_answered(experiment, model, task, _trained(experiment), seed, device),
         stages=_stages(experiment, saved, folder, rows, device),
         levels={
@@ -97,7 +99,7 @@ def measure(
         accuracy_ceiling=task.accuracy_ceiling(rows),
         ranking=ranked(experiment, model, rows, ways(experiment, model, rows, device), device),
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        cost=_cost(experiment, model, saved, rows, device),
+        cost=_cost(experiment, model, saved, rows, spent, device),
     )
 
 
@@ -134,15 +136,23 @@ def idle_settings(experiment: Experiment) -> dict[str, str]:
     return found
 
 
-def _judged(experiment: Experiment, model: Model, rows: np.ndarray, device: torch.device | str) -> dict[str, Any]:
-    """What a model can do: under its method, under each control, under other decoders, and sampled several times."""
+def _judged(
+    experiment: Experiment, model: Model, rows: np.ndarray, device: torch.device | str
+) -> tuple[dict[str, Any], Counters]:
+    """What a model can do: under its method, under each control, under other decoders, and sampled several times.
+
+    Returns:
+        fields of a record, and what the method itself spent on all problems.
+    """
     task, method = experiment.task, experiment.method
     seed = experiment.seeds.derive("sampling", "evaluation")
     evaluations: dict[str, Evaluation] = {}
+    spent: dict[str, Counters] = {}
     keys_P = task.key(rows)
     for name, way, control in ways(experiment, model, rows, device):
         result = evaluate(Symbols(task, rows), way, model, control=control, seed=seed, device=device)
         _, right, total = cluster_counts(keys_P, result.right_P)
+        spent[name] = result.counters
         evaluations[name] = Evaluation(
             right=right.tolist(),
             kl=result.kl_T,
@@ -152,10 +162,11 @@ def _judged(experiment: Experiment, model: Model, rows: np.ndarray, device: torc
             accuracy=_accuracy(right, total),
         )
     sampled = method.temperatures and experiment.training.num_train is None  # else the whole part is not there to ask
-    return {
+    found = {
         "evaluations": evaluations,
         "sampling": _sampling(experiment, model, rows, seed, device) if sampled else None,
     }
+    return found, spent[DEFAULT]
 
 
 def ways(experiment: Experiment, model: Model, rows: np.ndarray, device: torch.device | str) -> list[Way]:
@@ -204,7 +215,7 @@ def _learning(
     before = begun(experiment, folder, device, say=lambda text: None, start=start)
     before.stage.fill_(experiment.method.stage_at(max(0, saved.step - 1), experiment.training.steps))
     return {
-        "before": Before(**_judged(experiment, before, rows, device)),
+        "before": Before(**_judged(experiment, before, rows, device)[0]),
         "metrics": read_metrics(folder),
     }
 
@@ -248,15 +259,23 @@ def majority_baseline(experiment: Experiment, rows: np.ndarray) -> float:
 
 
 def _cost(
-    experiment: Experiment, model: Model, saved: Checkpoint, rows: np.ndarray, device: torch.device | str
+    experiment: Experiment,
+    model: Model,
+    saved: Checkpoint,
+    rows: np.ndarray,
+    spent: Counters,
+    device: torch.device | str,
 ) -> Cost:
-    """What training cost, and what an answer costs."""
+    """What training cost, and what an answer costs, of which `spent` tells for all rows."""
     found = cost(experiment.method, model, Symbols(experiment.task, rows[:1]).examples(device))
     seen = saved.step * experiment.training.batch_size
     return Cost(
         **found,
         training_flops=found["flops"] * experiment.method.forwards * seen,
         training_seconds=round(saved.manifest["seconds"], 1),  # of all sittings, where a run was resumed
+        tokens=spent.tokens / len(rows),
+        latents=spent.latents / len(rows),
+        operations=spent.flops / len(rows),
     )
 
 

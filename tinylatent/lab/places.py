@@ -15,10 +15,11 @@ def split_arm(arm: str, prefixes: Iterable[str]) -> tuple[str, str]:
 def known_arm(
     run: Experiment, study: str, arms: Mapping[str, tuple[str, Method, str]], build: Callable[[str], Experiment]
 ) -> str:
-    """The arm that a run is of, by its method and task, and by its steps and those of its start where several fit.
+    """The arm that a run is of, by its method and task; where several fit, by its model, then by its steps.
 
     Args:
-        run: the run; if its steps are those of no arm that fits, as in a quick profile, it is of the first.
+        run: the run; if its steps, those of its start included, are of no arm that fits, as in a quick profile, it is
+            of the first.
         study: the study's name, for the error.
         arms: label, method and colour of every arm.
         build: the run of an arm.
@@ -32,7 +33,7 @@ def known_arm(
         raise ValueError(
             f"a run of {run.method.name} on {run.task.name} is of no arm of study {study}: expected {', '.join(arms)}"
         )
-    return next((arm for arm, usual in fits.items() if _steps(usual) == _steps(run)), next(iter(fits)))
+    return max(fits, key=lambda arm: (fits[arm].model == run.model, _steps(fits[arm]) == _steps(run)))
 
 
 def _steps(run: Experiment | None) -> tuple[int, ...]:

@@ -17,7 +17,14 @@ from tinylatent_tasks import MNNS, Arithmetic, MultiHop, Reachability, Recommend
 
 from tinylatent.core.registry import Registry, owner
 from tinylatent.core.seeds import Seeds
-from tinylatent.lab import recipes_colar, recipes_ctrls, recipes_hrpo, recipes_latentr3, recipes_latentseek
+from tinylatent.lab import (
+    recipes_colar,
+    recipes_ctrls,
+    recipes_hrpo,
+    recipes_latentr3,
+    recipes_latentseek,
+    recipes_methods,
+)
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.tasks import TASKS
 from tinylatent.methods import GRPO, METHODS, Coconut
@@ -255,6 +262,7 @@ OF_STUDIES: dict[str, Any] = {
     "colar": recipes_colar,
     "latentr3": recipes_latentr3,
     "ctrls": recipes_ctrls,
+    "methods": recipes_methods,
 }
 """Modules of recipes by the study that they are of: ARMS (label, method, colour), `build(arm, seed, **settings)`, and
 SEARCHED, the arms whose learning rates were searched for."""

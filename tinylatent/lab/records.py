@@ -173,7 +173,7 @@ class Stopped(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The reason, and what to try."""
 
 
-class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the run cost, and what an answer costs."""
 
     steps: int
@@ -186,6 +186,12 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Operations of training: those of an answer times problems seen times the method's forwards."""
     training_seconds: float
     """Wall-clock seconds of training, all sittings together."""
+    tokens: float | None = None
+    """Tokens decoded for a problem of the validation part, answer included, on average; older records have none."""
+    latents: float | None = None
+    """Latent inputs of such a problem, on average; a pause is none, having no content."""
+    operations: float | None = None
+    """Floating-point operations of solving it, on average."""
 
 
 class ExperimentRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):

@@ -95,6 +95,11 @@ def test_costs_are_counted(measured):
     spent = cost(RUN.method, model, Symbols(RUN.task, RUN.rows("validation")[:1]).examples())
     assert (record.cost.steps, record.cost.slots, record.cost.flops) == (spent["steps"], spent["slots"], spent["flops"])
     assert record.cost.training_flops == spent["flops"] * RUN.method.forwards * 12 * 8
+    rows = RUN.rows("validation")
+    all_of_them = evaluate(Symbols(RUN.task, rows), RUN.method, model).counters
+    each = (record.cost.tokens, record.cost.latents, record.cost.operations)
+    assert each == tuple(count / len(rows) for count in (all_of_them.tokens, all_of_them.latents, all_of_them.flops))
+    assert min(each) > 0
     assert record.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert record.accuracy_ceiling == 1.0
 
