@@ -16,6 +16,7 @@ from tinylatent.engine.counters import Counters
 from tinylatent.engine.plan import distinct
 from tinylatent.evaluation.evaluate import cost, evaluate, sample_answers
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, cluster_counts, majority_at_k, pass_at_k
+from tinylatent.lab.directions import trained_cosines
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import begun, check_training, train
 from tinylatent.lab.ranked import Way, ranked
@@ -215,7 +216,9 @@ def _learning(
     before = begun(experiment, folder, device, say=lambda text: None, start=start)
     before.stage.fill_(experiment.method.stage_at(max(0, saved.step - 1), experiment.training.steps))
     return {
-        "before": Before(**_judged(experiment, before, rows, device)[0]),
+        "before": Before(
+            **_judged(experiment, before, rows, device)[0], cosines=trained_cosines(experiment, before, device)
+        ),
         "metrics": read_metrics(folder),
     }
 

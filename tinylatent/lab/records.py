@@ -155,13 +155,16 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return gain[count > 0].tolist(), (count[count > 0] * GAIN_UNITS).tolist()
 
 
-class Before(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Before(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the weights could do before training, in a run that starts from another."""
 
     evaluations: dict[str, Evaluation]
     """By name, as in the record."""
     sampling: Sampling | None
     """Sampled answers."""
+    cosines: list[float] = msgspec.field(default_factory=list)
+    """Of updates that a method asks for there with the slope of its expected reward, one for each batch; of LatentR3's
+    second stage alone."""
 
 
 class Stopped(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -83,11 +83,14 @@ def rewards(groups: Groups, prefix: str = "") -> Table:
             row["nll gain"] = over_seeds(_apart(group, start, nll_of)).value
             found = cosines(_method(kind))
             row |= {"cosine": fmean(found), "least": min(found), "most": max(found)}
+            if (trained := _trained(group)) is not None:
+                row |= {"trained": trained.value, "trained low": trained.low, "trained high": trained.high}
             row["one sign"] = _logged(group, "one_signed", 1.0)
         rows.append({**row, "seeds": len(group)})
     columns = {
         "arm": "s", "reward": ".4f", "gain": "+.4f", "low": "+.4f", "high": "+.4f", "nll": ".4f", "nll gain": "+.4f",
-        "cosine": "+.2f", "least": "+.2f", "most": "+.2f", "one sign": ".2f", "seeds": "d",
+        "cosine": "+.2f", "least": "+.2f", "most": "+.2f", "trained": "+.2f",
+        "trained low": "+.2f", "trained high": "+.2f", "one sign": ".2f", "seeds": "d",
     }  # fmt: skip
     legend = (
         "reward: minus the perplexity of the right title, nll: its mean negative log-likelihood over tokens in nats, "
@@ -95,11 +98,16 @@ def rewards(groups: Groups, prefix: str = "") -> Table:
         "over the first stage, with its 95 % interval (Student's t over seeds). cosine, least, most: of the update "
         "with the slope of the expected reward in the attention's weights, by finite differences, over "
         f"{CASES} small cases with random weights, computed anew with this table (`lab/directions.py`); without noise, "
-        "with the slope under the usual noise. It says what an estimator asks for there, not in the trained model. one "
-        "sign: share of prompts whose advantages all have one sign, at the end of training."
+        "with the slope under the usual noise. trained: the same in the models that the stage starts from, of batches, "
+        "groups and noise as in training, with the pathwise gradient over many batches, mean over batches and seeds "
+        "with its 95 % interval over seeds; the pathwise arm itself tells what a batch can reach. one sign: share of "
+        "prompts whose advantages all have one sign, at the end of training."
     )
     where = PLACES[prefix].title
     found_here = [placed(where, _raised(ARMS[prefix + kind][0], group, start)) for kind, group in here.items()]
+    found_here += [
+        placed(where, each) for kind, group in here.items() for each in _points(ARMS[prefix + kind][0], group)
+    ]
     found_here += [] if prefix else [*_directions(here)]
     return Table(f"{where.capitalize()}: rewards, and which way updates point", columns, rows, legend, found_here)
 
@@ -132,6 +140,20 @@ def _reward_lead(ours: Records, theirs: Records) -> Interval:
 def _cells(gap: Interval, name: str) -> dict[str, Value]:
     """A difference of rewards as cells."""
     return {name: gap.value, "low": gap.low, "high": gap.high}
+
+
+def _trained(group: Records) -> Interval | None:
+    """The cosine of updates in the trained models, with its interval over seeds; None where it was not measured."""
+    values = [fmean(record.before.cosines) for record in group if record.before is not None and record.before.cosines]
+    return over_seeds(values) if len(values) == len(group) else None
+
+
+def _points(name: str, group: Records) -> Iterator[Finding]:
+    """Whether an estimator's update follows the slope of its expected reward in the trained models."""
+    if (found := _trained(group)) is not None:
+        claim = f"{name}: in the trained models its update follows the slope of the expected reward"
+        verdict = decided(found.low > 0, found.high < 0, len(group))
+        yield Finding(claim, verdict, signed(found), found, "cosine", "trained directions", runs=len(group))
 
 
 def _raised(name: str, group: Records, start: Records) -> Finding:

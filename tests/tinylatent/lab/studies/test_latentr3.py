@@ -1,13 +1,17 @@
 """Study `latentr3` says what its records say: credit for rewards, rankings against the ceiling, the tail, labels."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from records import changed, evaluation, ranking, record_of
+from tinylatent_tasks import MNNS
 
 from tinylatent.lab import directions
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN
+from tinylatent.lab.folders import train
+from tinylatent.lab.measure import measure
 from tinylatent.lab.recipes_latentr3 import (
     ARMS,
     CHAINS,
@@ -25,6 +29,8 @@ from tinylatent.lab.recipes_latentr3 import (
 from tinylatent.lab.records import Before
 from tinylatent.lab.studies import latentr3, latentr3_chains, latentr3_second, latentr3_tables, latentr3_tuning
 from tinylatent.methods import CoT2, LatentR3, LatentR3RL
+from tinylatent.models.decoder import ModelConfig
+from tinylatent.training.config import Training
 
 SEEDS = range(5)
 TURNS = {"surrogate": -1, "attention": 2, "score": -2}
@@ -47,7 +53,11 @@ def record(arm, seed, percent, **told):
         judged = {**made.evaluations, "default": evaluation(percent + seed, turn)}
         before = Before(evaluations={"default": evaluation(50, 1)}, sampling=None)
         return changed(made, evaluations=judged, **({} if made.before is None else {"before": before}))
-    return changed(made, ranking=ranking(percent + seed, **{"turn": turn, "controls": CONTROLS, **told}))
+    more = {}
+    if made.before is not None:
+        points = {"surrogate": -0.2, "pathwise": 0.3}.get(split(arm)[1], 0.0) + 0.01 * (seed - 2)
+        more["before"] = changed(made.before, cosines=[points - 0.1, points + 0.1])
+    return changed(made, ranking=ranking(percent + seed, **{"turn": turn, "controls": CONTROLS, **told}), **more)
 
 
 def place(prefix="", kinds=("direct", "attention", *SECOND), **arms):
@@ -124,6 +134,11 @@ def test_rewards_are_told_without_noise_on_problems_not_trained_on():
     assert judged[f"{name}: {follows}"] == (FAILS, -0.46)
     assert judged[f"RL: score function: {follows}"] == (HOLDS, 0.86)
     assert (rows[name]["cosine"], rows[name]["least"], rows[name]["most"]) == (pytest.approx(-0.46), -0.6, -0.3)
+    follows = "in the trained models its update follows the slope of the expected reward"
+    assert judged[f"recommendation: {name}: {follows}"] == (FAILS, -0.2)
+    assert judged[f"recommendation: pathwise gradient: {follows}"] == (HOLDS, 0.3)
+    assert judged[f"recommendation: RL: score function: {follows}"][0] == OPEN
+    assert rows[name]["trained"] == pytest.approx(-0.2)
 
 
 def test_a_short_first_stage_has_tables_of_its_own():
@@ -247,6 +262,22 @@ def test_the_pathwise_update_is_the_slope_by_finite_differences(monkeypatch):
     assert found["pathwise"][0] == pytest.approx(1, abs=1e-3)
     assert found["score"][0] > 0.7
     assert found["surrogate"][0] < 0.9
+
+
+@pytest.mark.slow
+def test_cosines_where_a_run_starts_are_of_its_own_batches(monkeypatch):
+    """The pathwise update of a batch goes along with the slope, as far as a batch of sixteen problems tells it."""
+    monkeypatch.setattr(directions, "BATCHES", 2)
+    monkeypatch.setattr(directions, "REFERENCE", 8)
+    start = Experiment(MNNS(2, 1, 5), LatentR3(1), ModelConfig(8, 1, 1), Training(30, 16, 3e-3))
+    model = train(start)
+    runs = {kind: replace(start, method=LatentR3RL(**SECOND[kind][1]), start=start) for kind in ("pathwise", "plain")}
+    found = {kind: directions.trained_cosines(run, model) for kind, run in runs.items()}
+    assert {len(each) for each in found.values()} == {2}
+    assert min(found["pathwise"]) > 0.2
+    assert found == {kind: directions.trained_cosines(run, model) for kind, run in runs.items()}
+    assert directions.trained_cosines(start, model) == []
+    assert measure(runs["plain"], None).before.cosines != []
 
 
 # ---------------------------------------------------------------------------------------------------------------------
