@@ -157,7 +157,7 @@ PLACES: dict[str, Place] = {
     ),
     "sums-": Place(
         "subset sum",
-        SubsetSum(numbers=4),
+        SubsetSum(numbers=4, high=9),
         ModelConfig(),
         Training(steps=3000, learning_rate=3e-3, enough=0.75, **BEGUN),
         Training(steps=1500, log_every=100, **LEARNT),
