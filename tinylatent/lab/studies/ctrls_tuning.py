@@ -1,4 +1,6 @@
-"""Study `ctrls-tuning`: a learning rate for every family of arms of study `ctrls`, the same number for each.
+"""Studies `ctrls-tuning` and `ctrls-rl-tuning`: a learning rate for every family of arms of study `ctrls`.
+
+The first is of what is taught by the bound, the second of what is rewarded.
 
 Three rates for every family in every place: all on split seed 100, the better two on seed 101; see `search`. Families
 are states, their controls (shuffled stands for random), prefix, rewards of soft draws with all of their grid, of
@@ -37,16 +39,18 @@ def contender(arm: str) -> Contender:
     return kind, PLACES[prefix].title
 
 
-LOOKS = {kind: Arm(KINDS[kind][0], build, KINDS[kind][2]) for _, kind in map(split, CANDIDATES)}
-SEARCH = RateSearch(
-    {"quick": ("fitted",), "full": CANDIDATES},
-    rates_of,
-    run,
-    arm_of,
-    contender,
-    LOOKS,
-    {"Learning rates of study ctrls, a reconstruction": LOOKS},
+def search_of(arms: list[str], quick: str, words: str) -> RateSearch:
+    """The search of some arms, one of them in the quick profile."""
+    looks = {kind: Arm(KINDS[kind][0], build, KINDS[kind][2]) for _, kind in map(split, arms)}
+    titles = {f"Learning rates of study ctrls, a reconstruction: {words}": looks}
+    return RateSearch({"quick": (quick,), "full": arms}, rates_of, run, arm_of, contender, looks, titles)
+
+
+BY_REWARDS = [arm for arm in CANDIDATES if split(arm)[1] == TOKENS or split(arm)[1].startswith("rl")]
+STUDY = search_of([arm for arm in CANDIDATES if arm not in BY_REWARDS], "fitted", "by the bound").study(
+    "ctrls-tuning",
+    "Which learning rate suits states, their controls and a prefix of study ctrls, given the same search?",
 )
-STUDY = SEARCH.study(
-    "ctrls-tuning", "Which learning rate suits each family of arms of study ctrls, given the same search?"
+REWARDED_STUDY = search_of(BY_REWARDS, "rl", "by rewards").study(
+    "ctrls-rl-tuning", "Which learning rate suits each family of rewarded arms of study ctrls, given the same search?"
 )
