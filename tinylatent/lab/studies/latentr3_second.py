@@ -83,6 +83,7 @@ def rewards(groups: Groups, prefix: str = "") -> Table:
             row["nll gain"] = over_seeds(_apart(group, start, nll_of)).value
             found = cosines(_method(kind))
             row |= {"cosine": fmean(found), "least": min(found), "most": max(found)}
+            row |= dict.fromkeys(("trained", "trained low", "trained high"))
             if (trained := _trained(group)) is not None:
                 row |= {"trained": trained.value, "trained low": trained.low, "trained high": trained.high}
             row["one sign"] = _logged(group, "one_signed", 1.0)

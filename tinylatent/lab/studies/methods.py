@@ -164,6 +164,7 @@ def _row(prefix: str, kind: str, group: Records, groups: Groups) -> dict[str, Va
     every, costs = [record.accuracy for record in group], [record.cost for record in group]
     before = BEFORE.get(kind)
     row: dict[str, Value] = {"method": ARMS[prefix + kind][0], **percent(accuracy(group))}
+    row |= dict.fromkeys(("control", "by", "retrained", "as", "gain", "gain low", "gain high"))
     row["from"] = None if before is None else "chain of thought" if before == "plain" else ARMS[prefix + before][0]
     row["rate"] = group[0].experiment.training.learning_rate if group[0].experiment.training.steps else None
     row |= {"least": 100 * min(every), "most": 100 * max(every), "seeds": len(group)}
