@@ -189,8 +189,14 @@ def split(arm: str) -> tuple[str, str]:
     return split_arm(arm, PLACES)
 
 
-def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
-    """The run of an arm, with what it starts from; `settings` are fields of Training that override.
+def build(arm: str, seed: int = 0, found: Mapping[str, float] | None = None, **settings: Any) -> Experiment:
+    """The run of an arm, with what it starts from.
+
+    Args:
+        arm: its name.
+        seed: all seeds.
+        found: learning rates of arms that take the place of those here, in what it starts from too.
+        settings: fields of Training that override.
 
     Raises:
         ValueError: there is no such arm.
@@ -198,7 +204,9 @@ def build(arm: str, seed: int = 0, **settings: Any) -> Experiment:
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r} of methods: expected one of {', '.join(ARMS)}")
     prefix, kind = split(arm)
-    return _built(PLACES[prefix], kind, seed, settings)
+    where, found = PLACES[prefix], found or {}
+    own = {kind: found.get(prefix + kind, rate) for kind, rate in where.rates.items()}
+    return _built(replace(where, rates=own), kind, seed, settings)
 
 
 def _built(where: Place, kind: str, seed: int, settings: Mapping[str, Any]) -> Experiment:

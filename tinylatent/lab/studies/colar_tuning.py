@@ -5,6 +5,8 @@ at c = 5, which its ablations share; Coconut, pause as thought, removed steps, p
 as it is, and so is reinforcement learning. What is found stands in `recipes_colar`, for multi-hop too.
 """
 
+from collections.abc import Mapping
+
 from tinylatent.lab.arms import Arm
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.recipes_colar import ARMS, FAMILIES, arm_of, build, family_of, place_of
@@ -19,8 +21,8 @@ def rates_of(arm: str) -> tuple[float, ...]:
     return RL_RATES if family_of(arm) == "rl" else RATES
 
 
-def run(arm: str, seed: int, rate: float, profile: Profile) -> Experiment:
-    """The run of an arm."""
+def run(arm: str, seed: int, rate: float, profile: Profile, found: Mapping[str, float]) -> Experiment:
+    """The run of an arm; what it starts from is as the recipes have it, whatever was `found`."""
     return build(arm, seed, learning_rate=rate)
 
 

@@ -9,6 +9,8 @@ is taught at the rate of `recipes_ctrls`, which must be settled first. The best 
 but for token GRPO, whose chains are sampled here and greedy in the study.
 """
 
+from collections.abc import Mapping
+
 from tinylatent.lab.arms import Arm
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.recipes_ctrls import CANDIDATES, KINDS, PLACES, TOKENS, arm_of, build, split
@@ -28,8 +30,8 @@ def rates_of(arm: str) -> tuple[float, ...]:
     return WIDER.get(kind, REWARDED if kind.startswith("rl") else TAUGHT)
 
 
-def run(arm: str, seed: int, rate: float, profile: Profile) -> Experiment:
-    """The run of an arm."""
+def run(arm: str, seed: int, rate: float, profile: Profile, found: Mapping[str, float]) -> Experiment:
+    """The run of an arm; what it starts from is as the recipes have it, whatever was `found`."""
     return shortened(build(arm, seed, learning_rate=rate), profile)
 
 

@@ -5,6 +5,8 @@ split seed 100, the better two on seed 101; see `search`. What is found stands i
 for gates and Lambda, are the same throughout.
 """
 
+from collections.abc import Mapping
+
 from tinylatent.lab.arms import Arm
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.recipes_hrpo import KINDS, PLACES, SEARCHED, arm_of, build, split
@@ -16,8 +18,8 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 STEPS: dict[Profile, dict[str, int]] = {"quick": {"steps": 20}, "full": {}}
 
 
-def run(arm: str, seed: int, rate: float, profile: Profile) -> Experiment:
-    """The run of an arm."""
+def run(arm: str, seed: int, rate: float, profile: Profile, found: Mapping[str, float]) -> Experiment:
+    """The run of an arm; what it starts from is as the recipes have it, whatever was `found`."""
     return build(arm, seed, learning_rate=rate, **STEPS[profile])
 
 

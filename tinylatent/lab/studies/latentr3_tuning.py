@@ -7,6 +7,8 @@ on split seed 100, the better half on seed 101; see `search`. Second stages star
 that of the highest accuracy: on recommendation the hit rate at 1.
 """
 
+from collections.abc import Mapping
+
 from tinylatent.lab.arms import Arm
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.recipes_latentr3 import ARMS, CHAINS, FAMILIES, PLACES, SECOND, SHOPS, arm_of, build, split
@@ -23,8 +25,8 @@ def rates_of(arm: str) -> tuple[float, ...]:
     return RATES["second" if split(arm)[1] in SECOND else "taught"]
 
 
-def run(arm: str, seed: int, rate: float, profile: Profile) -> Experiment:
-    """The run of an arm."""
+def run(arm: str, seed: int, rate: float, profile: Profile, found: Mapping[str, float]) -> Experiment:
+    """The run of an arm; what it starts from is as the recipes have it, whatever was `found`."""
     return shortened(build(arm, seed, learning_rate=rate), profile)
 
 

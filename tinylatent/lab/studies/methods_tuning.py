@@ -1,8 +1,10 @@
 """Study `methods-tuning`: a learning rate for every arm of study `methods` that is trained, the same search for each.
 
 Four rates for what is taught and four for what is rewarded: all on split seed 100, the better half on seed 101; see
-`search`. Arms that start from another take it as `recipes_methods` has it, whose rate must be settled first.
+`search`. Arms that start from another wait until its rate is chosen, and start from it at that rate.
 """
+
+from collections.abc import Mapping
 
 from tinylatent.lab.arms import Arm
 from tinylatent.lab.experiment import Experiment
@@ -24,9 +26,16 @@ def rates_of(arm: str) -> tuple[float, ...]:
     return STATES if isinstance(method, CTRLS) else REWARDED if isinstance(method, PolicyGradient) else TAUGHT
 
 
-def run(arm: str, seed: int, rate: float, profile: Profile) -> Experiment:
-    """The run of an arm."""
-    return shortened(build(arm, seed, learning_rate=rate), profile)
+def run(arm: str, seed: int, rate: float, profile: Profile, found: Mapping[str, float]) -> Experiment:
+    """The run of an arm, what it starts from at the rates that were found."""
+    return shortened(build(arm, seed, found, learning_rate=rate), profile)
+
+
+def before(arm: str) -> str | None:
+    """The arm that an arm starts from; the plain chain of thought has the rate of the one that ends."""
+    prefix, kind = split(arm)
+    start = BEFORE.get(kind)
+    return None if start is None else prefix + ("discrete" if start == "plain" else start)
 
 
 def contender(arm: str) -> Contender:
@@ -36,7 +45,7 @@ def contender(arm: str) -> Contender:
 
 
 LOOKS = {kind: Arm(ARMS[arm][0], build, ARMS[arm][2]) for arm in FAMILIES for kind in [split(arm)[1]]}
-STUDY = RateSearch(
+SEARCH = RateSearch(
     {"quick": ("mnns-direct",), "full": FAMILIES},
     rates_of,
     run,
@@ -47,4 +56,8 @@ STUDY = RateSearch(
         "Learning rates of study methods: from fresh weights": [kind for kind in LOOKS if kind not in BEFORE],
         "Learning rates of study methods: from another method": [kind for kind in LOOKS if kind in BEFORE],
     },
-).study("methods-tuning", "Which learning rate suits each method on each task of study methods, given the same search?")
+    before,
+)
+STUDY = SEARCH.study(
+    "methods-tuning", "Which learning rate suits each method on each task of study methods, given the same search?"
+)

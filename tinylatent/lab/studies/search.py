@@ -198,14 +198,17 @@ def _spread(runs: Records) -> list[float]:
 
 @dataclass(frozen=True)
 class RateSearch:
-    """Every rate of every arm on the first seed, the better half of each arm's on one seed more."""
+    """Every rate of every arm on the first seed, the better half of each arm's on one seed more.
+
+    Arms that start from others follow, once the rates of those are chosen.
+    """
 
     arms: Mapping[Profile, Sequence[str]]
     """Names of what is tuned."""
     rates: Callable[[str], Sequence[float]]
     """The rates tried for an arm."""
-    run: Callable[[str, int, float, Profile], Experiment]
-    """The run of an arm on a seed at a rate."""
+    run: Callable[[str, int, float, Profile, Mapping[str, float]], Experiment]
+    """The run of an arm on a seed at a rate, what it starts from at the rate that was found for that arm."""
     arm_of: Callable[[Experiment], str]
     """The arm of a run."""
     contender: Callable[[str], Contender]
@@ -214,18 +217,49 @@ class RateSearch:
     """By the names that tables know contenders by."""
     titles: Mapping[str, Iterable[str]]
     """Tables by title: the names of their contenders. One without any is left out."""
+    before: Callable[[str], str | None] = lambda arm: None
+    """The arm that an arm starts from, if that one is searched too: it waits until the rate of that one is chosen."""
 
     def grid(self, profile: Profile) -> list[Experiment]:
-        """The first round."""
-        return [self.run(arm, FIRST, rate, profile) for arm in self.arms[profile] for rate in self.rates(arm)]
+        """The first round of what starts from no other arm."""
+        return self._first(self._stages(profile)[0], profile, {})
 
     def after(self, profile: Profile, records: list[ExperimentRecord]) -> list[Experiment]:
-        """The second round."""
-        return [
-            self.run(arm, OTHERS[0], rate, profile)
-            for arm, group in grouped(records, lambda record: self.arm_of(record.experiment)).items()
-            for rate in better_rates(group, self.rates(arm))
-        ]
+        """Every later run that these records allow for: second rounds, and what starts from arms that are chosen."""
+        known = {record.id: record for record in records}
+        runs: list[Experiment] = []
+        found: dict[str, float] = {}
+        for number, stage in enumerate(self._stages(profile)):
+            first = self._first(stage, profile, found)
+            runs += first if number else []
+            measured = [known[run.identity] for run in first if run.identity in known]
+            if len(measured) < len(first):
+                return runs
+            groups = grouped(measured, lambda record: self.arm_of(record.experiment))
+            second = [
+                self.run(arm, OTHERS[0], rate, profile, found)
+                for arm, group in groups.items()
+                for rate in better_rates(group, self.rates(arm))
+            ]
+            runs += second
+            measured += [known[run.identity] for run in second if run.identity in known]
+            if len(measured) < len(first) + len(second):
+                return runs
+            groups = grouped(measured, lambda record: self.arm_of(record.experiment))
+            found |= {arm: winner(group, 2).learning_rate for arm, group in groups.items()}
+        return runs
+
+    def _stages(self, profile: Profile) -> list[list[str]]:
+        """Arms that start from no other first, then those that start from them, and so on."""
+        left, stages = [*self.arms[profile]], []
+        while left:
+            stages.append([arm for arm in left if self.before(arm) not in left])
+            left = [arm for arm in left if arm not in stages[-1]]
+        return stages
+
+    def _first(self, arms: Sequence[str], profile: Profile, found: Mapping[str, float]) -> list[Experiment]:
+        """The first round of some arms, what they start from at the rates that were found."""
+        return [self.run(arm, FIRST, rate, profile, found) for arm in arms for rate in self.rates(arm)]
 
     def found(self, records: list[ExperimentRecord]) -> Mapping[Contender, Records]:
         """Records by contender."""
