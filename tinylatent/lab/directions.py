@@ -9,8 +9,8 @@ large, so that every input matters; nothing is trained. All is drawn from fixed 
 three decimals.
 
 In a trained model, where a run starts, the slope is the pathwise gradient over many batches of training problems, and
-updates are those of the run's own batches, groups and noise. Batches differ, so that the pathwise gradient of one batch
-alone is less than 1 away from the slope: an estimator is to be read beside it.
+updates are of batches as large as the run's own, with its groups and noise. Batches differ, so that the pathwise
+gradient of one batch alone is not the slope: an estimator is to be read beside it.
 """
 
 from dataclasses import replace
@@ -128,7 +128,7 @@ def small(method: LatentR3RL, case: int) -> tuple[Model, Examples]:
 
 
 def trained_cosines(experiment: Experiment, model: Model, device: torch.device | str = "cpu") -> list[float]:
-    """Cosines of a run's first updates with the slope of its expected reward, a batch each; none for other methods.
+    """Cosines of updates with the slope of the expected reward, a batch each; none for other methods.
 
     Args:
         experiment: a second stage.

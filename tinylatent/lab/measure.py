@@ -38,6 +38,7 @@ from tinylatent.objectives.method import Model
 from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.checkpoints import Checkpoint, find_checkpoint, load_weights, read_metrics
 from tinylatent.training.loop import stage_end
+from tinylatent.training.optimizer import trainable, trained
 
 SAMPLES = 32
 KS = (1, 2, 5, 10, 14)
@@ -99,7 +100,7 @@ def measure(
         majority_baseline=majority_baseline(experiment, rows),
         accuracy_ceiling=task.accuracy_ceiling(rows),
         ranking=ranked(experiment, model, rows, ways(experiment, model, rows, device), device),
-        parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        parameters=_trained_parameters(experiment, model),
         cost=_cost(experiment, model, saved, rows, spent, device),
     )
 
@@ -252,6 +253,13 @@ def _levels(experiment: Experiment) -> dict[int, tuple[Task, np.ndarray]]:
         except ValueError as error:
             raise ValueError(f"at difficulty {difficulty}, within the capacity that was given, {error}") from None
     return found
+
+
+def _trained_parameters(experiment: Experiment, model: Model) -> int:
+    """How many parameters are trained in the last stage."""
+    groups = experiment.method.parameter_groups(int(model.stage))
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return sum(sizes[name] for name in trained(trainable(experiment.fresh()), groups))
 
 
 def majority_baseline(experiment: Experiment, rows: np.ndarray) -> float:

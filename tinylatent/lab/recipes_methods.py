@@ -52,28 +52,36 @@ STATES: dict[str, Any] = {"count": 4, "tau": 0.1, "floor": 1.0}
 
 
 def _kinds(latents: int) -> dict[str, Looks]:
-    """Every kind of arm, LatentR3's with so many latents."""
+    """Every kind of arm; LatentR3 and Coconut have as many latents as chains have steps of reasoning at most."""
+    coconut = Coconut(stages=latents, share=0.6 / latents, mixing=0.0)
     return {
         "direct": ("direct", Direct(), "#777777"),
         "direct-regular": ("direct, dropout and decay", Direct(), "#a5a5a5"),
         "pause": ("pause tokens", PauseTokens(), "#c08a3e"),
         "pause-regular": ("pause tokens, dropout and decay", PauseTokens(), "#dcb67e"),
         "discrete": ("discrete CoT", DiscreteCoT(ends=True), "#3b6fb6"),
-        "coconut": ("Coconut", Coconut(mixing=0.0), "#4f8f5b"),
+        "plain": ("discrete CoT, length given", DiscreteCoT(), "#8fb0d9"),
+        "coconut": ("Coconut", coconut, "#4f8f5b"),
+        "coconut-pause": ("Coconut, pause as thought", replace(coconut, thought="pause"), "#8aa36b"),
         "cot2": ("CoT2", CoT2(), "#222222"),
         "colar": ("CoLaR", CoLaR(speeds=(1,)), "#7a3e9d"),
         "sasrec": ("direct, SASRec's loss", SASRec(), "#7ea3d8"),
         "latentr3": ("LatentR3, first stage", LatentR3(latents), "#b0603a"),
+        "constant": ("learned constant", LatentR3(latents, "constant"), "#d6a98f"),
         "ctrls": ("CTRLS-style", CTRLS(**STATES), "#5b7fd0"),
-        "grpo-token": ("token GRPO", GRPO(samples=1), "#8fb0d9"),
+        "grpo-token": ("token GRPO", GRPO(samples=1), "#1f5f8a"),
         "grpo": ("CoT2, GRPO on 3 tokens", GRPO(samples=3), "#555555"),
         "hrpo": ("HRPO", HRPO(r_min=0.5, gate_rate=2.0, openness_rate=20.0), "#b5403a"),
         "hrpo-token": ("HRPO, tokens alone", HRPO(gate="token"), "#d98880"),
         "colar-rl": ("CoLaR, RL", CoLaRGRPO(speeds=(1,), density="mean"), "#a97bc4"),
         "latentr3-rl": ("LatentR3, RL", LatentR3RL(latents=latents), "#d3a04a"),
         "ctrls-rl": ("CTRLS-style, RL", CTRLSRL(**STATES), "#8a2f5b"),
-        "best-of-n": ("best of N, certified", BestOfN(judge="certificate"), "#6b7b3a"),
-        "latentseek": ("LatentSeek, certified", LatentSeek(judge="certificate"), "#2f8f83"),
+        "best-of-n": ("best of N, certified", BestOfN(judge="certificate", select="best", by_tokens=True), "#6b7b3a"),
+        "latentseek": (
+            "LatentSeek, certified",
+            LatentSeek(judge="certificate", select="best", by_tokens=True),
+            "#2f8f83",
+        ),
     }
 
 
@@ -82,14 +90,16 @@ BEFORE = {
     "hrpo-token": "discrete", "colar-rl": "colar", "latentr3-rl": "latentr3", "ctrls-rl": "ctrls",
     "best-of-n": "plain", "latentseek": "plain",
 }  # fmt: skip
-"""The kind that an arm starts from. "plain" is the chain of thought without a token for its end, trained as the arm
-`discrete` is; it is no arm, since a chain that ends by itself is the fairer one to show."""
+"""The kind that an arm starts from. The chain of thought that is told its length has no token for its end."""
 RETRAINED = {
-    "coconut": "pause", "cot2": "pause", "colar": "pause", "latentr3": "pause", "hrpo": "hrpo-token",
+    "coconut": "coconut-pause", "cot2": "plain", "colar": "discrete", "latentr3": "constant", "hrpo": "hrpo-token",
     "latentseek": "best-of-n",
 }  # fmt: skip
-"""The arm of the same place that does as much without what is claimed to help: pauses have the slots of latents and no
-content, tokens alone HRPO's rewards and no hidden state, best of N a search's answers and no gradient."""
+"""The arm of the same place that is trained alike without what is claimed to help: pauses and a learned constant have
+the slots of latents and no content, chains of thought the taught steps of CoT2 and CoLaR and one token a step, tokens
+alone HRPO's rewards and no hidden state, best of N the tokens and the verifier of a search and no gradient."""
+READ = {"grpo-token": "greedy", "grpo": "mixture"}
+"""How an arm is read where its own thoughts are sampled: as its start is, so that both are compared."""
 
 
 @dataclass(frozen=True)
@@ -210,10 +220,10 @@ def build(arm: str, seed: int = 0, found: Mapping[str, float] | None = None, **s
 
 
 def _built(where: Place, kind: str, seed: int, settings: Mapping[str, Any]) -> Experiment:
-    """The run of a kind of arm in a place, or of the plain chain of thought."""
-    method = DiscreteCoT() if kind == "plain" else where.kinds[kind][1]
+    """The run of a kind of arm in a place."""
+    method = where.kinds[kind][1]
     training = where.rewarded if isinstance(method, PolicyGradient) else where.training
-    training = replace(training, **{"learning_rate": where.rates["discrete" if kind == "plain" else kind], **settings})
+    training = replace(training, **{"learning_rate": where.rates[kind], **settings})
     start = _built(where, BEFORE[kind], seed, {}) if kind in BEFORE else None
     model = where.model
     if kind.endswith("-regular"):

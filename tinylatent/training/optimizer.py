@@ -21,6 +21,12 @@ def trainable(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
+def trained(names: Sequence[str], groups: Sequence[ParameterGroup]) -> list[str]:
+    """Those names of parameters that no frozen group of a stage has; the first group that fits a name has it."""
+    first = {name: next((group for group in groups if has_prefix(name, group.parts)), None) for name in names}
+    return [name for name, group in first.items() if group is None or not group.frozen]
+
+
 def make_optimizer(
     model: Model, recipe: Training, groups: Sequence[ParameterGroup] = (), names: Sequence[str] | None = None
 ) -> torch.optim.AdamW:
@@ -47,16 +53,16 @@ def make_optimizer(
             sorted_out.setdefault((index, parameter.dtype), []).append(parameter)
     if not sorted_out:
         raise ValueError("every part of the model is frozen: leave one for the optimizer")
-    flats, trained = [], []
+    flats, every = [], []
     for (index, _), members in sorted(sorted_out.items(), key=lambda item: item[0][0]):
         group = groups[index - 1] if index else own
         rate = group.rate_factor * recipe.learning_rate if group.learning_rate is None else group.learning_rate
         decay = recipe.weight_decay if group.weight_decay is None else group.weight_decay
-        trained += members
+        every += members
         flats.append({"params": [flatten(members)], "lr": rate, "peak": rate, "weight_decay": decay})
     optimizer = torch.optim.AdamW(flats, fused=True)
     backbone = model.backbone
-    check = attached(model, trained)
+    check = attached(model, every)
     optimizer.register_step_pre_hook(lambda *_: check())
     optimizer.register_step_post_hook(lambda *_: weights_moved(backbone))
     return optimizer

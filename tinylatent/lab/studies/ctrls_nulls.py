@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from tinylatent.evaluation.statistics import Interval
-from tinylatent.lab.findings import HOLDS, OPEN, Finding, decided
+from tinylatent.lab.findings import FAILS, HOLDS, OPEN, Finding, decided
 from tinylatent.lab.recipes_ctrls import CHAIN, GRID, KINDS, PLACES
 from tinylatent.lab.state_reading import BLOCKS, PLAIN
 from tinylatent.lab.studies.compare import over_seeds, points
@@ -38,6 +38,8 @@ AGREEMENTS = 0.05
 """The same of agreements, which are 1 at most."""
 CHAINS = 0.1
 """The same of mean numbers of different right derivations."""
+ALIKE = 0.1
+"""Entropies in nats apart by less are called matched."""
 NULLS = {
     1: "the bound: states reach no more than resampled tokens, rewards no more than the best fixed sequence",
     2: "Dirichlet: with single states it does as well as categorical",
@@ -71,6 +73,10 @@ class Part:
     """Whether both directions count against it."""
     below: bool = False
     """Whether what should be no larger is known from below alone, so that the part can fail but not hold."""
+    above: bool = False
+    """Whether the other is known from below alone, so that the part can hold but not fail."""
+    void: str = ""
+    """Why it cannot be judged, if it cannot."""
     unit: str = "share"
 
     def judged(self, level: float) -> Finding:
@@ -80,9 +86,10 @@ class Part:
         holds = low < found.low and found.high < self.margin
         fails = found.low > self.margin or (self.equal and found.high < -self.margin)
         verdict = decided(holds, fails, self.runs)
-        if self.below and verdict == HOLDS:
+        if self.void or (self.below and verdict == HOLDS) or (self.above and verdict == FAILS):
             verdict = OPEN
         told = points(found) if self.unit == "share" else f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+        told += self.void and f"; {self.void}"
         return Finding(
             f"null {self.null}, {self.claim}", verdict, told, found, self.unit, f"null {self.null}", runs=self.runs,
             exploratory=False,
@@ -117,10 +124,12 @@ def nulls(places: Mapping[str, Groups]) -> Table:
         "margin, fails where it lies beyond, in the direction that counts. Intervals: 95 % for all parts of a "
         "hypothesis together. difference: of what should be no larger, minus the other, problem by problem and seed "
         "by seed. Best and fixed sequences stand beside samples of as many chains, at that of the temperatures tried "
-        "which suits tokens best on these very problems. Mixtures are tried on a lattice, which is below their bound: "
-        "there the part can fail, and cannot hold. Agreement is above chance, by permutation. On multi-hop lookup a "
-        "step is one token, its true state: there the bag of tokens is no other label. Different right derivations are "
-        "counted on subset sum alone: elsewhere a problem has one."
+        "which suits tokens best on these very problems. Mixtures are tried on a lattice, which is below their bound "
+        "and below their best fixed sequence: what is held against the first can fail and cannot hold, what is held "
+        "against the second can hold and cannot fail. Draws of states and tokens whose entropies are apart by more "
+        f"than {ALIKE:g} nats in a run are not judged. Agreement is above chance, by permutation. On multi-hop lookup "
+        "a step is one token, its true state: there the bag of tokens is no other label. Different right derivations "
+        "are counted on subset sum alone: elsewhere a problem has one."
     )
     return Table("The null hypotheses of a reconstruction", columns, rows, legend, findings)
 
@@ -138,7 +147,7 @@ def _bound(groups: Groups) -> Iterator[Part]:
         if kind in groups and bounded(groups[kind]):
             group = groups[kind]
             claim = f"{KINDS[kind][0]} solves no more than the best fixed sequence"
-            yield Part(1, claim, len(group), _own(group))
+            yield Part(1, claim, len(group), _own(group), above=not bound_of(group[0]).exact)
 
 
 def _resampled(ours: Records, chains: Records, way: str, n: int) -> Callable[[float], Interval]:
@@ -215,11 +224,18 @@ def _exploration(groups: Groups) -> Iterator[Part]:
             continue
         drawn, matched = pairs_of_ways(group[0])[0]
         claim = f"{KINDS[kind][0]}: one of {most} draws of states is right no more often than one of {most} of tokens"
-        yield Part(5, claim, len(group), _drawn(group, drawn, matched, most))
+        void = unlike(group, drawn, matched)
+        yield Part(5, claim, len(group), _drawn(group, drawn, matched, most), void=void)
         if all(record.draws[way].different for record in group for way in (drawn, matched)) and several(group):
             gaps = [apart(record, drawn, most) - apart(record, matched, most) for record in paired(group, group)[0]]
             claim = f"{KINDS[kind][0]}: {most} draws of states make no more different right derivations than of tokens"
-            yield Part(5, claim, len(group), _seeds(gaps), CHAINS, unit="derivations")
+            yield Part(5, claim, len(group), _seeds(gaps), CHAINS, unit="derivations", void=void)
+
+
+def unlike(group: Records, drawn: str, matched: str) -> str:
+    """How far entropies of two ways of sampling are apart at most, in words; nothing where they are alike."""
+    most = max(abs(record.draws[drawn].entropy - record.draws[matched].entropy) for record in group)
+    return f"entropies differ by up to {most:.2f} nats" if most > ALIKE else ""
 
 
 def _drawn(group: Records, drawn: str, matched: str, n: int) -> Callable[[float], Interval]:

@@ -79,8 +79,8 @@ def rewards(groups: Groups, prefix: str = "") -> Table:
         row: dict[str, Value] = {"arm": ARMS[prefix + kind][0]}
         row |= {"reward": fmean(map(reward_of, group)), "nll": fmean(map(nll_of, group))}
         if kind in here:
-            row |= _cells(_reward_lead(group, start), "gain")
-            row["nll gain"] = over_seeds(_apart(group, start, nll_of)).value
+            gain = over_seeds(_apart(start, group, nll_of))
+            row |= {"gain": gain.value, "low": gain.low, "high": gain.high}
             found = cosines(_method(kind))
             row |= {"cosine": fmean(found), "least": min(found), "most": max(found)}
             row |= dict.fromkeys(("trained", "trained low", "trained high"))
@@ -89,15 +89,16 @@ def rewards(groups: Groups, prefix: str = "") -> Table:
             row["one sign"] = _logged(group, "one_signed", 1.0)
         rows.append({**row, "seeds": len(group)})
     columns = {
-        "arm": "s", "reward": ".4f", "gain": "+.4f", "low": "+.4f", "high": "+.4f", "nll": ".4f", "nll gain": "+.4f",
+        "arm": "s", "reward": ".4f", "nll": ".4f", "gain": "+.4f", "low": "+.4f", "high": "+.4f",
         "cosine": "+.2f", "least": "+.2f", "most": "+.2f", "trained": "+.2f",
         "trained low": "+.2f", "trained high": "+.2f", "one sign": ".2f", "seeds": "d",
     }  # fmt: skip
     legend = (
         "reward: minus the perplexity of the right title, nll: its mean negative log-likelihood over tokens in nats, "
         "both without noise and on average over the validation problems, whose users training does not know; gain: "
-        "over the first stage, with its 95 % interval (Student's t over seeds). cosine, least, most: of the update "
-        "with the slope of the expected reward in the attention's weights, by finite differences, over "
+        "nats a token that right titles are likelier than after the first stage, with its 95 % interval (Student's t "
+        "over seeds); a mean of perplexities is that of a few titles, so that it is not judged. cosine, least, most: "
+        "of the update with the slope of the expected reward in the attention's weights, by finite differences, over "
         f"{CASES} small cases with random weights, computed anew with this table (`lab/directions.py`); without noise, "
         "with the slope under the usual noise. trained: the same in the models that the stage starts from, of batches, "
         "groups and noise as in training, with the pathwise gradient over many batches, mean over batches and seeds "
@@ -133,14 +134,15 @@ def _apart(ours: Records, theirs: Records, figure: Callable[[ExperimentRecord], 
     return [figure(mine) - figure(other) for mine, other in zip(*paired(ours, theirs), strict=True)]
 
 
-def _reward_lead(ours: Records, theirs: Records) -> Interval:
-    """The reward of one arm minus another's, over seeds."""
-    return over_seeds(_apart(ours, theirs, reward_of))
+def _raised(name: str, group: Records, start: Records) -> Finding:
+    """Whether a second stage makes right titles likelier, without noise, as every reward here asks.
 
-
-def _cells(gap: Interval, name: str) -> dict[str, Value]:
-    """A difference of rewards as cells."""
-    return {name: gap.value, "low": gap.low, "high": gap.high}
+    It is judged by the mean log-likelihood: means of perplexities are those of a few titles.
+    """
+    found = over_seeds(_apart(start, group, nll_of))
+    low, value, high = (f"{x:+.4f}" for x in (found.low, found.value, found.high))
+    claim, verdict = f"{name} makes right titles likelier", decided(found.low > 0, found.high < 0, len(group))
+    return Finding(claim, verdict, f"{value} nats a token [{low}, {high}]", found, "nats", "rewards", runs=len(group))
 
 
 def _trained(group: Records) -> Interval | None:
@@ -155,14 +157,6 @@ def _points(name: str, group: Records) -> Iterator[Finding]:
         claim = f"{name}: in the trained models its update follows the slope of the expected reward"
         verdict = decided(found.low > 0, found.high < 0, len(group))
         yield Finding(claim, verdict, signed(found), found, "cosine", "trained directions", runs=len(group))
-
-
-def _raised(name: str, group: Records, start: Records) -> Finding:
-    """Whether a second stage raises the reward that it is trained on, without noise."""
-    gap = _reward_lead(group, start)
-    low, value, high = (f"{x:+.4f}" for x in (gap.low, gap.value, gap.high))
-    claim, verdict = f"{name} raises the reward without noise", decided(gap.low > 0, gap.high < 0, len(group))
-    return Finding(claim, verdict, f"{value} [{low}, {high}]", gap, "perplexity", "rewards", runs=len(group))
 
 
 def _method(kind: str) -> LatentR3RL:

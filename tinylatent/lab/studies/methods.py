@@ -15,22 +15,27 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
+from tinylatent.evaluation.statistics import Interval, paired_difference
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import Finding
 from tinylatent.lab.plots import figure, interval_row, legend_below, legend_mark
-from tinylatent.lab.recipes_methods import ARMS, BEFORE, PLACES, RETRAINED, arm_of, build, split
-from tinylatent.lab.records import ExperimentRecord
+from tinylatent.lab.recipes_methods import ARMS, BEFORE, PLACES, READ, RETRAINED, SEARCHED, arm_of, build, split
+from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.studies.compare import (
     Records,
     accuracy,
     controls,
+    course,
     difference,
     grouped,
-    lead,
     needs_own,
+    paired,
     percent,
     placed,
     positive,
+    require_same_splits,
+    rights,
+    totals,
 )
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
@@ -79,21 +84,41 @@ def tables(records: list[ExperimentRecord]) -> list[Table]:
 # Clusters
 
 
-def through(record: ExperimentRecord) -> bool:
+def read(kind: str) -> str:
+    """The evaluation that a kind of arm is judged by."""
+    return READ.get(kind, DEFAULT)
+
+
+def share(kind: str, record: ExperimentRecord) -> float:
+    """The accuracy of a run, read as its kind is."""
+    return sum(record.evaluations[read(kind)].right) / sum(record.total)
+
+
+def through(kind: str, record: ExperimentRecord) -> bool:
     """Whether a run is more than half of the way from the majority baseline to the ceiling of its task."""
-    return record.accuracy > (record.majority_baseline + record.accuracy_ceiling) / 2
+    return share(kind, record) > (record.majority_baseline + record.accuracy_ceiling) / 2
 
 
-def clustered(group: Records) -> bool:
+def ahead(ours: str, mine: Records, theirs: str, other: Records) -> Interval:
+    """Accuracy of one kind of arm minus another's, each read as its kind is, seed by seed."""
+    first, second = paired(mine, other)
+    require_same_splits(first, second)
+    return paired_difference(rights(first, read(ours)), rights(second, read(theirs)), totals(first))
+
+
+def clustered(kind: str, group: Records) -> bool:
     """Whether accuracies of runs lie in two clusters, apart by more than GAP."""
-    return any(high - low > GAP for low, high in pairwise(sorted(record.accuracy for record in group)))
+    return any(high - low > GAP for low, high in pairwise(sorted(share(kind, record) for record in group)))
 
 
-def told(group: Records) -> str:
-    """The mean of an arm in percent, or how many runs broke through where runs lie in two clusters."""
-    if clustered(group):
-        return f"{sum(through(record) for record in group)} of {len(group)}"
-    return f"{100 * accuracy(group).value:.1f}"
+def told(kind: str, group: Records) -> str:
+    """The mean of an arm in percent; where runs lie in two clusters, how many are in the upper one, and both means."""
+    if not clustered(kind, group):
+        return f"{100 * accuracy(group, read(kind)).value:.1f}"
+    every = sorted(share(kind, record) for record in group)
+    place = max(range(1, len(every)), key=lambda place: every[place] - every[place - 1])
+    low, high = (100 * fmean(each) for each in (every[:place], every[place:]))
+    return f"{len(every) - place} of {len(every)} at {high:.0f}, {place} at {low:.0f}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -107,7 +132,7 @@ def headline(places: Mapping[str, Groups]) -> Table:
     for kind in kinds:
         here = {prefix: groups[kind] for prefix, groups in places.items() if kind in groups}
         label = ARMS[next(iter(here)) + kind][0]
-        rows.append({"method": label, **{PLACES[prefix].title: told(group) for prefix, group in here.items()}})
+        rows.append({"method": label, **{PLACES[prefix].title: told(kind, group) for prefix, group in here.items()}})
     best: dict[str, Value] = {"method": "ceiling"}
     least: dict[str, Value] = {"method": "most frequent answer"}
     for prefix, groups in places.items():
@@ -116,11 +141,12 @@ def headline(places: Mapping[str, Groups]) -> Table:
         least[PLACES[prefix].title] = f"{100 * fmean(record.majority_baseline for record in every):.1f}"
     columns = {"method": "s", **{PLACES[prefix].title: "s" for prefix in places}}
     legend = (
-        "Percent of right answers on problems of keys never trained on, mean over seeds; k of n where runs lie in two "
-        f"clusters, more than {100 * GAP:g} points apart: k of n runs came more than half of the way from the most "
-        "frequent answer to the ceiling, and their mean says nothing. On recommendation: the right title, word by "
-        "word. An empty cell: the method does not apply, for the reason below. Intervals, costs and controls stand in "
-        "the tables of the tasks."
+        "Percent of right answers on problems of keys never trained on, mean over seeds. Where runs lie in two "
+        f"clusters, more than {100 * GAP:g} points apart, a mean over all says nothing: how many runs are in either, "
+        "and where. On recommendation: the right title, word by word. GRPO is read without sampling, as its start is. "
+        "certified: a search whose answers are checked by what the chain proves, never by the truth. An empty cell: "
+        "the method does not apply, for the reason below. Intervals, costs and controls stand in the tables of the "
+        "tasks."
     )
     remarks = [
         f"{PLACES[prefix].title}: no {kind}, since {why}."
@@ -139,7 +165,7 @@ def compared(prefix: str, groups: Groups) -> Table:
     rows = [_row(prefix, kind, group, groups) for kind, group in groups.items()]
     columns = {
         "method": "s", "from": "s", "rate": "g", "accuracy": ".2f", "low": ".2f", "high": ".2f", "least": ".2f",
-        "most": ".2f", "through": "d", "seeds": "d", "train": ".2f", "latents": ".2f", "tokens": ".2f",
+        "most": ".2f", "through": "d", "seeds": "d", "train": ".2f", "silent": ".2f", "latents": ".2f", "tokens": ".2f",
         "MFLOP": ".3f", "training": ".3f", "train_s": ".0f", "parameters": "d", "control": ".2f", "by": "s",
         "retrained": ".2f", "as": "s", "gain": "+.2f", "gain low": "+.2f", "gain high": "+.2f",
     }  # fmt: skip
@@ -147,12 +173,15 @@ def compared(prefix: str, groups: Groups) -> Table:
         "accuracy: percent of right answers on problems of keys never trained on, mean over seeds with its 95 % "
         "interval (bootstrap over seeds and keys; Student's t over seeds where that is wider). least, most: of the "
         "runs. through: runs that came more than half of the way from the most frequent answer to the ceiling. train: "
-        "percent right on problems of training. from: what it starts from. latents, tokens, MFLOP: latent inputs, "
-        "tokens said and operations (in 10^6) of an answer, on average; what searches spend on all their rounds is "
-        "counted, a pause is no latent. training: operations in 10^12; train_s: seconds; both of the arm alone. "
+        "percent right on problems of training. from: what it starts from; it is trained on top of that. silent: share "
+        "of groups whose rewards are all alike at the end, which teach nothing; what starts from a chain that hardly "
+        "errs has little to learn from rewards. latents, tokens, MFLOP: latent inputs, tokens said and operations (in "
+        "10^6) of an answer, on average; what searches spend on all their rounds is counted, a pause is no latent. "
+        "training: operations in 10^12; train_s: seconds; both of the arm alone. parameters: those that are trained. "
         "control, by: the best accuracy with latents replaced at test time, and how. retrained, as: an arm that is "
-        "trained to do as much without what is claimed to help; gain: over it, problem by problem. rate: peak learning "
-        "rate, chosen for each arm by the same search."
+        "trained alike without what is claimed to help; gain: over it, problem by problem. GRPO is read without "
+        "sampling, token by token or in mixtures, as its start is. rate: peak learning rate, "
+        + ("chosen for each arm by the same search." if SEARCHED else "a guess, since no search has been run.")
     )
     title = PLACES[prefix].title
     found = [placed(title, each) for each in findings(prefix, groups)]
@@ -161,14 +190,14 @@ def compared(prefix: str, groups: Groups) -> Table:
 
 def _row(prefix: str, kind: str, group: Records, groups: Groups) -> dict[str, Value]:
     """One arm."""
-    every, costs = [record.accuracy for record in group], [record.cost for record in group]
+    every, costs = [share(kind, record) for record in group], [record.cost for record in group]
     before = BEFORE.get(kind)
-    row: dict[str, Value] = {"method": ARMS[prefix + kind][0], **percent(accuracy(group))}
+    row: dict[str, Value] = {"method": ARMS[prefix + kind][0], **percent(accuracy(group, read(kind)))}
     row |= dict.fromkeys(("control", "by", "retrained", "as", "gain", "gain low", "gain high"))
-    row["from"] = None if before is None else "chain of thought" if before == "plain" else ARMS[prefix + before][0]
+    row["from"] = None if before is None else ARMS[prefix + before][0]
     row["rate"] = group[0].experiment.training.learning_rate if group[0].experiment.training.steps else None
     row |= {"least": 100 * min(every), "most": 100 * max(every), "seeds": len(group)}
-    row["through"] = sum(through(record) for record in group)
+    row["through"] = sum(through(kind, record) for record in group)
     row["train"] = _mean([_trained(record) for record in group])
     row |= {name: _mean([getattr(cost, name) for cost in costs]) for name in ("latents", "tokens")}
     spent = _mean([cost.operations for cost in costs])
@@ -179,8 +208,10 @@ def _row(prefix: str, kind: str, group: Records, groups: Groups) -> dict[str, Va
         row["by"] = max(found, key=lambda name: found[name])
         row["control"] = found[str(row["by"])]
     if (rival := RETRAINED.get(kind, "")) in groups:
-        row |= {"retrained": 100 * accuracy(groups[rival]).value, "as": ARMS[prefix + rival][0]}
-        row |= percent(lead(group, groups[rival]), "gain", "gain low", "gain high")
+        row |= {"retrained": 100 * accuracy(groups[rival], read(rival)).value, "as": ARMS[prefix + rival][0]}
+        row |= percent(ahead(kind, group, rival, groups[rival]), "gain", "gain low", "gain high")
+    silent = course(group, "frac_reward_zero_std", 1.0)
+    row["silent"] = fmean(silent) if silent else None
     return row
 
 
@@ -200,13 +231,14 @@ def findings(prefix: str, groups: Groups) -> Iterator[Finding]:
 
     Of arms whose runs lie in two clusters nothing is claimed.
     """
-    whole = {kind: group for kind, group in groups.items() if not clustered(group)}
+    whole = {kind: group for kind, group in groups.items() if not clustered(kind, group)}
     for kind, rival in RETRAINED.items():
         if {kind, rival} <= whole.keys():
             claim = (
                 f"{ARMS[prefix + kind][0]} is more often right than its retrained control, {ARMS[prefix + rival][0]}"
             )
-            yield positive(claim, lead(whole[kind], whole[rival]), len(whole[kind]), "retrained controls")
+            gap = ahead(kind, whole[kind], rival, whole[rival])
+            yield positive(claim, gap, len(whole[kind]), "retrained controls")
     for kind, group in whole.items():
         if names := controls(group):
             gaps = {name: difference(group, group, name) for name in names}
@@ -214,7 +246,8 @@ def findings(prefix: str, groups: Groups) -> Iterator[Finding]:
     for kind, before in BEFORE.items():
         if {kind, before} <= whole.keys():
             claim = f"{ARMS[prefix + kind][0]} is more often right than what it starts from, {ARMS[prefix + before][0]}"
-            yield positive(claim, lead(whole[kind], whole[before]), len(whole[kind]), "second stages")
+            gap = ahead(kind, whole[kind], before, whole[before])
+            yield positive(claim, gap, len(whole[kind]), "second stages")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -228,8 +261,10 @@ def draw(records: list[ExperimentRecord], path: Path) -> None:
         for axes, (prefix, groups) in zip(panels, places.items(), strict=True):
             for y, (kind, group) in enumerate(groups.items()):
                 colour = ARMS[prefix + kind][2]
-                interval_row(axes, -y, accuracy(group), colour)
-                axes.plot([100 * record.accuracy for record in group], [-y] * len(group), ".", color=colour, alpha=0.4)
+                interval_row(axes, -y, accuracy(group, read(kind)), colour)
+                axes.plot(
+                    [100 * share(kind, record) for record in group], [-y] * len(group), ".", color=colour, alpha=0.4
+                )
                 for name in controls(group):
                     axes.plot(100 * accuracy(group, name).value, -y, "o", color=colour, markerfacecolor="none", ms=3)
             axes.axvline(100 * groups[next(iter(groups))][0].majority_baseline, color="black", linewidth=0.8, ls=":")

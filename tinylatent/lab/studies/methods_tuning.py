@@ -1,6 +1,6 @@
 """Study `methods-tuning`: a learning rate for every arm of study `methods` that is trained, the same search for each.
 
-Four rates for what is taught and four for what is rewarded: all on split seed 100, the better half on seed 101; see
+Six rates for what is taught and six for what is rewarded: all on split seed 100, the better half on seed 101; see
 `search`. Arms that start from another wait until its rate is chosen, and start from it at that rate.
 """
 
@@ -12,18 +12,18 @@ from tinylatent.lab.recipes_methods import ARMS, BEFORE, FAMILIES, PLACES, arm_o
 from tinylatent.lab.studies.methods import shortened
 from tinylatent.lab.studies.search import Contender, RateSearch
 from tinylatent.lab.study import Profile
-from tinylatent.methods import CTRLS
+from tinylatent.methods import CTRLS, CTRLSRL
 from tinylatent.objectives.policy_gradient import PolicyGradient
 
-TAUGHT, REWARDED = (3e-4, 1e-3, 3e-3, 1e-2), (3e-5, 1e-4, 3e-4, 1e-3)
-STATES = (1e-3, 3e-3, 1e-2, 3e-2)
-"""Rates of states around a frozen model, which have few weights."""
+TAUGHT, REWARDED = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2), (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+STATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+"""Rates of parts around a frozen model, which have few weights."""
 
 
 def rates_of(arm: str) -> tuple[float, ...]:
     """The rates tried for an arm."""
     method = ARMS[arm][1]
-    return STATES if isinstance(method, CTRLS) else REWARDED if isinstance(method, PolicyGradient) else TAUGHT
+    return STATES if isinstance(method, CTRLS | CTRLSRL) else REWARDED if isinstance(method, PolicyGradient) else TAUGHT
 
 
 def run(arm: str, seed: int, rate: float, profile: Profile, found: Mapping[str, float]) -> Experiment:
@@ -32,10 +32,9 @@ def run(arm: str, seed: int, rate: float, profile: Profile, found: Mapping[str, 
 
 
 def before(arm: str) -> str | None:
-    """The arm that an arm starts from; the plain chain of thought has the rate of the one that ends."""
+    """The arm that an arm starts from."""
     prefix, kind = split(arm)
-    start = BEFORE.get(kind)
-    return None if start is None else prefix + ("discrete" if start == "plain" else start)
+    return prefix + BEFORE[kind] if kind in BEFORE else None
 
 
 def contender(arm: str) -> Contender:

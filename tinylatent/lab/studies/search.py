@@ -44,7 +44,7 @@ RATE_COLUMNS = {"rate": "g", "seeds": "d", "accuracy": ".2f", "low": ".2f", "hig
 RATE_LEGEND = (
     "accuracy: percent of the validation part, mean over seeds 100 (seeds 1) or 100 to {last} (seeds {seeds}), 95 % "
     "interval (bootstrap over seeds and keys, or Student's t over seeds where that is wider; over keys alone for one "
-    "seed). Weight decay is {decay:g} throughout. chosen: the best mean over {words} seeds."
+    "seed). Weight decay is {decay}. chosen: the best mean over {words} seeds."
 )
 
 
@@ -148,7 +148,9 @@ def rates_table(
             rows.append({**row, "seeds": len(runs), **percent(accuracy(runs)), "chosen": mark})
     findings = [margin(f"{known[name].label}, {where}", group, seeds) for (name, where), group in groups.items()]
     columns = {"method": "s", heading: "s", **RATE_COLUMNS}
-    decay = next(iter(groups.values()))[0].experiment.training.weight_decay
+    decays = sorted({record.experiment.training.weight_decay for group in groups.values() for record in group})
+    listed = ", ".join(f"{each:g}" for each in decays)
+    decay = f"{listed} throughout" if len(decays) == 1 else f"one of {listed}, that of each recipe"
     legend = RATE_LEGEND.format(last=FIRST + seeds - 1, seeds=seeds, words={2: "two", 3: "three"}[seeds], decay=decay)
     return Table(title, columns, rows, legend, findings)
 
