@@ -9,7 +9,7 @@ import pytest
 from tinylatent_tasks import Task
 
 from tinylatent.core.seeds import Seeds
-from tinylatent.lab import recipes_latentr3
+from tinylatent.lab import recipes_ctrls, recipes_latentr3
 from tinylatent.lab.recipes import (
     COMPARISONS,
     MNNS_TUNED,
@@ -60,6 +60,12 @@ def tuned(*comparisons):
             lambda record: recipes_latentr3.arm_of(record.experiment),
             2,
             [f"latentr3/{arm}" for arm in recipes_latentr3.SEARCHED],
+        ),
+        (
+            "ctrls-tuning",
+            lambda record: recipes_ctrls.arm_of(record.experiment),
+            2,
+            [f"ctrls/{arm}" for arm in recipes_ctrls.SEARCHED],
         ),
     ],
 )
