@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from records import changed, evaluation, ranking, record_of
+from records import KEYS, changed, evaluation, ranking, record_of
 from tinylatent_tasks import MNNS
 
 from tinylatent.lab import directions
@@ -331,3 +331,40 @@ def test_reported_seeds_are_none_of_the_quick_profile_or_of_tuning():
     quick = latentr3.grid("quick")[-1]
     assert (quick.training.steps, quick.start.training.steps) == (50, 700)
     assert quick.start.training.num_train == quick.training.num_train
+
+
+def test_hops_are_told_apart_where_a_key_has_one_number_of_them(monkeypatch):
+    """Ten keys: four of two hops, five of three, one of both; attention knows two hops alone."""
+    hops = dict(zip(KEYS, [2, 2, 2, 2, 3, 3, 3, 3, 3, 0], strict=True))
+    monkeypatch.setattr(latentr3_chains, "_hops_of", lambda *about: hops)
+
+    def told(arm, two, three):
+        right = [two + 1, two - 1, two + 2, two - 2, three + 1, three - 1, three + 2, three - 2, three, 77]
+        return [
+            changed(each, evaluations={"default": changed(evaluation(50), right=right)})
+            for each in place("hops-", (), **{arm: 50})[arm]
+        ]
+
+    (table,) = latentr3_chains.by_hops({"attention": told("attention", 95, 30), "direct": told("direct", 20, 31)})
+    found_at = {(row["arm"], row["hops"]): (round(row["accuracy"]), row["problems"]) for row in table.rows}
+    assert found_at == {
+        ("attention", 2): (95, 400),
+        ("attention", 3): (30, 500),
+        ("direct", 2): (20, 400),
+        ("direct", 3): (31, 500),
+    }
+    assert len(table.findings) == 2
+    monkeypatch.setattr(latentr3_chains, "_hops_of", lambda *about: {})
+    assert latentr3_chains.by_hops({"attention": told("attention", 95, 30)}) == []
+
+
+def test_hops_of_keys_are_those_of_their_problems():
+    run = build("hops-attention", 5, num_train=2000)
+    rows, known = run.rows("validation"), latentr3_chains._hops_of(run.task, 2000, run.seeds)
+    every = {}
+    for row, key in zip(rows, run.task.key(rows).tolist(), strict=True):
+        every.setdefault(f"{key:016x}", set()).add(len(run.task.solve_slowly(row.tolist())[1]))
+    assert {key: hops for key, hops in known.items() if hops} == {
+        key: min(h) for key, h in every.items() if len(h) == 1
+    }
+    assert {2, 3} <= {*known.values()}
