@@ -6,7 +6,8 @@ and a large weight decay too, since they over-fit. The first table is the headli
 thinking costs, what is left when latents are replaced, and the arm that does as much without what is claimed to help.
 
 Where runs of an arm lie in two clusters, those that have broken through and those that have not, their mean says
-nothing: how many have is told instead. Seeds of the full profile are none of those of the quick one or of tuning.
+nothing: how many are in either, and where, is told instead. Seeds of the full profile are none of those of the quick
+one or of tuning.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,6 +1,6 @@
 """Study `methods-tuning`: a learning rate for every arm of study `methods` that is trained, the same search for each.
 
-Six rates for what is taught and six for what is rewarded: all on split seed 100, the better half on seed 101; see
+Four rates for what is taught and four for what is rewarded: all on split seed 100, the better half on seed 101; see
 `search`. Arms that start from another wait until its rate is chosen, and start from it at that rate.
 """
 
@@ -15,8 +15,8 @@ from tinylatent.lab.study import Profile
 from tinylatent.methods import CTRLS, CTRLSRL
 from tinylatent.objectives.policy_gradient import PolicyGradient
 
-TAUGHT, REWARDED = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2), (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
-STATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+TAUGHT, REWARDED = (3e-4, 1e-3, 3e-3, 1e-2), (3e-5, 1e-4, 3e-4, 1e-3)
+STATES = (1e-3, 3e-3, 1e-2, 3e-2)
 """Rates of parts around a frozen model, which have few weights."""
 
 
