@@ -43,7 +43,7 @@ from tinylatent.lab.tables import Table, Value
 
 SEEDS: dict[Profile, range] = {"quick": range(3), "full": range(5, 10)}
 QUICK = tuple(f"mnns-{kind}" for kind in ("direct", "discrete", "cot2", "latentr3", "grpo"))
-PARTS: dict[Profile, int] = {"quick": 12, "full": 1}
+PARTS: dict[Profile, int] = {"quick": 6, "full": 1}
 """By what the steps of training are divided."""
 GAP = 0.25
 """Runs lie in two clusters where two neighbours, by accuracy, are further apart than that."""
