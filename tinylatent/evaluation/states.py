@@ -71,7 +71,7 @@ def labels_of(method: Stateful, model: Model, examples: Examples) -> dict[str, I
     steps = steps_of(examples)
     live_BS, count_BS = steps.live_BS, steps.count_BS
     index_BS = torch.arange(live_BS.shape[1], device=live_BS.device).expand_as(live_BS)
-    said_BT = _said(examples)
+    said_BT = _said(examples, steps)
     bag_MV = F.one_hot(steps.ids(examples.chain_BT), examples.frontier.vocabulary).double()
     bag_MV = (bag_MV * steps.real_BSn[..., None]).sum(2)[live_BS]
     found = {
@@ -79,17 +79,16 @@ def labels_of(method: Stateful, model: Model, examples: Examples) -> dict[str, I
         "index": index_BS[live_BS],
         "length": count_BS[live_BS],
         "tokens": k_means(bag_MV, method.count, derive(0, "bag of tokens")).label_M.to(live_BS.device),
-        "next": said_BT.gather(1, count_BS.cumsum(1).clamp(max=said_BT.shape[1] - 1))[live_BS],
+        "next": said_BT.gather(1, count_BS.cumsum(1))[live_BS],
     }
     true_M = _true(examples, steps)
     return found if true_M is None else {**found, "true": true_M}
 
 
-def _said(examples: Examples) -> Int[Tensor, "B T"]:
-    """Every row's chain with its answer behind it, wherever the chain ends."""
-    chain_BT, first_B1 = examples.chain_BT, examples.answer_BA[:, :1]
-    end_B1 = steps_of(examples).count_BS.sum(1, keepdim=True)
-    return F.pad(chain_BT, (0, 1)).scatter(1, end_B1, first_B1)
+def _said(examples: Examples, steps: Steps) -> Int[Tensor, "B T"]:
+    """Every row's chain with its answer's first token behind it, wherever the chain ends."""
+    end_B1 = steps.count_BS.sum(1, keepdim=True)
+    return F.pad(examples.chain_BT, (0, 1)).scatter(1, end_B1, examples.answer_BA[:, :1])
 
 
 def _true(examples: Examples, steps: Steps) -> Int[Tensor, " M"] | None:
@@ -176,12 +175,11 @@ def state_effect(method: Stateful, model: Model, examples: Examples) -> Float[Te
     a_BSK = method.posterior(model, examples, steps)
     places, live_BS, found = targets(examples, steps)[2], steps.live_BS, []
     for s, place in enumerate(places):
-        said = []
+        said, most = [], int(steps.count_BS[:, s].max())
         for state in range(K):
             told_BSK = a_BSK.clone()
             told_BSK[:, s] = F.one_hot(torch.tensor(state, device=a_BSK.device), K).to(a_BSK)
             trace = _told(method, model, examples, steps, told_BSK)
-            most = int(steps.count_BS[:, s].max())
             said.append(F.log_softmax(trace.logits_BTV[:, place + 1 : place + 1 + most].double(), -1))
         log_p_KBnV = torch.stack(said)
         cross_KKBn = torch.einsum("kbnv,lbnv->klbn", log_p_KBnV.exp(), log_p_KBnV)

@@ -22,9 +22,14 @@ def trainable(model: nn.Module) -> list[str]:
 
 
 def trained(names: Sequence[str], groups: Sequence[ParameterGroup]) -> list[str]:
-    """Those names of parameters that no frozen group of a stage has; the first group that fits a name has it."""
-    first = {name: next((group for group in groups if has_prefix(name, group.parts)), None) for name in names}
-    return [name for name, group in first.items() if group is None or not group.frozen]
+    """Those names of parameters that no frozen group of a stage has."""
+    places = {name: _place(name, groups) for name in names}
+    return [name for name, place in places.items() if not place or not groups[place - 1].frozen]
+
+
+def _place(name: str, groups: Sequence[ParameterGroup]) -> int:
+    """The place of the first group that fits a name, from 1; 0 where none does."""
+    return next((place for place, group in enumerate(groups, 1) if has_prefix(name, group.parts)), 0)
 
 
 def make_optimizer(
@@ -46,7 +51,7 @@ def make_optimizer(
             raise ValueError(f"no parameter of the model begins with {part}: correct parameter_groups of its method")
     sorted_out: dict[tuple[int, torch.dtype], list[nn.Parameter]] = {}
     for name in names:
-        index = next((index for index, group in enumerate(groups, 1) if has_prefix(name, group.parts)), 0)
+        index = _place(name, groups)
         parameter, frozen = parameters[name], index > 0 and groups[index - 1].frozen
         parameter.requires_grad_(not frozen)
         if not frozen:

@@ -45,10 +45,9 @@ QUICK = (CHAIN, "fitted", "shuffled", "rl")
 QUICK_STEPS = {CHAIN: 400, "taught": 100, "rewarded": 10}
 QUICK_TRAIN = 2000
 QUICK_ASKED: dict[str, Any] = {"problems": 200, "few": 20, "samples": 20}
-SEQUENCES = {"sums-": 256}
-"""Samples of the chain, by place: as many as the most sequences of states that are tried there."""
-USUALLY = 125
-"""The same elsewhere: four states and the centre before three steps."""
+SEQUENCES = {"": 125, "hops-": 125, "sums-": 256}
+"""Samples of the chain, by place: as many as the most sequences of states that are tried there, of four states and the
+centre before three steps, and of four states before four."""
 TOKENS_AT = (0.5, 0.7, 1.0)
 """Temperatures at which the chain is sampled."""
 WARM = (0.0, 0.5, 0.7)
@@ -66,7 +65,7 @@ def reading(arm: str, seed: int, profile: Profile = "full") -> StateReading:
     run, (prefix, kind) = shortened(build(arm, seed), profile), split(arm)
     asked: dict[str, Any] = QUICK_ASKED if profile == "quick" else {}
     if kind == CHAIN:
-        return StateReading(run, **{**asked, "samples": SEQUENCES.get(prefix, USUALLY)}, temperatures=TOKENS_AT)
+        return StateReading(run, **{**asked, "samples": SEQUENCES[prefix]}, temperatures=TOKENS_AT)
     warm = WARM if profile == "full" and kind in EXPLORERS else (0.0,)
     return StateReading(run, **asked, temperatures=warm)
 

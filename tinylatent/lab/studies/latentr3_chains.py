@@ -116,6 +116,12 @@ def _without_labels(prefix: str, groups: Groups) -> Iterator[Finding]:
         yield positive(claim, lead(groups[kind], ours), len(ours), "labels")
 
 
+def _best(claim: str, ours: Records, prefix: str, groups: Groups, rivals: Sequence[str]) -> Finding:
+    """Whether an arm is more often right than each of its rivals."""
+    gaps = {ARMS[prefix + kind][0]: lead(ours, groups[kind]) for kind in rivals}
+    return replace(needs_own(claim, gaps, len(ours)), family="without labels")
+
+
 def _trained(group: Records) -> float:
     """Percent right on problems of training."""
     shares = [sum(run.train.right) / sum(run.train.total) for run in group if run.train is not None]
@@ -189,10 +195,8 @@ def _hops_of(task: Task, num_train: int | None, seeds: Seeds) -> dict[str, int]:
     return {key: each.pop() if len(each) == 1 else 0 for key, each in hops.items()}
 
 
-def _best(claim: str, ours: Records, prefix: str, groups: Groups, rivals: Sequence[str]) -> Finding:
-    """Whether an arm is more often right than each of its rivals."""
-    gaps = {ARMS[prefix + kind][0]: lead(ours, groups[kind]) for kind in rivals}
-    return replace(needs_own(claim, gaps, len(ours)), family="without labels")
+# ---------------------------------------------------------------------------------------------------------------------
+# The figure
 
 
 def draw(records: list[ExperimentRecord], path: Path) -> None:

@@ -5,7 +5,7 @@ stage leaves a ranking as it is, by a margin written down before any run. Reward
 that were not trained on, since logged ones compare different batches.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from statistics import fmean
 
@@ -79,7 +79,7 @@ def rewards(groups: Groups, prefix: str = "") -> Table:
         row: dict[str, Value] = {"arm": ARMS[prefix + kind][0]}
         row |= {"reward": fmean(map(reward_of, group)), "nll": fmean(map(nll_of, group))}
         if kind in here:
-            gain = over_seeds(_apart(start, group, nll_of))
+            gain = _likelier(group, start)
             row |= {"gain": gain.value, "low": gain.low, "high": gain.high}
             found = cosines(_method(kind))
             row |= {"cosine": fmean(found), "least": min(found), "most": max(found)}
@@ -129,9 +129,9 @@ def reward_of(record: ExperimentRecord) -> float:
     return -float(np.exp(ranking_of(record).nll).mean())
 
 
-def _apart(ours: Records, theirs: Records, figure: Callable[[ExperimentRecord], float]) -> list[float]:
-    """A figure of one arm minus another's, seed by seed."""
-    return [figure(mine) - figure(other) for mine, other in zip(*paired(ours, theirs), strict=True)]
+def _likelier(group: Records, start: Records) -> Interval:
+    """Nats a token that right titles are likelier than after the first stage, over seeds."""
+    return over_seeds([nll_of(other) - nll_of(mine) for mine, other in zip(*paired(group, start), strict=True)])
 
 
 def _raised(name: str, group: Records, start: Records) -> Finding:
@@ -139,7 +139,7 @@ def _raised(name: str, group: Records, start: Records) -> Finding:
 
     It is judged by the mean log-likelihood: means of perplexities are those of a few titles.
     """
-    found = over_seeds(_apart(start, group, nll_of))
+    found = _likelier(group, start)
     low, value, high = (f"{x:+.4f}" for x in (found.low, found.value, found.high))
     claim, verdict = f"{name} makes right titles likelier", decided(found.low > 0, found.high < 0, len(group))
     return Finding(claim, verdict, f"{value} nats a token [{low}, {high}]", found, "nats", "rewards", runs=len(group))
