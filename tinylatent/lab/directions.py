@@ -13,6 +13,7 @@ updates are of batches as large as the run's own, with its groups and noise. Bat
 gradient of one batch alone is not the slope: an estimator is to be read beside it.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from tinylatent_tasks import MNNS
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
@@ -77,7 +78,12 @@ def update_of(method: LatentR3RL, model: Model, examples: Examples) -> Float[Ten
 def asked_of(method: LatentR3RL, model: Model, examples: Examples, state: TrainState) -> Float[Tensor, " parameters"]:
     """The step that a method's loss asks of the projections, at its own group: minus its gradient."""
     loss = method.loss(model, method.collect(model, examples, state), state).value
-    gradients = torch.autograd.grad(loss, [*attention_of(model).parameters()])
+    return descent(loss, attention_of(model))
+
+
+def descent(loss: Tensor, part: nn.Module) -> Float[Tensor, " parameters"]:
+    """Minus the gradient of a loss in the parameters of a part."""
+    gradients = torch.autograd.grad(loss, [*part.parameters()])
     return -torch.cat([gradient.flatten() for gradient in gradients])
 
 
@@ -88,14 +94,21 @@ def slope_by_differences(method: LatentR3RL, model: Model, examples: Examples) -
     The standard deviation of the noise is a constant, as it is to every estimator.
     """
     asked = _large(replace(method, estimator="pathwise"))
-    batch, slopes = asked.collect(model, examples, STATE), []
-    for parameter in attention_of(model).parameters():
+    batch = asked.collect(model, examples, STATE)
+    return differences(attention_of(model), lambda: _mean_reward(asked, model, batch))
+
+
+@torch.no_grad()
+def differences(part: nn.Module, value: Callable[[], Tensor]) -> Float[Tensor, " parameters"]:
+    """Central differences of a value along every parameter of a part, which is left as it was."""
+    slopes = []
+    for parameter in part.parameters():
         values = parameter.data.view(-1)
         for place in range(len(values)):
             ends, here = [], values[place].item()
             for sign in (1, -1):
                 values[place] = here + sign * STEP
-                ends.append(_mean_reward(asked, model, batch))
+                ends.append(value())
             values[place] = here
             slopes.append((ends[0] - ends[1]) / (2 * STEP))
     return torch.stack(slopes)

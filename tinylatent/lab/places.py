@@ -1,9 +1,23 @@
 """Places: studies whose arms are trained on several tasks; a prefix of an arm's name says which."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from tinylatent_tasks import Task
 
 from tinylatent.lab.experiment import Experiment
+from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.method import Method
+
+
+@dataclass(frozen=True)
+class Place:
+    """A task, and the model that is trained on it; studies add how."""
+
+    title: str
+    """What tables call it."""
+    task: Task
+    model: ModelConfig
 
 
 def split_arm(arm: str, prefixes: Iterable[str]) -> tuple[str, str]:

@@ -8,9 +8,10 @@ of CoLaR share CoLaR's. Study `colar-tuning` chose them, on other seeds.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tinylatent_tasks import Arithmetic, MultiHop, Task
+from tinylatent_tasks import Arithmetic, MultiHop
 
 from tinylatent.core.seeds import Seeds
+from tinylatent.lab import places
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.places import known_arm
 from tinylatent.methods import Coconut, CoLaR, CoLaRGRPO, Direct, DiscreteCoT, PauseTokens
@@ -23,12 +24,9 @@ PREFIX = "hops-"
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(places.Place):
     """A task, and how models are trained on it."""
 
-    title: str
-    task: Task
-    model: ModelConfig
     start: Training
     """Of the chain of thought that all arms start from."""
     training: Training

@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tinylatent_tasks import Arithmetic, MultiHop, SubsetSum, Task
+from tinylatent_tasks import Arithmetic, MultiHop, SubsetSum
 
 from tinylatent.core.seeds import Seeds
+from tinylatent.lab import places
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.places import known_arm, split_arm
 from tinylatent.methods import CTRLS, CTRLSRL, GRPO, DiscreteCoT
@@ -107,12 +108,9 @@ THIRD = (CHAIN, "fitted", "hard", "rl", "rl-hard", TOKENS)
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(places.Place):
     """A task, and how models are trained on it."""
 
-    title: str
-    task: Task
-    model: ModelConfig
     start: Training
     """Of the chain of thought that all arms start from."""
     taught: Training

@@ -16,9 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tinylatent_tasks import Arithmetic, MultiHop, Task
+from tinylatent_tasks import Arithmetic, MultiHop
 
 from tinylatent.core.seeds import Seeds
+from tinylatent.lab import places
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.places import known_arm, split_arm
 from tinylatent.methods import HRPO, DiscreteCoT
@@ -29,12 +30,9 @@ from tinylatent.training.config import Training
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(places.Place):
     """A task, and how models are trained on it."""
 
-    title: str
-    task: Task
-    model: ModelConfig
     start: Training
     """Of the chain of thought that all arms start from."""
     training: Training

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tinylatent_tasks import MNNS, MultiHop, Recommendation, Task
+from tinylatent_tasks import MNNS, MultiHop, Recommendation
 
 from tinylatent.core.seeds import Seeds
+from tinylatent.lab import places
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.places import known_arm, split_arm
 from tinylatent.methods import CoLaR, CoT2, Direct, DiscreteCoT, LatentR3, LatentR3RL, SASRec
@@ -29,12 +30,9 @@ Looks = tuple[str, Method, str]
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(places.Place):
     """A task, and how models are trained on it."""
 
-    title: str
-    task: Task
-    model: ModelConfig
     training: Training
     """Of the arms that are taught."""
     reinforced: Training

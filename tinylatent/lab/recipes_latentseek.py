@@ -9,9 +9,10 @@ Its rates were not searched for; settings of the searches are chosen within the 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tinylatent_tasks import Arithmetic, SubsetSum, Task
+from tinylatent_tasks import Arithmetic, SubsetSum
 
 from tinylatent.core.seeds import Seeds
+from tinylatent.lab import places
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.places import split_arm
 from tinylatent.methods import BestOfN, DiscreteCoT, LatentSeek, NoiseSearch, TabooSearch
@@ -22,12 +23,9 @@ from tinylatent.training.config import Training
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(places.Place):
     """A task with certificates, and how its chain of thought is trained."""
 
-    title: str
-    task: Task
-    model: ModelConfig
     training: Training
     proves: str
     """What a certificate of it is, in words."""

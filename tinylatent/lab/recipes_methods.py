@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tinylatent_tasks import MNNS, Arithmetic, MultiHop, Recommendation, SubsetSum, Task
+from tinylatent_tasks import MNNS, Arithmetic, MultiHop, Recommendation, SubsetSum
 
 from tinylatent.core.seeds import Seeds
+from tinylatent.lab import places
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.places import known_arm, split_arm
 from tinylatent.lab.recipes_latentr3 import SHOP
@@ -103,12 +104,9 @@ READ = {"grpo-token": "greedy", "grpo": "mixture"}
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(places.Place):
     """A task, and how models are trained on it."""
 
-    title: str
-    task: Task
-    model: ModelConfig
     training: Training
     """Of all that is taught."""
     rewarded: Training

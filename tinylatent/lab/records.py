@@ -58,6 +58,11 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def __post_init__(self) -> None:
         _check_counts(self.right, self.total)
 
+    @property
+    def share(self) -> float:
+        """Share of right answers."""
+        return sum(self.right) / sum(self.total)
+
 
 class StageEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a stage of training had learnt when it ended, thinking as it taught."""

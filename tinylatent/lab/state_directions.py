@@ -27,6 +27,7 @@ from tinylatent.engine.plan import Plan, Segment
 from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thought import Action
 from tinylatent.engine.trace import Span, Trace
+from tinylatent.lab.directions import descent, differences
 from tinylatent.lab.experiment import Experiment
 from tinylatent.methods.ctrls import STATE, states_of, transition_of
 from tinylatent.methods.ctrls_rl import CTRLSRL
@@ -45,8 +46,8 @@ GROUPS = 500
 """Groups of rollouts of an update."""
 LARGE, LOUD = 10.0, 100.0
 """What fresh weights, and embeddings of states, are multiplied by, so that states matter."""
-CELL, REACH, STEP = 0.1, 15.0, 1e-4
-"""Width of a cell of the grid in the logit of a point, its ends, and the step of differences."""
+CELL, REACH = 0.1, 15.0
+"""Width of a cell of the grid in the logit of a point, and its ends."""
 
 
 def even(examples: Examples, trace: Trace) -> Float[Tensor, " B"]:
@@ -84,26 +85,14 @@ def slope_of(policy: CTRLSRL, seed: int) -> Float[Tensor, " parameters"]:
 def update_of(method: CTRLSRL, model: Model, examples: Examples) -> Float[Tensor, " parameters"]:
     """The step that a method asks of the transition network: minus its loss's gradient, over many groups."""
     many = examples.repeated(GROUPS)
-    value = method.loss(model, method.collect(model, many, STATE_OF), STATE_OF).value
-    gradients = torch.autograd.grad(value, [*transition_of(model).parameters()])
-    return -torch.cat([gradient.flatten() for gradient in gradients])
+    return descent(method.loss(model, method.collect(model, many, STATE_OF), STATE_OF).value, transition_of(model))
 
 
 @torch.no_grad()
 def slope_by_differences(policy: CTRLSRL, model: Model, examples: Examples) -> Float[Tensor, " parameters"]:
     """Central differences of the expected reward along every weight of the transition network."""
     plan, many, reward_Z = drawn(policy, model, examples)
-    slopes = []
-    for parameter in transition_of(model).parameters():
-        values = parameter.data.view(-1)
-        for place in range(len(values)):
-            ends, here = [], values[place].item()
-            for sign in (1, -1):
-                values[place] = here + sign * STEP
-                ends.append((chances(policy, model, plan, many) * reward_Z).sum())
-            values[place] = here
-            slopes.append((ends[0] - ends[1]) / (2 * STEP))
-    return torch.stack(slopes)
+    return differences(transition_of(model), lambda: (chances(policy, model, plan, many) * reward_Z).sum())
 
 
 @torch.no_grad()

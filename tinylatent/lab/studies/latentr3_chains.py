@@ -124,7 +124,7 @@ def _best(claim: str, ours: Records, prefix: str, groups: Groups, rivals: Sequen
 
 def _trained(group: Records) -> float:
     """Percent right on problems of training."""
-    shares = [sum(run.train.right) / sum(run.train.total) for run in group if run.train is not None]
+    shares = [run.train.share for run in group if run.train is not None]
     return 100 * fmean(shares) if shares else float("nan")
 
 

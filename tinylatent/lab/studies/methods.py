@@ -218,7 +218,7 @@ def _row(prefix: str, kind: str, group: Records, groups: Groups) -> dict[str, Va
 
 def _trained(record: ExperimentRecord) -> float | None:
     """Percent right on problems of training."""
-    return None if record.train is None else 100 * sum(record.train.right) / sum(record.train.total)
+    return None if record.train is None else 100 * record.train.share
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
