@@ -33,6 +33,7 @@ from tinylatent.lab.studies.ctrls_counts import (
     resampled,
 )
 from tinylatent.lab.studies.ctrls_nulls import several
+from tinylatent.lab.studies.latentr3_second import follows
 from tinylatent.lab.tables import Table, Value
 from tinylatent.methods import CTRLSRL
 
@@ -282,7 +283,7 @@ def gridded(prefix: str, groups: Groups) -> Table:
         row |= dict.fromkeys(("cosine", "least", "most"))
         if (points := cosines(method)) is not None:
             row |= {"cosine": fmean(points), "least": min(points), "most": max(points)}
-            findings.append(placed(PLACES[prefix].title, _follows(kind, points)))
+            findings.append(placed(PLACES[prefix].title, follows(KINDS[kind][0], points)))
         rows.append({**row, "seeds": len(group)})
         if kind in GRID.values() and kind != GRID[0.0, 0.0] and GRID[0.0, 0.0] in groups:
             claim = f"{KINDS[kind][0]}: more often right than without exploration and bonus"
@@ -303,18 +304,6 @@ def gridded(prefix: str, groups: Groups) -> Table:
     )
     title = f"{PLACES[prefix].title.capitalize()}: exploration, bonus and density"
     return Table(title, columns, rows, legend, findings)
-
-
-def _follows(kind: str, found: tuple[float, ...]) -> Finding:
-    """Whether an arm's update follows the slope of its expected reward in the small cases."""
-    over = over_seeds(found)
-    over = replace(over, value=round(over.value, 3), low=round(over.low, 3), high=round(over.high, 3))
-    claim = f"{KINDS[kind][0]}: in small cases its update follows the slope of the expected reward"
-    told, verdict = (
-        f"{over.value:+.2f} [{over.low:+.2f}, {over.high:+.2f}]",
-        decided(over.low > 0, over.high < 0, len(found)),
-    )
-    return Finding(claim, verdict, told, over, "cosine", "directions", runs=len(found))
 
 
 def _last(group: Records, metric: str) -> float | None:

@@ -5,7 +5,7 @@ stage leaves a ranking as it is, by a margin written down before any run. Reward
 that were not trained on, since logged ones compare different batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -212,12 +212,16 @@ def _same(claim: str, group: Records, start: Records) -> Finding:
 def _directions(here: Groups) -> Iterator[Finding]:
     """Whether each estimator's update follows the slope of its expected reward in the small case."""
     for kind in here:
-        found = over_seeds(cosines(_method(kind)))
-        claim = f"{ARMS[kind][0]}: in small cases its update follows the slope of the expected reward"
-        verdict = decided(found.low > 0, found.high < 0, CASES)
-        yield Finding(claim, verdict, signed(found), _rounded(found), "cosine", "directions", runs=CASES)
+        yield follows(ARMS[kind][0], cosines(_method(kind)))
 
 
-def _rounded(found: Interval) -> Interval:
-    """An interval to three decimals, which are the same on every processor."""
-    return replace(found, value=round(found.value, 3), low=round(found.low, 3), high=round(found.high, 3))
+def follows(name: str, found: Sequence[float]) -> Finding:
+    """Whether updates follow the slope of their expected reward in small cases, by their cosines.
+
+    Estimates have three decimals, which are the same on every processor.
+    """
+    whole = over_seeds(found)
+    claim = f"{name}: in small cases its update follows the slope of the expected reward"
+    told = replace(whole, value=round(whole.value, 3), low=round(whole.low, 3), high=round(whole.high, 3))
+    verdict = decided(whole.low > 0, whole.high < 0, len(found))
+    return Finding(claim, verdict, signed(whole), told, "cosine", "directions", runs=len(found))
