@@ -1,4 +1,4 @@
-"""Precision: float64 where a device has it, and on the CPU where it has not (Apple's MPS).
+"""Precision: float32 at least; float64 where a device has it, and on the CPU where it has not (Apple's MPS).
 
 The way to MPS has not been run on such a machine: tests send CPU tensors along it.
 """
@@ -13,6 +13,11 @@ WITHOUT_FLOAT64 = ("mps",)
 def exact_device(device: torch.device) -> torch.device:
     """Where numbers of this device are computed in float64: the device itself, or the CPU if it has no float64."""
     return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
+
+
+def full(x: Tensor) -> Tensor:
+    """x in float32 at least: half precision has no room for a log-probability, nor for a ratio near 1."""
+    return x.float() if x.dtype.itemsize < 4 else x
 
 
 def wide(x: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def _at_once(
     sequence_BSD = _echoed(torch.cat([table.rows(prompt_BN), inputs_BTD], 1), spans, live_BT)
     positions_BS = shifted_positions(0, N + T - 1, mask_BS, offset_B, _placed(spans, mask_BS, prompt_BN, N + T - 1))
     hidden_BRD, _ = backbone.forward(
-        sequence_BSD, mask_BS=mask_BS, positions_BT=positions_BS, edit=edit, read_from=read_from
+        sequence_BSD, mask_BS=mask_BS, positions_BT=positions_BS, edit=edit, read_from=read_from, keep=False
     )
     hidden_BTD = hidden_BRD[:, N - 1 - read_from :]
     if live_BT is not None:  # a waiting row's state is that of its last live slot

@@ -276,8 +276,7 @@ class Trace:
     def over_logits(self, function: Callable[[Tensor, slice], Tensor], steps: slice = ALL) -> list[Tensor]:
         """Calls function(logits_btV, rows) for chunks of rows and returns the results; one call where logits are kept.
 
-        Logits are those of `steps`, in float32 or better: in half precision a token's log-probability is off by about
-        0.03 nats. The backward recomputes a chunk, so that at most one is in memory.
+        Logits are those of `steps`. The backward recomputes a chunk, so that at most one is in memory.
 
         Raises:
             ValueError: the weights have changed.
@@ -285,7 +284,7 @@ class Trace:
         self.check_weights()
         if self.kept_logits is not None:
             logits_BTV = self._logits_BTV
-            return [function(_wide(logits_BTV if steps == ALL else logits_BTV[:, steps]), slice(0, self.rows))]
+            return [function(logits_BTV if steps == ALL else logits_BTV[:, steps], slice(0, self.rows))]
         hidden_BtD = self.hidden_BTD if steps == ALL else self.hidden_BTD[:, steps]
         row_bytes = hidden_BtD.shape[1] * len(self.backbone.table) * self.hidden_BTD.element_size()
         size, out = self.group * max(1, KEPT_BYTES // max(1, row_bytes) // self.group), []  # whole groups
@@ -294,7 +293,7 @@ class Trace:
             hidden_btD = hidden_BtD[rows]
 
             def chunk(hidden: Tensor, rows: slice = rows) -> Tensor:
-                return function(_wide(self.backbone.readout(hidden)), rows)
+                return function(self.backbone.readout(hidden), rows)
 
             if torch.is_grad_enabled() and hidden_btD.requires_grad:
                 out.append(checkpoint(chunk, hidden_btD, use_reentrant=False, preserve_rng_state=False))
@@ -424,10 +423,6 @@ class Trace:
         if self.at_once:
             return count(read, 0, None if asked is None else read - prompt + min(asked, prompt)) * shared
         return count(prompt, 0, None if asked is None else min(asked, prompt)) + shared * count(read - prompt, prompt)
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def _some(x: Tensor | None, rows: slice) -> Tensor | None:

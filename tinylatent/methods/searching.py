@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tinylatent.core.precision import back, wide
+from tinylatent.core.precision import back, full, wide
 from tinylatent.core.seeds import Streams
 from tinylatent.engine.controls import controlled
 from tinylatent.engine.counters import Counters
@@ -34,7 +34,7 @@ from tinylatent.methods.discrete import DiscreteCoT, ended, ended_answer
 from tinylatent.models.backbone import Backbone, Edit
 from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.method import Model, Solution
-from tinylatent.objectives.rewards import Verifier, verifier_named, written
+from tinylatent.objectives.rewards import Verifier, told, verifier_named, written
 
 Select = Literal["last", "best", "first", "vote"]
 MAX_ROUNDS = 10_000
@@ -247,7 +247,7 @@ class Search(DiscreteCoT):
         return Asked(
             index_B=torch.arange(len(examples), device=stop_B.device),
             examples=examples,
-            hidden_BND=hidden_BND.float() if hidden_BND.element_size() < 4 else hidden_BND,
+            hidden_BND=full(hidden_BND),
             first_BN=first_BN,
             free_BN=free_BN,
             told_B=told_B,
@@ -346,7 +346,7 @@ class _Writer:
         self._count(trace, told_B, asked is None)
         if self.verify is None:
             return trace, trace.hidden_BTD.new_full((len(examples),), -1.0)
-        verdict_B = self.verify(examples, trace).to(trace.hidden_BTD)
+        verdict_B = told(self.verify(examples, trace), trace)
         if self.method.ends:
             verdict_B = verdict_B * ended(trace)  # a chain that was cut has no answer to accept
         return trace, verdict_B - 1

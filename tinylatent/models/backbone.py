@@ -68,7 +68,7 @@ class Table:
     def mix(self, shares: Float[Tensor, "*shape U"]) -> Float[Tensor, "*shape D"]:
         """sum_v shares_v E[v]: a mixture of the first U rows; of all, unless tokens were added after them."""
         known = shares.shape[-1]
-        return self._scaled(shares @ (self.weight if known == len(self) else self.weight[:known]))
+        return self._scaled(shares.to(self.weight) @ (self.weight if known == len(self) else self.weight[:known]))
 
     def mix_rows(
         self, ids: Int[Tensor, "*shape K"], shares: Float[Tensor, "*shape K"] | None = None
@@ -121,6 +121,7 @@ class Backbone(Protocol):
         positions_BT: Int[Tensor, "rows T"] | None = None,
         edit: Edit | None = None,
         read_from: int = 0,
+        keep: bool = True,
     ) -> tuple[Float[Tensor, "B R D"], Cache]:
         """Hidden states (after the last norm) of the new slots from `read_from` on, and the cache with all new slots.
 
@@ -131,11 +132,13 @@ class Backbone(Protocol):
             positions_BT: position of each new slot; by default the number of unmasked slots before it.
             edit: called at every site of every layer, with all new slots.
             read_from: first new slot whose hidden state is returned; the last layer may skip earlier ones.
+            keep: whether the cache is wanted. If not, it comes back without layers, and nothing can follow it.
         """
         ...
 
     def readout(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
-        """Logits over the vocabulary."""
+        """Logits over the vocabulary, in float32 at least: in half precision a token's log-probability would be off by
+        about 0.03 nats."""
         ...
 
     def flops(self, new: int, past: int = 0, read: int | None = None) -> int:

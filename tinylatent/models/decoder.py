@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tinylatent.core.precision import full
 from tinylatent.models.backbone import Cache, Edit, Table, check_positions, default_positions
 from tinylatent.models.blocks import (
     ACTIVATIONS,
@@ -164,7 +165,7 @@ class Decoder(nn.Module):
 
     def readout(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
         """Logits over the vocabulary, by the tied embedding matrix."""
-        return F.linear(hidden, self.embedding)
+        return full(F.linear(hidden, self.embedding))
 
     def forward(
         self,
@@ -174,6 +175,7 @@ class Decoder(nn.Module):
         positions_BT: Int[Tensor, "rows T"] | None = None,
         edit: Edit | None = None,
         read_from: int = 0,
+        keep: bool = True,
     ) -> tuple[Float[Tensor, "B R D"], Cache]:
         """Hidden states after the last norm from slot `read_from` on, and the extended cache; see Backbone.forward.
 
@@ -190,7 +192,8 @@ class Decoder(nn.Module):
             before = None if cache is None else cache.layers[number]
             skipped = read_from if number == len(stack) - 1 and edit is None else 0
             x_BTD, kept = block(x_BTD, before, bias, edit, number, slots, skipped)
-            grown.append(kept)
+            if keep:
+                grown.append(kept)
         if read_from and edit is not None:
             x_BTD = x_BTD[:, read_from:]
         norm = self.norm

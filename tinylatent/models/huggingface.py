@@ -9,18 +9,22 @@ model stays in eval mode (gradients flow all the same), because dropout would dr
 checkpointing would drop the cache. Edits are hooks on the decoder's blocks, there only while an edited forward runs.
 
 Two computations outside the blocks are reproduced where a model has them: a scale on looked-up embeddings (Gemma,
-BioGPT), and logits that are divided, multiplied or softly capped after the head (Granite, Cohere, Gemma 2).
+BioGPT), and logits that are divided, multiplied or softly capped after the head (Granite, Cohere, Gemma 2). Logits are
+float32 at least, whatever the model computes in.
 
 The constructor compares logits after two tokens with the model's own and refuses a model where they differ: one that
 does anything else between ids and logits, or eager attention in float64, where padding becomes NaN. It also refuses
-models without explicit positions (BLOOM) or without keys and values in every layer (Mamba, Qwen3-Next). A sliding
-window counts slots, masked ones included.
+models without explicit positions (BLOOM) or without keys and values in every layer (Mamba, Qwen3-Next). A forward
+refuses what a model would get wrong in silence: positions beyond those it was made for or, where rotary frequencies
+depend on the length read (dynamic, longrope), beyond the original ones, since cached keys keep older frequencies; and
+rows that waited between two slots, once there are more slots than a sliding window, which counts masked ones too.
 
 Letters: B rows, T new slots, R slots whose result is read, S all slots (cache and new), D width, V vocabulary.
 """
 
 import inspect
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -28,6 +32,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tinylatent.core.precision import full
 from tinylatent.models.backbone import SITES, Cache, Edit, Site, Table, check_positions, default_positions
 from tinylatent.models.blocks import MLP, Attention, Block, Norm
 from tinylatent.models.decoder import Decoder
@@ -35,6 +40,7 @@ from tinylatent.models.decoder import Decoder
 try:
     from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+    from transformers.modeling_layers import GradientCheckpointingLayer
 except ImportError as error:
     raise ImportError("Hugging Face models need the package transformers: pip install 'tinylatent[hf]'") from error
 
@@ -43,21 +49,31 @@ class HFBackbone(nn.Module):
     """A Hugging Face causal language model behind the Backbone protocol.
 
     Args:
-        model: the model with its head, such as a GPT2LMHeadModel; not copied, so training the backbone trains it.
+        model: the model with its head, such as a GPT2LMHeadModel; not copied, so training the backbone trains it. With
+            activation checkpointing enabled, a forward of a whole sequence recomputes its blocks in the backward.
+        tokens: number of tokens, where the model's table has more rows: those after them are never read or written.
+            Pass `len(tokenizer)`; tables are often padded to a round size. All rows by default.
 
     Raises:
-        ValueError: it cannot be driven by embeddings, positions and a cache, or gives other logits then; or, at the
-            first edit, its blocks have unknown names or do more than add attention and MLP.
+        ValueError: it cannot be driven by embeddings, positions and a cache, or gives other logits then; its input and
+            output embeddings should be one tensor and are not; it has fewer rows than tokens; or, at the first edit,
+            its blocks have unknown names or do more than add attention and MLP.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, tokens: int | None = None):
         super().__init__()
-        self.model: Any = model.eval()
-        self._name = type(model).__name__
-        self._editable = False
-        inner: Any = self.model
-        self._scale = _embedding_scale(inner.get_input_embeddings())
-        self._config: Any = inner.config.get_text_config()
+        self.model: Any = _unwrapped(model).eval()
+        self._name = type(self.model).__name__
+        self._editable = self._recomputes = False
+        self._config: Any = self.model.config.get_text_config()
+        self._check_made()
+        rows = len(self.model.get_input_embeddings().weight)
+        if tokens is not None and not 2 <= tokens <= rows:
+            raise ValueError(f"tokens is {tokens}: expected 2 to {rows}, the rows of the model's embedding table")
+        self._tokens = rows if tokens is None else tokens
+        self._scale = _embedding_scale(self.model.get_input_embeddings())
+        self._positions, self._remedy = _positions_known(self._config)
+        self._window = _narrowest_window(self._config)
         self._check_logits()
 
     def train(self, mode: bool = True) -> "HFBackbone":
@@ -69,10 +85,11 @@ class HFBackbone(nn.Module):
     @property
     def table(self) -> Table:
         """The input embedding table, with the scale of its lookup."""
-        return Table(self.model.get_input_embeddings().weight, self._scale)
+        weight = self.model.get_input_embeddings().weight
+        return Table(weight if len(weight) == self._tokens else weight[: self._tokens], self._scale)
 
     def readout(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
-        """Logits over the vocabulary, by the model's output embeddings and what its config does to their result."""
+        """Logits of the tokens, by the model's output embeddings and what its config does to their result."""
         logits, config = self.model.get_output_embeddings()(hidden), self._config
         if (divisor := getattr(config, "logits_scaling", None)) is not None:
             logits = logits / divisor
@@ -80,7 +97,7 @@ class HFBackbone(nn.Module):
             logits = logits * factor
         if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
             logits = cap * torch.tanh(logits / cap)
-        return logits
+        return full(logits[..., : self._tokens])
 
     def forward(
         self,
@@ -90,34 +107,45 @@ class HFBackbone(nn.Module):
         positions_BT: Int[Tensor, "rows T"] | None = None,
         edit: Edit | None = None,
         read_from: int = 0,
+        keep: bool = True,
     ) -> tuple[Float[Tensor, "B R D"], Cache]:
         """Hidden states after the last norm from slot `read_from` on, and the extended cache; see Backbone.forward.
 
-        The model computes all slots, whatever is read.
+        The model computes all slots, whatever is read. Where activation checkpointing is enabled, a forward without
+        cache or edit recomputes its blocks in the backward.
 
         Raises:
-            ValueError: a position is beyond those of the model's config; rotary models would extrapolate in silence.
+            ValueError: a position is beyond those that the model was made for; rotary models would extrapolate in
+                silence. Or there are more slots than its sliding window, and a row waited between two of them.
         """
         B, T, _ = embeddings_BTD.shape
         past, explicit = 0 if cache is None else cache.size, positions_BT is not None
         if positions_BT is None:
             positions_BT = default_positions(past, T, mask_BS, embeddings_BTD.device)
-        known = getattr(self._config, "max_position_embeddings", None)
-        if known is not None and (explicit or past + T > known):
-            check_positions(positions_BT, known, "take a shorter prompt or fewer steps")
+        if self._positions is not None and (explicit or past + T > self._positions):
+            check_positions(positions_BT, self._positions, self._remedy)
+        if self._window is not None and mask_BS is not None and past + T > self._window:
+            self._check_waiting(mask_BS)
         if edit is not None and not self._editable:
             self._check_sites()
-        growing = _thaw(cache)
-        with ExitStack() if edit is None else self._edited(edit, range(past, past + T)):
+        growing = _thaw(cache) if keep or cache is not None else None
+        if growing is None and mask_BS is None and explicit:
+            mask_BS = torch.ones(B, T, dtype=torch.bool, device=embeddings_BTD.device)  # else a repeated position would
+            # be taken for the start of another sequence in the same row
+        with ExitStack() as context:
+            if edit is not None:
+                context.enter_context(self._edited(edit, range(past, past + T)))
+            elif growing is None and torch.is_grad_enabled():
+                context.enter_context(self._recomputed())
             output = self.model.base_model(
                 inputs_embeds=embeddings_BTD,
                 past_key_values=growing,  # even if empty: a model's own may drop what leaves a sliding window
                 attention_mask=mask_BS,
                 position_ids=positions_BT.expand(B, -1),
-                use_cache=True,
+                use_cache=growing is not None,
             )
-        grown = Cache(past + T, tuple((keys, values) for keys, values, *_ in growing))
-        return output.last_hidden_state[:, read_from:], grown
+        layers = tuple((keys, values) for keys, values, *_ in growing) if growing is not None and keep else ()
+        return output.last_hidden_state[:, read_from:], Cache(past + T, layers)
 
     def flops(self, new: int, past: int = 0, read: int | None = None) -> int:
         """Operations of a forward: matrices of the base model, and every pair of slots that may attend.
@@ -147,10 +175,67 @@ class HFBackbone(nn.Module):
             hooks.enter_context(block.register_forward_hook(partial(call, layer, "resid_out")))
         return hooks
 
+    @contextmanager
+    def _recomputed(self) -> Iterator[None]:
+        """A context in which blocks keep their inputs alone and compute again in the backward, if that is enabled.
+
+        transformers does so in training mode only. Blocks alone are put into it, not what they consist of, where
+        dropout is.
+
+        Raises:
+            ValueError: they give other results then, at the first use.
+        """
+        blocks = [x for x in self.model.modules() if isinstance(x, GradientCheckpointingLayer)]
+        blocks = [block for block in blocks if block.gradient_checkpointing]
+        if blocks and not self._recomputes:
+            self._check_recomputed()
+        for block in blocks:
+            block.training = True
+        try:
+            yield
+        finally:
+            for block in blocks:
+                block.training = False
+
+    def _check_recomputed(self) -> None:
+        """Raises ValueError unless blocks in training mode compute what they compute otherwise."""
+        self._recomputes = True
+        x_BTD = self.table.rows(torch.tensor([[0, 1, 1, 0]], device=self.table.weight.device)).detach()
+        with torch.random.fork_rng(), torch.enable_grad():
+            found, _ = self.forward(x_BTD.requires_grad_(), keep=False)
+        wanted, _ = self.forward(x_BTD)
+        if not _close(found, wanted):
+            self._recomputes = False
+            raise ValueError(
+                f"{self._name} computes something else with activation checkpointing: expected blocks without dropout "
+                "of their own; set the dropout of its config to 0, or disable checkpointing"
+            )
+
+    def _check_waiting(self, mask_BS: Bool[Tensor, "B S"]) -> None:
+        """Raises ValueError if a row waited between two slots."""
+        begins_B = (mask_BS[:, 1:] & ~mask_BS[:, :-1]).sum(1) + mask_BS[:, 0]
+        if bool((begins_B > 1).any()):
+            raise ValueError(
+                f"a row waited between two slots, and {mask_BS.shape[1]} slots are more than the sliding window of "
+                f"{self._window} of {self._name}, which counts the slots it waited in: take prompts one by one or "
+                "those that need as many steps, or shorter ones"
+            )
+
+    def _check_made(self) -> None:
+        """Raises ValueError unless there is a head, and it is the embedding where it should be."""
+        head = self.model.get_output_embeddings()
+        if head is None:
+            raise ValueError(f"{self._name} has no output embeddings: expected a causal language model with its head")
+        tied = getattr(self._config, "tie_word_embeddings", False)
+        if tied and head.weight is not self.model.get_input_embeddings().weight:
+            raise ValueError(
+                f"input and output embeddings of {self._name} are two tensors, though its config ties them: training "
+                "would move one of them alone; tie them again by model.tie_weights(), and leave them out of an "
+                "adapter's modules_to_save"
+            )
+
     def _check_logits(self) -> None:
         """Raises ValueError unless the wrapper's logits after two tokens, with cache and padding, are the model's."""
-        if self.model.get_output_embeddings() is None:
-            raise ValueError(f"{self._name} has no output embeddings: expected a causal language model with its head")
         if "position_ids" not in inspect.signature(self.model.base_model.forward).parameters:
             raise ValueError(f"{self._name} takes no position_ids: expected explicit positions, as in GPT-2 or Llama")
         if {type(x) for x in DynamicCache(config=self.model.config).layers} - {DynamicLayer, DynamicSlidingWindowLayer}:
@@ -178,7 +263,7 @@ class HFBackbone(nn.Module):
         _, cache = self.forward(table.rows(ids[:, [0, 0]]), mask_BS=mask_B3[:, :2])
         hidden, _ = self.forward(table.rows(ids[:, 1:]), cache, mask_B3)
         logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-        return self.readout(hidden), logits[:, 1:]
+        return self.readout(hidden), full(logits[:, 1:, : self._tokens])
 
     @torch.no_grad()
     def _check_sites(self) -> None:
@@ -199,6 +284,45 @@ class HFBackbone(nn.Module):
             if blocks and all(hasattr(block, attention) and hasattr(block, "mlp") for block in blocks):
                 return [(block, getattr(block, attention), block.mlp) for block in blocks]
         raise ValueError(f"{self._name} cannot be edited: expected blocks h (attn, mlp) or layers (self_attn, mlp)")
+
+
+def _unwrapped(model: Any) -> Any:
+    """The model inside a wrapper of peft, which holds the adapters too.
+
+    Raises:
+        ValueError: the wrapper adds prompts or prefixes, which are not in the model.
+    """
+    if not hasattr(model, "peft_config") or not hasattr(model, "get_base_model"):
+        return model
+    for name, config in model.peft_config.items():
+        if config.is_prompt_learning:
+            raise ValueError(
+                f"adapter {name!r} of kind {config.peft_type} lives in its wrapper, which embeddings pass by: expected "
+                "adapters within layers, such as LoRA"
+            )
+    return model.get_base_model()
+
+
+BY_LENGTH = ("dynamic", "longrope")
+"""Kinds of rotary frequencies that depend on the length read: keys in a cache keep those of their time."""
+
+
+def _positions_known(config: Any) -> tuple[int | None, str]:
+    """How many positions a model was made for, all with the same frequencies; and what to do beyond them."""
+    known, remedy = getattr(config, "max_position_embeddings", None), "take a shorter prompt or fewer steps"
+    ropes = getattr(config, "rope_parameters", None) or {}
+    for rope in [ropes] if "rope_type" in ropes else ropes.values():
+        original = rope.get("original_max_position_embeddings") if rope.get("rope_type") in BY_LENGTH else None
+        if original is not None and (known is None or original < known):
+            known = original
+            remedy += f" (beyond these, rotary frequencies of kind {rope['rope_type']} change with the length)"
+    return known, remedy
+
+
+def _narrowest_window(config: Any) -> int | None:
+    """The size of the narrowest sliding window; None where every slot sees all before it."""
+    layers = DynamicCache(config=config).layers
+    return min((x.sliding_window for x in layers if isinstance(x, DynamicSlidingWindowLayer)), default=None)
 
 
 def _embedding_scale(embeddings: Any) -> float | None:

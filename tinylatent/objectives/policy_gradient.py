@@ -18,14 +18,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tinylatent.core.precision import full
 from tinylatent.core.seeds import derive
 from tinylatent.engine.force import replay
 from tinylatent.engine.plan import ANSWER, Plan, distinct
 from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thought import Thought
 from tinylatent.engine.trace import Trace
+from tinylatent.models.huggingface_lora import SwitchedOff, reference_of
 from tinylatent.objectives.examples import Examples
 from tinylatent.objectives.method import Loss, Method, Model, TrainState
+from tinylatent.objectives.rewards import told
 
 Advantage = Literal["std", "mean", "leave-one-out", "batch-std", "none"]
 """How rewards become advantages: "std" (r - mean) / std of the group (GRPO, Shao et al. 2024), "mean" r - mean (Dr.
@@ -45,7 +48,6 @@ MAX_COUNT = 1000
 """Upper limit of the settings group, updates, patience and samples."""
 SILENT = 0.999
 """Early stopping counts log lines where at least this share of groups has rewards without variance."""
-REFERENCE = "parts.reference."
 MAX_LOG_RATIO = 30.0  # keeps ratios finite: infinity times an advantage of zero would be NaN
 MIN_LOG_RATIO = -1e30  # only infinity must be cut on this side, where k3 grows linearly; sums of values stay finite
 
@@ -110,7 +112,7 @@ def clipped(
         low: clips the ratio below 1 - low.
         high: clips it above 1 + high; `low` by default. Infinite bounds do not clip.
     """
-    ratio_BT, advantage_B1 = _single(log_ratio_BT).clamp(max=MAX_LOG_RATIO).exp(), advantage_B[:, None]
+    ratio_BT, advantage_B1 = full(log_ratio_BT).clamp(max=MAX_LOG_RATIO).exp(), advantage_B[:, None]
     plain_BT = ratio_BT * advantage_B1
     clipped_BT = ratio_BT.clamp(1 - low, 1 + (low if high is None else high)) * advantage_B1
     return torch.minimum(plain_BT, clipped_BT), clipped_BT < plain_BT
@@ -124,13 +126,8 @@ def k3(reference_BT: Float[Tensor, "B T"], current_BT: Float[Tensor, "B T"]) -> 
     Gaps q - p above MAX_LOG_RATIO count as that, and infinite ones below 0 as MIN_LOG_RATIO: value and gradient are
     finite, and the gradient is 0 outside of these bounds.
     """
-    gap_BT = (_single(reference_BT) - _single(current_BT)).clamp(MIN_LOG_RATIO, MAX_LOG_RATIO)
+    gap_BT = (full(reference_BT) - full(current_BT)).clamp(MIN_LOG_RATIO, MAX_LOG_RATIO)
     return gap_BT.exp() - gap_BT - 1
-
-
-def _single(x: Tensor) -> Tensor:
-    """x in float32 at least: half precision has no room for a ratio near 1."""
-    return x.float() if x.dtype.itemsize < 4 else x
 
 
 def averaged(
@@ -266,10 +263,15 @@ class PolicyGradient(Method):
         return {"clip": "with one update a batch, where the probability ratio is 1"} if self.updates == 1 else {}
 
     def model(self, backbone: Any, generator: torch.Generator) -> Model:
-        """The model; with a KL term, also a frozen copy of it as the reference."""
+        """The model; with a KL term, also a frozen copy of it as the reference.
+
+        Where adapters alone are trained, the copy has the same backbone, with its adapters switched off.
+        """
         model = super().model(backbone, generator)
         if self.kl:
-            model.parts["reference"] = deepcopy(model).requires_grad_(False)
+            view = reference_of(backbone)
+            reference = deepcopy(model) if view is None else Model(view, deepcopy(model.parts))
+            model.parts["reference"] = reference.requires_grad_(False)
         return model
 
     def enter(self, model: Model, stage: int, examples: Examples, state: TrainState) -> None:
@@ -278,8 +280,10 @@ class PolicyGradient(Method):
         if self.kl:
             reference: Any = model.parts["reference"]
             if stage == 0:
-                own = {name: value for name, value in model.state_dict().items() if not name.startswith(REFERENCE)}
-                reference.load_state_dict(own)
+                now = model.state_dict()
+                reference.load_state_dict({name: now[name] for name in reference.state_dict()})
+                if isinstance(reference.backbone, SwitchedOff):
+                    reference.backbone.start_here()
             reference.stage.fill_(stage)
 
     @property
@@ -352,7 +356,7 @@ class PolicyGradient(Method):
 
     def reward(self, model: Model, examples: Examples, trace: Trace, state: TrainState) -> Float[Tensor, " B"]:
         """The reward of every rollout: the verifier's value of what it wrote."""
-        return state.verify(examples, trace).to(trace.hidden_BTD)
+        return told(state.verify(examples, trace), trace)
 
     def loss(self, model: Model, batch: Rollouts, state: TrainState) -> Loss:
         """The clipped surrogate under the current weights, plus the weighted KL divergence from the reference.

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tinylatent.core.precision import full
 from tinylatent.core.seeds import Streams, mix
 from tinylatent.engine.plan import ANSWER
 from tinylatent.engine.trace import NO_TOKEN, Span, Trace
@@ -28,6 +29,11 @@ from tinylatent.objectives.examples import Examples
 Verifier = Callable[[Examples, Trace], Float[Tensor, " B"]]
 """verify(examples, trace) -> reward_B. It sees the whole trace, chain and answer; several rollouts of an example are
 consecutive rows."""
+
+
+def told(values_B: Tensor, trace: Trace) -> Float[Tensor, " B"]:
+    """Values of rollouts in the precision of the model that made them, float32 at least, and on its device."""
+    return values_B.to(full(trace.hidden_BTD[:0]))
 
 
 def truth(examples: Examples, trace: Trace) -> Float[Tensor, " B"]:
@@ -48,7 +54,7 @@ def certificate(examples: Examples, trace: Trace) -> Float[Tensor, " B"]:
         examples = examples.repeated(trace.rows // len(examples))
     chain_BW, answer_BA = written(trace, delimiter=False), trace.answer()
     proved_B = task.certified(examples.problems(), chain_BW.cpu().numpy(), answer_BA.cpu().numpy())
-    return torch.from_numpy(proved_B).to(trace.hidden_BTD)
+    return told(torch.from_numpy(proved_B), trace)
 
 
 def confidence(examples: Examples, trace: Trace) -> Float[Tensor, " B"]:

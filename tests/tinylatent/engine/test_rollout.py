@@ -179,7 +179,9 @@ def test_a_model_needs_no_module(model):
 
         table = Table(torch.eye(4, dtype=torch.float64), scale=2.0)
 
-        def forward(self, embeddings_BTD, cache=None, mask_BS=None, positions_BT=None, edit=None, read_from=0):
+        def forward(
+            self, embeddings_BTD, cache=None, mask_BS=None, positions_BT=None, edit=None, read_from=0, keep=True
+        ):
             size = 0 if cache is None else cache.size
             return embeddings_BTD[:, read_from:], Cache(size + embeddings_BTD.shape[1], ())
 

@@ -56,7 +56,7 @@ class Table(nn.Module):
     def table(self):
         return Embeddings(self.embedding)
 
-    def forward(self, embeddings_BTD, cache=None, mask_BS=None, positions_BT=None, edit=None, read_from=0):
+    def forward(self, embeddings_BTD, cache=None, mask_BS=None, positions_BT=None, edit=None, read_from=0, keep=True):
         if cache is None:
             self.prompts_read += len(embeddings_BTD)
         whole_BSD = embeddings_BTD if cache is None else torch.cat([*cache.layers, embeddings_BTD], 1)

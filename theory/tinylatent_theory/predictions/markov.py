@@ -135,6 +135,7 @@ class LinearMarkov(nn.Module):
         positions_BT: Int[Tensor, "rows T"] | None = None,
         edit: Edit | None = None,
         read_from: int = 0,
+        keep: bool = True,
     ) -> tuple[Float[Tensor, "B R V"], Cache]:
         """Log-probabilities after each slot from `read_from` on; the cache only counts slots.
 
