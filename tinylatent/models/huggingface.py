@@ -73,7 +73,7 @@ class HFBackbone(nn.Module):
         self._tokens = rows if tokens is None else tokens
         self._scale = _embedding_scale(self.model.get_input_embeddings())
         self._positions, self._remedy = _positions_known(self._config)
-        self._window = _narrowest_window(self._config)
+        self.window = _narrowest_window(self._config)
         self._check_logits()
 
     def train(self, mode: bool = True) -> "HFBackbone":
@@ -118,14 +118,8 @@ class HFBackbone(nn.Module):
             ValueError: a position is beyond those that the model was made for; rotary models would extrapolate in
                 silence. Or there are more slots than its sliding window, and a row waited between two of them.
         """
-        B, T, _ = embeddings_BTD.shape
-        past, explicit = 0 if cache is None else cache.size, positions_BT is not None
-        if positions_BT is None:
-            positions_BT = default_positions(past, T, mask_BS, embeddings_BTD.device)
-        if self._positions is not None and (explicit or past + T > self._positions):
-            check_positions(positions_BT, self._positions, self._remedy)
-        if self._window is not None and mask_BS is not None and past + T > self._window:
-            self._check_waiting(mask_BS)
+        (B, T, _), past, explicit = embeddings_BTD.shape, 0 if cache is None else cache.size, positions_BT is not None
+        positions_BT = self.placed(past, T, mask_BS, positions_BT, embeddings_BTD.device)
         if edit is not None and not self._editable:
             self._check_sites()
         growing = _thaw(cache) if keep or cache is not None else None
@@ -146,6 +140,23 @@ class HFBackbone(nn.Module):
             )
         layers = tuple((keys, values) for keys, values, *_ in growing) if growing is not None and keep else ()
         return output.last_hidden_state[:, read_from:], Cache(past + T, layers)
+
+    def placed(
+        self, past: int, new: int, mask_BS: Tensor | None, positions_BT: Tensor | None, device: torch.device
+    ) -> Int[Tensor, "rows T"]:
+        """Positions of new slots, the given ones or those that follow from the mask.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        explicit = positions_BT is not None
+        if positions_BT is None:
+            positions_BT = default_positions(past, new, mask_BS, device)
+        if self._positions is not None and (explicit or past + new > self._positions):
+            check_positions(positions_BT, self._positions, self._remedy)
+        if self.window is not None and mask_BS is not None and past + new > self.window:
+            self._check_waiting(mask_BS)
+        return positions_BT
 
     def flops(self, new: int, past: int = 0, read: int | None = None) -> int:
         """Operations of a forward: matrices of the base model, and every pair of slots that may attend.
@@ -217,7 +228,7 @@ class HFBackbone(nn.Module):
         if bool((begins_B > 1).any()):
             raise ValueError(
                 f"a row waited between two slots, and {mask_BS.shape[1]} slots are more than the sliding window of "
-                f"{self._window} of {self._name}, which counts the slots it waited in: take prompts one by one or "
+                f"{self.window} of {self._name}, which counts the slots it waited in: take prompts one by one or "
                 "those that need as many steps, or shorter ones"
             )
 

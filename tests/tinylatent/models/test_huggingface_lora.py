@@ -179,9 +179,7 @@ def test_a_wrapper_of_peft_is_its_model():
 @WARNS
 def test_wrappers_that_change_the_input_are_refused():
     wrapped = get_peft_model(small("Llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    with pytest.raises(
-        ValueError, match=r"of kind .* lives in its wrapper, which embeddings pass by"
-    ):
+    with pytest.raises(ValueError, match=r"of kind .* lives in its wrapper, which embeddings pass by"):
         HFBackbone(wrapped)
 
 
