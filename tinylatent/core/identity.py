@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 
@@ -14,6 +15,15 @@ def identity(values: Any) -> str:
 def checksum(data: bytes) -> str:
     """The hash of bytes, 128 bits in hexadecimal."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """The checksum of a file's bytes, read a piece at a time."""
+    found = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def sealed(values: dict[str, Any]) -> dict[str, Any]:

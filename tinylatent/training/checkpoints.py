@@ -7,10 +7,12 @@ not finite are neither saved nor loaded. One process may read while another writ
 checkpoint was replaced meanwhile.
 """
 
-import io
+import contextlib
+import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +31,7 @@ from tinylatent.core.files import (
     read_lines,
     sync,
 )
-from tinylatent.core.identity import checksum, sealed
+from tinylatent.core.identity import checksum, file_checksum, sealed
 
 WEIGHTS, OPTIMIZER, MANIFEST, METRICS = "weights.safetensors", "optimizer.pt", "manifest.json", "metrics.jsonl"
 CONFIG = "config.json"
@@ -76,13 +78,13 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
     try:
-        state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        _write(temporary / WEIGHTS, safetensors.torch.save(state))  # a full disk is an OSError this way
+        state, tied = _tensors(model)
+        with naming(temporary / WEIGHTS), _system_errors():
+            safetensors.torch.save_file(state, temporary / WEIGHTS)
         if optimizer is not None:
-            buffer = io.BytesIO()
-            torch.save(optimizer.state_dict(), buffer)
-            _write(temporary / OPTIMIZER, buffer.getvalue())
-        files = {path.name: checksum(path.read_bytes()) for path in sorted(temporary.iterdir())}
+            with naming(temporary / OPTIMIZER), (temporary / OPTIMIZER).open("wb") as file:
+                torch.save(optimizer.state_dict(), file)
+        files = {path.name: file_checksum(path) for path in sorted(temporary.iterdir())}
         metrics = folder / METRICS
         written = metrics.read_bytes() if metrics.exists() else b""
         record = {
@@ -92,6 +94,7 @@ def save_checkpoint(
             "environments": None if environments is None else [dict(environment) for environment in environments],
             "config": _config_checksum(folder),
             "files": files,
+            **({"tied": tied} if tied else {}),
             "metrics_bytes": len(written),
             "metrics": checksum(written),
         }
@@ -113,6 +116,31 @@ def _write(path: Path, data: bytes) -> None:
         path.write_bytes(data)
 
 
+def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a model on the CPU, each once; and the other names of those with several, as tied embeddings."""
+    state: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    first: dict[Any, str] = {}
+    for name, tensor in model.state_dict().items():
+        where = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
+        if where in first:
+            tied[name] = first[where]
+        else:
+            first[where], state[name] = name, tensor.detach().cpu().contiguous()
+    return state, tied
+
+
+@contextlib.contextmanager
+def _system_errors() -> Iterator[None]:
+    """Raises errors of the system as such that safetensors tells in words alone, as that of a full disk."""
+    try:
+        yield
+    except safetensors.SafetensorError as error:
+        if (number := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
 def _put(temporary: Path, target: Path) -> None:
     """Gives a complete checkpoint its name. One of this step with the same contents stays, for those who read it."""
     if target.exists():
@@ -124,8 +152,8 @@ def _put(temporary: Path, target: Path) -> None:
     temporary.rename(target)
 
 
-def _contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+def _contents(folder: Path) -> dict[str, str]:
+    return {path.name: file_checksum(path) for path in folder.iterdir()}
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -194,7 +222,7 @@ def _found(folder: Path, run: Path) -> Checkpoint | None:
         raise DamagedError(f"{folder / CONFIG} was changed after its checkpoint: {restart(run)}")
     for name, expected in manifest["files"].items():
         path = newest / name
-        if not path.exists() or checksum(path.read_bytes()) != expected:
+        if not path.exists() or file_checksum(path) != expected:
             raise DamagedError(f"{path} is damaged (its checksum differs from the manifest's): {restart(run)}")
     return Checkpoint(int(manifest["step"]), newest, manifest)
 
@@ -207,7 +235,9 @@ def load_weights(saved: Checkpoint, model: nn.Module) -> None:
         OSError: they are gone, as where a writer has replaced the checkpoint.
     """
     path = saved.folder / WEIGHTS
-    state = safetensors.torch.load(path.read_bytes())
+    with _system_errors():
+        state = safetensors.torch.load_file(path)
+    state |= {name: state[other] for name, other in saved.manifest.get("tied", {}).items()}
     trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     broken = _not_finite((name, tensor, name in trained) for name, tensor in state.items())
     if broken is not None:

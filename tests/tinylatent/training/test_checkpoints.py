@@ -4,13 +4,19 @@ Damage is dealt systematically: every file of a checkpoint is cut, emptied, chan
 every byte and changed at every byte, and the metrics are hurt before and after the checkpoint's mark.
 """
 
+import errno
 import json
 import math
+import re
 import shutil
+import subprocess
+import sys
 
 import pytest
+import safetensors.torch
 import torch
 from locks import locked_elsewhere
+from safetensors import SafetensorError
 from torch import nn
 
 from tinylatent.core.files import DamagedError, locked, write_json
@@ -173,14 +179,64 @@ def test_a_writer_clears_what_killed_saves_left(run):
     assert len(read_metrics(run)) == 2
 
 
-def test_a_full_disk_is_told_by_the_name_of_the_file(run, monkeypatch):
-    def full(path, data):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoints.Path, "write_bytes", full)
-    with pytest.raises(OSError, match=rf"No space left on device: '{run}/\.step-.*/{WEIGHTS}'"):
-        save_checkpoint(run, 4, *trained())
+def test_a_full_disk_is_told_by_the_name_of_the_file(run):
+    """In a process that may write no file of more than 100 bytes, as where a quota is used up."""
+    script = (
+        "import resource, signal, torch\n"
+        "from pathlib import Path\n"
+        "from tinylatent.training.checkpoints import save_checkpoint\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "try:\n"
+        f"    save_checkpoint(Path({str(run)!r}), 4, torch.nn.Linear(30, 20), None)\n"
+        "except OSError as error:\n"
+        "    print(error.errno, error.filename)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    number, _, name = found.stdout.strip().partition(" ")
+    assert int(number) == errno.EFBIG
+    assert re.fullmatch(rf"{run}/\.step-.*/{WEIGHTS}", name)
     assert find_checkpoint(run).step == 2
+    assert not [*run.glob(".step-*")]
+
+
+def test_what_is_no_error_of_the_system_is_raised_as_it_is(run, monkeypatch):
+    def broken(*_):
+        raise SafetensorError("no header")
+
+    monkeypatch.setattr(checkpoints.safetensors.torch, "save_file", broken)
+    with pytest.raises(SafetensorError, match="no header"):
+        save_checkpoint(run, 4, *trained())
+
+
+class Tied(nn.Module):
+    """A matrix by two names, a slice of a larger one, a transposed one, and an empty one."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.embedding, self.head = nn.Linear(3, 5, bias=False), nn.Linear(3, 5, bias=False)
+        self.head.weight = self.embedding.weight
+        whole = torch.empty(4, 6).normal_(generator=generator)
+        self.first, self.second = (nn.Parameter(part) for part in whole.view(2, 12))
+        self.turned = nn.Parameter(torch.empty(2, 3).normal_(generator=generator).t())
+        self.register_buffer("nothing", torch.empty(0))
+        self.register_buffer("neither", torch.empty(0))
+        with torch.no_grad():
+            self.embedding.weight.normal_(generator=generator)
+
+
+def test_a_tensor_with_two_names_is_stored_once(tmp_path):
+    model, other = Tied(), Tied(1)
+    save_checkpoint(tmp_path, 1, model, None)
+    saved = find_checkpoint(tmp_path)
+    assert saved.manifest["tied"] == {"head.weight": "embedding.weight"}
+    stored = safetensors.torch.load_file(saved.folder / WEIGHTS)
+    assert {*stored} == {"embedding.weight", "first", "second", "turned", "nothing", "neither"}
+    load_weights(saved, other)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor)
+    assert other.head.weight is other.embedding.weight
 
 
 @pytest.mark.parametrize(
