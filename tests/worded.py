@@ -28,3 +28,22 @@ def tokenizer(chat=False, begins=False):
         found.add_special_tokens({"additional_special_tokens": ["<user>", "<end>", "<reply>"]})
         found.chat_template = CHAT
     return found
+
+
+def save_small_model(folder, family="Llama", chat=True, **options):
+    """A small random model of a family with its tokenizer in a folder, as a user has them; some rows no token owns."""
+    import torch
+    import transformers
+
+    words = tokenizer(chat)
+    settings = {
+        "vocab_size": len(words) + 9, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": None,
+        "eos_token_id": words.eos_token_id, "pad_token_id": None, "tie_word_embeddings": True,
+    } | options  # fmt: skip
+    config = getattr(transformers, f"{family}Config")(**settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{family}ForCausalLM")(config)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)

@@ -75,12 +75,13 @@ class Show:
 
     def run(self) -> None:
         """Prints the problem and, step by step, where the oracle and the model are."""
-        TASKS.named(self.task)
+        loaded = None if self.checkpoint is None else load(self.checkpoint)
+        if loaded is None or loaded[0].task.name != self.task:  # which may be lines of a file
+            TASKS.named(self.task)
         if self.problem:
             refuse_idle(self, ("seed",), "beside a problem")
         if self.figure is not None:
             format_of(self.figure)
-        loaded = None if self.checkpoint is None else load(self.checkpoint)
         if loaded is not None and loaded[0].task.name != self.task:
             name = loaded[0].task.name
             raise ValueError(f"{self.checkpoint} was trained on {name}, not on {self.task}: show {name} instead")
@@ -102,7 +103,7 @@ class Show:
 
     def _chosen(self, trained: Any) -> tuple[Any, np.ndarray]:
         """The problem and the task it is of: the one trained on, or one that holds it."""
-        kind: Any = TASKS.named(self.task)
+        kind: Any = TASKS.named(self.task) if trained is None else None
         if not self.problem:
             task = kind() if trained is None else trained
             return task, task.problems(1, self.seed)[0]

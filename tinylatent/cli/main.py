@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from tinylatent.cli.terminal import filled, first_sentence, in_flags, listed
+from tinylatent.core.extras import MissingExtraError
 from tinylatent.core.registry import PluginWarning, Registry
 
 
@@ -165,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MissingExtraError) as error:
         if os.environ.get(TRACEBACK):
             raise
         said = _of_file(error) if isinstance(error, OSError) else in_flags(str(error), command)

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from tinylatent_tasks.checks import short
+from tinylatent_tasks.published import Line as Question
 
 from tinylatent.cli.exported import by_task, reader_for
-from tinylatent.cli.lines import check_output, identity, progress, read_lines, write_lines
+from tinylatent.cli.lines import Line, check_output, identity, progress, read_lines, write_lines
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load
+from tinylatent.lab.lines import LinesFile
 from tinylatent.objectives.method import Model
-from tinylatent.objectives.speakers import Symbols
-
-CHUNK = 1024
-"""Problems that are answered at a time."""
+from tinylatent.objectives.text import Lines, Text
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Predict:
         """Checks every line first, then answers them all in batches."""
         check_output(self.output, self.overwrite, self.checkpoint, self.input)
         experiment, model = load(self.checkpoint)
+        if isinstance(experiment.task, LinesFile):
+            told = _to_questions(experiment, model, read_lines(self.input))
+            write_lines(told, self.output, len(told))
+            return
         problem = reader_for(experiment.task)
         lines = read_lines(self.input)
         read = [problem(where, value) for where, value in progress(lines, "checking", "line")]
@@ -49,10 +53,50 @@ class Predict:
 
 def _answers(experiment: Experiment, task: Any, model: Model, rows_P: np.ndarray) -> list[dict[str, Any]]:
     """The model's answers to problems of one task, as JSON values."""
-    answers = []
-    for start in progress(range(0, len(rows_P), CHUNK), "answering", "batch"):
-        rows = rows_P[start : start + CHUNK]
+    answers: list[dict[str, Any]] = []
+    for start in progress(range(0, len(rows_P), size := experiment.asked_at_once), "answering", "batch"):
+        rows = rows_P[start : start + size]
         streams = experiment.streams(torch.arange(start, start + len(rows)))
-        ids_BA = experiment.method.solve(model, Symbols(task, rows).examples(), streams).answer_BA.numpy()
-        answers += task.written(rows, ids_BA)
+        speaker = experiment.asks(rows, task)
+        answer_BA = experiment.method.solve(model, speaker.examples(), streams).answer_BA
+        answers += (
+            _in_words(task, rows, speaker, answer_BA)
+            if isinstance(speaker, Text)
+            else task.written(rows, answer_BA.numpy())
+        )
+    return answers
+
+
+def _in_words(task: Any, rows: np.ndarray, speaker: Text, answer_BA: torch.Tensor) -> list[dict[str, Any]]:
+    """Problems with answers in text, which the task reads or not."""
+    said = speaker.wording.texts(answer_BA)
+    return [
+        {**task.to_json(row), "answer": text, "right": bool(right)}
+        for row, text, right in zip(rows.tolist(), said, task.judged(rows, said), strict=True)
+    ]
+
+
+def _to_questions(experiment: Experiment, model: Model, lines: list[Line]) -> list[dict[str, Any]]:
+    """Answers to questions of the user's own; whether they are right, where a line brings the answer.
+
+    How long to think nobody knows of them: as long as about half of the lines need that the model was trained on.
+    """
+    trained: Any = experiment.speaker("train")
+    middle = sorted(trained.problems, key=lambda line: len("".join(line.steps)))[len(trained.problems) // 2]
+    asked = []
+    for where, value in lines:
+        if not isinstance(value, dict) or not isinstance(value.get("question"), str) or not value["question"].strip():
+            raise ValueError(f'{where} is {short(value)}: expected a question, such as {{"question": "2 plus 3?"}}')
+        asked.append(Question(value["question"].strip(), middle.steps, str(value.get("answer", "?"))))
+    answers: list[dict[str, Any]] = []
+    for start in progress(range(0, len(asked), size := experiment.asked_at_once), "answering", "batch"):
+        speaker = Lines(asked[start : start + size], experiment.wording)
+        streams = experiment.streams(torch.arange(start, start + len(speaker.problems)))
+        examples = speaker.examples()
+        answer_BA = experiment.method.solve(model, examples, streams).answer_BA
+        verdicts, said = speaker.judge(examples, answer_BA).tolist(), speaker.wording.texts(answer_BA)
+        for (where, value), text, right in zip(lines[start : start + size], said, verdicts, strict=True):
+            named = {"id": identity(value, where)} if "id" in value else {}
+            known = {"right": right} if "answer" in value else {}
+            answers.append({**named, "question": value["question"], "answer": text, **known})
     return answers

@@ -1,25 +1,21 @@
 """One run of a recipe: `run` trains what a study trains, but for the flags that are given."""
 
 import argparse
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import tyro
 
+from tinylatent.cli.finished import say, shown
+from tinylatent.cli.run_text import RunText
 from tinylatent.cli.terminal import Device, filled, first_sentence, listed, refuse_idle
-from tinylatent.core.environment import differences, environment
-from tinylatent.core.files import json_text
 from tinylatent.core.seeds import Seeds
-from tinylatent.evaluation.statistics import accuracy_interval
-from tinylatent.lab.experiment import Experiment, device_named
+from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load
-from tinylatent.lab.launchers.launcher import RESULT
 from tinylatent.lab.recipes import OF_STUDIES, comparisons, is_tuned, recipe, recipes
-from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.study import STORE
 from tinylatent.lab.trained import done
 from tinylatent.methods import METHODS
@@ -73,8 +69,8 @@ class Run(Generic[SomeTask, SomeMethod]):
     """Print the record as JSON instead of a table."""
 
     @classmethod
-    def read(cls, arguments: Sequence[str]) -> "Run[Any, Any]":
-        """The run that the arguments name: first the recipe, then flags.
+    def read(cls, arguments: Sequence[str]) -> "Run[Any, Any] | RunText[Any, Any]":
+        """The run that the arguments name: first the recipe, or for a model of transformers the method; then flags.
 
         Raises:
             ValueError: there is no such recipe, or a flag is wrong.
@@ -84,6 +80,8 @@ class Run(Generic[SomeTask, SomeMethod]):
         if name in ("-h", "--help"):
             print(introduction())
             raise SystemExit(0)
+        if name in METHODS:
+            return RunText.read(arguments)
         if name.startswith("-"):
             raise ValueError(f"{name} before the recipe: name it first, as in tinylatent run mnns/cot2 --seed 1")
         usual, folder = recipe(name), _start_among(flags)
@@ -173,21 +171,12 @@ class Run(Generic[SomeTask, SomeMethod]):
                 f"this one is {experiment.start.label}"
             )
         record = done(experiment, folder, self.device, self.start, store)
-        for remark in (*remarks(record, environment(device_named(self.device)), folder), *self._untuned(experiment)):
-            say(remark)
-        print(json_text(record.to_json()) if self.json else described(record))
-        if not self.json:
-            print(f"result: {folder / RESULT}")
+        shown(record, folder, self.device, [*self._untuned(experiment)], self.json)
 
     def _untuned(self, experiment: Experiment) -> Iterator[str]:
         """Says if nobody searched for its learning rate."""
         if not is_tuned(self.recipe, experiment):
             yield f"learning rate and weight decay have not been tuned for these settings of {self.recipe}"
-
-
-def say(remark: str) -> None:
-    """Prints a remark beside the result."""
-    print(remark, file=sys.stderr)
 
 
 def _start_among(flags: Sequence[str]) -> Path | None:
@@ -200,68 +189,13 @@ def _start_among(flags: Sequence[str]) -> Path | None:
         return None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Saying it
-
-
-def remarks(record: ExperimentRecord, now: Mapping[str, str], folder: Path) -> Iterator[str]:
-    """What makes a result less than it seems: code or machine that changed on the way, an accuracy that is no feat.
-
-    Args:
-        record: the result.
-        now: the environment of today.
-        folder: where it is kept.
-    """
-    own = [*(record.environments.training or []), record.environments.measuring]
-    if found := differences(own):
-        yield f"trained and measured in different environments: {_listed(found)}"
-    if found := differences([record.environments.measuring, now]):
-        yield f"measured elsewhere than here: {_listed(found)}; delete {folder} to train and measure it again"
-    accuracy = accuracy_interval([record.evaluations[DEFAULT].right], [record.total])
-    if accuracy.low <= record.majority_baseline:
-        yield (
-            f"the accuracy is not above the majority baseline of {100 * record.majority_baseline:.2f} %: it may have "
-            "learnt no more than which answer is frequent"
-        )
-
-
-def _listed(found: Mapping[str, Sequence[str]]) -> str:
-    text = ", ".join(f"{name} {' and '.join(values)}" for name, values in found.items())
-    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}", r"\1", text)  # of a commit's forty digits twelve are enough
-
-
-def described(record: ExperimentRecord) -> str:
-    """Accuracies with their intervals, and what they are to be compared with."""
-    name = record.experiment.method.name
-    rows = []
-    for part, judged in (("before ", record.before), ("", record)):
-        for way, evaluation in {} if judged is None else judged.evaluations.items():
-            label = part + (name if way == DEFAULT else f"{name}, {way}")
-            rows.append((label, evaluation.right, record.total))
-    rows += [(f"difficulty {level}", each.right, each.total) for level, each in record.levels.items()]
-    if record.train is not None:
-        rows.append(("training problems", record.train.right, record.train.total))
-    lines = [_line(*row) for row in rows]
-    lines.append(f"{'majority baseline':22s} {100 * record.majority_baseline:6.2f} %  always the most frequent answer")
-    if record.accuracy_ceiling < 1:
-        lines.append(f"{'accuracy ceiling':22s} {100 * record.accuracy_ceiling:6.2f} %  expected of the best guess")
-    if record.stopped is not None:
-        lines.append(f"stopped at step {record.stopped.step}: {record.stopped.advice}")
-    return "\n".join(lines)
-
-
-def _line(label: str, right: list[int], total: list[int]) -> str:
-    interval = accuracy_interval([right], [total])
-    low, value, high = (100 * share for share in (interval.low, interval.value, interval.high))
-    return f"{label:22s} {value:6.2f} %  [{low:.2f}, {high:.2f}]"
-
-
 def introduction() -> str:
     """How to name a recipe."""
     methods = {name: first_sentence(kind.__doc__) for name, kind in METHODS.loaded().items()}
     return "\n".join(
         [
             "usage: tinylatent run RECIPE [flags]; tinylatent run RECIPE --help explains the flags",
+            "       tinylatent run METHOD --hf.path FOLDER [flags] on a model of transformers; see docs/huggingface.md",
             "\nA recipe is comparison/method, such as mnns/cot2. It trains what studies train; flags override it.\n",
             listed("comparisons and their methods", arms_listed()),
             listed("methods", methods),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from tinylatent.cli.run import remarks
+from tinylatent.cli.finished import remarks
 from tinylatent.core.environment import environment
 from tinylatent.core.files import json_text
 from tinylatent.core.registry import owner

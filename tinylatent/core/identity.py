@@ -33,7 +33,8 @@ def sealed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """A dataclass as a JSON object of the fields that differ from their defaults; tuples become lists.
+    """A dataclass as a JSON object of the fields that differ from their defaults; tuples become lists, and dataclasses
+    within it objects.
 
     So a field that is added later, with a default, does not change the identity of earlier values.
     """
@@ -44,7 +45,7 @@ def plain(value: Any) -> dict[str, Any]:
         if isinstance(default, float) and type(given) is int:
             given = float(given)  # 1 and 1.0 are the same value
         if given != default:
-            found[field.name] = _listed(given)
+            found[field.name] = plain(given) if dataclasses.is_dataclass(given) else _listed(given)
     return found
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 import msgspec
 import numpy as np
@@ -21,24 +21,30 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tinylatent.core.environment import memory
-from tinylatent.core.identity import plain
+from tinylatent.core.identity import identity, plain
 from tinylatent.core.registry import Registry
 from tinylatent.core.seeds import Seeds, Streams
+from tinylatent.evaluation.evaluate import BATCH
+from tinylatent.lab.lines import LinesFile
 from tinylatent.lab.records import ExperimentRecord, lift_record
 from tinylatent.lab.run import NotInstalledError, Progress, Run
 from tinylatent.lab.tasks import TASKS
 from tinylatent.lab.words import Words
 from tinylatent.methods import METHODS, CoT2
 from tinylatent.models.decoder import Decoder, ModelConfig
+from tinylatent.models.pretrained import Pretrained
+from tinylatent.objectives.examples import Speaker
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.speakers import Symbols
+from tinylatent.objectives.text import InText, Lines, Text, Wording
 from tinylatent.training.config import Training
 
 PROBED = 16
 """Problems whose size is taken for that of all."""
 MAX_VALIDATED = 1000
 """Problems to validate on, where training.num_train is given."""
-PARTS = ("task", "method", "model", "shape", "training", "seeds", "start")
+NO_ROWS = np.empty((0, 1), np.int64)
+PARTS = ("task", "method", "model", "shape", "hf", "text", "training", "seeds", "start")
 """The objects in an experiment's JSON, in all forms."""
 RENAMED = {
     "task": {"room": "capacity"},
@@ -61,8 +67,16 @@ class Experiment(Run):
     seeds: Seeds = field(default_factory=Seeds)
     start: "Experiment | None" = None
     """The run whose weights this one begins with, as far as its method takes them over; fresh weights by default."""
+    hf: Pretrained | None = None
+    """A model of transformers in place of a transformer of that size."""
+    text: InText | None = None
+    """How the task is put into that model's words."""
 
     def __post_init__(self) -> None:
+        if (self.hf is None) != (self.text is None):
+            raise ValueError("a model of transformers needs a task in text, and text a model: give both, hf and text")
+        if self.hf is not None and self.model != ModelConfig():
+            raise ValueError("a size of model beside a model of transformers, which has its own: leave model out")
         if self.start is None:
             if self.training.steps == 0:
                 raise ValueError("training.steps is 0: expected at least 1, or a run to start from")
@@ -70,6 +84,8 @@ class Experiment(Run):
         for name, ours, theirs in (
             ("task", self.task, self.start.task),
             ("model", self.model, self.start.model),
+            ("model of transformers", self.hf, self.start.hf),
+            ("text", self.text, self.start.text),
             ("split seed", self.seeds.split, self.start.seeds.split),
             ("training.num_train", self.training.num_train, self.start.training.num_train),
         ):
@@ -103,6 +119,7 @@ class Experiment(Run):
             "task": {"name": self.task.name, **plain(self.task)},
             "method": written_method(self.method),
             "model": plain(self.model),
+            **{name: plain(part) for name, part in (("hf", self.hf), ("text", self.text)) if part is not None},
             "training": plain(self.training),
             "seeds": {name: getattr(self.seeds, name) for name in ("split", "init", "order", "sampling")},
         }
@@ -126,10 +143,13 @@ class Experiment(Run):
             model = made(ModelConfig, "model", values["model"])
             training = made(Training, "training", values["training"])
             seeds = made(Seeds, "seeds", values["seeds"])
+            hf = made(Pretrained, "hf", values["hf"]) if "hf" in values else None
+            text = made(InText, "text", values["text"]) if "text" in values else None
             start = cls.from_json(values["start"]) if "start" in values else None
             task = dict(values["task"])
-            task = made(_installed(TASKS, task.pop("name"), "task"), "task", task)
-            return cls(task, read_method(values["method"]), model, training, seeds, start)
+            name = task.pop("name")
+            task = made(LinesFile if name == LinesFile.name else _installed(TASKS, name, "task"), "task", task)
+            return cls(task, read_method(values["method"]), model, training, seeds, start, hf, text)
         except (KeyError, TypeError, AttributeError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(
@@ -149,8 +169,11 @@ class Experiment(Run):
 
     def fresh(self, device: torch.device | str = "cpu") -> Model:
         """A model with this experiment's initial weights."""
-        generator = self.seeds.generator("init")
-        backbone = Decoder.fresh(self.tokens, self.positions, self.model, generator)
+        generator, backbone = self.seeds.generator("init"), None
+        if self.hf is None:
+            backbone = Decoder.fresh(self.tokens, self.positions, self.model, generator)
+        else:
+            backbone = self.hf.backbone(self.tokens, self._added, generator)
         return self.method.model(backbone, generator).to(device)
 
     @property
@@ -162,8 +185,15 @@ class Experiment(Run):
     @property
     def tokens(self) -> int:
         """Rows of its model's table: the task's tokens and the method's extra ones, and no fewer than its start has."""
-        own = len(self.task.vocabulary) + len(self.method.extra_tokens)
+        own = self.asks(NO_ROWS).vocabulary + len(self.method.extra_tokens)
         return own if self.start is None else max(own, self.start.tokens)
+
+    @property
+    def _added(self) -> list[list[int]]:
+        """For every token that a model of transformers gets, ids whose mean its row begins as; none to draw it."""
+        speaker: Any = self.asks(NO_ROWS)
+        named: list[list[int]] = getattr(speaker, "added", [])
+        return [*named, *[[] for _ in range(self.tokens - speaker.vocabulary)]]
 
     @property
     def extra_tokens(self) -> tuple[str, ...]:
@@ -197,9 +227,40 @@ class Experiment(Run):
             count = max(1, min(count // 4, MAX_VALIDATED, there))
         return _rows(self.task, part, seed, count)
 
-    def speaker(self, part: Literal["train", "validation"]) -> Symbols:
-        """The problems of a part, in the task's own symbols."""
-        return Symbols(self.task, self.rows(part))
+    def speaker(self, part: Literal["train", "validation"]) -> Speaker:
+        """The problems of a part, in the task's own symbols or in words."""
+        return self.asks(self.rows(part))
+
+    def asks(self, rows: np.ndarray, task: Any = None) -> Speaker:
+        """Problems of the task in its own symbols or, where there is a model of transformers, in words.
+
+        Args:
+            rows: the problems.
+            task: what they are of, if not of this experiment's task: a level of it.
+        """
+        task = self.task if task is None else task
+        if self.hf is None or self.text is None:
+            return Symbols(task, rows)
+        if isinstance(task, LinesFile):
+            lines = task.lines
+            return Lines([lines[place] for place in task.rows(rows)[:, 0].tolist()], self.wording)
+        return Text(task, rows, self.wording, self.text.names, self.text.words)
+
+    @property
+    def wording(self) -> Wording:
+        """How text becomes tokens of its model of transformers, and back.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if self.hf is None or self.text is None:
+            raise ValueError("a transformer of our own knows no text, only the symbols of its task")
+        return Wording(self.hf.tokenizer(), self.text.chat)
+
+    @property
+    def asked_at_once(self) -> int:
+        """Problems that a model is asked at a time when it is measured: as many as it is trained on, if it is large."""
+        return BATCH if self.hf is None else self.training.micro_batch or self.training.batch_size
 
     def streams(self, rows_B: Int[Tensor, " B"]) -> Streams:
         """What these rows sample when the trained model answers problems of its user."""
@@ -215,13 +276,24 @@ class Experiment(Run):
 
     @property
     def label(self) -> str:
-        """Task, method and seed."""
-        return f"{self.task.name}/{self.method.name} seed {self.seeds.split}"
+        """Task, method and seed; and the model, where that is one of transformers."""
+        model = "" if self.hf is None else f" on {Path(self.hf.path).name}"
+        return f"{self.task.name}/{self.method.name}{model} seed {self.seeds.split}"
 
     @property
     def starts_from(self) -> "Experiment | None":
         """The run whose weights this one begins with."""
         return self.start
+
+    @classmethod
+    def written_identity(cls, run: dict[str, Any]) -> str:
+        """The id of a run from its JSON, but for where files lie."""
+        return identity(_anywhere(run))
+
+    @property
+    def identity(self) -> str:
+        """Twelve hexadecimal digits that stand for the whole value, but for where files lie."""
+        return identity(_anywhere(self.to_json()))
 
     def check(self, folder: Path, start: Path | None = None) -> None:
         """Refuses what cannot be trained, evaluated, or kept in this folder; see `measure.check`."""
@@ -240,6 +312,15 @@ class Experiment(Run):
         from tinylatent.lab.measure import measure  # which is about experiments, and so imports them
 
         return measure(self, folder, device, on_progress, start)
+
+
+def _anywhere(run: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a run without the paths of its model and lines, which stand beside checksums of what is there."""
+    found = dict(run)
+    for name in ("hf", "task"):
+        if isinstance(found.get(name), dict) and "digest" in found[name]:
+            found[name] = {field: value for field, value in found[name].items() if field != "path"}
+    return found | ({"start": _anywhere(found["start"])} if isinstance(found.get("start"), dict) else {})
 
 
 def _check_objects(values: Any) -> None:
@@ -309,7 +390,15 @@ def made(kind: Callable[..., Any], part: str, values: dict[str, Any]) -> Any:
                 msgspec.convert(value, types.get(name, Any), dec_hook=_unchecked)
         except (msgspec.ValidationError, UnicodeError) as error:  # half a surrogate pair is no text to msgspec
             raise TypeError(f"{part}.{name} is {short(value)} ({error})") from error
-    return kind(**{name: _tupled(value) for name, value in values.items()})
+    return kind(**{name: _within(types.get(name), f"{part}.{name}", value) for name, value in values.items()})
+
+
+def _within(kind: Any, name: str, value: Any) -> Any:
+    """A setting from its plain value: tuples for lists, and a dataclass for an object where the field is of one."""
+    if isinstance(value, dict):
+        own: Any = next((each for each in (kind, *get_args(kind)) if is_dataclass(each)), None)
+        return value if own is None else made(own, name, value)
+    return _tupled(value)
 
 
 class _UncheckableError(Exception):

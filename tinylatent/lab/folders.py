@@ -18,8 +18,8 @@ from tinylatent.lab.launchers.launcher import RESULT
 from tinylatent.lab.names import settings, short, written
 from tinylatent.lab.run import NotInstalledError
 from tinylatent.lab.words import Words
+from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.method import Model
-from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.checkpoints import CONFIG, find_checkpoint, load_weights, look_again, restart
 from tinylatent.training.inherit import inherit_weights
 from tinylatent.training.loop import ended, fit
@@ -64,7 +64,7 @@ def train(
             raise
 
 
-def check_training(experiment: Experiment, folder: Path | None, start: Path | None = None) -> Symbols:
+def check_training(experiment: Experiment, folder: Path | None, start: Path | None = None) -> Speaker:
     """Refuses what cannot be trained in a folder before anything in it is touched; returns the training problems.
 
     Raises:
@@ -157,7 +157,7 @@ def load_checkpoint(experiment: Experiment, folder: Path, device: torch.device |
 
 def _train(
     experiment: Experiment,
-    speaker: Symbols,
+    speaker: Speaker,
     folder: Path | None,
     device: torch.device | str,
     on_progress: Callable[[int, float], None] | None,
@@ -173,7 +173,7 @@ def _train(
         examples,
         experiment.training,
         experiment.seeds,
-        spare=experiment.task.positions - examples.slots - 1,  # positions count the answer too, which is never read
+        spare=_spare(experiment, examples),
         folder=folder,
         on_progress=on_progress,
         say=say,
@@ -181,7 +181,14 @@ def _train(
     )
 
 
-def _training_part(experiment: Experiment) -> Symbols:
+def _spare(experiment: Experiment, examples: Examples) -> int:
+    """Positions that are left by examples; none for a model of transformers, which has learnt where texts begin."""
+    if experiment.hf is not None:
+        return 0
+    return experiment.task.positions - examples.slots - 1  # they count the answer too, which is never read
+
+
+def _training_part(experiment: Experiment) -> Speaker:
     """The training problems, checked against the stages and the batch."""
     speaker, recipe = experiment.speaker("train"), experiment.training
     starts = (*experiment.method.stage_starts(recipe.steps), recipe.steps)

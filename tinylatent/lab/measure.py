@@ -35,10 +35,9 @@ from tinylatent.lab.records import (
 )
 from tinylatent.lab.run import Progress, new_record
 from tinylatent.objectives.method import Model
-from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.checkpoints import Checkpoint, find_checkpoint, load_weights, read_metrics
 from tinylatent.training.loop import stage_end
-from tinylatent.training.optimizer import trainable, trained
+from tinylatent.training.optimizer import trained
 
 SAMPLES = 32
 KS = (1, 2, 5, 10, 14)
@@ -121,7 +120,7 @@ def check(
     rows, levels = experiment.rows("validation"), _levels(experiment)
     if len(rows) < 2:
         raise ValueError(f"a validation part of {len(rows)} problems tells nothing: use more digits or a larger range")
-    experiment.method.supervise(Symbols(experiment.task, rows[:1]))  # it may ask for what this task has not
+    experiment.method.supervise(experiment.asks(rows[:1]))  # it may ask for what this task has not
     check_training(experiment, folder, start)
     return rows, levels
 
@@ -152,7 +151,8 @@ def _judged(
     spent: dict[str, Counters] = {}
     keys_P = task.key(rows)
     for name, way, control in ways(experiment, model, rows, device):
-        result = evaluate(Symbols(task, rows), way, model, control=control, seed=seed, device=device)
+        size = experiment.asked_at_once
+        result = evaluate(experiment.asks(rows), way, model, control=control, seed=seed, batch=size, device=device)
         _, right, total = cluster_counts(keys_P, result.right_P)
         spent[name] = result.counters
         evaluations[name] = Evaluation(
@@ -163,7 +163,8 @@ def _judged(
             problems_per_s=round(len(rows) / result.seconds),
             accuracy=_accuracy(right, total),
         )
-    sampled = method.temperatures and experiment.training.num_train is None  # else the whole part is not there to ask
+    # Where the whole part is there to ask, and answers are told apart by their tokens.
+    sampled = method.temperatures and experiment.training.num_train is None and experiment.text is None
     found = {
         "evaluations": evaluations,
         "sampling": _sampling(experiment, model, rows, seed, device) if sampled else None,
@@ -173,7 +174,7 @@ def _judged(
 
 def ways(experiment: Experiment, model: Model, rows: np.ndarray, device: torch.device | str) -> list[Way]:
     """Every way to ask a model: its method, the method under each control if it has latents, and other decoders."""
-    method, one = experiment.method, Symbols(experiment.task, rows[:1]).examples(device)
+    method, one = experiment.method, experiment.asks(rows[:1]).examples(device)
     latent = any(segment.thought.has_latent for segment in distinct(method.plan(model, one)))  # by now, in its stage
     return [
         (DEFAULT, method, None),
@@ -191,7 +192,8 @@ def _answered(
     experiment: Experiment, model: Model, task: Task, rows: np.ndarray, seed: int, device: torch.device | str
 ) -> Answered:
     """How the model answers some problems of a task."""
-    result = evaluate(Symbols(task, rows), experiment.method, model, seed=seed, device=device)
+    speaker, size = experiment.asks(rows, task), experiment.asked_at_once
+    result = evaluate(speaker, experiment.method, model, seed=seed, batch=size, device=device)
     keys, right, total = cluster_counts(task.key(rows), result.right_P)
     of_keys = checksum(keys.tobytes())  # the keys themselves would be most of the record
     return Answered(right=right.tolist(), total=total.tolist(), keys=of_keys, accuracy=_accuracy(right, total))
@@ -234,7 +236,8 @@ def _stages(
             break
         model, left = experiment.fresh(device), stage_end(folder, stage)
         load_weights(left, model)
-        result = evaluate(Symbols(experiment.task, rows), experiment.method, model, device=device)
+        size = experiment.asked_at_once
+        result = evaluate(experiment.asks(rows), experiment.method, model, batch=size, device=device)
         _, right, total = cluster_counts(experiment.task.key(rows), result.right_P)
         found.append(StageEnd(step=left.step, right=right.tolist(), accuracy=_accuracy(right, total)))
     return found
@@ -259,7 +262,7 @@ def _trained_parameters(experiment: Experiment, model: Model) -> int:
     """How many parameters are trained in the last stage."""
     groups = experiment.method.parameter_groups(int(model.stage))
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    return sum(sizes[name] for name in trained(trainable(experiment.fresh()), groups))
+    return sum(sizes[name] for name in trained(model, groups))
 
 
 def majority_baseline(experiment: Experiment, rows: np.ndarray) -> float:
@@ -278,7 +281,7 @@ def _cost(
     device: torch.device | str,
 ) -> Cost:
     """What training cost, and what an answer costs, of which `spent` tells for all rows."""
-    found = cost(experiment.method, model, Symbols(experiment.task, rows[:1]).examples(device))
+    found = cost(experiment.method, model, experiment.asks(rows[:1]).examples(device))
     seen = saved.step * experiment.training.batch_size
     return Cost(
         **found,
@@ -306,7 +309,7 @@ def _sampling(
     for temperature in experiment.method.temperatures:
         own = derive(seed, f"temperature {temperature:g}")
         answers_PSA = sample_answers(
-            Symbols(task, rows), experiment.method, model, SAMPLES, temperature=temperature, seed=own, device=device
+            experiment.asks(rows), experiment.method, model, SAMPLES, temperature=temperature, seed=own, device=device
         )
         right_PS = (answers_PSA == truth_PA[:, None]).all(-1)
         distinct_PS = _numbered(answers_PSA)

@@ -21,6 +21,7 @@ def settings(run: Run) -> Settings:
 
 def _whole(run: Experiment) -> dict[str, Any]:
     parts = {name: getattr(run, name) for name in ("task", "method", "model", "training", "seeds")}
+    parts |= {name: part for name, part in (("hf", run.hf), ("text", run.text)) if part is not None}
     named = {"task": {"name": run.task.name}, "method": {"name": run.method.name, "version": run.method.version}}
     values: dict[str, Any] = {name: named.get(name, {}) | dataclasses.asdict(part) for name, part in parts.items()}
     return values if run.start is None else {**values, "start": _whole(run.start)}
@@ -50,13 +51,13 @@ def run_name(run: Run, known: Mapping[str, Settings] | None = None) -> str:
 
     The nearest recipe has the run's task, model and method, and differs in the fewest other settings. Where no recipe
     has all three, it is "task/method", and where that does not exist either, the defaults go by this name. A run that
-    is no experiment is named by its label.
+    is no experiment, or has a model of transformers, is named by its label.
 
     Args:
         run: what to name.
         known: `recipe_settings()`, for many names at once.
     """
-    if not isinstance(run, Experiment):
+    if not isinstance(run, Experiment) or run.hf is not None:
         return run.label
     recipes = recipe_settings() if known is None else known
     required = {

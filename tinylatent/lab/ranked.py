@@ -39,7 +39,7 @@ Way = tuple[str, Method, str | None]
 def ranked(
     experiment: Experiment, model: Model, rows: np.ndarray, ways: list[Way], device: torch.device | str = "cpu"
 ) -> Ranking | None:
-    """Ranks of right titles for the problems of the validation part; None if the task has no catalogue.
+    """Ranks of right titles for the problems of the validation part; None if the task has no catalogue, or is in text.
 
     Args:
         experiment: what was trained.
@@ -49,7 +49,7 @@ def ranked(
         device: the model's.
     """
     task = experiment.task
-    if not isinstance(task, Shop):
+    if not isinstance(task, Shop) or experiment.text is not None:
         return None
     seed, right_P = experiment.seeds.derive("sampling", "evaluation"), task.answer(rows)
     found: dict[str, np.ndarray] = {}

@@ -10,6 +10,7 @@ import torch
 from tinylatent_tasks import Task
 from torch import Tensor
 
+from tinylatent.engine.plan import ANSWER
 from tinylatent.engine.thought import Action
 from tinylatent.engine.trace import Trace
 from tinylatent.lab.experiment import Experiment
@@ -17,7 +18,7 @@ from tinylatent.lab.thought_figure import draw_thought
 from tinylatent.methods import METHODS
 from tinylatent.models.backbone import Table
 from tinylatent.objectives.method import Method, Model
-from tinylatent.objectives.speakers import Symbols
+from tinylatent.objectives.text import Lines, Text
 
 VISIBLE = 1e-3
 """Smallest share that is worth a line."""
@@ -127,16 +128,17 @@ def think(task: Task, row: np.ndarray, experiment: Experiment | None = None, mod
         row: the problem (M,).
         experiment, model: who thinks about it beside the oracle; nobody by default.
     """
-    batch = task.batch(row[None])
+    problem = task.to_json(row.tolist())
+    if experiment is not None and model is not None and experiment.text is not None:
+        return _in_words(task, problem, row, experiment, model)
+    batch, names = task.batch(row[None]), task.vocabulary.tokens
     oracle_TV = batch.frontier_BTV[0, : batch.steps_B[0]]
     right = task.say(task.answer_ids(task.answer(row[None]))[0])
-    names, problem = task.vocabulary.tokens, task.to_json(row.tolist())
     if experiment is None or model is None:
         return Thinking(task.name, problem, right, [_step(oracle_V, None, names) for oracle_V in oracle_TV])
     device = model.backbone.table.weight.device
-    solution = experiment.method.solve(
-        model, Symbols(task, row[None]).examples(device), experiment.streams(torch.arange(1, device=device))
-    )
+    examples = experiment.asks(row[None], task).examples(device)
+    solution = experiment.method.solve(model, examples, experiment.streams(torch.arange(1, device=device)))
     found_TV, is_held = _held(solution.trace, model.backbone.table)
     model_TV = found_TV.cpu().numpy()
     # Answers of several tokens end later than the oracle, which knows the last of them alone; and a method that skips
@@ -149,6 +151,46 @@ def think(task: Task, row: np.ndarray, experiment: Experiment | None = None, mod
     method = experiment.method
     said = called(method), written["answer"], written["right"], method.supervised, is_held
     return Thinking(task.name, problem, right, steps, *said)
+
+
+def _in_words(task: Any, problem: dict[str, Any], row: np.ndarray, experiment: Experiment, model: Model) -> Thinking:
+    """One problem in text: the tokens of the oracle's targets beside those that the model holds, token by token."""
+    speaker, method, device = experiment.asks(row[None], task), experiment.method, model.backbone.table.weight.device
+    assert isinstance(speaker, Text | Lines), "text has a speaker of text"
+    examples = speaker.examples(device)
+    solution = method.solve(model, examples, experiment.streams(torch.arange(1, device=device)))
+    trace = solution.trace
+    found_TV, is_held = _held(trace, model.backbone.table)
+    before = examples.max_steps
+    ahead = trace.within(trace.span(ANSWER)).start - before  # a method that skips steps ends with the answer too
+    ids_TS, shares_TS = (x[0, :before].cpu() for x in examples.frontier.sparse())
+    steps = []
+    for t, (ids_S, shares_S) in enumerate(zip(ids_TS, shares_TS, strict=True)):
+        target_V = torch.zeros(found_TV.shape[-1]).scatter_add_(0, ids_S, shares_S)
+        held_V = found_TV[t + ahead].float().cpu() if t + ahead >= 0 else None
+        steps.append(_tokens(target_V, held_V, speaker))
+    answer_BA = solution.answer_BA
+    right, said = speaker.told(0), speaker.wording.texts(answer_BA)[0]
+    is_right = bool(speaker.judge(examples, answer_BA)[0])
+    return Thinking(task.name, problem, right, steps, called(method), said, is_right, method.supervised, is_held)
+
+
+def _tokens(target_V: Tensor, held_V: Tensor | None, speaker: Text | Lines) -> Step:
+    """A step of text: the shares of tokens by name, the model's largest ones, and how far the two are apart."""
+    shown = {*target_V.nonzero()[:, 0].tolist()}
+    if held_V is not None:
+        largest, ids = held_V.topk(min(MOST_LINES, len(held_V)))
+        shown |= {id_ for id_, share in zip(ids.tolist(), largest.tolist(), strict=True) if share > VISIBLE}
+    names: dict[int, str] = {}
+    for id_ in sorted(shown):
+        name = speaker.name(id_)
+        name = name if name.isprintable() and name == name.strip() and name else repr(name)
+        names[id_] = name if name not in names.values() else f"{name} ({id_})"
+    oracle = {name: float(target_V[id_]) for id_, name in names.items()}
+    if held_V is None:
+        return Step({name: share for name, share in oracle.items() if share > 0}, None, None)
+    kl = float(torch.special.xlogy(target_V, target_V / held_V.clamp(min=1e-30)).sum())
+    return Step(oracle, {name: float(held_V[id_]) for id_, name in names.items()}, kl)
 
 
 def called(method: Method) -> str:

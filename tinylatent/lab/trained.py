@@ -31,7 +31,6 @@ from tinylatent.lab.words import Words
 from tinylatent.methods import METHODS
 from tinylatent.objectives.examples import Examples
 from tinylatent.objectives.method import Method, Model
-from tinylatent.objectives.speakers import Symbols
 from tinylatent.training.checkpoints import CONFIG
 from tinylatent.training.config import Training
 
@@ -69,7 +68,7 @@ class Trained:
         """
         speaker, device = self.experiment.speaker("validation"), self._device
         if control is not None:
-            self._check_latents(Symbols(self.experiment.task, speaker.problems[:1]).examples(device))
+            self._check_latents(speaker.part(np.arange(1)).examples(device))
         seed = self.experiment.seeds.derive("sampling", "evaluation")
         found = evaluate(speaker, self.experiment.method, self.model, control=control, seed=seed, device=device)
         _, right, total = cluster_counts(self.experiment.task.key(speaker.problems), found.right_P)
@@ -94,7 +93,7 @@ class Trained:
             raise ValueError(f"problems are {short(problems)}: expected a list of at least one, such as [[3, 5, 2, 8]]")
         task = self.experiment.task
         rows = task.rows([task.read(_listed(problem)).tolist() for problem in problems])
-        return Symbols(task, rows).examples(self._device)
+        return self.experiment.asks(rows).examples(self._device)
 
     def think(self, problem: Any) -> Thinking:
         """One problem step by step: the oracle's frontier beside what the model holds.

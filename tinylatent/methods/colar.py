@@ -39,7 +39,7 @@ from tinylatent.models.backbone import Table
 from tinylatent.models.decoder import MAX_WIDTH
 from tinylatent.objectives.examples import Examples
 from tinylatent.objectives.losses import token_loss
-from tinylatent.objectives.method import Loss, Method, Model, ParameterGroup, TrainState
+from tinylatent.objectives.method import TABLE, Loss, Method, Model, ParameterGroup, TrainState
 
 Pooling = Literal["sum", "mean"]
 """How a group becomes a vector: "sum" its tokens' sum over the root of their number, "mean" over their number."""
@@ -284,7 +284,7 @@ class Compressing(Method):
 
     def parameter_groups(self, stage: int) -> tuple[ParameterGroup, ...]:
         """The table, frozen."""
-        return (ParameterGroup(("backbone.embedding",), frozen=True),) if self.frozen else ()
+        return (ParameterGroup((TABLE,), frozen=True),) if self.frozen else ()
 
     def thought(self, model: Model, temperature: float) -> Thought:
         """The thought of a vector."""

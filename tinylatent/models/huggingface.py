@@ -32,6 +32,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tinylatent.core.extras import MissingExtraError
 from tinylatent.core.precision import full
 from tinylatent.models.backbone import SITES, Cache, Edit, Site, Table, check_positions, default_positions
 from tinylatent.models.blocks import MLP, Attention, Block, Norm
@@ -42,7 +43,7 @@ try:
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
     from transformers.modeling_layers import GradientCheckpointingLayer
 except ImportError as error:
-    raise ImportError("Hugging Face models need the package transformers: pip install 'tinylatent[hf]'") from error
+    raise MissingExtraError("Hugging Face models need", "transformers", "hf") from error
 
 
 class HFBackbone(nn.Module):
@@ -87,6 +88,11 @@ class HFBackbone(nn.Module):
         """The input embedding table, with the scale of its lookup."""
         weight = self.model.get_input_embeddings().weight
         return Table(weight if len(weight) == self._tokens else weight[: self._tokens], self._scale)
+
+    @property
+    def tables(self) -> tuple[Tensor, ...]:
+        """The parameters that have a row for every token: of the embedding and of the head."""
+        return self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight
 
     def readout(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
         """Logits of the tokens, by the model's output embeddings and what its config does to their result."""

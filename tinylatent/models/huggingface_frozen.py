@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tinylatent.core.extras import MissingExtraError
 from tinylatent.models.backbone import Cache, Edit, Table
 from tinylatent.models.huggingface import HFBackbone
 
 try:
     from transformers import StaticCache
 except ImportError as error:
-    raise ImportError("Hugging Face models need the package transformers: pip install 'tinylatent[hf]'") from error
+    raise MissingExtraError("Hugging Face models need", "transformers", "hf") from error
 
 
 @dataclass(frozen=True)

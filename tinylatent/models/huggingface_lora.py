@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tinylatent.core.extras import MissingExtraError
 from tinylatent.core.precision import full
 from tinylatent.models.backbone import Backbone, Cache, Table
 
@@ -58,7 +59,7 @@ def add_lora(model: Any, settings: LoRA, generator: torch.Generator | None = Non
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ImportError("LoRA needs the package peft: pip install 'tinylatent[lora]'") from error
+        raise MissingExtraError("LoRA needs", "peft", "lora") from error
     targets: Any = ALL_LINEAR if settings.targets == (ALL_LINEAR,) else list(settings.targets)
     alpha: Any = settings.alpha  # which need not be whole
     config = LoraConfig(r=settings.rank, lora_alpha=alpha, target_modules=targets)

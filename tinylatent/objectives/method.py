@@ -52,6 +52,17 @@ def has_prefix(name: str, prefixes: tuple[str, ...]) -> bool:
     return any(not prefix or name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
 
 
+TABLE = "backbone.table"
+"""Stands for the parameters of the embedding table and the readout, whatever a backbone calls them."""
+
+
+def table_names(model: Model, every: bool = False) -> list[str]:
+    """Names of the parameters that have a row for every token; `every` name of those that are tied."""
+    tables = getattr(model.backbone, "tables", (model.backbone.table.weight,))
+    ours, named = {id(table) for table in tables}, model.backbone.named_parameters(remove_duplicate=not every)
+    return [f"backbone.{name}" for name, parameter in named if id(parameter) in ours]
+
+
 @dataclass(frozen=True)
 class ParameterGroup:
     """Parameters with a learning rate and decay of their own, or frozen; all others follow the recipe.
@@ -60,7 +71,7 @@ class ParameterGroup:
     """
 
     parts: tuple[str, ...]
-    """Prefixes of parameter names, up to a dot: "parts.gate" or "backbone". The first group that fits counts."""
+    """Prefixes of parameter names, up to a dot: "parts.gate" or "backbone"; or TABLE. The first that fits counts."""
     learning_rate: float | None = None
     """Peak learning rate; the recipe's if None."""
     weight_decay: float | None = None

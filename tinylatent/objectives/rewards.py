@@ -25,6 +25,7 @@ from tinylatent.core.seeds import Streams, mix
 from tinylatent.engine.plan import ANSWER
 from tinylatent.engine.trace import NO_TOKEN, Span, Trace
 from tinylatent.objectives.examples import Examples
+from tinylatent.objectives.speakers import Symbols
 
 Verifier = Callable[[Examples, Trace], Float[Tensor, " B"]]
 """verify(examples, trace) -> reward_B. It sees the whole trace, chain and answer; several rollouts of an example are
@@ -47,13 +48,16 @@ def certificate(examples: Examples, trace: Trace) -> Float[Tensor, " B"]:
     Raises:
         ValueError: the examples are of no task, or their task knows no proofs; steps before the answer have no tokens.
     """
-    task = getattr(examples.speaker, "task", None)
-    if task is None:
-        raise ValueError("the verifier certificate needs a task: make examples by Symbols(task, rows), or use truth")
+    speaker = examples.speaker
+    if not isinstance(speaker, Symbols):
+        raise ValueError(
+            "the verifier certificate needs a task in its own symbols: make examples by Symbols(task, rows), or use "
+            "truth"
+        )
     if trace.rows != len(examples):
         examples = examples.repeated(trace.rows // len(examples))
     chain_BW, answer_BA = written(trace, delimiter=False), trace.answer()
-    proved_B = task.certified(examples.problems(), chain_BW.cpu().numpy(), answer_BA.cpu().numpy())
+    proved_B = speaker.task.certified(examples.problems(), chain_BW.cpu().numpy(), answer_BA.cpu().numpy())
     return told(torch.from_numpy(proved_B), trace)
 
 

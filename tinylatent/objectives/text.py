@@ -41,6 +41,27 @@ UNKNOWN = "\ufffd"
 
 
 @dataclass(frozen=True)
+class InText:
+    """How a task is put into words.
+
+    Raises ValueError for an unknown kind of names, and for words beside other names.
+    """
+
+    names: Naming = "own"
+    """How states are named: by tokens of their own, by existing words, or spelled in pieces."""
+    words: tuple[str, ...] = ()
+    """With names "words", a word of one token for every symbol of the task's vocabulary, in its order."""
+    chat: bool | None = None
+    """Whether questions are put into the tokenizer's chat template; None where it has one."""
+
+    def __post_init__(self) -> None:
+        if self.names not in NAMES:
+            raise ValueError(f"names {self.names!r}: expected one of {', '.join(NAMES)}")
+        if bool(self.words) != (self.names == "words"):
+            raise ValueError(f"names {self.names!r} with {len(self.words)} words: expected words with names 'words'")
+
+
+@dataclass(frozen=True)
 class Wording:
     """How text becomes tokens and back.
 
@@ -81,6 +102,10 @@ class Wording:
         """The ids of texts, without special tokens around them."""
         found: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
         return found
+
+    def name(self, id: int) -> str:
+        """What a single token stands for."""
+        return str(self.tokenizer.decode([id]))
 
     def texts(self, ids_BA: Int[Tensor, "B A"]) -> list[str]:
         """The texts that ids stand for, -1 for no token."""
@@ -174,8 +199,7 @@ class Text:
     def __init__(
         self, task: Task, problems: np.ndarray, wording: Wording, names: Naming = "own", words: tuple[str, ...] = ()
     ):
-        if names not in NAMES:
-            raise ValueError(f"names {names!r}: expected one of {', '.join(NAMES)}")
+        InText(names, words)  # raises if they do not go together
         self.task, self.problems, self.wording, self.names, self.words = task, problems, wording, names, words
         self.piece_VL = torch.tensor(self._pieces())
 
@@ -208,6 +232,15 @@ class Text:
     def added(self) -> list[list[int]]:
         """The pieces of its name for every token that is added to the tokenizer's, whose mean it may begin as."""
         return self.wording.ids(self.task.vocabulary.tokens) if self.names == "own" else []
+
+    def name(self, id: int) -> str:
+        """What a token stands for: a piece of text, or the state that it was added for."""
+        own = id - len(self.wording)
+        return self.wording.name(id) if own < 0 else f"<{self.task.vocabulary.tokens[own]}>"
+
+    def told(self, place: int) -> str:
+        """The right answer to one of its problems, in words."""
+        return str(self.task.say(self.task.answer_ids(self.task.answer(self.problems[place][None]))[0]))
 
     def part(self, index: np.ndarray) -> "Text":
         """The speaker of some of the problems."""
@@ -268,6 +301,14 @@ class Lines:
     def vocabulary(self) -> int:
         """Number of tokens."""
         return len(self.wording)
+
+    def name(self, id: int) -> str:
+        """What a token stands for."""
+        return self.wording.name(id)
+
+    def told(self, place: int) -> str:
+        """The stored answer to one of its lines."""
+        return self.problems[place].answer
 
     def part(self, index: np.ndarray) -> "Lines":
         """The speaker of some of the lines."""

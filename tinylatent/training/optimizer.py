@@ -6,13 +6,14 @@ groups (`Method.parameter_groups`).
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tinylatent.models.backbone import weights_moved
-from tinylatent.objectives.method import Model, ParameterGroup, has_prefix
+from tinylatent.objectives.method import TABLE, Model, ParameterGroup, has_prefix, table_names
 from tinylatent.training.config import Training
 
 
@@ -21,10 +22,20 @@ def trainable(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def trained(names: Sequence[str], groups: Sequence[ParameterGroup]) -> list[str]:
-    """Those names of parameters that no frozen group of a stage has."""
-    places = {name: _place(name, groups) for name in names}
+def trained(model: Model, groups: Sequence[ParameterGroup]) -> list[str]:
+    """Names of the parameters that no frozen group of a stage has."""
+    groups = named(groups, model)
+    places = {name: _place(name, groups) for name in trainable(model)}
     return [name for name, place in places.items() if not place or not groups[place - 1].frozen]
+
+
+def named(groups: Sequence[ParameterGroup], model: Model) -> list[ParameterGroup]:
+    """The groups with a model's own names for its table."""
+
+    def parts(group: ParameterGroup) -> tuple[str, ...]:
+        return tuple(name for part in group.parts for name in (table_names(model) if part == TABLE else [part]))
+
+    return [replace(group, parts=parts(group)) for group in groups]
 
 
 def _place(name: str, groups: Sequence[ParameterGroup]) -> int:
@@ -47,24 +58,26 @@ def make_optimizer(
     names, own = trainable(model) if names is None else names, ParameterGroup(("",))
     parameters = dict(model.named_parameters())
     for part in (part for group in groups for part in group.parts):
-        if not any(has_prefix(name, (part,)) for name in names):
+        if part != TABLE and not any(has_prefix(name, (part,)) for name in names):
             raise ValueError(f"no parameter of the model begins with {part}: correct parameter_groups of its method")
-    sorted_out: dict[tuple[int, torch.dtype], list[nn.Parameter]] = {}
+    groups = named(groups, model)
+    sorted_out: dict[tuple[int, torch.dtype, bool], list[nn.Parameter]] = {}
     for name in names:
         index = _place(name, groups)
         parameter, frozen = parameters[name], index > 0 and groups[index - 1].frozen
         parameter.requires_grad_(not frozen)
         if not frozen:
-            sorted_out.setdefault((index, parameter.dtype), []).append(parameter)
+            decays = getattr(parameter, "decays", True)  # a table of which some rows alone are trained does not
+            sorted_out.setdefault((index, parameter.dtype, decays), []).append(parameter)
     if not sorted_out:
         raise ValueError("every part of the model is frozen: leave one for the optimizer")
     flats, every = [], []
-    for (index, _), members in sorted(sorted_out.items(), key=lambda item: item[0][0]):
+    for (index, _, decays), members in sorted(sorted_out.items(), key=lambda item: item[0][0]):
         group = groups[index - 1] if index else own
         rate = group.rate_factor * recipe.learning_rate if group.learning_rate is None else group.learning_rate
         decay = recipe.weight_decay if group.weight_decay is None else group.weight_decay
         every += members
-        flats.append({"params": [flatten(members)], "lr": rate, "peak": rate, "weight_decay": decay})
+        flats.append({"params": [flatten(members)], "lr": rate, "peak": rate, "weight_decay": decay if decays else 0.0})
     optimizer = torch.optim.AdamW(flats, fused=True)
     backbone = model.backbone
     check = attached(model, every)

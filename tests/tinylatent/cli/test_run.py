@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tinylatent_tasks import splits
 
+from tinylatent.cli import finished
 from tinylatent.cli import run as cli
 from tinylatent.cli.main import main, parse
 from tinylatent.core.identity import sealed
@@ -269,7 +270,7 @@ def test_code_and_machines_that_changed_on_the_way_are_said(training, measuring,
     where = Environments(training=training, measuring=measuring)
     right = {"default": changed(record.evaluations["default"], right=record.total)}
     own = type(record)(**{**fields, "environments": where, "evaluations": right, "majority_baseline": 0.1})
-    found = [*cli.remarks(own, now, Path("runs/a"))]
+    found = [*finished.remarks(own, now, Path("runs/a"))]
     assert len(found) == len(said)
     assert all(each.startswith(start) for each, start in zip(found, said, strict=True))
 
@@ -287,9 +288,9 @@ def test_an_accuracy_that_the_commonest_answer_reaches_too_is_said(run_folder):
     assert interval.low < interval.value
     record = changed(record, evaluations={"default": changed(record.evaluations["default"], right=right)})
     now = record.environments.measuring
-    (said,) = cli.remarks(changed(record, majority_baseline=interval.low), now, run_folder)
+    (said,) = finished.remarks(changed(record, majority_baseline=interval.low), now, run_folder)
     assert said.startswith(f"the accuracy is not above the majority baseline of {100 * interval.low:.2f} %")
-    assert [*cli.remarks(changed(record, majority_baseline=interval.low - 1e-6), now, run_folder)] == []
+    assert [*finished.remarks(changed(record, majority_baseline=interval.low - 1e-6), now, run_folder)] == []
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -330,7 +331,7 @@ def test_levels_of_difficulty_ceiling_and_an_early_end_are_printed(run_folder):
     level, stop = Answered(right=[1, 1], total=[2, 2]), Stopped(step=3, advice="all rewards are equal")
     fields = {name: getattr(record, name) for name in record.__struct_fields__}
     changed = {**fields, "levels": {"3": level}, "accuracy_ceiling": 0.75, "stopped": stop}
-    said = cli.described(type(record)(**changed))
+    said = finished.described(type(record)(**changed))
     assert "difficulty 3            50.00 %" in said
     assert "accuracy ceiling        75.00 %" in said
     assert "stopped at step 3: all rewards are equal" in said

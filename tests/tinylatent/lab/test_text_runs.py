@@ -1,0 +1,275 @@
+"""Runs on models of transformers: what they are, where they begin, that they learn, go on, and are read again."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tinylatent_tasks import MNNS
+from tinylatent_tasks.published import read_lines
+from worded import save_small_model
+
+from tinylatent.core.seeds import Seeds
+from tinylatent.evaluation.evaluate import evaluate
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.folders import load, train
+from tinylatent.lab.lines import LinesFile
+from tinylatent.lab.names import run_name
+from tinylatent.lab.records import ExperimentRecord
+from tinylatent.lab.run import read_record
+from tinylatent.lab.thinking import think
+from tinylatent.methods import METHODS, CoLaR, CoT2, DiscreteCoT
+from tinylatent.models.decoder import ModelConfig
+from tinylatent.models.huggingface_lora import LoRA
+from tinylatent.models.pretrained import Pretrained
+from tinylatent.objectives.text import InText
+from tinylatent.training.checkpoints import WEIGHTS, find_checkpoint
+from tinylatent.training.config import Training
+
+TASK = MNNS(digits=2, high=6)
+SHORT = Training(
+    steps=6, batch_size=4, learning_rate=1e-3, num_train=16, log_every=3, save_every=3, validate=0, weight_decay=0.1
+)
+LINES = [
+    {"question": f"{a} plus {b}?", "steps": [f"{a}+{b}"], "answer": str(a + b)} for a in range(5) for b in range(4)
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small Llama with its tokenizer."""
+    path = tmp_path_factory.mktemp("models") / "small"
+    save_small_model(path)
+    return path
+
+
+COT2 = CoT2()
+
+
+def experiment(folder, method=COT2, task=TASK, training=SHORT, names="own", lora=None, **options):
+    hf = Pretrained(str(folder), lora=lora, **options).found()
+    return Experiment(task, method, training=training, seeds=Seeds.all(3), hf=hf, text=InText(names))
+
+
+def lines_file(path):
+    path.write_text("".join(json.dumps(line) + "\n" for line in LINES), "utf-8")
+    return LinesFile(str(path)).found()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a run is
+
+
+def test_a_run_goes_to_json_and_back_and_where_files_lie_is_no_part_of_it(folder, tmp_path):
+    run = experiment(folder, lora=LoRA(rank=4, targets=("q_proj",)))
+    again = Experiment.from_json(json.loads(json.dumps(run.to_json())))
+    assert again == run
+    assert run.to_json()["hf"]["lora"] == {"rank": 4, "targets": ["q_proj"]}
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(folder, moved)
+    other = experiment(moved, lora=LoRA(rank=4, targets=("q_proj",)))
+    assert other != run
+    assert other.identity == run.identity
+    assert replace(run, start=run).identity == replace(other, start=other).identity
+    assert len({run.identity, experiment(folder).identity, experiment(folder, names="spelled").identity}) == 3
+    assert run_name(run) == "mnns/cot2 on small seed 3"
+
+
+def test_another_model_in_the_folder_is_noticed(folder, tmp_path):
+    there = tmp_path / "there"
+    shutil.copytree(folder, there)
+    run = experiment(there)
+    save_small_model(there, hidden_size=16)
+    with pytest.raises(ValueError, match="holds another model than this run was made with"):
+        run.fresh()
+    (there / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"holds no model: expected a folder with config.json and weights"):
+        experiment(there)
+
+
+def test_text_and_a_model_of_transformers_go_together(folder):
+    hf = Pretrained(str(folder)).found()
+    with pytest.raises(ValueError, match="a model of transformers needs a task in text, and text a model"):
+        Experiment(TASK, hf=hf)
+    with pytest.raises(ValueError, match="needs a task in text, and text a model"):
+        Experiment(TASK, text=InText())
+    with pytest.raises(ValueError, match="a size of model beside a model of transformers"):
+        Experiment(TASK, model=ModelConfig(8), hf=hf, text=InText())
+    with pytest.raises(ValueError, match="knows no text, only the symbols of its task"):
+        Experiment(TASK).wording.ids([])
+    with pytest.raises(ValueError, match="the run to start from has another text"):
+        replace(experiment(folder), start=experiment(folder, names="spelled"))
+
+
+def test_settings_that_do_not_fit_are_refused(folder, unchecked):
+    with pytest.raises(ValueError, match="dtype 'int8': expected one of float32, bfloat16, float16"):
+        Pretrained(str(folder), dtype="int8")
+    with pytest.raises(ValueError, match="attention 'flash': expected one of sdpa, eager"):
+        Pretrained(str(folder), attention="flash")
+    with pytest.raises(ValueError, match="names 'own' with 1 words: expected words with names 'words'"):
+        InText("own", ("a",))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where it begins
+
+
+def test_rows_of_names_begin_as_the_mean_of_their_pieces(folder):
+    """Extra tokens of a method are drawn, and rows that no token owns are gone."""
+    run = experiment(folder, CoLaR())
+    speaker, model = run.asks(np.empty((0, 2), np.int64)), run.fresh()
+    table, known = model.backbone.table.weight, len(run.wording)
+    assert len(table) == run.tokens == speaker.vocabulary + len(run.method.extra_tokens) > known + 9
+    for place, ids in enumerate(speaker.added, known):
+        torch.testing.assert_close(table[place], table[torch.tensor(ids)].mean(0))
+    drawn = table[speaker.vocabulary :]
+    assert len(drawn) == len(run.method.extra_tokens)
+    assert (drawn.std(1) > 0.5 * table[:known].std()).all()
+    assert torch.equal(run.fresh().backbone.table.weight, table)
+    assert not torch.equal(replace(run, seeds=Seeds.all(4)).fresh().backbone.table.weight, table)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_adapters_and_rows_of_added_tokens_alone_are_trained(tmp_path, tied):
+    """Neither by gradients nor by decay do other weights move."""
+    save_small_model(tmp_path / "m", tie_word_embeddings=tied)
+    run = experiment(tmp_path / "m", lora=LoRA(rank=2))
+    before, after = run.fresh().state_dict(), train(run).state_dict()
+    known = len(run.wording)
+    moved = {name for name in before if not torch.equal(before[name], after[name])} - {"stage"}
+    tables = {name for name in moved if before[name].shape[0] == run.tokens}
+    assert len(tables) == 2
+    for name in tables:
+        assert torch.equal(before[name][:known], after[name][:known])
+        assert not torch.equal(before[name][known:], after[name][known:])
+    assert {name for name in moved - tables if "lora_" not in name} == set()
+    assert sum("lora_B" in name for name in moved) == 14
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# That it works
+
+
+ALL = [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("cot2", "coconut", "colar"))) for name in METHODS]
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["whole", "adapters"])
+@pytest.mark.parametrize("name", ALL)
+def test_every_method_runs_on_a_small_llama(folder, tmp_path, name, lora):
+    """Trained, with what it starts from, measured, recorded, and read again; the same twice."""
+    method = METHODS[name]()
+    training = replace(SHORT, steps=0) if method.recipe.get("steps") == 0 else SHORT
+
+    def made(method, training):
+        start = None
+        if method.starts_from is not None:
+            start = made(replace(METHODS[method.starts_from](), **method.start_settings), SHORT)
+        return replace(experiment(folder, DiscreteCoT(), lora=lora), method=method, training=training, start=start)
+
+    run = made(method, training) if method.starts_from is None else None
+    if run is None:
+        start = made(replace(METHODS[method.starts_from](), **method.start_settings), SHORT)
+        hf, text = start.hf, start.text
+        run = Experiment(TASK, method, training=training, seeds=Seeds.all(3), start=start, hf=hf, text=text)
+    record = run.measure(tmp_path / "run")
+    assert isinstance(record, ExperimentRecord)
+    assert read_record(Experiment, json.loads(json.dumps(record.to_json()))) == record
+    assert record.experiment == run
+    assert sum(record.total) == len(run.rows("validation"))
+    again, model = load(tmp_path / "run")
+    assert again == run
+    found = evaluate(run.speaker("validation"), method, model, seed=run.seeds.derive("sampling", "evaluation"), batch=4)
+    assert found.right_P.sum() == sum(record.evaluations["default"].right)
+
+
+LONG = replace(SHORT, steps=300, batch_size=16, learning_rate=5e-3, num_train=None, weight_decay=0.0, log_every=100)
+
+
+def test_it_learns_lines_by_heart(folder, tmp_path):
+    run = experiment(folder, DiscreteCoT(), lines_file(tmp_path / "lines.jsonl"), LONG)
+    found = evaluate(run.speaker("train"), run.method, train(run), batch=16)
+    assert found.right_P.all()
+    assert max(found.kl_T) < 0.1
+
+
+@pytest.mark.slow
+def test_it_learns_to_think_in_superpositions(folder):
+    """MNNS with two digits, in words: latents hold the frontier, and answers are right."""
+    run = experiment(folder, training=replace(LONG, steps=700))
+    model = train(run)
+    found = evaluate(run.speaker("train"), run.method, model, batch=16)
+    assert found.right_P.mean() > 0.9
+    assert max(found.kl_T) < 0.2
+    told = think(TASK, run.rows("train")[0], run, model)
+    assert told.is_right
+    assert told.is_held
+    for name, share in told.steps[0].oracle.items():
+        assert told.steps[0].model[name] == pytest.approx(share, abs=0.2)
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["whole", "adapters"])
+def test_a_run_that_is_interrupted_goes_on(folder, tmp_path, lora):
+    """Bit for bit, and a tied table is stored once."""
+    run = experiment(folder, lora=lora)
+
+    def stop(step, loss):
+        if step >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run, tmp_path / "a", on_progress=stop)
+    resumed, whole = train(run, tmp_path / "a"), train(run, tmp_path / "b")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+    saved = find_checkpoint(tmp_path / "b")
+    assert [*saved.manifest["tied"]] == ["backbone.model.lm_head.weight"]
+    stored = (saved.folder / WEIGHTS).stat().st_size
+    assert stored < 1.1 * 4 * sum(parameter.numel() for parameter in whole.parameters())
+
+
+def test_half_precision_and_checkpointing_train(folder, tmp_path):
+    run = experiment(folder, dtype="bfloat16", checkpointing=True)
+    model = train(run, tmp_path / "run")
+    assert model.backbone.table.weight.dtype == torch.bfloat16
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert evaluate(run.speaker("validation"), run.method, model).right_P.shape == (len(run.rows("validation")),)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Lines
+
+
+def test_lines_are_split_by_question_and_read_again(folder, tmp_path):
+    task = lines_file(tmp_path / "lines.jsonl")
+    run = experiment(folder, DiscreteCoT(), task, replace(SHORT, num_train=None))
+    parts = {part: {run.task.lines[row[0]].question for row in run.rows(part)} for part in ("train", "validation")}
+    assert len(parts["train"]) == 16
+    assert len(parts["validation"]) == 4
+    assert not parts["train"] & parts["validation"]
+    record = run.measure(tmp_path / "run")
+    assert record.experiment == run
+    assert sum(record.total) == 4
+    assert record.majority_baseline <= 0.5
+    again, _ = load(tmp_path / "run")
+    assert again == run
+    (tmp_path / "lines.jsonl").write_text(json.dumps(LINES[0]) + "\n", "utf-8")
+    with pytest.raises(ValueError, match="holds other lines than this run was made with"):
+        _ = task.lines
+
+
+def test_questions_that_are_alike_share_a_key(tmp_path):
+    path = tmp_path / "some.jsonl"
+    texts = ["What is it?", "what  is it? ", "What is that?"]
+    path.write_text("".join(json.dumps({"question": q, "steps": [], "answer": "5"}) + "\n" for q in texts), "utf-8")
+    task = LinesFile(str(path)).found()
+    first, second, third = task.key([[0], [1], [2]]).tolist()
+    assert first == second != third
+    assert task.answer([[0], [2]]).tolist() == [0, 0]
+    assert len(read_lines(path)) == task.size == 3
+    with pytest.raises(ValueError, match="line 3 of 3: they are numbered from 0"):
+        task.rows([[3]])
+    with pytest.raises(ValueError, match="'x' is no line: expected its number, from 0 to 2"):
+        task.read("x")
+    assert task.to_json(task.read([1])) == {"question": "what  is it?"}

@@ -1,0 +1,180 @@
+"""One run on a model of transformers: a method on a task in text, or on lines of question, steps and answer."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import tyro
+
+from tinylatent.cli.finished import shown
+from tinylatent.cli.terminal import Device, filled, refuse_idle
+from tinylatent.core.seeds import Seeds
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.folders import read_config
+from tinylatent.lab.lines import LinesFile
+from tinylatent.lab.study import STORE
+from tinylatent.lab.tasks import TASKS
+from tinylatent.lab.trained import done
+from tinylatent.methods import METHODS
+from tinylatent.models.huggingface_lora import LoRA
+from tinylatent.models.pretrained import Pretrained
+from tinylatent.objectives.text import InText, Naming
+from tinylatent.training.config import Training
+
+SomeTask = TypeVar("SomeTask")
+SomeMethod = TypeVar("SomeMethod")
+USUAL = Training(
+    steps=300, batch_size=8, learning_rate=2e-5, weight_decay=0.0, num_train=2000, log_every=10, save_every=100,
+    validate=0, clip_norm=1.0,
+)  # fmt: skip
+"""How a pretrained model is trained unless flags say otherwise; nobody has tuned this."""
+RATE_OF_ADAPTERS = 2e-4
+
+
+@dataclass(frozen=True)
+class Posed:
+    """What is put into words, and how; one of task and lines."""
+
+    task: str | None = None
+    """Name of a task, such as multihop; its settings are flags such as --task.hops."""
+    lines: Path | None = None
+    """File of questions with steps and answers: JSON lines, GSM8K, its equations, multiplications, ProsQA."""
+    names: Naming = "own"
+    """How states of a task are named: by tokens of their own, by existing words, or spelled in pieces."""
+    words: tuple[str, ...] = ()
+    """With names "words", a word of one token for every symbol of the task's vocabulary, in its order."""
+    chat: bool | None = None
+    """Whether questions are put into the tokenizer's chat template; None where it has one."""
+
+
+@dataclass(frozen=True)
+class RunText(Generic[SomeTask, SomeMethod]):
+    """Train a method on a model of transformers and evaluate it. Interrupted runs go on, finished ones are shown.
+
+    Adapters are trained in place of the whole model with flags such as --hf.lora.rank 16.
+    """
+
+    name: tyro.conf.Suppress[tyro.conf.Fixed[str]]
+    """Name of the method."""
+    method: SomeMethod
+    """How to think."""
+    task: SomeTask
+    """What to solve."""
+    hf: tyro.conf.AvoidSubcommands[Pretrained]
+    """The model."""
+    text: Posed = field(default_factory=Posed)
+    """How the task is put into words."""
+    training: Training = USUAL
+    """How to train it."""
+    seed: int = 0
+    """Root seed of split, added rows, order and sampling."""
+    start: Path | None = None
+    """Folder of a finished run on the same model and task whose weights to start from. Methods that start from another
+    train that one first by default."""
+    out: Path | None = None
+    """Folder of the run; by default the store that studies share, RESULTS/runs, under the run's identity."""
+    results: Path = Path("results")
+    """Folder of results."""
+    device: Device = "cpu"
+    """Where to train and evaluate."""
+    json: bool = False
+    """Print the record as JSON instead of a table."""
+
+    @classmethod
+    def read(cls, arguments: Sequence[str]) -> "RunText[Any, Any]":
+        """The run that the arguments name: first the method, then flags.
+
+        Raises:
+            ValueError: there is no such method or task, or a flag is wrong.
+            SystemExit: help was asked for and printed.
+        """
+        name, *flags = arguments
+        method, peeked = METHODS.named(name)(), _peeked(flags)
+        path, asks_help = peeked.path or _path_of(peeked.start), bool({"--help", "-h"} & {*flags})
+        if path is None and not asks_help:
+            raise ValueError(
+                f"{name} without --hf.path: expected the folder of a model of transformers, or a recipe such as "
+                f"mnns/{name} for a transformer of our own"
+            )
+        if peeked.task is not None and peeked.lines is not None:
+            raise ValueError("--text.task beside --text.lines: expected one of the two")
+        if peeked.task is None and peeked.lines is None and not asks_help and peeked.path != "":
+            raise ValueError(
+                f"{name} without a task: expected --text.task, one of {', '.join(TASKS)}, or a file with --text.lines"
+            )
+        path = path or "FOLDER"
+        lora = LoRA() if any(flag.startswith("--hf.lora") for flag in flags) else None
+        training = replace(USUAL, learning_rate=RATE_OF_ADAPTERS) if lora is not None else USUAL
+        training = replace(training, steps=method.recipe["steps"]) if method.recipe.get("steps") == 0 else training
+        task: Any = LinesFile(str(peeked.lines)) if peeked.lines is not None else _task_named(peeked.task)
+        if isinstance(task, LinesFile):
+            training = replace(training, num_train=None)
+        kind: Any = cls
+        hidden: Any = tyro.conf.Suppress[tyro.conf.Fixed[LinesFile]]
+        fixed = hidden if isinstance(task, LinesFile) else type(task)
+        default = cls(name, method, task, Pretrained(path, lora=lora), training=training)  # type: ignore[arg-type]
+        found: RunText[Any, Any] = filled(kind[fixed, type(method)], f"tinylatent run {name}", flags, default)
+        return found
+
+    def experiment(self) -> Experiment:
+        """The whole run.
+
+        Raises:
+            ValueError: its parts do not go together, or the model or the lines cannot be found.
+        """
+        task: Any = self.task.found() if isinstance(self.task, LinesFile) else self.task
+        text = InText(self.text.names, self.text.words, self.text.chat)
+        method: Any = self.method
+        seeds, hf = Seeds.all(self.seed), self.hf.found()
+        start = read_config(self.start) if self.start is not None else None
+        if start is None and method.starts_from is not None:
+            start = _before(method, task, self.training, seeds, hf, text)
+        return Experiment(task, method, training=self.training, seeds=seeds, start=start, hf=hf, text=text)
+
+    def run(self) -> None:
+        """Trains, evaluates, stores and prints."""
+        if self.out is not None:
+            refuse_idle(self, ("results",), "beside --out, which is the folder of the run")
+        experiment = self.experiment()
+        store = None if self.out is not None else self.results / STORE
+        folder = self.out if store is None else store / experiment.identity
+        assert folder is not None, "one of the two is given"
+        record = done(experiment, folder, self.device, self.start, store)
+        shown(record, folder, self.device, ["learning rate and weight decay have not been tuned"], self.json)
+
+
+def _before(method: Any, task: Any, training: Training, seeds: Seeds, hf: Pretrained, text: InText) -> Experiment:
+    """The run that a method starts from, on the same model and task."""
+    earlier: Any = replace(METHODS.named(method.starts_from)(), **method.start_settings)
+    rate = USUAL.learning_rate if hf.lora is None else RATE_OF_ADAPTERS
+    usual = replace(USUAL, learning_rate=rate, num_train=training.num_train, batch_size=training.batch_size)
+    start = None if earlier.starts_from is None else _before(earlier, task, usual, seeds, hf, text)
+    return Experiment(task, earlier, training=usual, seeds=seeds, start=start, hf=hf, text=text)
+
+
+def _task_named(name: str | None) -> Any:
+    """A task with its default settings; the first there is where help alone is asked for."""
+    return TASKS.named(name or "multihop")()
+
+
+def _path_of(start: Path | None) -> str | None:
+    """The folder of the model of a run in a folder."""
+    if start is None:
+        return None
+    hf = read_config(start).hf
+    return None if hf is None else hf.path
+
+
+def _peeked(flags: Sequence[str]) -> argparse.Namespace:
+    """What decides which other flags there are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--hf.path", dest="path")
+    parser.add_argument("--text.task", dest="task")
+    parser.add_argument("--text.lines", dest="lines")
+    parser.add_argument("--start", type=Path)
+    try:
+        return parser.parse_known_args(flags)[0]
+    except argparse.ArgumentError:  # a flag without its value: the full parser says so
+        return argparse.Namespace(path="", task=None, lines=None, start=None)
