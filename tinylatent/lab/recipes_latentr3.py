@@ -5,9 +5,9 @@ tells users apart (`by_users`), so that nobody is asked about whom training know
 `attention` of its place and seed, whatever its estimator, and makes as many steps on as many prompts, but for the arm
 `long`, which makes ten times as many; CoLaR starts from the arm `chain`. At `early-` the first stage is short, so that
 the second has something left to gain. Each kind of arm is a family with a learning rate of its own, but for more
-latents, which have that of one, and `long`, which has that of `plain`. On MNNS and multi-hop rates are those that study
-`latentr3-chains-tuning` found; on recommendation they are guesses: study `latentr3-tuning`, which is to choose them,
-has not been run.
+latents, which have that of one, and `long`, which has that of `plain`. Rates of first stages are those that studies
+`latentr3-tuning` and `latentr3-chains-tuning` found, and so are those of second stages on MNNS and multi-hop; on
+recommendation they are guesses: study `latentr3-rl-tuning`, which is to choose them, has not been run.
 """
 
 from collections.abc import Mapping
@@ -121,7 +121,15 @@ PLACES: dict[str, Place] = {
             **MORE,
             **_second(1),
         },
-        {**dict.fromkeys([*_first(1), "everywhere", "sasrec"], 3e-3), **dict.fromkeys(SECOND, SECOND_RATE)},
+        {
+            "direct": 1e-2,
+            "constant": 3e-3,
+            "hidden": 1e-3,
+            "attention": 1e-2,
+            "everywhere": 3e-3,
+            "sasrec": 1e-2,
+            **dict.fromkeys(SECOND, SECOND_RATE),
+        },
     ),
     "early-": Place(
         "recommendation, short first stage",
@@ -195,7 +203,12 @@ ARMS: dict[str, Looks] = {prefix + kind: arm for prefix, where in PLACES.items()
 FAMILIES = tuple(arm for arm in ARMS if split_arm(arm, PLACES)[1] not in (*MORE, LONG))
 """An arm of every family that has a learning rate of its own: those that `latentr3-tuning` and
 `latentr3-chains-tuning` search."""
-SEARCHED = tuple(prefix + kind for prefix in CHAINS for kind in PLACES[prefix].arms)
+SEARCHED = tuple(
+    prefix + kind
+    for prefix, where in PLACES.items()
+    for kind in where.arms
+    if prefix in CHAINS or kind not in (*SECOND, *MORE)
+)
 """Arms whose learning rates were searched for."""
 
 

@@ -154,6 +154,11 @@ class Decoder(nn.Module):
         return Table(self.embedding)
 
     @property
+    def layers_to_share(self) -> list[nn.Module]:
+        """The blocks, which several processes may keep in parts."""
+        return [*self.blocks]
+
+    @property
     def width(self) -> int:
         """D."""
         return self.embedding.shape[1]

@@ -90,6 +90,11 @@ class HFBackbone(nn.Module):
         return Table(weight if len(weight) == self._tokens else weight[: self._tokens], self._scale)
 
     @property
+    def layers_to_share(self) -> list[nn.Module]:
+        """The blocks, which several processes may keep in parts."""
+        return [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+    @property
     def tables(self) -> tuple[Tensor, ...]:
         """The parameters that have a row for every token: of the embedding and of the head."""
         return self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight

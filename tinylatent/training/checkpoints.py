@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from tinylatent.core.identity import checksum, file_checksum, sealed
 
 WEIGHTS, OPTIMIZER, MANIFEST, METRICS = "weights.safetensors", "optimizer.pt", "manifest.json", "metrics.jsonl"
 CONFIG = "config.json"
+SHARDS, MODEL = ".metadata", "model"  # of a checkpoint that several processes wrote: its index, and weights in it
 STAGES = "stages"  # folder of checkpoints at the end of every stage but the last
 PARTIAL = ".step-"  # what a checkpoint is called until it is complete
 Read = TypeVar("Read")
@@ -57,6 +59,7 @@ def save_checkpoint(
     seconds: float = 0.0,
     stopped: str | None = None,
     environments: Sequence[Mapping[str, str]] | None = (),
+    write: Callable[[Path], Mapping[str, Any]] | None = None,
 ) -> None:
     """Writes checkpoint `step` under `folder` atomically, then removes older ones.
 
@@ -68,6 +71,8 @@ def save_checkpoint(
         seconds: the time training took so far.
         stopped: why training stopped early; None if it did not.
         environments: code, versions and machines that trained it so far; None where not all of them are known.
+        write: writes weights and the optimizer's state into a folder and returns what else its manifest is to say; by
+            default one file of either.
 
     Raises:
         ValueError: weights or the optimizer's state are not finite; nothing is written then.
@@ -78,12 +83,7 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
     try:
-        state, tied = _tensors(model)
-        with naming(temporary / WEIGHTS), _system_errors():
-            safetensors.torch.save_file(state, temporary / WEIGHTS)
-        if optimizer is not None:
-            with naming(temporary / OPTIMIZER), (temporary / OPTIMIZER).open("wb") as file:
-                torch.save(optimizer.state_dict(), file)
+        more = _written(temporary, model, optimizer) if write is None else write(temporary)
         files = {path.name: file_checksum(path) for path in sorted(temporary.iterdir())}
         metrics = folder / METRICS
         written = metrics.read_bytes() if metrics.exists() else b""
@@ -94,7 +94,7 @@ def save_checkpoint(
             "environments": None if environments is None else [dict(environment) for environment in environments],
             "config": _config_checksum(folder),
             "files": files,
-            **({"tied": tied} if tied else {}),
+            **more,
             "metrics_bytes": len(written),
             "metrics": checksum(written),
         }
@@ -114,6 +114,17 @@ def _write(path: Path, data: bytes) -> None:
     """Writes bytes; an error of the system names the file as it would be called."""
     with naming(path):
         path.write_bytes(data)
+
+
+def _written(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+    """Writes weights and the optimizer's state; returns the names of tensors that have several."""
+    state, tied = _tensors(model)
+    with naming(folder / WEIGHTS), _system_errors():
+        safetensors.torch.save_file(state, folder / WEIGHTS)
+    if optimizer is not None:
+        with naming(folder / OPTIMIZER), (folder / OPTIMIZER).open("wb") as file:
+            torch.save(optimizer.state_dict(), file)
+    return {"tied": tied} if tied else {}
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -235,9 +246,12 @@ def load_weights(saved: Checkpoint, model: nn.Module) -> None:
         OSError: they are gone, as where a writer has replaced the checkpoint.
     """
     path = saved.folder / WEIGHTS
-    with _system_errors():
-        state = safetensors.torch.load_file(path)
-    state |= {name: state[other] for name, other in saved.manifest.get("tied", {}).items()}
+    if path.exists() or not (saved.folder / SHARDS).exists():
+        with _system_errors():
+            state = safetensors.torch.load_file(path)
+        state |= {name: state[other] for name, other in saved.manifest.get("tied", {}).items()}
+    else:
+        state = _of_shards(saved.folder, model)
     trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     broken = _not_finite((name, tensor, name in trained) for name, tensor in state.items())
     if broken is not None:
@@ -251,6 +265,17 @@ def load_weights(saved: Checkpoint, model: nn.Module) -> None:
         ) from error
 
 
+def _of_shards(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a checkpoint that several processes wrote."""
+    from torch.distributed import checkpoint  # a fifth of a second that most runs do not need
+
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # as no_dist says
+        checkpoint.load({MODEL: state}, checkpoint_id=folder, no_dist=True)
+    return state
+
+
 def load_optimizer(saved: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
     """Loads a checkpoint's optimizer state into the optimizer.
 
@@ -258,6 +283,10 @@ def load_optimizer(saved: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
         DamagedError: it is not finite.
     """
     path = saved.folder / OPTIMIZER
+    if not path.exists() and (saved.folder / SHARDS).exists():
+        raise ValueError(
+            f"{saved.folder} was written by several processes: go on under torchrun, with any number of them"
+        )
     optimizer.load_state_dict(torch.load(path, weights_only=True))
     broken = _not_finite(_moments(optimizer))
     if broken is not None:

@@ -32,20 +32,17 @@ from tinylatent.training.checkpoints import (
     clear_leftovers,
     cut_metrics,
     find_checkpoint,
-    load_optimizer,
-    load_weights,
     restart,
-    save_checkpoint,
 )
 from tinylatent.training.config import Training
 from tinylatent.training.optimizer import (
     clip_gradient,
     gradient_norm,
-    make_optimizer,
     set_learning_rate,
     trainable,
     zero_gradients,
 )
+from tinylatent.training.team import ALONE, Alone
 from tinylatent.training.validation import Validation
 
 GATHERED = 16  # batches that are indexed from the examples at a time
@@ -64,6 +61,7 @@ def fit(
     say: Callable[[str], None] = lambda text: None,
     verify: Verifier | None = None,
     validation: Speaker | None = None,
+    team: Alone = ALONE,
 ) -> Model:
     """Trains a model to the end, from the newest checkpoint under `folder` if there is one.
 
@@ -81,6 +79,7 @@ def fit(
             answer, and the searching method's own judge.
         validation: problems of which `recipe.validate` are asked whenever metrics are logged, as "validation_accuracy".
             It changes no weight, and its time does not count as training.
+        team: the processes that train; this one alone by default. All of them call this with the same arguments.
 
     Returns:
         the model.
@@ -94,12 +93,15 @@ def fit(
     starts = method.stage_starts(recipe.steps)
     if not starts or starts[0] != 0 or any(b <= a for a, b in pairwise(starts)):
         raise ValueError(f"stages of {method.name} start at {starts}: expected increasing steps, the first 0")
+    team.check(method)
     names, asked = trainable(model), None
     if validation is not None and min(recipe.validate, len(validation.problems)):
         asked = Validation(validation, recipe.validate, seeds, examples.prompt_BN.device, verify)
-    log = _Log(folder, recipe.batch_size, on_progress or (lambda step, loss: None), asked)
+    heard = on_progress if on_progress is not None and team.leads else lambda step, loss: None
+    log = _Log(folder, recipe.batch_size, heard, asked, team.leads)
+    said = say if team.leads else lambda text: None
     try:
-        return _fit(model, method, examples, recipe, seeds, names, spare, folder, log, say, verify)
+        return _fit(model, method, examples, recipe, seeds, names, spare, folder, log, said, verify, team)
     finally:
         for name, parameter in model.named_parameters():  # frozen for a stage, not for good
             parameter.requires_grad_(name in names)
@@ -117,6 +119,7 @@ def _fit(
     log: "_Log",
     say: Callable[[str], None],
     verify: Verifier | None,
+    team: Alone,
 ) -> Model:
     """`fit` for the named parameters."""
     if folder is not None:
@@ -124,10 +127,9 @@ def _fit(
     saved = None if folder is None else find_checkpoint(folder)
     stage = 0 if saved is None else method.stage_at(max(0, saved.step - 1), recipe.steps)
     groups = method.parameter_groups(stage)
-    optimizer = make_optimizer(model, recipe, groups, names)
+    optimizer = team.optimizer(model, recipe, groups, names)
     if folder is not None:
-        clear_leftovers(folder)
-        _restore(folder, saved, method, recipe, model, optimizer, say)
+        _restore(folder, saved, method, recipe, model, optimizer, say, team)
     first = log.begin(saved)
     if saved is not None and ended(saved, recipe):
         return model
@@ -137,7 +139,7 @@ def _fit(
         if folder is None:
             check_finite(model, step)
         else:
-            save_checkpoint(folder, step, model, optimizer, log.seconds, stopped, where)
+            team.save(folder, step, model, optimizer, log.seconds, stopped, where)
 
     served = batches(examples, recipe.batch_size, first, seeds)
     state = TrainState(first, recipe.steps, seeds.derive("sampling", "train"), verify=verify or truth)
@@ -148,16 +150,16 @@ def _fit(
             save(step)
             log.metrics = {}  # as in a resumed run, which starts without them
         if step in starts:
-            optimizer, groups = _enter(method, model, examples, recipe, optimizer, groups, names, state, folder)
+            optimizer, groups = _enter(method, model, examples, recipe, optimizer, groups, names, state, folder, team)
         batch = next(served)
         if spare > 0:
             batch = batch.with_offsets(offsets(len(batch), spare, seeds, step).to(device))
-        log.add(train_step(model, method, optimizer, recipe, batch, state))
+        log.add(train_step(model, method, optimizer, recipe, *team.share(batch, state), team))
         if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
             log.write(step + 1, optimizer, method, model)
             all_there = log.lines[0]["step"] <= recipe.log_every  # else some are lost, and would look like silence
             reason = method.early_stop(log.lines, step + 1 == recipe.steps) if all_there else None
-            reason = reason or _right_enough(recipe, log.lines[-1])
+            reason = team.agreed(reason or _right_enough(recipe, log.lines[-1]))
             if reason is not None:
                 say(f"stopped at step {step + 1}: {reason}")
                 save(step + 1, reason)
@@ -181,6 +183,7 @@ def train_step(
     recipe: Training,
     examples: Examples,
     state: TrainState,
+    team: Alone = ALONE,
 ) -> list[Loss]:
     """Makes all optimizer steps on one batch (one for most methods) and returns their losses.
 
@@ -198,8 +201,8 @@ def train_step(
         if update:
             states = [replace(now, update=update) for now in states]
         for part, now in zip(parts, states, strict=True):
-            loss = _loss(model, method, part, now)
-            loss.value.backward()
+            loss = _loss(model, method, part, now, team)
+            team.backward(loss.value)
             values.append(loss.value.detach())
             metrics.append(loss.metrics)
         found = _mean(metrics, sizes)
@@ -212,7 +215,7 @@ def train_step(
         zero_gradients(optimizer)
     more = _mean([method.after(model, part, now) for part, now in zip(parts, states, strict=True)], sizes)
     losses[-1] = Loss(losses[-1].value, {**losses[-1].metrics, **more})
-    return losses
+    return team.whole(losses)
 
 
 def _mean(metrics: list[Mapping[str, Tensor]], sizes: list[int]) -> dict[str, Tensor]:
@@ -229,14 +232,14 @@ def _mean(metrics: list[Mapping[str, Tensor]], sizes: list[int]) -> dict[str, Te
     return found
 
 
-def _loss(model: Model, method: Method, part: Any, state: TrainState) -> Loss:
+def _loss(model: Model, method: Method, part: Any, state: TrainState, team: Alone) -> Loss:
     """The loss of a part, computed inside the model; with dropout masks of this part and step, if there is dropout."""
     if not method.drops_out or not getattr(model.backbone, "dropout", 0.0):
-        return model(lambda inside: method.loss(inside, part, state))
+        return team.loss(model, lambda inside: method.loss(inside, part, state))
     seed = derive(state.seed, "dropout", state.step, state.update, state.first)
     generator = torch.Generator(model.backbone.table.weight.device).manual_seed(seed)
     with model.backbone.dropping(generator):
-        return model(lambda inside: method.loss(inside, part, state))
+        return team.loss(model, lambda inside: method.loss(inside, part, state))
 
 
 def within(method: Method, state: TrainState) -> tuple[int, int]:
@@ -256,6 +259,7 @@ def _enter(
     names: list[str],
     state: TrainState,
     folder: Path | None,
+    team: Alone,
 ) -> tuple[torch.optim.AdamW, tuple[ParameterGroup, ...]]:
     """Begins a stage: saves the end of the last one, resets the optimizer, and calls the method's hook.
 
@@ -264,11 +268,11 @@ def _enter(
     stage = method.stage_at(state.step, state.total)
     if stage > 0:
         if folder is not None:
-            save_checkpoint(folder / STAGES / str(stage - 1), state.step, model, None)
+            team.save(folder / STAGES / str(stage - 1), state.step, model, None)
         optimizer.state.clear()
     method.enter(model, stage, examples, state)
     if (now := method.parameter_groups(stage)) != groups:
-        optimizer, groups = make_optimizer(model, recipe, now, names), now
+        optimizer, groups = team.optimizer(model, recipe, now, names), now
     return optimizer, groups
 
 
@@ -280,9 +284,13 @@ def _restore(
     model: Model,
     optimizer: torch.optim.Optimizer,
     say: Callable[[str], None],
+    team: Alone,
 ) -> None:
     """Loads the checkpoint, if there is one, into model and optimizer, and cuts metrics back to it."""
-    dropped = cut_metrics(folder, saved)
+    dropped = 0
+    if team.leads:
+        clear_leftovers(folder)
+        dropped = cut_metrics(folder, saved)
     if saved is None:
         if dropped:
             say(f"{folder}: no checkpoint yet, starting over ({dropped} bytes of metrics dropped)")
@@ -292,8 +300,7 @@ def _restore(
             f"{folder / METRICS} is missing: going on from the weights of step {saved.step}; its lines so far are lost,"
             " and without them training will not stop early"
         )
-    load_weights(saved, model)
-    load_optimizer(saved, optimizer)
+    team.restore(saved, model, optimizer)
     for stage, end in enumerate(method.stage_starts(recipe.steps)[1:]):
         if end < saved.step:
             stage_end(folder, stage)
@@ -330,9 +337,15 @@ class _Log:
     """Collects metrics, appends lines to metrics.jsonl, reports progress, and times training."""
 
     def __init__(
-        self, folder: Path | None, batch: int, on_progress: Callable[[int, float], None], asked: Validation | None
+        self,
+        folder: Path | None,
+        batch: int,
+        on_progress: Callable[[int, float], None],
+        asked: Validation | None,
+        writes: bool,
     ):
         self.path = None if folder is None else folder / METRICS
+        self.writes = writes
         self.batch, self.on_progress, self.asked = batch, on_progress, asked
         self.metrics: dict[str, list[Tensor]] = {}
         self.began = time.perf_counter()
@@ -383,7 +396,7 @@ class _Log:
         self.step, self.since = step, time.perf_counter()
         self.lines.append(record)
         self.metrics = {}
-        if self.path is not None:
+        if self.path is not None and self.writes:
             with naming(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json_text(record) + "\n")
         self.on_progress(step, value)

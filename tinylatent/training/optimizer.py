@@ -44,13 +44,18 @@ def _place(name: str, groups: Sequence[ParameterGroup]) -> int:
 
 
 def make_optimizer(
-    model: Model, recipe: Training, groups: Sequence[ParameterGroup] = (), names: Sequence[str] | None = None
+    model: Model,
+    recipe: Training,
+    groups: Sequence[ParameterGroup] = (),
+    names: Sequence[str] | None = None,
+    flat: bool = True,
 ) -> torch.optim.AdamW:
     """AdamW over the named parameters (all trainable ones by default), in the groups of a stage.
 
     The first group of the optimizer has the parameters that no group names, with the recipe's settings. Frozen
     parameters get requires_grad False and are left out. The optimizer's step raises ValueError if the model's
     parameters have been replaced, cast, moved or resized since, or their gradients set to None: it would not move them.
+    Without `flat` every parameter is its own, as those that several processes share must be, and nothing is checked.
 
     Raises:
         ValueError: a group fits no parameter, or all parameters are frozen.
@@ -77,11 +82,19 @@ def make_optimizer(
         rate = group.rate_factor * recipe.learning_rate if group.learning_rate is None else group.learning_rate
         decay = recipe.weight_decay if group.weight_decay is None else group.weight_decay
         every += members
-        flats.append({"params": [flatten(members)], "lr": rate, "peak": rate, "weight_decay": decay if decays else 0.0})
-    optimizer = torch.optim.AdamW(flats, fused=True)
+        flats.append(
+            {
+                "params": [flatten(members)] if flat else members,
+                "lr": rate,
+                "peak": rate,
+                "weight_decay": decay if decays else 0.0,
+            }
+        )
+    optimizer = torch.optim.AdamW(flats, fused=flat)
     backbone = model.backbone
-    check = attached(model, every)
-    optimizer.register_step_pre_hook(lambda *_: check())
+    if flat:
+        check = attached(model, every)
+        optimizer.register_step_pre_hook(lambda *_: check())
     optimizer.register_step_post_hook(lambda *_: weights_moved(backbone))
     return optimizer
 
@@ -143,18 +156,30 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Training, step: 
 
 def zero_gradients(optimizer: torch.optim.Optimizer) -> None:
     """Sets all gradients to zero, in place."""
-    for group in optimizer.param_groups:
-        group["params"][0].grad.zero_()
+    for gradient in _gradients(optimizer):
+        gradient.zero_()
 
 
 def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
     """Norm of the gradient over all groups."""
-    norms = [group["params"][0].grad.norm() for group in optimizer.param_groups]
+    norms = [_whole(gradient.norm()) for gradient in _gradients(optimizer)]
     return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The gradients of all parameters that have one."""
+    every = (parameter.grad for group in optimizer.param_groups for parameter in group["params"])
+    return [gradient for gradient in every if gradient is not None]
+
+
+def _whole(x: Any) -> Tensor:
+    """A number that several processes hold a part of, in full."""
+    full: Tensor = x.full_tensor() if hasattr(x, "full_tensor") else x
+    return full
 
 
 def clip_gradient(optimizer: torch.optim.Optimizer, most: float) -> None:
     """Scales the gradient down to a norm of at most `most`."""
     share = (most / gradient_norm(optimizer).clamp(min=1e-12)).clamp(max=1.0)
-    for group in optimizer.param_groups:
-        group["params"][0].grad.mul_(share)
+    for gradient in _gradients(optimizer):
+        gradient.mul_(share)

@@ -1,0 +1,72 @@
+"""Team: the processes that train one model. Here one alone; `distributed` has several, which do the same together."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tinylatent.objectives.examples import Examples
+from tinylatent.objectives.method import Loss, Method, Model, ParameterGroup, TrainState
+from tinylatent.training.checkpoints import Checkpoint, load_optimizer, load_weights, save_checkpoint
+from tinylatent.training.config import Training
+from tinylatent.training.optimizer import make_optimizer
+
+
+class Alone:
+    """One process, which does everything itself."""
+
+    leads = True
+    """Whether this process writes metrics and says where it is."""
+
+    def optimizer(
+        self, model: Model, recipe: Training, groups: Sequence[ParameterGroup], names: Sequence[str]
+    ) -> torch.optim.AdamW:
+        """The optimizer of a stage, for the parameters of these names in these groups."""
+        return make_optimizer(model, recipe, groups, names)
+
+    def check(self, method: Method) -> None:
+        """Refuses methods that cannot be trained this way."""
+
+    def share(self, batch: Examples, state: TrainState) -> tuple[Examples, TrainState]:
+        """The rows of a batch that this process takes, and the state that they are told."""
+        return batch, state
+
+    def loss(self, model: Model, call: Callable[[Model], Loss]) -> Loss:
+        """What a call of the model returns, its gradient still to be computed."""
+        loss: Loss = model(call)
+        return loss
+
+    def backward(self, value: Tensor) -> None:
+        """Adds the gradient of a part of the loss to that of the whole batch."""
+        value.backward()
+
+    def whole(self, losses: list[Loss]) -> list[Loss]:
+        """Losses and metrics of the whole batch, from those of its own rows."""
+        return losses
+
+    def agreed(self, reason: str | None) -> str | None:
+        """The reason to stop of the process that leads."""
+        return reason
+
+    def save(
+        self,
+        folder: Path,
+        step: int,
+        model: Model,
+        optimizer: torch.optim.Optimizer | None,
+        seconds: float = 0.0,
+        stopped: str | None = None,
+        environments: Sequence[Mapping[str, str]] | None = (),
+    ) -> None:
+        """Writes a checkpoint; see `checkpoints.save_checkpoint`."""
+        save_checkpoint(folder, step, model, optimizer, seconds, stopped, environments)
+
+    def restore(self, saved: Checkpoint, model: Model, optimizer: Any) -> None:
+        """Loads a checkpoint into the model and the optimizer."""
+        load_weights(saved, model)
+        load_optimizer(saved, optimizer)
+
+
+ALONE = Alone()
