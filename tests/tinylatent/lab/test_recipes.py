@@ -55,11 +55,17 @@ def tuned(*comparisons):
             2,
             [f"mnns-rl/{sampler}-from-{start}" for start, sampler in product(STARTS, SAMPLERS)],
         ),
-        (
-            "latentr3-chains-tuning",
-            lambda record: recipes_latentr3.arm_of(record.experiment),
-            2,
-            [f"latentr3/{arm}" for arm in recipes_latentr3.SEARCHED],
+        *(
+            (
+                study,
+                lambda record: recipes_latentr3.arm_of(record.experiment),
+                2,
+                [f"latentr3/{arm}" for arm in recipes_latentr3.SEARCHED if recipes_latentr3.split(arm)[0] in places],
+            )
+            for study, places in (
+                ("latentr3-chains-tuning", recipes_latentr3.CHAINS),
+                ("latentr3-tuning", recipes_latentr3.SHOPS),
+            )
         ),
         (
             "ctrls-tuning",
