@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import tyro
 
@@ -16,7 +16,7 @@ from tinylatent.lab.folders import read_config
 from tinylatent.lab.lines import LinesFile
 from tinylatent.lab.study import STORE
 from tinylatent.lab.tasks import TASKS
-from tinylatent.lab.trained import done
+from tinylatent.lab.trained import done, train_together
 from tinylatent.methods import METHODS
 from tinylatent.models.huggingface_lora import LoRA
 from tinylatent.models.pretrained import Pretrained
@@ -79,6 +79,10 @@ class RunText(Generic[SomeTask, SomeMethod]):
     """Folder of results."""
     device: Device = "cpu"
     """Where to train and evaluate."""
+    spread: Literal["ddp", "fsdp"] | None = None
+    """Under torchrun: whether every process has the whole model (ddp) or a part of it (fsdp)."""
+    half: bool = False
+    """With --spread fsdp: compute in bfloat16, and keep weights and moments in their own precision."""
     json: bool = False
     """Print the record as JSON instead of a table."""
 
@@ -141,6 +145,12 @@ class RunText(Generic[SomeTask, SomeMethod]):
         store = None if self.out is not None else self.results / STORE
         folder = self.out if store is None else store / experiment.identity
         assert folder is not None, "one of the two is given"
+        if self.spread is None:
+            refuse_idle(self, ("half",), "without --spread fsdp")
+        else:
+            if not train_together(experiment, folder, self.device, self.spread, self.half, self.start):
+                return
+            store = None  # what it starts from was trained beside it
         record = done(experiment, folder, self.device, self.start, store)
         shown(record, folder, self.device, ["learning rate and weight decay have not been tuned"], self.json)
 

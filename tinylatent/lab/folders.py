@@ -6,6 +6,7 @@ folder of its own.
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ from tinylatent.objectives.method import Model
 from tinylatent.training.checkpoints import CONFIG, find_checkpoint, load_weights, look_again, restart
 from tinylatent.training.inherit import inherit_weights
 from tinylatent.training.loop import ended, fit
+from tinylatent.training.team import ALONE, Alone
 
 START = "start"  # folder of the run that another starts from
 
@@ -34,6 +36,7 @@ def train(
     on_progress: Callable[[int, float], None] | None = None,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
     start: Path | None = None,
+    team: Alone = ALONE,
 ) -> Model:
     """Trains to the end, from the newest checkpoint under `folder` if there is one.
 
@@ -44,6 +47,7 @@ def train(
         on_progress: told (steps done, loss) at the start and whenever metrics are logged; progress bars hang here.
         say: receives one-line remarks, such as where a run was resumed.
         start: folder of the run to start from, if there is one; by default it is trained first, under folder/start.
+        team: the processes that train; this one alone by default. All call this with the same arguments.
 
     Raises:
         ValueError: the folder holds another experiment or is in use, a stage has no steps, a batch exceeds the training
@@ -52,14 +56,17 @@ def train(
     """
     speaker = check_training(experiment, folder, start)
     if folder is None:
-        return _train(experiment, speaker, None, device, on_progress, say, start)
-    with locked(folder):
-        if not (folder / CONFIG).exists():
+        return _train(experiment, speaker, None, device, on_progress, say, start, team)
+    with locked(folder) if team.leads else nullcontext():
+        if team.leads and not (folder / CONFIG).exists():
             write_json(folder / CONFIG, experiment.to_json())
+        team.wait()
         try:
-            return _train(experiment, speaker, folder, device, on_progress, say, start)
+            return _train(experiment, speaker, folder, device, on_progress, say, start, team)
         except ValueError:
-            if not any(path.name != CONFIG and not path.name.startswith(".") for path in folder.iterdir()):
+            if team.leads and not any(
+                path.name != CONFIG and not path.name.startswith(".") for path in folder.iterdir()
+            ):
                 (folder / CONFIG).unlink()  # nothing was learnt: other settings may have the folder
             raise
 
@@ -84,6 +91,7 @@ def begun(
     device: torch.device | str,
     say: Callable[[str], None],
     start: Path | None = None,
+    team: Alone = ALONE,
 ) -> Model:
     """The model as training finds it: fresh, or with what it takes over from its start, trained if need be."""
     model = experiment.fresh(device)
@@ -92,7 +100,9 @@ def begun(
     if start is None:
         words = Words(experiment.start.work, of=f"steps of {experiment.start.label}, which it starts from")
         own = None if folder is None else folder / START
-        earlier = train(experiment.start, own, device, lambda step, loss: words.tell(step), say)
+        earlier = train(experiment.start, own, device, lambda step, loss: words.tell(step), say, team=team)
+        if own is not None and team is not ALONE:  # of which each process may have a part
+            _, earlier = load(own, device)
     else:
         _, earlier = load(start, device)
     inherit_weights(model, earlier, experiment.method.inherits)
@@ -163,9 +173,10 @@ def _train(
     on_progress: Callable[[int, float], None] | None,
     say: Callable[[str], None],
     start: Path | None,
+    team: Alone,
 ) -> Model:
     """`train`, in a folder that is ours."""
-    model = begun(experiment, folder, device, say, start)
+    model = begun(experiment, folder, device, say, start, team)
     examples = experiment.method.supervise(speaker, device)
     return fit(
         model,
@@ -178,6 +189,7 @@ def _train(
         on_progress=on_progress,
         say=say,
         validation=experiment.speaker("validation") if experiment.training.validate else None,
+        team=team,
     )
 
 

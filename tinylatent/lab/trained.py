@@ -2,13 +2,14 @@
 
 import contextlib
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from tinylatent.engine.plan import distinct
 from tinylatent.evaluation.evaluate import evaluate
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, cluster_counts
 from tinylatent.lab.experiment import Experiment, device_named, made
-from tinylatent.lab.folders import START, load_checkpoint, read_config
+from tinylatent.lab.folders import START, load_checkpoint, read_config, train
 from tinylatent.lab.folders import load as load_folder
 from tinylatent.lab.launchers.launcher import Job, stored_record
 from tinylatent.lab.recipes import build, comparisons, recipe
@@ -33,6 +34,9 @@ from tinylatent.objectives.examples import Examples
 from tinylatent.objectives.method import Method, Model
 from tinylatent.training.checkpoints import CONFIG
 from tinylatent.training.config import Training
+
+if TYPE_CHECKING:
+    from tinylatent.training.distributed import Spread
 
 
 @dataclass(frozen=True)
@@ -267,6 +271,35 @@ def done(
     with _bar(experiment) as on_progress:
         found: ExperimentRecord = Job(experiment, folder, device, start).do(on_progress)
     return found
+
+
+def train_together(
+    experiment: Experiment, folder: Path, device: str, spread: "Spread", half: bool = False, start: Path | None = None
+) -> bool:
+    """Trains an experiment in its folder by all processes that torchrun has started; each of them calls this.
+
+    Args:
+        experiment: what to train.
+        folder: where it is kept; all processes see it.
+        device: where to train.
+        spread: whether each process has the whole model, "ddp", or a part of it, "fsdp".
+        half: whether "fsdp" computes in bfloat16.
+        start: folder of the run it starts from; by default that is trained first, under folder/start.
+
+    Returns:
+        whether this process is the first, which is to measure what was trained.
+
+    Raises:
+        ValueError: torchrun has not started this process; or as `train`.
+    """
+    from tinylatent.training.distributed import joined  # a fifth of a second that most runs do not need
+
+    if _stored(experiment, folder) is not None:
+        return os.environ.get("RANK", "0") == "0"
+    with joined(spread, half) as team, _bar(experiment) if team.leads else contextlib.nullcontext() as on_progress:
+        team.check(experiment.method)  # before its start costs hours
+        train(experiment, folder, device_named(device), on_progress, start=start, team=team)
+        return team.leads
 
 
 @contextlib.contextmanager

@@ -175,7 +175,7 @@ class Together(Alone):
             told: list[Any] = [None]
             dist.broadcast_object_list(told)
             checkpoint.save(state, checkpoint_id=told[0])
-        dist.barrier()
+        self.wait()
 
     def _all_finite(self, model: Model, step: int, optimizer: torch.optim.Optimizer | None) -> None:
         """Raises ValueError in all processes if numbers of one of them are not finite."""
@@ -191,10 +191,16 @@ class Together(Alone):
 
     def restore(self, saved: Checkpoint, model: Model, optimizer: Any) -> None:
         """Loads a checkpoint that any number of processes has written."""
-        weights, moments = get_state_dict(model, optimizer)
-        state: dict[str, Any] = {MODEL: weights, OPTIMIZER: moments}
+        optimizers = () if optimizer is None else optimizer
+        weights, moments = get_state_dict(model, optimizers)
+        state: dict[str, Any] = {MODEL: weights, **({} if optimizer is None else {OPTIMIZER: moments})}
         checkpoint.load(state, checkpoint_id=saved.folder)
-        set_state_dict(model, optimizer, model_state_dict=state[MODEL], optim_state_dict=state[OPTIMIZER])
+        found = state.get(OPTIMIZER, {})
+        set_state_dict(model, optimizers, model_state_dict=state[MODEL], optim_state_dict=found)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        dist.barrier()
 
 
 def is_started_by_torchrun() -> bool:

@@ -300,7 +300,7 @@ def _restore(
             f"{folder / METRICS} is missing: going on from the weights of step {saved.step}; its lines so far are lost,"
             " and without them training will not stop early"
         )
-    team.restore(saved, model, optimizer)
+    team.restore(saved, model, None if ended(saved, recipe) else optimizer)
     for stage, end in enumerate(method.stage_starts(recipe.steps)[1:]):
         if end < saved.step:
             stage_end(folder, stage)

@@ -64,9 +64,13 @@ class Alone:
         save_checkpoint(folder, step, model, optimizer, seconds, stopped, environments)
 
     def restore(self, saved: Checkpoint, model: Model, optimizer: Any) -> None:
-        """Loads a checkpoint into the model and the optimizer."""
+        """Loads a checkpoint into the model and the optimizer, if there is one."""
         load_weights(saved, model)
-        load_optimizer(saved, optimizer)
+        if optimizer is not None:
+            load_optimizer(saved, optimizer)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
 
 
 ALONE = Alone()

@@ -1,6 +1,8 @@
 """`run` with a model of transformers, `predict` and `show` with what it trained; every mistake is one line."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -10,6 +12,7 @@ from tinylatent.cli.main import main, parse
 from tinylatent.cli.run_text import RATE_OF_ADAPTERS, USUAL
 from tinylatent.methods import METHODS
 from tinylatent.models.huggingface_lora import LoRA
+from tinylatent.training.checkpoints import read_metrics
 
 SHORT = ["--training.steps", "4", "--training.batch-size", "4", "--training.num-train", "16"]
 POSED = ["--text.task", "mnns", "--task.digits", "2", "--task.high", "6"]
@@ -138,6 +141,35 @@ def test_mistakes_are_one_line(words, said, model, tmp_path, monkeypatch, capsys
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "spread"), [("colar", "ddp"), ("latentr3-rl", "fsdp")])
+def test_several_processes_train_and_one_measures(model, tmp_path, name, spread):
+    """What one trains alone, to within rounding, and what it starts from first."""
+    words = ["run", name, "--hf.path", model, *POSED, *SHORT, "--training.log-every", "1", "--out"]
+    assert main([*words, str(tmp_path / "alone")]) == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TOKENIZERS_PARALLELISM": "false"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    both = [*torchrun, "-m", "tinylatent", *words, str(tmp_path / "both"), "--spread", spread]
+    said = subprocess.run(both, env=environment, capture_output=True, text=True, timeout=600)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("result:") == 1
+    one, other = (read_metrics(tmp_path / name) for name in ("alone", "both"))
+    assert [line["step"] for line in other] == [1, 2, 3, 4]
+    for mine, theirs in zip(one, other, strict=True):
+        assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-3)
+    records = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("alone", "both")]
+    assert records[0]["id"] == records[1]["id"]
+    assert main([*words, str(tmp_path / "both"), "--spread", spread]) == 0, "it is finished"
+
+
+def test_one_process_is_no_team(model, tmp_path, capsys):
+    words = ["run", "cot2", "--hf.path", model, *POSED, *SHORT, "--out", str(tmp_path / "a")]
+    assert main([*words, "--spread", "ddp"]) == 2
+    assert "start it by torchrun" in capsys.readouterr().err
+    assert main([*words, "--half"]) == 2
+    assert "--half has no effect without --spread fsdp" in capsys.readouterr().err
 
 
 def test_help_shows_every_flag(model, capsys):
