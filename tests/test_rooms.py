@@ -4,8 +4,11 @@ Imports count wherever they stand: at the top, in a function, relative, or by im
 """
 
 import ast
+import json
 import re
+import subprocess
 import sys
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,3 +150,22 @@ def test_what_is_allowed_is_let_pass(place, text, tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text(text)
     assert breaks(tmp_path) == []
+
+
+def test_no_name_is_undefined():
+    """Ruff's F821 is left out of lint, since jaxtyping writes shapes as strings: here it counts outside of strings."""
+    places = ["tinylatent", "tasks", "theory", "tests", "examples"]
+    words = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "--output-format", "json"]
+    found = subprocess.run([*words, *places], cwd=ROOT, capture_output=True, text=True, check=False)
+    strings: dict[str, list[tuple[tuple[int, int], tuple[int, int]]]] = {}
+    undefined = []
+    for each in json.loads(found.stdout):
+        name = each["filename"]
+        if name not in strings:
+            with open(name, "rb") as file:
+                tokens = [*tokenize.tokenize(file.readline)]
+            strings[name] = [(token.start, token.end) for token in tokens if token.type == tokenize.STRING]
+        where = each["location"]["row"], each["location"]["column"] - 1
+        if not any(start <= where < end for start, end in strings[name]):
+            undefined.append(f"{name}:{where[0]}: {each['message']}")
+    assert undefined == []
