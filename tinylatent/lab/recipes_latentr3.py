@@ -5,9 +5,8 @@ tells users apart (`by_users`), so that nobody is asked about whom training know
 `attention` of its place and seed, whatever its estimator, and makes as many steps on as many prompts, but for the arm
 `long`, which makes ten times as many; CoLaR starts from the arm `chain`. At `early-` the first stage is short, so that
 the second has something left to gain. Each kind of arm is a family with a learning rate of its own, but for more
-latents, which have that of one, and `long`, which has that of `plain`. Rates of first stages are those that studies
-`latentr3-tuning` and `latentr3-chains-tuning` found, and so are those of second stages on MNNS and multi-hop; on
-recommendation they are guesses: study `latentr3-rl-tuning`, which is to choose them, has not been run.
+latents, which have that of one, and `long`, which has that of `plain`. Rates are those that studies `latentr3-tuning`,
+`latentr3-rl-tuning` and `latentr3-chains-tuning` found.
 """
 
 from collections.abc import Mapping
@@ -105,7 +104,6 @@ TAUGHT: dict[str, Any] = {"clip_norm": 1.0, "log_every": 500, "validate": 0}
 REINFORCED: dict[str, Any] = {
     "steps": 300, "batch_size": 32, "warmup": 0.1, "weight_decay": 0.0, "log_every": 10, "validate": 0,
 }  # fmt: skip
-SECOND_RATE = 5e-4
 
 PLACES: dict[str, Place] = {
     "": Place(
@@ -128,7 +126,15 @@ PLACES: dict[str, Place] = {
             "attention": 1e-2,
             "everywhere": 3e-3,
             "sasrec": 1e-2,
-            **dict.fromkeys(SECOND, SECOND_RATE),
+            "surrogate": 1e-4,
+            "surrogate-nll": 5e-4,
+            "group": 1e-4,
+            "published": 3e-5,
+            "score": 3e-5,
+            "score-nll": 2.5e-3,
+            "pathwise": 3e-5,
+            "likelihood": 3e-5,
+            "plain": 3e-5,
         },
     ),
     "early-": Place(
@@ -138,7 +144,7 @@ PLACES: dict[str, Place] = {
         Training(steps=1000, num_train=50_000, **TAUGHT),
         Training(num_train=50_000, **REINFORCED),
         {"attention": _first(1)["attention"], **_second(1, *SHORT)},
-        {"attention": 3e-3, **dict.fromkeys(SHORT, SECOND_RATE)},
+        {"attention": 3e-3, "surrogate": 3e-5, "score": 1e-4, "likelihood": 2.5e-3, "plain": 5e-4},
     ),
     "items-": Place(
         "recommendation by item tokens",
@@ -152,7 +158,7 @@ PLACES: dict[str, Place] = {
             "everywhere": EVERYWHERE,
             **_second(1, "surrogate"),
         },
-        {**dict.fromkeys(("sasrec", "direct", "attention", "everywhere"), 3e-3), "surrogate": SECOND_RATE},
+        {**dict.fromkeys(("sasrec", "direct", "attention", "everywhere"), 3e-3), "surrogate": 3e-5},
     ),
     "mnns-": Place(
         "MNNS",
@@ -203,12 +209,7 @@ ARMS: dict[str, Looks] = {prefix + kind: arm for prefix, where in PLACES.items()
 FAMILIES = tuple(arm for arm in ARMS if split_arm(arm, PLACES)[1] not in (*MORE, LONG))
 """An arm of every family that has a learning rate of its own: those that `latentr3-tuning` and
 `latentr3-chains-tuning` search."""
-SEARCHED = tuple(
-    prefix + kind
-    for prefix, where in PLACES.items()
-    for kind in where.arms
-    if prefix in CHAINS or kind not in (*SECOND, *MORE)
-)
+SEARCHED = FAMILIES
 """Arms whose learning rates were searched for."""
 
 

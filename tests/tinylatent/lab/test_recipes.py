@@ -60,11 +60,17 @@ def tuned(*comparisons):
                 study,
                 lambda record: recipes_latentr3.arm_of(record.experiment),
                 2,
-                [f"latentr3/{arm}" for arm in recipes_latentr3.SEARCHED if recipes_latentr3.split(arm)[0] in places],
+                [
+                    f"latentr3/{arm}"
+                    for arm in recipes_latentr3.SEARCHED
+                    for prefix, kind in [recipes_latentr3.split(arm)]
+                    if prefix in places and (kind in recipes_latentr3.SECOND) in second
+                ],
             )
-            for study, places in (
-                ("latentr3-chains-tuning", recipes_latentr3.CHAINS),
-                ("latentr3-tuning", recipes_latentr3.SHOPS),
+            for study, places, second in (
+                ("latentr3-chains-tuning", recipes_latentr3.CHAINS, (False, True)),
+                ("latentr3-tuning", recipes_latentr3.SHOPS, (False,)),
+                ("latentr3-rl-tuning", recipes_latentr3.SHOPS, (True,)),
             )
         ),
         (
