@@ -1,17 +1,14 @@
 """Experiment: everything that determines one trained run, as one frozen value that goes to JSON and back.
 
-Two experiments with equal values are the same run; `identity` is the hash of what differs from the defaults. Forms of
-its JSON: 1 is the first edition's (shape, rate, batch, problems, room), which is lifted when read; 2 is today's.
+Two experiments with equal values are the same run; `identity` is the hash of what differs from the defaults. What its
+JSON is made of stands in `written`.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args, get_type_hints
+from typing import Any, ClassVar, Literal
 
-import msgspec
 import numpy as np
 import torch
 from jaxtyping import Int
@@ -22,15 +19,15 @@ from tqdm import tqdm
 
 from tinylatent.core.environment import memory
 from tinylatent.core.identity import identity, plain
-from tinylatent.core.registry import Registry
 from tinylatent.core.seeds import Seeds, Streams
 from tinylatent.evaluation.evaluate import BATCH
 from tinylatent.lab.lines import LinesFile
 from tinylatent.lab.records import ExperimentRecord, lift_record
-from tinylatent.lab.run import NotInstalledError, Progress, Run
+from tinylatent.lab.run import Progress, Run
 from tinylatent.lab.tasks import TASKS
 from tinylatent.lab.words import Words
-from tinylatent.methods import METHODS, CoT2
+from tinylatent.lab.written import anywhere, check_objects, installed, lifted, made, read_method, written_method
+from tinylatent.methods import CoT2
 from tinylatent.models.decoder import Decoder, ModelConfig
 from tinylatent.models.pretrained import Pretrained
 from tinylatent.objectives.examples import Speaker
@@ -44,13 +41,6 @@ PROBED = 16
 MAX_VALIDATED = 1000
 """Problems to validate on, where training.num_train is given."""
 NO_ROWS = np.empty((0, 1), np.int64)
-PARTS = ("task", "method", "model", "shape", "hf", "text", "training", "seeds", "start")
-"""The objects in an experiment's JSON, in all forms."""
-RENAMED = {
-    "task": {"room": "capacity"},
-    "training": {"batch": "batch_size", "rate": "learning_rate", "problems": "num_train"},
-}
-"""Fields of form 1 by the names they have now."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +124,7 @@ class Experiment(Run):
             ValueError: a part is missing or unknown, or a value is of another type than its setting.
         """
         try:
-            _check_objects(values)
+            check_objects(values)
             values = lifted(values)
             if values["version"] != cls.version:
                 raise ValueError(f"an experiment of form {values['version']}: this program reads 1 to {cls.version}")
@@ -148,7 +138,7 @@ class Experiment(Run):
             start = cls.from_json(values["start"]) if "start" in values else None
             task = dict(values["task"])
             name = task.pop("name")
-            task = made(LinesFile if name == LinesFile.name else _installed(TASKS, name, "task"), "task", task)
+            task = made(LinesFile if name == LinesFile.name else installed(TASKS, name, "task"), "task", task)
             return cls(task, read_method(values["method"]), model, training, seeds, start, hf, text)
         except (KeyError, TypeError, AttributeError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else error
@@ -288,12 +278,12 @@ class Experiment(Run):
     @classmethod
     def written_identity(cls, run: dict[str, Any]) -> str:
         """The id of a run from its JSON, but for where files lie."""
-        return identity(_anywhere(run))
+        return identity(anywhere(run))
 
     @property
     def identity(self) -> str:
         """Twelve hexadecimal digits that stand for the whole value, but for where files lie."""
-        return identity(_anywhere(self.to_json()))
+        return identity(anywhere(self.to_json()))
 
     def check(self, folder: Path, start: Path | None = None) -> None:
         """Refuses what cannot be trained, evaluated, or kept in this folder; see `measure.check`."""
@@ -312,117 +302,6 @@ class Experiment(Run):
         from tinylatent.lab.measure import measure  # which is about experiments, and so imports them
 
         return measure(self, folder, device, on_progress, start)
-
-
-def _anywhere(run: dict[str, Any]) -> dict[str, Any]:
-    """The JSON of a run without the paths of its model and lines, which stand beside checksums of what is there."""
-    found = dict(run)
-    for name in ("hf", "task"):
-        if isinstance(found.get(name), dict) and "digest" in found[name]:
-            found[name] = {field: value for field, value in found[name].items() if field != "path"}
-    return found | ({"start": _anywhere(found["start"])} if isinstance(found.get("start"), dict) else {})
-
-
-def _check_objects(values: Any) -> None:
-    """TypeError unless an experiment's JSON is an object, and so is every part of it that is known."""
-    if not isinstance(values, dict):
-        raise TypeError(f"it is {short(values)} and no object")
-    for name, part in values.items():
-        if name in PARTS and not isinstance(part, dict):
-            raise TypeError(f"its {short(name)} is {short(part)} and no object")
-
-
-def lifted(values: dict[str, Any]) -> dict[str, Any]:
-    """The JSON of an experiment in today's form, from any form that was ever written."""
-    if "version" in values:
-        return values
-    found: dict[str, Any] = {"version": 2, **{name: value for name, value in values.items() if name != "shape"}}
-    found["model"] = values["shape"]
-    for part, names in RENAMED.items():
-        found[part] = {names.get(name, name): value for name, value in values[part].items()}
-    if "start" in values:
-        found["start"] = lifted(values["start"])
-    return found
-
-
-def written_method(method: Method) -> dict[str, Any]:
-    """A method as plain values: name, version, and every setting that is not the default."""
-    return {"name": method.name, "version": method.version, **plain(method)}
-
-
-def read_method(values: dict[str, Any]) -> Method:
-    """The method that wrote these values.
-
-    Raises:
-        NotInstalledError: it is not installed, or not in the version that wrote this.
-        KeyError, TypeError: name or version is missing, a setting is unknown or its value of another type.
-        ValueError: a value is out of range.
-    """
-    settings = dict(values)
-    kind, version = _installed(METHODS, settings.pop("name"), "method"), settings.pop("version")
-    if version != kind.version:
-        raise NotInstalledError(
-            f"written by version {version} of method {kind.name}, this is {kind.version}: train it again"
-        )
-    method: Method = made(kind, "method", settings)
-    return method
-
-
-def made(kind: Callable[..., Any], part: str, values: dict[str, Any]) -> Any:
-    """A part of an experiment from its settings, plain values as in JSON.
-
-    Types that JSON does not know, which a package may have, are not checked.
-
-    Raises:
-        TypeError: a setting is unknown, or its value is not of the field's type; the message names it.
-        ValueError: a value is out of range.
-    """
-    try:
-        types = get_type_hints(kind)
-    except Exception:
-        types = {}
-    known = {field.name for field in fields(kind)} if is_dataclass(kind) else values.keys()
-    for name, value in values.items():
-        if name not in known:
-            raise TypeError(f"{part} has the unknown setting {short(name)}")
-        try:
-            with suppress(TypeError, _UncheckableError):
-                msgspec.convert(value, types.get(name, Any), dec_hook=_unchecked)
-        except (msgspec.ValidationError, UnicodeError) as error:  # half a surrogate pair is no text to msgspec
-            raise TypeError(f"{part}.{name} is {short(value)} ({error})") from error
-    return kind(**{name: _within(types.get(name), f"{part}.{name}", value) for name, value in values.items()})
-
-
-def _within(kind: Any, name: str, value: Any) -> Any:
-    """A setting from its plain value: tuples for lists, and a dataclass for an object where the field is of one."""
-    if isinstance(value, dict):
-        own: Any = next((each for each in (kind, *get_args(kind)) if is_dataclass(each)), None)
-        return value if own is None else made(own, name, value)
-    return _tupled(value)
-
-
-class _UncheckableError(Exception):
-    """A type that JSON does not know."""
-
-
-def _unchecked(kind: Any, value: Any) -> Any:
-    """Says that a type cannot be checked."""
-    raise _UncheckableError
-
-
-def _tupled(value: Any) -> Any:
-    """The value with tuples for the lists of JSON, inside one another too."""
-    return tuple(map(_tupled, value)) if isinstance(value, list) else value
-
-
-def _installed(registry: Registry[Any], name: str, word: str) -> Any:
-    """What a stored run names, or a clear word that it is not there."""
-    if name not in registry:
-        raise NotInstalledError(
-            f"not an experiment this version can read: {word} {name!r} is not installed, there are "
-            f"{', '.join(registry)}; install the package that brings it"
-        )
-    return registry[name]
 
 
 @lru_cache(maxsize=2)

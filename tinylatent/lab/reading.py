@@ -20,9 +20,10 @@ from tinylatent.engine.controls import CONTROLS
 from tinylatent.engine.counters import Counters
 from tinylatent.evaluation.evaluate import evaluate
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, cluster_counts
-from tinylatent.lab.experiment import Experiment, read_method, written_method
+from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import START, load, train
 from tinylatent.lab.run import NotInstalledError, Progress, Record, Run, new_record, note_progress
+from tinylatent.lab.written import read_method, written_method
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.rewards import verifier_named
 from tinylatent.objectives.speakers import Symbols

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from tinylatent.engine.plan import distinct
 from tinylatent.evaluation.evaluate import evaluate
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, cluster_counts
-from tinylatent.lab.experiment import Experiment, device_named, made
+from tinylatent.lab.experiment import Experiment, device_named
 from tinylatent.lab.folders import START, load_checkpoint, read_config, train
 from tinylatent.lab.folders import load as load_folder
 from tinylatent.lab.launchers.launcher import Job, stored_record
@@ -29,6 +29,7 @@ from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.run import Progress
 from tinylatent.lab.thinking import Thinking, called, think
 from tinylatent.lab.words import Words
+from tinylatent.lab.written import made
 from tinylatent.methods import METHODS
 from tinylatent.objectives.examples import Examples
 from tinylatent.objectives.method import Method, Model

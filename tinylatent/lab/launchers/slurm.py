@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from tinylatent.core.extras import MissingExtraError
 from tinylatent.core.files import write_json
-from tinylatent.lab.experiment import made
 from tinylatent.lab.launchers.launcher import RESULT, Job
 from tinylatent.lab.launchers.local import Local
+from tinylatent.lab.written import made
 
 SETTINGS, VARIABLE = "slurm.toml", "TINYLATENT_SLURM"
 ERROR = "error.json"
