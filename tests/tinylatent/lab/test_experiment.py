@@ -12,6 +12,7 @@ from tinylatent.core.files import read_lines
 from tinylatent.core.identity import identity
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab import experiment as lab
+from tinylatent.lab import written
 from tinylatent.lab.experiment import Experiment, device_named
 from tinylatent.methods import METHODS, CoT2
 from tinylatent.models.decoder import ModelConfig
@@ -77,7 +78,7 @@ class Paired(CoT2):
 
 
 def test_tuples_inside_tuples_survive_the_round_trip(monkeypatch, unchecked):
-    monkeypatch.setattr(lab, "METHODS", {"paired": Paired})
+    monkeypatch.setattr(written, "METHODS", {"paired": Paired})
     whole = dataclasses.replace(BASE, method=Paired(pairs=((1, 2), (3, 4))))
     again = Experiment.from_json(json.loads(json.dumps(whole.to_json())))
     assert again == whole
@@ -227,7 +228,7 @@ class Odd(CoT2):
 
 
 def test_a_type_that_json_does_not_know_is_not_checked(monkeypatch, unchecked):
-    monkeypatch.setattr(lab, "METHODS", {"odd": Odd})
+    monkeypatch.setattr(written, "METHODS", {"odd": Odd})
     whole = dataclasses.replace(BASE, method=Odd(own=3, nested=(1, 2)))
     assert Experiment.from_json(json.loads(json.dumps(whole.to_json()))) == whole
     with pytest.raises(ValueError, match=r"method\.plain is 'y' \(Expected `int`, got `str`\)"):
