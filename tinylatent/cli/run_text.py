@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import tyro
+from tinylatent_tasks.splits import VALIDATION_SHARE
 
 from tinylatent.cli.finished import shown
 from tinylatent.cli.terminal import Device, filled, refuse_idle
@@ -31,6 +32,7 @@ USUAL = Training(
 )  # fmt: skip
 """How a pretrained model is trained unless flags say otherwise; nobody has tuned this."""
 RATE_OF_ADAPTERS = 2e-4
+TRAIN_SHARE = 1 - VALIDATION_SHARE
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,14 @@ class RunText(Generic[SomeTask, SomeMethod]):
         task: Any = self.task.found() if isinstance(self.task, LinesFile) else self.task
         text = InText(self.text.names, self.text.words, self.text.chat)
         method: Any = self.method
-        seeds, hf = Seeds.all(self.seed), self.hf.found()
+        seeds, hf, training = Seeds.all(self.seed), self.hf.found(), self.training
+        few = task.listed and task.size * TRAIN_SHARE < USUAL.num_train
+        if training.num_train == USUAL.num_train and few:
+            training = replace(training, num_train=None)
         start = read_config(self.start) if self.start is not None else None
         if start is None and method.starts_from is not None:
-            start = _before(method, task, self.training, seeds, hf, text)
-        return Experiment(task, method, training=self.training, seeds=seeds, start=start, hf=hf, text=text)
+            start = _before(method, task, training, seeds, hf, text)
+        return Experiment(task, method, training=training, seeds=seeds, start=start, hf=hf, text=text)
 
     def run(self) -> None:
         """Trains, evaluates, stores and prints."""

@@ -5,7 +5,7 @@ question is both trained on and asked.
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ from tinylatent.core.identity import file_checksum
 class LinesFile:
     """Lines of question, steps and answer, in one of the forms of `tinylatent_tasks.published`."""
 
-    path: str
+    path: str = field(compare=False)
     """The file. Where it lies is no part of a run's identity; what is in it is."""
     digest: str = ""
     """Its checksum; found when a run is made."""

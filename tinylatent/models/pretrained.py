@@ -1,6 +1,6 @@
 """Pretrained: which model of transformers a run begins with, as plain settings; loading it is `huggingface_loading`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,7 +22,7 @@ class Pretrained:
     Raises ValueError for an unknown precision or kind of attention.
     """
 
-    path: str
+    path: str = field(compare=False)
     """Its folder, as `save_pretrained` writes it. Where it lies is no part of a run's identity; what is in it is."""
     digest: str = ""
     """Checksum of its weights and configuration; found when a run is made."""

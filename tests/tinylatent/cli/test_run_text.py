@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from worded import save_small_model
@@ -53,7 +54,8 @@ def test_a_run_is_stored_shown_and_read_again(trained, model, capsys):
 
 def test_flags_make_the_run(model):
     run = parse(["run", "cot2", "--hf.path", model, *POSED]).experiment()
-    assert (run.task.digits, run.task.high, run.hf.lora, run.training) == (2, 6, None, USUAL)
+    assert (run.task.digits, run.task.high, run.hf.lora, run.training) == (2, 6, None, replace(USUAL, num_train=None))
+    assert parse(["run", "cot2", "--hf.path", model, "--text.task", "multihop"]).experiment().training == USUAL
     words = ["--hf.lora.rank", "4", "--hf.dtype", "bfloat16", "--text.names", "spelled", "--seed", "7"]
     run = parse(["run", "discrete", "--hf.path", model, *POSED, *words, "--method.ends"]).experiment()
     assert run.hf.lora == LoRA(rank=4)
@@ -144,7 +146,7 @@ def test_mistakes_are_one_line(words, said, model, tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "spread"), [("colar", "ddp"), ("latentr3-rl", "fsdp")])
+@pytest.mark.parametrize(("name", "spread"), [("coconut", "ddp"), ("latentr3-rl", "fsdp")])
 def test_several_processes_train_and_one_measures(model, tmp_path, name, spread):
     """What one trains alone, to within rounding, and what it starts from first."""
     words = ["run", name, "--hf.path", model, *POSED, *SHORT, "--training.log-every", "1", "--out"]

@@ -58,26 +58,29 @@ def weights_in(folder, method):
     return model.state_dict(), lines
 
 
-@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name != "csft")) for name in METHODS])
-def given(request, tmp_path):
+@pytest.fixture(scope="module", params=METHODS)
+def given(request, tmp_path_factory):
     """A folder with what is to be trained, and what one process makes of it."""
-    method = METHODS[request.param]
+    method, folder = METHODS[request.param], tmp_path_factory.mktemp(request.param)
     recipe = replace(RECIPE, clip_norm=CLIPPED.get(request.param))
-    torch.save((TASK, method, CONFIG, recipe), tmp_path / "given")
-    start(tmp_path, "alone", 1)
-    return tmp_path, method
+    torch.save((TASK, method, CONFIG, recipe), folder / "given")
+    start(folder, "alone", 1)
+    return folder, method
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spread", SPREADS)
-def test_two_processes_do_what_one_does(given, spread):
+def test_two_processes_do_what_one_does_and_one_goes_on_from_what_they_have_saved(given, spread):
+    """Gradients of the first step, weights after the last, and every line of metrics; two make half of the steps."""
     folder, method = given
-    start(folder, spread, 2)
+    start(folder, spread, 2, steps=3)
     wanted, found = torch.load(folder / "gradients-alone"), torch.load(folder / f"gradients-{spread}")
     assert max(float(gradient.abs().max()) for gradient in wanted.values()) > 1e-3
     assert found.keys() == wanted.keys()
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient, **CLOSE)
+    assert find_checkpoint(folder / f"run-{spread}").step == 2
+    start(folder, spread, 1)
     (weights, lines), (ours, told) = (weights_in(folder / f"run-{each}", method) for each in ("alone", spread))
     for name, tensor in weights.items():
         torch.testing.assert_close(ours[name], tensor, **CLOSE)
@@ -86,22 +89,6 @@ def test_two_processes_do_what_one_does(given, spread):
         assert one.keys() == both.keys()
         for name, value in one.items():
             assert both[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("spread", SPREADS)
-def test_one_process_goes_on_from_what_two_have_saved(given, spread):
-    """And two from what one has saved."""
-    folder, method = given
-    start(folder, spread, 2, steps=3)
-    assert find_checkpoint(folder / f"run-{spread}").step == 2
-    start(folder, spread, 1, steps=0)
-    weights, lines = weights_in(folder / "run-alone", method)
-    ours, told = weights_in(folder / f"run-{spread}", method)
-    for name, tensor in weights.items():
-        torch.testing.assert_close(ours[name], tensor, **CLOSE)
-    for one, both in zip(lines, told, strict=True):
-        assert both["loss"] == pytest.approx(one["loss"], rel=1e-5, abs=1e-7)
 
 
 def test_a_team_needs_torchrun():
