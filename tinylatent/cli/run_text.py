@@ -98,29 +98,34 @@ class RunText(Generic[SomeTask, SomeMethod]):
         """
         name, *flags = arguments
         method, peeked = METHODS.named(name)(), _peeked(flags)
-        path, asks_help = peeked.path or _path_of(peeked.start), bool({"--help", "-h"} & {*flags})
-        if path is None and not asks_help:
+        started, asks_help = _started(peeked.start), bool({"--help", "-h"} & {*flags})
+        if peeked.path is None and started is None and not asks_help:
             raise ValueError(
                 f"{name} without --hf.path: expected the folder of a model of transformers, or a recipe such as "
                 f"mnns/{name} for a transformer of our own"
             )
         if peeked.task is not None and peeked.lines is not None:
             raise ValueError("--text.task beside --text.lines: expected one of the two")
-        if peeked.task is None and peeked.lines is None and not asks_help and peeked.path != "":
+        posed = peeked.task is not None or peeked.lines is not None or started is not None
+        if not posed and not asks_help and peeked.path != "":
             raise ValueError(
                 f"{name} without a task: expected --text.task, one of {', '.join(TASKS)}, or a file with --text.lines"
             )
-        path = path or "FOLDER"
-        lora = LoRA() if any(flag.startswith("--hf.lora") for flag in flags) else None
-        training = replace(USUAL, learning_rate=RATE_OF_ADAPTERS) if lora is not None else USUAL
+        hf, task, text = Pretrained(peeked.path or "FOLDER"), _task_named(peeked), Posed()
+        if started is not None:
+            hf = replace(started.hf, path=peeked.path or started.hf.path)
+            task = task if peeked.task is not None or peeked.lines is not None else started.task
+            text = Posed(names=started.text.names, words=started.text.words, chat=started.text.chat)
+        if hf.lora is None and any(flag.startswith("--hf.lora") for flag in flags):
+            hf = replace(hf, lora=LoRA())
+        training = USUAL if hf.lora is None else replace(USUAL, learning_rate=RATE_OF_ADAPTERS)
         training = replace(training, steps=method.recipe["steps"]) if method.recipe.get("steps") == 0 else training
-        task: Any = LinesFile(str(peeked.lines)) if peeked.lines is not None else _task_named(peeked.task)
-        if isinstance(task, LinesFile):
-            training = replace(training, num_train=None)
+        if started is not None or isinstance(task, LinesFile):
+            training = replace(training, num_train=None if started is None else started.training.num_train)
         kind: Any = cls
         hidden: Any = tyro.conf.Suppress[tyro.conf.Fixed[LinesFile]]
         fixed = hidden if isinstance(task, LinesFile) else type(task)
-        default = cls(name, method, task, Pretrained(path, lora=lora), training=training)  # type: ignore[arg-type]
+        default = cls(name, method, task, hf, text, training)  # type: ignore[arg-type]
         found: RunText[Any, Any] = filled(kind[fixed, type(method)], f"tinylatent run {name}", flags, default)
         return found
 
@@ -169,17 +174,21 @@ def _before(method: Any, task: Any, training: Training, seeds: Seeds, hf: Pretra
     return Experiment(task, earlier, training=usual, seeds=seeds, start=start, hf=hf, text=text)
 
 
-def _task_named(name: str | None) -> Any:
-    """A task with its default settings; the first there is where help alone is asked for."""
-    return TASKS.named(name or "multihop")()
+def _task_named(peeked: argparse.Namespace) -> Any:
+    """The task with its default settings, or the lines; some task where help alone is asked for."""
+    return LinesFile(str(peeked.lines)) if peeked.lines is not None else TASKS.named(peeked.task or "multihop")()
 
 
-def _path_of(start: Path | None) -> str | None:
-    """The folder of the model of a run in a folder."""
-    if start is None:
-        return None
-    hf = read_config(start).hf
-    return None if hf is None else hf.path
+def _started(start: Path | None) -> Any:
+    """The run in a folder that another is to start from.
+
+    Raises:
+        ValueError: there is none, or it has no model of transformers.
+    """
+    found = None if start is None else read_config(start)
+    if found is not None and found.hf is None:
+        raise ValueError(f"the run in {start} has a transformer of our own: start a recipe from it, such as mnns/grpo")
+    return found
 
 
 def _peeked(flags: Sequence[str]) -> argparse.Namespace:

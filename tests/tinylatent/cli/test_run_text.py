@@ -71,11 +71,19 @@ def test_every_method_is_a_run_with_what_it_starts_from(model, name):
     assert run.training.steps == (0 if METHODS[name].recipe.get("steps") == 0 else USUAL.steps)
 
 
-def test_a_start_gives_the_model(trained, model, tmp_path, capsys):
-    words = ["run", "grpo", "--start", str(trained), "--hf.path", model, *POSED, "--training.num-train", "16"]
-    run = parse(words).experiment()
+def test_a_start_gives_model_task_and_problems(trained, model):
+    """Of which the task may be named again, and must be the same."""
+    run = parse(["run", "grpo", "--start", str(trained)]).experiment()
     assert run.start.method.name == "cot2"
-    assert run.hf == run.start.hf
+    assert (run.hf, run.text, run.task, run.training.num_train) == (run.start.hf, run.start.text, run.start.task, 16)
+    assert parse(["run", "grpo", "--start", str(trained), "--hf.path", model, *POSED]).experiment() == run
+    with pytest.raises(ValueError, match="the run to start from has another task"):
+        parse(["run", "grpo", "--start", str(trained), "--text.task", "subset-sum"]).experiment()
+
+
+def test_a_start_of_our_own_is_refused(run_folder):
+    with pytest.raises(ValueError, match="has a transformer of our own: start a recipe from it, such as mnns/grpo"):
+        parse(["run", "grpo", "--start", str(run_folder)])
 
 
 def test_problems_are_answered_in_text(trained, tmp_path, capsys):
@@ -132,6 +140,7 @@ def test_lines_are_trained_on_asked_and_shown(model, lines, tmp_path, capsys):
         (["cot2", "--hf.path", "MODEL", *POSED, "--hf.dtype", "int8"], "--hf.dtype"),
         (["cot2", "--hf.path", "MODEL", *POSED, "--hf.lora.rank", "0"], "expected positive ones"),
         (["cot2", "--hf.path", "MODEL", *POSED, "--text.names", "words"], "expected words with names 'words'"),
+        (["cot2", "--start", "nowhere"], "nowhere holds no run"),
         (["cot2", "--hf.path", "MODEL"], "cot2 without a task: expected --text.task, one of arithmetic"),
         (["cot2", "--hf.path", "MODEL", *POSED, "--training.batch-size", "99"], "a batch of 99 from"),
     ],
