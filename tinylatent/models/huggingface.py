@@ -284,6 +284,7 @@ class HFBackbone(nn.Module):
         mask_B3 = torch.tensor([[False, True, True]], device=ids.device)
         _, cache = self.forward(table.rows(ids[:, [0, 0]]), mask_BS=mask_B3[:, :2])
         hidden, _ = self.forward(table.rows(ids[:, 1:]), cache, mask_B3)
+        self.forward(table.mix_rows(ids)[:, None])  # what is no row: some models look for the ids behind it
         logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
         return self.readout(hidden), full(logits[:, 1:, : self._tokens])
 
