@@ -14,7 +14,9 @@ Letters: B rows, W tokens before the answer, A answer tokens, V vocabulary.
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -25,11 +27,19 @@ from tinylatent.core.seeds import Streams, mix
 from tinylatent.engine.plan import ANSWER
 from tinylatent.engine.trace import NO_TOKEN, Span, Trace
 from tinylatent.objectives.examples import Examples
-from tinylatent.objectives.speakers import Symbols
 
 Verifier = Callable[[Examples, Trace], Float[Tensor, " B"]]
 """verify(examples, trace) -> reward_B. It sees the whole trace, chain and answer; several rollouts of an example are
 consecutive rows."""
+
+
+@runtime_checkable
+class Proving(Protocol):
+    """A speaker whose task can check what is written against the prompt."""
+
+    def proved(self, problems: Any, chain_BW: Tensor, answer_BA: Tensor) -> np.ndarray:
+        """Whether chains (-1 behind the last token) prove their answers (-1 for no token), (B,)."""
+        ...
 
 
 def told(values_B: Tensor, trace: Trace) -> Float[Tensor, " B"]:
@@ -49,15 +59,15 @@ def certificate(examples: Examples, trace: Trace) -> Float[Tensor, " B"]:
         ValueError: the examples are of no task, or their task knows no proofs; steps before the answer have no tokens.
     """
     speaker = examples.speaker
-    if not isinstance(speaker, Symbols):
+    if not isinstance(speaker, Proving):
         raise ValueError(
-            "the verifier certificate needs a task in its own symbols: make examples by Symbols(task, rows), or use "
-            "truth"
+            "the verifier certificate needs a task: make examples by Symbols(task, rows) or Text(task, rows, ..), or "
+            "use truth"
         )
     if trace.rows != len(examples):
         examples = examples.repeated(trace.rows // len(examples))
     chain_BW, answer_BA = written(trace, delimiter=False), trace.answer()
-    proved_B = speaker.task.certified(examples.problems(), chain_BW.cpu().numpy(), answer_BA.cpu().numpy())
+    proved_B = speaker.proved(examples.problems(), chain_BW, answer_BA)
     return told(torch.from_numpy(proved_B), trace)
 
 

@@ -66,6 +66,10 @@ class Symbols:
         """Whether answers have exactly the tokens of the true answers."""
         return same_tokens(examples, answer_BA)
 
+    def proved(self, problems: np.ndarray, chain_BW: Tensor, answer_BA: Tensor) -> np.ndarray:
+        """Whether chains prove their answers (B,), as the task checks them; see `Task.certified`."""
+        return self.task.certified(problems, chain_BW.cpu().numpy(), answer_BA.cpu().numpy())
+
 
 def _with_steps(examples: Examples, task: Task) -> Examples:
     """The examples with the step of reasoning of every token, for tasks with several tokens a step."""

@@ -17,6 +17,7 @@ of the task.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -29,6 +30,7 @@ from tinylatent_tasks.checks import short
 from tinylatent_tasks.published import Line, is_right
 from torch import Tensor
 
+from tinylatent.engine.trace import NO_TOKEN
 from tinylatent.objectives.examples import Examples, Targets
 from tinylatent.objectives.speakers import Symbols
 
@@ -280,6 +282,25 @@ class Text:
         rows = np.repeat(examples.problems(), len(answer_BA) // len(examples), axis=0)
         verdicts = self.task.judged(rows, self.wording.texts(answer_BA))
         return torch.tensor([bool(verdict) for verdict in verdicts], device=answer_BA.device)
+
+    def proved(self, problems: np.ndarray, chain_BW: Tensor, answer_BA: Tensor) -> np.ndarray:
+        """Whether chains prove their answers (B,), read back as the task's own tokens; see `Task.certified`.
+
+        Raises:
+            ValueError: names are spelled, so that a chain is not a token a state; or the task knows no proofs.
+        """
+        if self.names == "spelled":
+            raise ValueError("a chain of spelled names cannot be read back: take names 'own' or 'words', or use truth")
+        known = {int(piece): symbol for symbol, (piece,) in enumerate(self.piece_VL)}
+        chains, said = chain_BW.tolist(), self.wording.texts(answer_BA)
+        width = self.task.answer_ids(self.task.answer(problems[:1])).shape[1]
+        answer_PA = np.full((len(chains), width), NO_TOKEN)
+        whole_P = np.array([all(id == NO_TOKEN or id in known for id in chain) for chain in chains])
+        for row, text in enumerate(said):
+            with suppress(ValueError):
+                answer_PA[row] = self.task.read_answer(text)
+        symbols_PT = np.array([[known.get(id, NO_TOKEN) for id in chain] for chain in chains]).reshape(chain_BW.shape)
+        return self.task.certified(problems, symbols_PT, answer_PA) & whole_P & (answer_PA != NO_TOKEN).all(1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

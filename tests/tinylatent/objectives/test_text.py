@@ -13,6 +13,7 @@ from tinylatent_tasks.published import Line, read_lines
 from worded import tokenizer
 
 from tinylatent.objectives.examples import Examples
+from tinylatent.objectives.speakers import Symbols
 from tinylatent.objectives.text import NAMES, Lines, Text, Wording
 
 TASKS = {
@@ -155,6 +156,36 @@ def test_an_answer_is_read_as_the_task_reads_it():
     assert judged(right[0], "x", right[1], right[1], "", right[2]) == [True, False, True, True, False, True]
     assert judged(*right, extra=[len(WORDING) + 1]) == [False] * 3
     assert examples.rows(torch.tensor([2])).judge(torch.tensor([WORDING.ids([right[2]])[0]])).tolist() == [True]
+
+
+@pytest.mark.parametrize("names", ["own", "words"])
+@pytest.mark.parametrize("name", ["subset-sum", "arithmetic"])
+def test_chains_are_read_back_and_prove_what_they_prove_in_symbols(name, names):
+    """Right chains with right answers, and the same with another token, another answer, or none that can be read."""
+    asked, symbols = speaker(name, names, count=40), Symbols(TASKS[name], TASKS[name].problems(40, 0))
+    ours, theirs = asked.examples(), symbols.examples()
+    before = ours.max_steps
+    steps_B1 = torch.as_tensor(ours.num_steps).expand(len(ours))[:, None]
+    chain_BW = ours.chain_BT[:, :before].masked_fill(torch.arange(before) >= steps_B1, -1)
+    same_BW = theirs.chain_BT[:, :before].masked_fill(torch.arange(before) >= steps_B1, -1)
+    answer_BA = ours.answer_BA.masked_fill(ours.answer_BA == EOS, -1)
+    wanted = symbols.proved(symbols.problems, same_BW, theirs.answer_BA)
+    assert wanted.any()
+    assert (asked.proved(asked.problems, chain_BW, answer_BA) == wanted).all()
+    strange_BW = chain_BW.clone()
+    strange_BW[:, 0] = EOS
+    assert not asked.proved(asked.problems, strange_BW, answer_BA).any()
+    assert not asked.proved(asked.problems, chain_BW, torch.full_like(answer_BA, 40)).any()
+    other_BA, told_BA = answer_BA.roll(1, 0), theirs.answer_BA.roll(1, 0)
+    found = asked.proved(asked.problems, chain_BW, other_BA)
+    assert (found == symbols.proved(symbols.problems, same_BW, told_BA)).all()
+
+
+def test_spelled_chains_prove_nothing():
+    asked = speaker("subset-sum", "spelled", count=2)
+    examples = asked.examples()
+    with pytest.raises(ValueError, match="a chain of spelled names cannot be read back"):
+        asked.proved(asked.problems, examples.chain_BT[:, :2], examples.answer_BA)
 
 
 def test_names_that_do_not_fit_are_refused(unchecked):
