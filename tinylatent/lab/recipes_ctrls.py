@@ -4,8 +4,8 @@ An arm is a method with its settings; `hops-` or `sums-` before its name puts it
 come from one chain of thought that is meant to err: its training stops at a share of right answers. States are taught
 around it by the bound, and rewards move transitions from there; both leave its weights alone. The arm `tokens` moves
 them: group advantages on sampled tokens, from the same chain. All that is taught trains for as many steps, and so does
-all that is rewarded. Learning rates are a family's, see `family_of`. Those of what is taught are the ones that study
-`ctrls-tuning` found; those of rewards are guesses: study `ctrls-rl-tuning`, which is to choose them, has not been run.
+all that is rewarded. Learning rates are a family's, see `family_of`; they are those that studies `ctrls-tuning` and
+`ctrls-rl-tuning` found.
 
 Four states, and chains of at most three steps on the first two tasks and four on the third, leave 64 and 256 sequences
 of states, so that the best of them can be found by trying all. Posteriors are sharp (TAU), since at the usual
@@ -128,11 +128,6 @@ LEARNT: dict[str, Any] = {"weight_decay": 0.0, "clip_norm": 1.0, "num_train": 20
 """Training of all that starts from it."""
 PULLED: dict[str, Any] = {"batch_size": 64, "warmup": 0.1, "log_every": 10, **LEARNT}
 """Training by rewards."""
-REWARDS = {
-    "rl": 1e-3, "rl-control": 1e-3, "rl-hard": 1e-3, "rl-categorical": 1e-3, "rl-warm": 1e-3, "rl-prefix": 1e-2,
-    TOKENS: 3e-4,
-}  # fmt: skip
-"""Rates of what is rewarded, by family: guesses."""
 PLACES: dict[str, Place] = {
     "": Place(
         "arithmetic",
@@ -142,7 +137,18 @@ PLACES: dict[str, Place] = {
         Training(steps=1500, log_every=100, **LEARNT),
         Training(steps=100, **PULLED),
         tuple(KINDS),
-        {"states": 3e-2, "control": 3e-2, "prefix": 1e-2, **REWARDS},
+        {
+            "states": 3e-2,
+            "control": 3e-2,
+            "prefix": 1e-2,
+            "rl": 3e-4,
+            "rl-control": 3e-4,
+            "rl-hard": 3e-3,
+            "rl-categorical": 1e-3,
+            "rl-warm": 3e-4,
+            "rl-prefix": 3e-3,
+            TOKENS: 1e-3,
+        },
     ),
     "hops-": Place(
         "multi-hop",
@@ -152,7 +158,18 @@ PLACES: dict[str, Place] = {
         Training(steps=1500, log_every=100, **LEARNT),
         Training(steps=100, **PULLED),
         SECOND,
-        {"states": 1e-2, "control": 3e-3, "prefix": 3e-3, **REWARDS},
+        {
+            "states": 1e-2,
+            "control": 3e-3,
+            "prefix": 3e-3,
+            "rl": 3e-3,
+            "rl-control": 3e-4,
+            "rl-hard": 1e-3,
+            "rl-categorical": 3e-3,
+            "rl-warm": 3e-4,
+            "rl-prefix": 3e-3,
+            TOKENS: 1e-3,
+        },
     ),
     "sums-": Place(
         "subset sum",
@@ -162,7 +179,7 @@ PLACES: dict[str, Place] = {
         Training(steps=1500, log_every=100, **LEARNT),
         Training(steps=100, **PULLED),
         THIRD,
-        {"states": 3e-2, **REWARDS},
+        {"states": 3e-2, "rl": 3e-4, "rl-hard": 3e-3, TOKENS: 1e-3},
     ),
 }
 """By what stands before the names of their arms."""
@@ -173,8 +190,10 @@ FAMILIES = (
 )  # fmt: skip
 """A kind of every family that has a learning rate of its own."""
 CANDIDATES = tuple(prefix + kind for prefix, where in PLACES.items() for kind in FAMILIES if kind in where.kinds)
-"""Arms that study `ctrls-tuning` searches."""
-SEARCHED = tuple(arm for arm in CANDIDATES if split_arm(arm, PLACES)[1] in ("fitted", "shuffled", "prefix"))
+"""Arms that studies `ctrls-tuning` and `ctrls-rl-tuning` search."""
+BY_BOUND = ("fitted", "shuffled", "prefix")
+"""Kinds of those that the first of the two searches."""
+SEARCHED = CANDIDATES
 """Arms whose learning rates were searched for."""
 
 

@@ -73,11 +73,18 @@ def tuned(*comparisons):
                 ("latentr3-rl-tuning", recipes_latentr3.SHOPS, (True,)),
             )
         ),
-        (
-            "ctrls-tuning",
-            lambda record: recipes_ctrls.arm_of(record.experiment),
-            2,
-            [f"ctrls/{arm}" for arm in recipes_ctrls.SEARCHED],
+        *(
+            (
+                study,
+                lambda record: recipes_ctrls.arm_of(record.experiment),
+                2,
+                [
+                    f"ctrls/{arm}"
+                    for arm in recipes_ctrls.SEARCHED
+                    if (recipes_ctrls.split(arm)[1] in recipes_ctrls.BY_BOUND) == taught
+                ],
+            )
+            for study, taught in (("ctrls-tuning", True), ("ctrls-rl-tuning", False))
         ),
     ],
 )
