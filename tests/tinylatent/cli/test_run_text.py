@@ -155,7 +155,7 @@ def test_mistakes_are_one_line(words, said, model, tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "spread"), [("coconut", "ddp"), ("latentr3-rl", "fsdp")])
+@pytest.mark.parametrize(("name", "spread"), [("cot2", "ddp"), ("latentr3-rl", "fsdp")])
 def test_several_processes_train_and_one_measures(model, tmp_path, name, spread):
     """What one trains alone, to within rounding, and what it starts from first."""
     words = ["run", name, "--hf.path", model, *POSED, *SHORT, "--training.log-every", "1", "--out"]

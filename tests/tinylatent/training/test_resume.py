@@ -23,7 +23,7 @@ from tinylatent.lab.folders import train
 from tinylatent.methods import GRPO, METHODS, CoT2, PauseTokens
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.method import ParameterGroup
-from tinylatent.training import loop
+from tinylatent.training import team
 from tinylatent.training.checkpoints import (
     MANIFEST,
     METRICS,
@@ -299,7 +299,7 @@ def test_a_run_stopped_between_a_checkpoint_and_the_next_line_writes_the_same_li
             raise Stop
 
     for step in (4, 8):
-        monkeypatch.setattr(loop, "save_checkpoint", save_and_stop)
+        monkeypatch.setattr(team, "save_checkpoint", save_and_stop)
         with pytest.raises(Stop):
             fitted(whole, folder)
         assert find_checkpoint(folder).step == step

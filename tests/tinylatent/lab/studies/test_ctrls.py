@@ -384,7 +384,8 @@ def test_every_family_is_tuned_with_as_many_rates_on_other_seeds():
     assert {len(rates) for rates in tried.values()} == {3}
     assert sorted(tried) == sorted(CANDIDATES)
     assert all(build(arm).training.learning_rate in rates for arm, rates in tried.items())
-    assert {*SEARCHED} == {arm_of(run) for run in ctrls_tuning.STUDY.grid("full")}
+    studies = (ctrls_tuning.STUDY, ctrls_tuning.REWARDED_STUDY)
+    assert {*SEARCHED} == {arm_of(run) for study in studies for run in study.grid("full")}
 
 
 def test_reported_seeds_are_none_of_the_quick_profile_or_of_tuning():

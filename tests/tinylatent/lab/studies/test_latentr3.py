@@ -321,7 +321,7 @@ def test_every_family_is_tuned_with_as_many_rates_on_other_seeds():
         assert len(more) == len(runs) / 2
     assert {len(rates) for rates in tried.values()} == {4}
     assert sorted(tried) == sorted(FAMILIES)
-    assert {*SEARCHED} == {arm_of(run) for run in latentr3_tuning.CHAINS_STUDY.grid("full")}
+    assert {*SEARCHED} == {*FAMILIES}
 
 
 def test_reported_seeds_are_none_of_the_quick_profile_or_of_tuning():
