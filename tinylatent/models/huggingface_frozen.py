@@ -71,7 +71,9 @@ class Frozen(nn.Module):
         self._rows, model = rows, backbone.model
         self._cache: Any = StaticCache(config=model.config, max_cache_len=slots)
         self._slot_L = torch.arange(slots, device=self.table.weight.device)
-        step: Any = torch.compile(model.base_model, fullgraph=True, dynamic=False) if compiled else model.base_model
+        step: Any = model.base_model
+        if compiled:  # calls between its kernels in C++, since a step is mostly these
+            step = torch.compile(step, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
         self._step = step
 
     @property
