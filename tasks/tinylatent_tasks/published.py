@@ -49,8 +49,11 @@ def read_lines(path: Path) -> list[Line]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     if text.lstrip().startswith("["):
-        return [_of_item(item) for item in json.loads(text)] if read_items(path) else []
-    found, form = [], ""
+        read_items(path)  # checks every item
+        found, text = [_of_item(item) for item in json.loads(text)], ""
+    else:
+        found = []
+    form = ""
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:

@@ -70,6 +70,7 @@ def test_published_files_are_read_whole_and_every_stored_answer_is_right(name, c
     ("text", "complaint"),
     [
         ("", "holds no lines: expected at least one question"),
+        ("[]", "holds no lines: expected at least one question"),
         ("what?", 'line 1: .*neither a JSON object nor "question\\|\\|steps #### answer"'),
         ("what?||5", "line 1: .*neither a JSON object"),
         (OURS["lines"] + "\n{", r"line 2: not JSON \("),

@@ -4,13 +4,29 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from tinylatent.cli.terminal import refuse_idle
 from tinylatent.core.environment import differences, environment
 from tinylatent.core.files import json_text
 from tinylatent.evaluation.statistics import accuracy_interval
-from tinylatent.lab.experiment import device_named
+from tinylatent.lab.experiment import Experiment, device_named
 from tinylatent.lab.launchers.launcher import RESULT
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
+from tinylatent.lab.study import STORE
+
+
+def kept_in(command: Any, run: Experiment) -> tuple[Path, Path | None]:
+    """The folder of a run that a command does: its `out`, or one in the store under its `results`; and that store.
+
+    Raises:
+        ValueError: it names both.
+    """
+    if command.out is not None:
+        refuse_idle(command, ("results",), "beside --out, which is the folder of the run")
+        return command.out, None
+    store = command.results / STORE
+    return store / run.identity, store
 
 
 def shown(record: ExperimentRecord, folder: Path, device: str, more: Sequence[str], json: bool) -> None:

@@ -1,6 +1,5 @@
 """One run of a recipe: `run` trains what a study trains, but for the flags that are given."""
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -9,14 +8,13 @@ from typing import Any, Generic, TypeVar
 
 import tyro
 
-from tinylatent.cli.finished import say, shown
+from tinylatent.cli.finished import kept_in, say, shown
 from tinylatent.cli.run_text import RunText
-from tinylatent.cli.terminal import Device, filled, first_sentence, listed, refuse_idle
+from tinylatent.cli.terminal import Device, filled, first_sentence, listed, peeked
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load
 from tinylatent.lab.recipes import OF_STUDIES, comparisons, is_tuned, recipe, recipes
-from tinylatent.lab.study import STORE
 from tinylatent.lab.trained import done
 from tinylatent.methods import METHODS
 from tinylatent.models.decoder import ModelConfig
@@ -84,10 +82,10 @@ class Run(Generic[SomeTask, SomeMethod]):
             return RunText.read(arguments)
         if name.startswith("-"):
             raise ValueError(f"{name} before the recipe: name it first, as in tinylatent run mnns/cot2 --seed 1")
-        usual, folder = recipe(name), _start_among(flags)
+        usual, folder = recipe(name), peeked(flags, "start").start
         task, model, training = usual.task, usual.model, usual.training
         if folder is not None:
-            start, _ = load(folder)
+            start, _ = load(Path(folder))
             if start.task.name != task.name:
                 raise ValueError(
                     f"the run in {folder} is of task {start.task.name}, the recipe {name} of {task.name}: choose a "
@@ -158,13 +156,8 @@ class Run(Generic[SomeTask, SomeMethod]):
 
     def run(self) -> None:
         """Trains, evaluates, stores and prints."""
-        if self.out is not None:
-            refuse_idle(self, ("results",), "beside --out, which is the folder of the run")
         experiment = self.experiment()
-        folder, store = self.out, None
-        if folder is None:
-            store = self.results / STORE
-            folder = store / experiment.identity
+        folder, store = kept_in(self, experiment)
         if experiment.start is not None and self.start is None and self.training != recipe(self.recipe).training:
             say(
                 f"flags of training are this run's own: for a start with other settings train one, and give --start; "
@@ -177,16 +170,6 @@ class Run(Generic[SomeTask, SomeMethod]):
         """Says if nobody searched for its learning rate."""
         if not is_tuned(self.recipe, experiment):
             yield f"learning rate and weight decay have not been tuned for these settings of {self.recipe}"
-
-
-def _start_among(flags: Sequence[str]) -> Path | None:
-    """The folder that --start names among flags, if any."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--start", type=Path)
-    try:
-        return parser.parse_known_args(flags)[0].start
-    except argparse.ArgumentError:  # without a folder: the full parser says so
-        return None
 
 
 def introduction() -> str:

@@ -9,13 +9,12 @@ from typing import Any, Generic, Literal, TypeVar
 import tyro
 from tinylatent_tasks.splits import VALIDATION_SHARE
 
-from tinylatent.cli.finished import shown
-from tinylatent.cli.terminal import Device, filled, refuse_idle
+from tinylatent.cli.finished import kept_in, shown
+from tinylatent.cli.terminal import Device, filled, peeked, refuse_idle
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import read_config
 from tinylatent.lab.lines import LinesFile
-from tinylatent.lab.study import STORE
 from tinylatent.lab.tasks import TASKS
 from tinylatent.lab.trained import done, train_together
 from tinylatent.methods import METHODS
@@ -97,24 +96,24 @@ class RunText(Generic[SomeTask, SomeMethod]):
             SystemExit: help was asked for and printed.
         """
         name, *flags = arguments
-        method, peeked = METHODS.named(name)(), _peeked(flags)
-        started, asks_help = _started(peeked.start), bool({"--help", "-h"} & {*flags})
-        if peeked.path is None and started is None and not asks_help:
+        method, given = METHODS.named(name)(), peeked(flags, "hf.path", "text.task", "text.lines", "start")
+        started, asks_help = _started(given.start), bool({"--help", "-h"} & {*flags})
+        if given.hf_path is None and started is None and not asks_help:
             raise ValueError(
                 f"{name} without --hf.path: expected the folder of a model of transformers, or a recipe such as "
                 f"mnns/{name} for a transformer of our own"
             )
-        if peeked.task is not None and peeked.lines is not None:
+        if given.text_task is not None and given.text_lines is not None:
             raise ValueError("--text.task beside --text.lines: expected one of the two")
-        posed = peeked.task is not None or peeked.lines is not None or started is not None
-        if not posed and not asks_help and peeked.path != "":
+        posed = given.text_task is not None or given.text_lines is not None or started is not None
+        if not posed and not asks_help:
             raise ValueError(
                 f"{name} without a task: expected --text.task, one of {', '.join(TASKS)}, or a file with --text.lines"
             )
-        hf, task, text = Pretrained(peeked.path or "FOLDER"), _task_named(peeked), Posed()
+        hf, task, text = Pretrained(given.hf_path or "FOLDER"), _task_named(given), Posed()
         if started is not None:
-            hf = replace(started.hf, path=peeked.path or started.hf.path)
-            task = task if peeked.task is not None or peeked.lines is not None else started.task
+            hf = replace(started.hf, path=given.hf_path or started.hf.path)
+            task = task if given.text_task is not None or given.text_lines is not None else started.task
             text = Posed(names=started.text.names, words=started.text.words, chat=started.text.chat)
         if hf.lora is None and any(flag.startswith("--hf.lora") for flag in flags):
             hf = replace(hf, lora=LoRA())
@@ -149,12 +148,8 @@ class RunText(Generic[SomeTask, SomeMethod]):
 
     def run(self) -> None:
         """Trains, evaluates, stores and prints."""
-        if self.out is not None:
-            refuse_idle(self, ("results",), "beside --out, which is the folder of the run")
         experiment = self.experiment()
-        store = None if self.out is not None else self.results / STORE
-        folder = self.out if store is None else store / experiment.identity
-        assert folder is not None, "one of the two is given"
+        folder, store = kept_in(self, experiment)
         if self.spread is None:
             refuse_idle(self, ("half",), "without --spread fsdp")
         else:
@@ -174,31 +169,22 @@ def _before(method: Any, task: Any, training: Training, seeds: Seeds, hf: Pretra
     return Experiment(task, earlier, training=usual, seeds=seeds, start=start, hf=hf, text=text)
 
 
-def _task_named(peeked: argparse.Namespace) -> Any:
+def _task_named(given: argparse.Namespace) -> Any:
     """The task with its default settings, or the lines; some task where help alone is asked for."""
-    return LinesFile(str(peeked.lines)) if peeked.lines is not None else TASKS.named(peeked.task or "multihop")()
+    return (
+        LinesFile(str(given.text_lines))
+        if given.text_lines is not None
+        else TASKS.named(given.text_task or "multihop")()
+    )
 
 
-def _started(start: Path | None) -> Any:
+def _started(start: str | None) -> Any:
     """The run in a folder that another is to start from.
 
     Raises:
         ValueError: there is none, or it has no model of transformers.
     """
-    found = None if start is None else read_config(start)
+    found = None if start is None else read_config(Path(start))
     if found is not None and found.hf is None:
         raise ValueError(f"the run in {start} has a transformer of our own: start a recipe from it, such as mnns/grpo")
     return found
-
-
-def _peeked(flags: Sequence[str]) -> argparse.Namespace:
-    """What decides which other flags there are."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--hf.path", dest="path")
-    parser.add_argument("--text.task", dest="task")
-    parser.add_argument("--text.lines", dest="lines")
-    parser.add_argument("--start", type=Path)
-    try:
-        return parser.parse_known_args(flags)[0]
-    except argparse.ArgumentError:  # a flag without its value: the full parser says so
-        return argparse.Namespace(path="", task=None, lines=None, start=None)

@@ -1,5 +1,6 @@
 """Words in and out: arguments fill a command, errors become one line, entries are listed."""
 
+import argparse
 import contextlib
 import dataclasses
 import inspect
@@ -38,6 +39,17 @@ def filled(kind: Any, prog: str, arguments: Sequence[str], default: Any = None) 
         if not stop.code:
             raise
         raise ValueError(f"{in_flags(one_line(said.getvalue()), kind, default)}. See {prog} --help") from None
+
+
+def peeked(flags: Sequence[str], *names: str) -> argparse.Namespace:
+    """What stands behind some flags, before all of them are read: None for one that is missing or has no value.
+
+    names: of the flags, such as "hf.path", whose value is then `hf_path`.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in names:
+        parser.add_argument(f"--{name}", dest=name.replace(".", "_"), nargs="?")
+    return parser.parse_known_args(flags)[0]
 
 
 def in_flags(text: str, kind: Any, default: Any = None) -> str:

@@ -38,7 +38,12 @@ NO_TOKEN = -1
 
 def keeps_logits(rows: int, steps: int, vocabulary: int, like: Tensor) -> bool:
     """Whether logits of so many rows and steps are kept."""
-    return rows * steps * vocabulary * like.element_size() <= KEPT_BYTES
+    return rows * steps * vocabulary * _logit_bytes(like) <= KEPT_BYTES
+
+
+def _logit_bytes(like: Tensor) -> int:
+    """Bytes of a logit, which is float32 at least, where hidden states are like this."""
+    return max(4, like.element_size())
 
 
 @dataclass(frozen=True)
@@ -286,7 +291,7 @@ class Trace:
             logits_BTV = self._logits_BTV
             return [function(logits_BTV if steps == ALL else logits_BTV[:, steps], slice(0, self.rows))]
         hidden_BtD = self.hidden_BTD if steps == ALL else self.hidden_BTD[:, steps]
-        row_bytes = hidden_BtD.shape[1] * len(self.backbone.table) * self.hidden_BTD.element_size()
+        row_bytes = hidden_BtD.shape[1] * len(self.backbone.table) * _logit_bytes(self.hidden_BTD)
         size, out = self.group * max(1, KEPT_BYTES // max(1, row_bytes) // self.group), []  # whole groups
         for start in range(0, self.rows, size):
             rows = slice(start, min(start + size, self.rows))

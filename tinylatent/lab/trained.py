@@ -75,7 +75,8 @@ class Trained:
         if control is not None:
             self._check_latents(speaker.part(np.arange(1)).examples(device))
         seed = self.experiment.seeds.derive("sampling", "evaluation")
-        found = evaluate(speaker, self.experiment.method, self.model, control=control, seed=seed, device=device)
+        how: dict[str, Any] = {"control": control, "seed": seed, "batch": self.experiment.asked_at_once}
+        found = evaluate(speaker, self.experiment.method, self.model, device=device, **how)
         _, right, total = cluster_counts(self.experiment.task.key(speaker.problems), found.right_P)
         return accuracy_interval([right], [total])
 

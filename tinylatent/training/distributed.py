@@ -13,7 +13,7 @@ weights are parts. And gathered weights stay until the backward, or a rollout wo
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -145,14 +145,7 @@ class Together(Alone):
     # Checkpoints
 
     def save(
-        self,
-        folder: Path,
-        step: int,
-        model: Model,
-        optimizer: torch.optim.Optimizer | None,
-        seconds: float = 0.0,
-        stopped: str | None = None,
-        environments: Sequence[Mapping[str, str]] | None = (),
+        self, folder: Path, step: int, model: Model, optimizer: torch.optim.Optimizer | None, **about: Any
     ) -> None:
         """Writes a checkpoint together: every process its part, the first what else belongs to it.
 
@@ -170,7 +163,7 @@ class Together(Alone):
             return {}
 
         if self.leads:
-            save_checkpoint(folder, step, model, None, seconds, stopped, environments, write)
+            save_checkpoint(folder, step, model, None, **about, write=write)
         else:
             told: list[Any] = [None]
             dist.broadcast_object_list(told)

@@ -139,7 +139,7 @@ def _fit(
         if folder is None:
             check_finite(model, step)
         else:
-            team.save(folder, step, model, optimizer, log.seconds, stopped, where)
+            team.save(folder, step, model, optimizer, seconds=log.seconds, stopped=stopped, environments=where)
 
     served = batches(examples, recipe.batch_size, first, seeds)
     state = TrainState(first, recipe.steps, seeds.derive("sampling", "train"), verify=verify or truth)

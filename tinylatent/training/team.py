@@ -1,6 +1,6 @@
 """Team: the processes that train one model. Here one alone; `distributed` has several, which do the same together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +51,10 @@ class Alone:
         return reason
 
     def save(
-        self,
-        folder: Path,
-        step: int,
-        model: Model,
-        optimizer: torch.optim.Optimizer | None,
-        seconds: float = 0.0,
-        stopped: str | None = None,
-        environments: Sequence[Mapping[str, str]] | None = (),
+        self, folder: Path, step: int, model: Model, optimizer: torch.optim.Optimizer | None, **about: Any
     ) -> None:
-        """Writes a checkpoint; see `checkpoints.save_checkpoint`."""
-        save_checkpoint(folder, step, model, optimizer, seconds, stopped, environments)
+        """Writes a checkpoint; `about` is what else `checkpoints.save_checkpoint` is told."""
+        save_checkpoint(folder, step, model, optimizer, **about)
 
     def restore(self, saved: Checkpoint, model: Model, optimizer: Any) -> None:
         """Loads a checkpoint into the model and the optimizer, if there is one."""

@@ -169,20 +169,16 @@ RUNS = [
 @pytest.mark.parametrize(("name", "lora"), RUNS)
 def test_every_method_runs_on_a_small_llama(folder, tmp_path, name, lora):
     """Trained, with what it starts from, measured, recorded, and read again; the same twice."""
-    method = METHODS[name]()
-    training = replace(SHORT, steps=0) if method.recipe.get("steps") == 0 else SHORT
+    method, whole = METHODS[name](), experiment(folder, lora=lora)
 
-    def made(method, training):
+    def made(method):
         start = None
         if method.starts_from is not None:
-            start = made(replace(METHODS[method.starts_from](), **method.start_settings), SHORT)
-        return replace(experiment(folder, DiscreteCoT(), lora=lora), method=method, training=training, start=start)
+            start = made(replace(METHODS[method.starts_from](), **method.start_settings))
+        training = replace(SHORT, steps=0) if method.recipe.get("steps") == 0 else SHORT
+        return replace(whole, method=method, training=training, start=start)
 
-    run = made(method, training) if method.starts_from is None else None
-    if run is None:
-        start = made(replace(METHODS[method.starts_from](), **method.start_settings), SHORT)
-        hf, text = start.hf, start.text
-        run = Experiment(TASK, method, training=training, seeds=Seeds.all(3), start=start, hf=hf, text=text)
+    run = made(method)
     record = run.measure(tmp_path / "run")
     assert isinstance(record, ExperimentRecord)
     assert read_record(Experiment, json.loads(json.dumps(record.to_json()))) == record

@@ -9,7 +9,6 @@ of its runs; what has left the queue without a result is submitted anew, a few t
 """
 
 import contextlib
-import json
 import os
 import subprocess
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinylatent.core.extras import MissingExtraError
-from tinylatent.core.files import write_json
+from tinylatent.core.files import read_json, write_json
 from tinylatent.lab.launchers.launcher import RESULT, Job
 from tinylatent.lab.launchers.local import Local
 from tinylatent.lab.written import made
@@ -288,12 +287,6 @@ def _left_error(job: Job) -> Exception | None:
     path = job.folder / ERROR
     if not path.exists():
         return None
-    try:
-        told = json.loads(path.read_text("utf-8"))
-        return (
-            ValueError(told["said"])
-            if told["kind"] == "ValueError"
-            else RuntimeError(f"{told['kind']}: {told['said']}")
-        )
-    except (ValueError, KeyError):
-        return None  # half of it is there: ask again
+    told = read_json(path)
+    said = f"{told['kind']}: {told['said']}"
+    return ValueError(told["said"]) if told["kind"] == "ValueError" else RuntimeError(said)
