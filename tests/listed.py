@@ -1,4 +1,4 @@
-"""What programs list on the pages of theory and studies: every claim, every study with its stored runs."""
+"""What programs list on pages: every claim, every study with its stored runs, every published run."""
 
 import inspect
 from collections import Counter
@@ -54,6 +54,19 @@ def studies(about: str | None, body: str) -> str:
         rows.append(f"| {_cell(study.question)} | {command} | {len(runs)} | {_minutes(runs)} | {files} |")
     head = "| question | command | runs | minutes | stored |"
     return "\n".join([head, "| - | - | -: | -: | - |", *rows, ""])
+
+
+def published(about: str | None, body: str) -> str:
+    """A row for each published run: what it is, and what it takes."""
+    from tinylatent.lab.published import PUBLISHED, plan
+
+    rows = []
+    for name, recipe in PUBLISHED.items():
+        found = plan(recipe)
+        sizes = f"{found.steps:,} | {found.tokens / 1e9:.2f} | {found.memory / 1e9:.0f}"
+        rows.append(f"| `{name}` | {_cell(recipe.title)} | {recipe.shape} | {recipe.before or ''} | {sizes} |")
+    head = "| recipe | what | model | starts from | steps | billion tokens | GB |"
+    return "\n".join([head, "| - | - | - | - | -: | -: | -: |", *rows, ""])
 
 
 def _minutes(runs: list[dict]) -> str:

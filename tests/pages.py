@@ -5,7 +5,8 @@
     <!-- session -->    indented lines "$ command", each with what it prints; one folder for all sessions of a page
     <!-- settings: x --> the settings of task or method x
     <!-- bench -->      the stored figures of `tinylatent bench`
-    <!-- ledger -->     every claim; <!-- origins --> counts them by whose they are, <!-- studies --> lists all studies
+    <!-- ledger -->     every claim; <!-- origins --> counts them by whose they are, <!-- studies --> lists all studies,
+                        <!-- published --> all published runs
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.listed import ledger, origins, studies
+from tests.listed import ledger, origins, published, studies
 from tests.schema import _default as default
 from tests.schema import own_fields, render
 
@@ -265,6 +266,7 @@ WRITERS: dict[str, Callable[[str | None, str], str]] = {
     "settings": _settings,
     "bench": _bench,
     "ledger": ledger,
+    "published": published,
     "origins": origins,
     "studies": studies,
 }

@@ -28,8 +28,11 @@ MAY_IMPORT = {
     "tinylatent_theory": DECLARED | {"tinylatent_tasks", "tinylatent"},
 }
 """What each package may import beside itself and the standard library."""
-LENT = {"tinylatent/models/huggingface": {"transformers", "peft"}, "tinylatent/lab/launchers/": {"submitit"}}
-"""What only these may import, when they are called."""
+LENT = {
+    "tinylatent/models/huggingface": {"transformers", "tokenizers", "peft"},
+    "tinylatent/lab/launchers/": {"submitit"},
+}
+"""What only these may import, when they are called; tokenizers comes with transformers."""
 PLACES = {"tasks": "tinylatent_tasks", "tinylatent": "", "theory": "tinylatent_theory"}
 """The package inside each folder; tinylatent is one itself."""
 

@@ -1,10 +1,11 @@
-"""Questions with steps and answers in words, from files: our own, GSM8K, its equations, long multiplication, ProsQA.
+"""Questions with steps and answers in words, from files: our own, GSM8K, its equations, multiplications, ProsQA, lists.
 
     lines            {"question": "..", "steps": ["..", ".."], "answer": ".."}                    a JSON object a line
     GSM8K            {"question": "..", "answer": "a step\\na step\\n#### 72"}                    a JSON object a line
     equations        question||<<48/2=24>> <<48+24=72>> #### 72                                   a line of text each
     multiplication   5 6 3 2 * 7 4 3 4||5 5 5 6 1 + 0 0 6 4 9 0 ( .. ) + .. #### 5 5 6 0 8 2 0 1  a line of text each
     ProsQA           a JSON list of items with their graphs, see `prosqa`
+    list             a JSON list of what a line of ours holds, as the authors of Coconut keep ProntoQA and GSM8K
 
 GSM8K is Cobbe et al. 2021; its equations and the multiplications, whose digits stand in reverse, are those that
 implicit chain of thought (Deng et al. 2024) and the latent methods after it train on. A file's form is seen from its
@@ -49,11 +50,8 @@ def read_lines(path: Path) -> list[Line]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     if text.lstrip().startswith("["):
-        read_items(path)  # checks every item
-        found, text = [_of_item(item) for item in json.loads(text)], ""
-    else:
-        found = []
-    form = ""
+        return _of_list(path, text)
+    found, form = list[Line](), ""
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
@@ -64,6 +62,29 @@ def read_lines(path: Path) -> list[Line]:
                 found.append(FORMS[form](line))
             except ValueError as error:
                 raise ValueError(f"{path.name}, line {number}: {error}; correct or remove it") from None
+    if not found:
+        raise ValueError(f"{path.name} holds no lines: expected at least one question with steps and answer")
+    return found
+
+
+def _of_list(path: Path, text: str) -> list[Line]:
+    """The lines of a JSON list: items of ProsQA, which bring their graphs, or questions with steps and answers."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path.name}: not JSON ({error}); expected a list of questions with steps and answers"
+        ) from None
+    if any(isinstance(value, dict) and "edges" in value for value in values):
+        read_items(path)  # checks every item
+    found = []
+    for number, value in enumerate(values):
+        try:
+            if not isinstance(value, dict) or "steps" not in value:
+                raise ValueError(f"{short(value)} has no steps: expected an object with question, steps and answer")
+            found.append(_of_value(value))
+        except ValueError as error:
+            raise ValueError(f"{path.name}, item {number}: {error}; correct or remove it") from None
     if not found:
         raise ValueError(f"{path.name} holds no lines: expected at least one question with steps and answer")
     return found
@@ -101,7 +122,10 @@ def _string(value: dict[str, Any], field: str) -> str:
 
 
 def _of_lines(line: str) -> Line:
-    value = _object(line)
+    return _of_value(_object(line))
+
+
+def _of_value(value: dict[str, Any]) -> Line:
     steps = value["steps"]
     if not isinstance(steps, list) or not all(isinstance(step, str) and step.strip() for step in steps):
         raise ValueError(f"steps is {short(steps)}, but a list of strings was expected")
@@ -148,10 +172,6 @@ def _reversed(digits: str) -> int:
     if not re.fullmatch(r"[0-9]( [0-9])*", digits.strip()):
         raise ValueError(f"{short(digits)} is no number in single digits, such as 2 1 for 12")
     return int(digits.replace(" ", "")[::-1])
-
-
-def _of_item(item: dict[str, Any]) -> Line:
-    return Line(item["question"].strip(), tuple(item["steps"]), item["answer"].strip())
 
 
 FORMS: dict[str, Callable[[str], Line]] = {

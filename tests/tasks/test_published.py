@@ -44,6 +44,11 @@ def test_prosqa_is_read():
     assert first.answer == "Ada is a vontle."
 
 
+def test_a_list_of_what_a_line_holds_is_read(tmp_path):
+    """The form in which the authors of Coconut keep what has no graph."""
+    assert read_lines(written(tmp_path, f"[{OURS['lines']},\n{OURS['lines']}]")) == [READ["lines"]] * 2
+
+
 @pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
 def test_published_files_are_read_whole_and_every_stored_answer_is_right(name, count):
     """And no other line's answer is, unless it is the same number or the same words."""
@@ -71,6 +76,8 @@ def test_published_files_are_read_whole_and_every_stored_answer_is_right(name, c
     [
         ("", "holds no lines: expected at least one question"),
         ("[]", "holds no lines: expected at least one question"),
+        (f"[{OURS['lines']}, 3]", "item 1: 3 has no steps: expected an object with question, steps and answer"),
+        ("[" + OURS["lines"], r"not JSON \(.*; expected a list of questions"),
         ("what?", 'line 1: .*neither a JSON object nor "question\\|\\|steps #### answer"'),
         ("what?||5", "line 1: .*neither a JSON object"),
         (OURS["lines"] + "\n{", r"line 2: not JSON \("),

@@ -32,7 +32,7 @@ def load_backbone(settings: Pretrained, tokens: int, added: list[list[int]], gen
         ValueError: transformers cannot load it, or it cannot be driven; see HFBackbone.
     """
     try:
-        with _quiet():
+        with quiet():
             model: Any = AutoModelForCausalLM.from_pretrained(
                 settings.path,
                 dtype=getattr(torch, settings.dtype),
@@ -56,7 +56,7 @@ def load_backbone(settings: Pretrained, tokens: int, added: list[list[int]], gen
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """A context without bars of transformers, which would stand between ours."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -7,12 +7,12 @@ import sys
 from dataclasses import replace
 
 import pytest
-from worded import save_small_model
 
 from tinylatent.cli.main import main, parse
 from tinylatent.cli.run_text import RATE_OF_ADAPTERS, USUAL
 from tinylatent.methods import METHODS
 from tinylatent.models.huggingface_lora import LoRA
+from tinylatent.models.huggingface_small import save_small_model
 from tinylatent.training.checkpoints import read_metrics
 
 SHORT = ["--training.steps", "4", "--training.batch-size", "4", "--training.num-train", "16"]

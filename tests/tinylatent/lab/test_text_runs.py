@@ -9,7 +9,6 @@ import pytest
 import torch
 from tinylatent_tasks import MNNS
 from tinylatent_tasks.published import read_lines
-from worded import save_small_model
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.evaluation.evaluate import evaluate
@@ -23,6 +22,7 @@ from tinylatent.lab.thinking import think
 from tinylatent.methods import METHODS, CoLaR, CoT2, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.models.huggingface_lora import LoRA
+from tinylatent.models.huggingface_small import save_small_model
 from tinylatent.models.pretrained import Pretrained
 from tinylatent.objectives.text import InText
 from tinylatent.training.checkpoints import WEIGHTS, find_checkpoint

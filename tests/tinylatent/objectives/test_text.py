@@ -10,8 +10,8 @@ import pytest
 import torch
 from tinylatent_tasks import MNNS, Arithmetic, MultiHop, Reachability, Recommendation, SubsetSum
 from tinylatent_tasks.published import Line, read_lines
-from worded import tokenizer
 
+from tinylatent.models.huggingface_small import byte_tokenizer
 from tinylatent.objectives.examples import Examples
 from tinylatent.objectives.speakers import Symbols
 from tinylatent.objectives.text import NAMES, Lines, Text, Wording
@@ -24,7 +24,7 @@ TASKS = {
     "arithmetic": Arithmetic(operations=3, least=2),
     "recommendation": Recommendation(),
 }
-WORDING = Wording(tokenizer())
+WORDING = Wording(byte_tokenizer())
 EOS = WORDING.stop_id
 
 
@@ -208,26 +208,26 @@ def test_names_that_do_not_fit_are_refused(unchecked):
 
 
 def test_a_chat_template_is_used_where_there_is_one():
-    wording = Wording(tokenizer(chat=True))
+    wording = Wording(byte_tokenizer(chat=True))
     asked = speaker("mnns", wording=wording)
     prompt, *_ = next(rows_of(asked.examples()))
     question = asked.task.question(asked.problems[0].tolist())
     assert wording.tokenizer.decode(prompt) == f"<user>{question}<end><reply>"
-    plain = Wording(tokenizer(chat=True), chat=False)
+    plain = Wording(byte_tokenizer(chat=True), chat=False)
     assert plain.tokenizer.decode(plain.asked([question])[0]) == f"{question}\n"
     with pytest.raises(ValueError, match="the tokenizer has no chat template: leave out chat"):
-        Wording(tokenizer(), chat=True)
+        Wording(byte_tokenizer(), chat=True)
 
 
 def test_a_text_begins_as_the_tokenizer_begins_it_and_does_not_end():
-    wording = Wording(tokenizer(begins=True))
+    wording = Wording(byte_tokenizer(begins=True))
     (ids,) = wording.asked(["why?"])
     assert wording.tokenizer.decode(ids) == "<bos>why?\n"
     assert wording.tokenizer.decode(wording.ids(["why?"])[0]) == "why?"
 
 
 def test_a_tokenizer_that_cannot_end_is_refused():
-    endless = tokenizer()
+    endless = byte_tokenizer()
     endless.eos_token = None
     with pytest.raises(ValueError, match="the tokenizer has no end-of-sequence token, which ends an answer"):
         Wording(endless)

@@ -1,0 +1,102 @@
+"""`published` lists recipes, says what they take, tries them in small, and does them; every mistake is one line."""
+
+import json
+
+import pytest
+
+from tinylatent.cli.main import main, parse
+from tinylatent.lab import published as recipes
+from tinylatent.lab.published import PUBLISHED, TINY
+from tinylatent.models.huggingface_small import save_small_model
+
+
+def test_all_are_listed_with_model_and_words(capsys):
+    assert main(["published"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said and each.title in said for name, each in PUBLISHED.items())
+
+
+def test_a_plan_is_told(capsys):
+    assert main(["published", "coconut-prosqa", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "gpt2, 124,439,808 parameters, 124,439,808 trained; float32" in said
+    assert "coconut, stages 6, share 0.1, mixing 0.0" in said
+    assert "6,986 steps of 128, 50.0 epochs" in said
+    assert said.count("differs: ") == len(PUBLISHED["coconut-prosqa"].differs)
+    assert main(["published", "latentseek-gsm8k", "--dry-run"]) == 0
+    assert "none: it searches when it is asked" in capsys.readouterr().out
+    assert main(["published", "cot2-prosqa", "--dry-run"]) == 0
+    assert "random weights" in capsys.readouterr().out
+
+
+def test_a_plan_as_json_has_all_sizes(capsys):
+    assert main(["published", "hrpo-gsm8k", "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    held = found["weights"] + found["gradients"] + found["moments"] + max(found["forward"], found["cache"])
+    assert found["memory"] == held
+    assert found["differs"] == [*PUBLISHED["hrpo-gsm8k"].differs]
+
+
+@pytest.mark.slow
+def test_one_is_tried_in_small_and_kept_where_asked(tmp_path, capsys):
+    words = ["published", "direct-prosqa", "--tiny", "--out", str(tmp_path / "run")]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "in small, with two layers: it tells that the recipe runs" in said.err
+    assert "training problems" in said.out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["hf"]["path"] == str(tmp_path / "run-model/model")
+    assert main(words) == 0, "a finished one is shown again"
+    assert main(["published", "direct-prosqa", "--tiny", "--json"]) == 0
+    assert "version" in json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_one_is_done_on_lines(tmp_path, monkeypatch, capsys):
+    """With the recipe's steps cut."""
+    model, lines = tmp_path / "model", tmp_path / "lines.json"
+    save_small_model(model, "GPT2", chat=False)
+    rows = [
+        {"question": f"{a} and {b}?", "steps": [f"{a}+{b}"], "answer": str(a + b)} for a in range(5) for b in range(4)
+    ]
+    lines.write_text(json.dumps(rows), "utf-8")
+    known = PUBLISHED["direct-prosqa"]
+    short = recipes.replace(known, training=recipes.replace(TINY, num_train=None, steps=3))
+    monkeypatch.setitem(PUBLISHED, "direct-prosqa", short)
+    folder = tmp_path / "run"
+    words = ["published", "direct-prosqa", "--model", str(model), "--lines", str(lines), "--out", str(folder)]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert f"differs: {known.differs[0]}" in said.err
+    assert "majority baseline" in said.out
+    assert (folder / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["coconut"], "unknown recipe 'coconut': expected one of coconut-prosqa"),
+        (
+            ["coconut-prosqa"],
+            "coconut-prosqa without --model: expected a folder with gpt2; --dry-run says",
+        ),
+        (["coconut-prosqa", "--dry-run", "--tiny"], "--dry-run beside --tiny: expected one of the two"),
+        (["coconut-prosqa", "--dry-run", "--lines", "x"], "--lines has no effect with --dry-run"),
+        (["coconut-prosqa", "--tiny", "--model", "x"], "--model has no effect with --tiny"),
+        (["coconut-prosqa", "--dry-run", "--model", "/nowhere"], "/nowhere holds no *.safetensors"),
+        (["coconut-prosqa", "--model", "MODEL"], "this recipe is trained on lines: expected ProsQA, prosqa_train.json"),
+        (["cot2-prosqa", "--model", "MODEL", "--lines", "LINES"], "trained on a task of ours: leave the lines out"),
+        (["coconut-prosqa", "--dry-run", "--model", "MODEL"], "holds another model than gpt2: transformer."),
+        (["cot2-prosqa", "--model", "MODEL", "--half"], "--half has no effect without --spread fsdp"),
+    ],
+)
+def test_mistakes_are_one_line(words, complaint, tmp_path, capsys):
+    save_small_model(tmp_path / "model", "GPT2", chat=False)
+    (tmp_path / "lines").write_text('{"question": "a", "steps": [], "answer": "b"}\n', "utf-8")
+    places = {"MODEL": str(tmp_path / "model"), "LINES": str(tmp_path / "lines")}
+    assert main(["published", *(places.get(word, word) for word in words)]) == 2
+    said = capsys.readouterr().err.strip()
+    assert complaint in said
+    assert said.count("\n") == 0
+
+
+def test_flags_are_filled_in():
+    assert parse(["published", "cot2-prosqa", "--spread", "fsdp", "--half"]).half

@@ -1,0 +1,139 @@
+"""`published`: the papers' full runs, looked at before there is a machine for them, tried in small, and done."""
+
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from tinylatent.cli.finished import described, kept_in, say, shown
+from tinylatent.cli.terminal import Device, listed, refuse_idle
+from tinylatent.core.files import json_text
+from tinylatent.core.identity import plain
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.lines import LinesFile
+from tinylatent.lab.published import PUBLISHED, Plan, Published, plan, published, small
+from tinylatent.lab.trained import done, train_together
+
+GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """Do a paper's run on a model of transformers, try it in small, or say what it takes. Without a name: list them."""
+
+    name: tyro.conf.Positional[str] = ""
+    """Name of the recipe."""
+    dry_run: bool = False
+    """Say what it takes, from the model's true shape: parameters, memory, steps, tokens. With --model its files too are
+    looked at: whether every tensor has its place."""
+    tiny: bool = False
+    """Do it with two layers and random weights, on a task of ours, for a few steps."""
+    model: Path | None = None
+    """Folder of the model, as save_pretrained writes it."""
+    lines: Path | None = None
+    """File of what it is trained on, in one of the forms of docs/text.md."""
+    seed: int = 0
+    """Root seed of everything."""
+    out: Path | None = None
+    """Folder of the run; by default the store that studies share, RESULTS/runs, under the run's identity."""
+    results: Path = Path("results")
+    """Folder of results."""
+    device: Device = "cpu"
+    """Where to train and evaluate."""
+    spread: Literal["ddp", "fsdp"] | None = None
+    """Under torchrun: whether every process has the whole model (ddp) or a part of it (fsdp)."""
+    half: bool = False
+    """With --spread fsdp: compute in bfloat16, and keep weights and moments in their own precision."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+    def run(self) -> None:
+        """Prints the list, the plan, or the record."""
+        if not self.name:
+            print(listed("recipes", {name: f"{each.title}; {each.shape}" for name, each in PUBLISHED.items()}))
+            return
+        recipe = published(self.name)
+        if self.dry_run and self.tiny:
+            raise ValueError("--dry-run beside --tiny: expected one of the two")
+        if self.dry_run:
+            refuse_idle(
+                self, ("lines", "seed", "out", "device", "spread", "half"), "with --dry-run, which runs nothing"
+            )
+            self._say(recipe, plan(recipe))
+        elif self.tiny:
+            refuse_idle(self, ("model", "lines", "results", "spread", "half"), "with --tiny, which makes its own")
+            self._try(recipe)
+        else:
+            self._do(recipe)
+
+    def _say(self, recipe: Published, found: Plan) -> None:
+        """Prints what it takes; raises ValueError if tensors of the model have no place."""
+        from tinylatent.models.huggingface_shapes import misplaced
+
+        wrong = [] if self.model is None else misplaced(recipe.shape, self.model)
+        if wrong:
+            raise ValueError(
+                f"{self.model} holds another model than {recipe.shape}: {wrong[0]}"
+                + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else "")
+            )
+        if self.json:
+            print(json_text({**asdict(found), "memory": found.memory, "differs": recipe.differs}))
+            return
+        if self.model is not None:
+            print(f"every tensor of {self.model} has its place in {recipe.shape}", file=sys.stderr)
+        print("\n".join(told(recipe, found)))
+
+    def _try(self, recipe: Published) -> None:
+        """Runs it in small, in a folder of its own that is removed unless --out names one."""
+        with tempfile.TemporaryDirectory() as aside:
+            folder = self.out or Path(aside) / "run"
+            experiment = small(recipe, folder.parent / f"{folder.name}-model" if self.out else Path(aside), self.seed)
+            record = done(experiment, folder, self.device, None, None)
+            say(f"{self.name} in small, with two layers: it tells that the recipe runs, not what it gives")
+            print(json_text(record.to_json()) if self.json else described(record))
+
+    def _do(self, recipe: Published) -> None:
+        """Runs it."""
+        if self.model is None:
+            raise ValueError(
+                f"{self.name} without --model: expected a folder with {recipe.shape}; --dry-run says what it takes, "
+                "--tiny tries it in small"
+            )
+        lines = None if self.lines is None else LinesFile(str(self.lines)).found()
+        experiment: Experiment = recipe.experiment(str(self.model), lines, self.seed)
+        folder, store = kept_in(self, experiment)
+        if self.spread is None:
+            refuse_idle(self, ("half",), "without --spread fsdp")
+        elif not train_together(experiment, folder, self.device, self.spread, self.half, None):
+            return
+        else:
+            store = None  # what it starts from was trained beside it
+        record = done(experiment, folder, self.device, None, store)
+        shown(record, folder, self.device, [f"differs: {each}" for each in recipe.differs], self.json)
+
+
+def told(recipe: Published, found: Plan) -> list[str]:
+    """What a recipe is and takes, line by line."""
+    method = recipe.method
+    rows = {
+        "model": f"{recipe.shape}, {found.parameters:,} parameters, {found.trained:,} trained; {recipe.dtype}",
+        "data": f"{recipe.data.title}; {recipe.data.examples:,} examples of at most {recipe.data.slots} tokens",
+        "method": ", ".join([method.name, *(f"{name} {value}" for name, value in plain(method).items())]),
+        "starts from": recipe.before or ("random weights" if recipe.scratch else "the published weights"),
+        "training": f"{found.steps:,} steps of {recipe.training.batch_size}, {found.epochs:.1f} epochs, "
+        f"{found.tokens / GIGA:.2f} billion tokens at most; rate {recipe.training.learning_rate:g}",
+    }
+    if not found.steps:
+        rows["training"] = "none: it searches when it is asked"
+    sizes = {
+        "weights": found.weights, "gradients": found.gradients, "moments": found.moments,
+        f"forward of {recipe.rows} x {recipe.data.slots}": found.forward,
+        f"cache of {recipe.rows} x {recipe.data.slots}": found.cache,
+    }  # fmt: skip
+    lines = [f"{recipe.title} ({recipe.source})", *(f"  {name:12s} {text}" for name, text in rows.items()), "  memory"]
+    lines += [f"    {name:22s} {size / GIGA:8.2f} GB" for name, size in sizes.items() if size]
+    lines.append(f"    {'in all':22s} {found.memory / GIGA:8.2f} GB, in one process")
+    return [*lines, *(f"  differs: {each}" for each in recipe.differs)]
