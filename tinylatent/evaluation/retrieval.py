@@ -3,7 +3,8 @@
 A title's score is the sum of its tokens' log-probabilities. Titles share prefixes, so each prefix is read once: the
 catalogue is a trie, and the model continues its cache from a level of the trie to the next. Beam search keeps the best
 prefixes of each level, as LatentR3 decodes (arXiv 2505.19092); only prefixes of titles are ever continued, so what it
-returns are titles. With a width of all prefixes it is the exhaustive scoring.
+returns are titles. With a width of all prefixes it is the exhaustive scoring. Shorter titles are filled up with PAST,
+which costs nothing and is certain.
 
 The thinking is that of the method's plan; a search over several rollouts (LatentSeek) scores its first.
 
@@ -30,6 +31,8 @@ from tinylatent.models.backbone import Cache
 from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.method import Method, Model
 
+PAST = -1
+"""In place of a token: the title has ended."""
 CHUNK_BYTES = 2**25
 """Keys, values and logits of prefixes in memory at a time, about."""
 
@@ -39,6 +42,7 @@ class Level:
     """The prefixes of one length: the last token of each, and the prefix of the level before that it continues."""
 
     token_L: Int[Tensor, " L"]
+    """PAST behind a whole title."""
     parent_L: Int[Tensor, " L"]
     """0 in the first level, whose prefixes continue the thinking."""
 
@@ -54,7 +58,7 @@ class Trie:
 
     @classmethod
     def of(cls, titles_IA: Any, device: torch.device | str = "cpu") -> "Trie":
-        """The trie of titles, token ids (I, A).
+        """The trie of titles, token ids (I, A), PAST behind shorter ones.
 
         Raises:
             ValueError: no titles, titles without tokens, or two titles that are the same.
@@ -104,13 +108,13 @@ class Front:
         return Front(self.model, hidden_ND, self.cache.rows(index_N), mask_NS, place_N)
 
     def after(self, row_N: Int[Tensor, " N"], token_N: Int[Tensor, " N"]) -> "Front":
-        """Rows, named any number of times, after one more token each."""
+        """Rows, named any number of times, after one more token each; after PAST they are not to be read."""
         here, backbone = self.rows(row_N), self.model.backbone
         mask_NS = here.mask_BS
         if mask_NS is not None:
             mask_NS = torch.cat([mask_NS, mask_NS.new_ones(len(row_N), 1)], 1)
         hidden_N1D, cache = backbone.forward(
-            backbone.table.rows(token_N)[:, None],
+            backbone.table.rows(token_N.clamp(min=0))[:, None],
             here.cache,
             mask_BS=mask_NS,
             positions_BT=here.place_B[:, None],
@@ -183,7 +187,8 @@ def _scored(front: Front, trie: Trie) -> Tensor:
             front = front.after((row_b1 * before + last.parent_L).flatten(), last.token_L.repeat(rows))
         log_bLV = front.log_probs().unflatten(0, (rows, -1))
         before = log_bLV.shape[1]
-        score_bL = score_bL[:, level.parent_L] + log_bLV[:, level.parent_L, level.token_L]
+        log_bL = log_bLV[:, level.parent_L, level.token_L.clamp(min=0)]
+        score_bL = score_bL[:, level.parent_L] + log_bL.masked_fill(level.token_L == PAST, 0.0)
     return score_bL[:, trie.place_I]
 
 
@@ -220,7 +225,8 @@ def _beams(front: Front, trie: Trie, width: int) -> tuple[Tensor, Tensor]:
         slot_bL.scatter_(1, kept_bW, torch.arange(before, device=kept_bW.device).expand(rows, -1))
         slot_bM = slot_bL[:, level.parent_L]  # where the prefix before is among the kept ones, -1 if it was dropped
         from_bM = slot_bM.clamp(min=0)
-        score_bM = score_bW.gather(1, from_bM) + log_bWV.flatten(1).gather(1, from_bM * V + level.token_L)
+        log_bM = log_bWV.flatten(1).gather(1, from_bM * V + level.token_L.clamp(min=0))
+        score_bM = score_bW.gather(1, from_bM) + log_bM.masked_fill(level.token_L == PAST, 0.0)
         score_bW, kept_bW = score_bM.masked_fill(slot_bM < 0, -torch.inf).topk(min(width, len(level.token_L)))
         from_bW = from_bM.gather(1, kept_bW)
     return kept_bW, score_bW
@@ -245,7 +251,7 @@ def scores_and_beams(
     Args:
         speaker: gives the problems.
         method, model: think about them.
-        titles_IA: token ids of every title.
+        titles_IA: token ids of every title, PAST behind shorter ones.
         width: of the beam; None to leave the search out.
         control, seed, batch, device: as for `evaluate`.
 

@@ -6,6 +6,8 @@ each control, and by its other decoders; beside them stand a beam search, rankin
 Letters: P problems, I items.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -21,11 +23,10 @@ from tinylatent.evaluation.ranking import (
     quintiles,
     ranks,
 )
-from tinylatent.evaluation.retrieval import scores_and_beams
+from tinylatent.evaluation.retrieval import PAST, scores_and_beams
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.records import BEAM, DEFAULT, Ranking
 from tinylatent.objectives.method import Method, Model
-from tinylatent.objectives.speakers import Symbols
 
 DIGITS = 5
 """Decimals of what is recorded of likelihoods."""
@@ -39,7 +40,9 @@ Way = tuple[str, Method, str | None]
 def ranked(
     experiment: Experiment, model: Model, rows: np.ndarray, ways: list[Way], device: torch.device | str = "cpu"
 ) -> Ranking | None:
-    """Ranks of right titles for the problems of the validation part; None if the task has no catalogue, or is in text.
+    """Ranks of right titles for the problems of the validation part; None if the task has no catalogue.
+
+    In text a title is all the tokens that say it, and the stop behind them.
 
     Args:
         experiment: what was trained.
@@ -49,24 +52,27 @@ def ranked(
         device: the model's.
     """
     task = experiment.task
-    if not isinstance(task, Shop) or experiment.text is not None:
+    if not isinstance(task, Shop):
         return None
+    speaker: Any = experiment.asks(rows)
+    titles_IA = speaker.titles
     seed, right_P = experiment.seeds.derive("sampling", "evaluation"), task.answer(rows)
     found: dict[str, np.ndarray] = {}
     for name, method, control in ways:
         scores_PI, listed_PW = scores_and_beams(
-            Symbols(experiment.task, rows),
+            speaker,
             method,
             model,
-            task.catalogue,
+            titles_IA,
             width=WIDTH if name == DEFAULT else None,
             control=control,
             seed=seed,
+            batch=experiment.asked_at_once,
             device=device,
         )
         found[name] = ranks(scores_PI, right_P)
         if name == DEFAULT:
-            nll_P = -scores_PI[np.arange(len(rows)), right_P] / task.catalogue.shape[1]
+            nll_P = -scores_PI[np.arange(len(rows)), right_P] / (titles_IA != PAST).sum(1)[right_P]
         if listed_PW is not None:
             found[BEAM] = listed_ranks(listed_PW, right_P, len(task.catalogue))
     predictive_PI, asked = task.predictive(rows), task.answer(experiment.rows("train"))

@@ -75,6 +75,7 @@ class HFBackbone(nn.Module):
         self._scale = _embedding_scale(self.model.get_input_embeddings())
         self._positions, self._remedy = _positions_known(self._config)
         self.window = _narrowest_window(self._config)
+        self.cache_name = _cache_name(self.model.base_model)
         self._check_logits()
 
     def train(self, mode: bool = True) -> "HFBackbone":
@@ -144,7 +145,7 @@ class HFBackbone(nn.Module):
                 context.enter_context(self._recomputed())
             output = self.model.base_model(
                 inputs_embeds=embeddings_BTD,
-                past_key_values=growing,  # even if empty: a model's own may drop what leaves a sliding window
+                **{self.cache_name: growing},  # even if empty: a model's own may drop what leaves a sliding window
                 attention_mask=mask_BS,
                 position_ids=positions_BT.expand(B, -1),
                 use_cache=growing is not None,
@@ -309,6 +310,12 @@ class HFBackbone(nn.Module):
             if blocks and all(hasattr(block, attention) and hasattr(block, "mlp") for block in blocks):
                 return [(block, getattr(block, attention), block.mlp) for block in blocks]
         raise ValueError(f"{self._name} cannot be edited: expected blocks h (attn, mlp) or layers (self_attn, mlp)")
+
+
+def _cache_name(model: nn.Module) -> str:
+    """What a model calls its cache: newer versions of transformers have a shorter name."""
+    names = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
 
 
 def _unwrapped(model: Any) -> Any:

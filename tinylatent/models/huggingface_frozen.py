@@ -126,7 +126,7 @@ class Frozen(nn.Module):
             seen_BL = seen_BL & torch.nn.functional.pad(mask_BS, (0, self.slots - past - 1))
         hidden = self._step(
             inputs_embeds=embeddings_BTD.contiguous(),
-            past_key_values=self._cache,
+            **{self.backbone.cache_name: self._cache},
             attention_mask=seen_BL[:, None, None],
             position_ids=positions_BT.expand(B, -1).contiguous(),
             use_cache=True,

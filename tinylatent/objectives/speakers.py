@@ -37,6 +37,13 @@ class Symbols:
         """Number of the task's tokens."""
         return len(self.task.vocabulary)
 
+    @property
+    def titles(self) -> np.ndarray:
+        """Tokens (I, A) of every title of its task's catalogue."""
+        task: Any = self.task
+        titles_IA: np.ndarray = task.catalogue
+        return titles_IA
+
     def part(self, index: np.ndarray) -> "Symbols":
         """The speaker of some of the problems."""
         return Symbols(self.task, self.problems[index])

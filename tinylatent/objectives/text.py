@@ -244,6 +244,14 @@ class Text:
         """The right answer to one of its problems, in words."""
         return str(self.task.say(self.task.answer_ids(self.task.answer(self.problems[place][None]))[0]))
 
+    @property
+    def titles(self) -> np.ndarray:
+        """Tokens (I, A) of every title of its task's catalogue and the stop behind it; -1 after shorter ones."""
+        task: Any = self.task
+        said = [str(task.say(ids)) for ids in task.answer_ids(np.arange(len(task.catalogue)))]
+        ids_IA, mask_IA = _padded([[*ids, self.wording.stop_id] for ids in self.wording.ids(said)])
+        return ids_IA.masked_fill(~mask_IA, NO_TOKEN).numpy()
+
     def part(self, index: np.ndarray) -> "Text":
         """The speaker of some of the problems."""
         return Text(self.task, self.problems[index], self.wording, self.names, self.words)

@@ -38,7 +38,8 @@ class Training:
     """Share of right answers to the `validate` problems at which training stops, for a model that is meant to err; the
     whole length by default."""
     micro_batch: int | None = None
-    """Problems per forward and backward; the whole batch by default. Gradients of a batch's parts are added up."""
+    """Problems per forward and backward; the whole batch by default. Gradients of a batch's parts are added up. As many
+    are asked at a time when training validates."""
     clip_norm: float | None = None
     """Largest norm of the gradient; larger gradients are scaled down. No limit by default."""
 

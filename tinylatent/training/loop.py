@@ -21,6 +21,7 @@ from torch import Tensor
 from tinylatent.core.environment import environment
 from tinylatent.core.files import DamagedError, json_text, naming, read_lines
 from tinylatent.core.seeds import Seeds, derive
+from tinylatent.evaluation.evaluate import BATCH
 from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.method import Loss, Method, Model, ParameterGroup, TrainState
 from tinylatent.objectives.rewards import Verifier, truth
@@ -96,7 +97,8 @@ def fit(
     team.check(method)
     names, asked = trainable(model), None
     if validation is not None and min(recipe.validate, len(validation.problems)):
-        asked = Validation(validation, recipe.validate, seeds, examples.prompt_BN.device, verify)
+        device, at_once = examples.prompt_BN.device, recipe.micro_batch or BATCH
+        asked = Validation(validation, recipe.validate, seeds, device, verify, at_once)
     heard = on_progress if on_progress is not None and team.leads else lambda step, loss: None
     log = _Log(folder, recipe.batch_size, heard, asked, team.leads)
     said = say if team.leads else lambda text: None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tinylatent.core.seeds import Seeds, derive
-from tinylatent.evaluation.evaluate import evaluate
+from tinylatent.evaluation.evaluate import BATCH, evaluate
 from tinylatent.objectives.examples import Examples, Speaker
 from tinylatent.objectives.method import Method, Model
 from tinylatent.objectives.rewards import Verifier
@@ -25,13 +25,22 @@ class Validation:
         seeds: of what a method samples when it answers, the same each time.
         device: the model's device.
         verify: judges answers during a search; the method's own judge if None.
+        batch: most problems at a time.
     """
 
-    def __init__(self, speaker: Speaker, count: int, seeds: Seeds, device: torch.device, verify: Verifier | None):
+    def __init__(
+        self,
+        speaker: Speaker,
+        count: int,
+        seeds: Seeds,
+        device: torch.device,
+        verify: Verifier | None,
+        batch: int = BATCH,
+    ):
         total = len(speaker.problems)
         self.index = np.sort(np.random.default_rng(derive(0, "validation")).permutation(total)[:count])
         self.speaker, self.seed = speaker, seeds.derive("sampling", "validation")
-        self.device, self.verify = device, verify
+        self.device, self.verify, self.batch = device, verify, batch
         self.seconds = 0.0
         """Wall-clock time of asking so far."""
         self.asked: _Encoded | None = None
@@ -45,7 +54,8 @@ class Validation:
         began = time.perf_counter()
         if self.asked is None:
             self.asked = _Encoded(self.speaker.part(self.index).examples(self.device))
-        found = evaluate(self.asked, method, model, seed=self.seed, device=self.device, verify=self.verify)
+        how: dict[str, Any] = {"batch": self.batch, "device": self.device, "verify": self.verify}
+        found = evaluate(self.asked, method, model, seed=self.seed, **how)
         self.seconds += time.perf_counter() - began
         return round(float(found.right_P.mean()), 6)
 

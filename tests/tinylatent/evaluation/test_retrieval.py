@@ -16,7 +16,7 @@ from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import GREEDY
 from tinylatent.evaluation import retrieval
 from tinylatent.evaluation.evaluate import evaluate
-from tinylatent.evaluation.retrieval import Trie, beam_search, scores_and_beams, thought_out, title_log_prob
+from tinylatent.evaluation.retrieval import PAST, Trie, beam_search, scores_and_beams, thought_out, title_log_prob
 from tinylatent.methods import GRPO, METHODS, CoT2, Direct, DiscreteCoT, PauseTokens
 from tinylatent.objectives.method import Method
 from tinylatent.objectives.speakers import Symbols
@@ -28,6 +28,8 @@ EXAMPLES = SPEAKER.examples()
 EVERY = [*(kind() for kind in METHODS.values()), DiscreteCoT(ends=True)]
 ODD = np.array([[3, 8, 10], [3, 8, 11], [4, 8, 10], [3, 9, 12], [5, 5, 5], [3, 8, 12], [4, 7, 10]])
 """Titles that are no product of parts, in no order."""
+RAGGED = np.array([[3, 8, 10], [3, 8, PAST], [4, PAST, PAST], [3, 9, 12], [5, 5, PAST], [3, 8, 12]])
+"""Titles of one to three tokens, some of which begin others."""
 
 
 def streams(rows=11):
@@ -78,6 +80,17 @@ def test_scores_are_those_of_a_rollout_for_every_title(method, titles_IA):
     torch.testing.assert_close(found_BI, one_by_one(method, model, titles_IA), rtol=1e-9, atol=1e-9)
     assert (found_BI.exp().sum(1) < 1).all()
     assert found_BI.std(0).min() > 0.01, "prompts matter"
+
+
+@pytest.mark.parametrize("method", [Direct(), CoT2(), GRPO()], ids=lambda method: method.name)
+def test_shorter_titles_are_scored_by_their_own_tokens_and_found_by_a_beam(method):
+    model = model_of(method, TASK)
+    whole = [one_by_one(method, model, title[title != PAST][None]) for title in RAGGED]
+    found_BI = scores(method, model, RAGGED)
+    torch.testing.assert_close(found_BI, torch.cat(whole, 1), rtol=1e-9, atol=1e-9)
+    item_BW, score_BW = beam_search(thought_out(method, model, EXAMPLES, streams()), Trie.of(RAGGED), len(RAGGED))
+    torch.testing.assert_close(score_BW, found_BI.sort(1, descending=True)[0])
+    assert torch.equal(item_BW, found_BI.argsort(1, descending=True))
 
 
 @pytest.mark.parametrize("control", ["zero", "noise", "shuffled"])

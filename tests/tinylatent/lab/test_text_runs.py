@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tinylatent_tasks import MNNS
+from tinylatent_tasks import MNNS, Recommendation
 from tinylatent_tasks.published import read_lines
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.evaluation.evaluate import evaluate
+from tinylatent.evaluation.retrieval import scores_and_beams
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load, train
 from tinylatent.lab.lines import LinesFile
@@ -19,7 +20,7 @@ from tinylatent.lab.names import run_name
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.run import read_record
 from tinylatent.lab.thinking import think
-from tinylatent.methods import METHODS, CoLaR, CoT2, DiscreteCoT
+from tinylatent.methods import METHODS, CoLaR, CoT2, Direct, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.models.huggingface_lora import LoRA
 from tinylatent.models.huggingface_small import save_small_model
@@ -279,3 +280,39 @@ def test_questions_that_are_alike_share_a_key(tmp_path):
     with pytest.raises(ValueError, match="'x' is no line: expected its number, from 0 to 2"):
         task.read("x")
     assert task.to_json(task.read([1])) == {"question": "what  is it?"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Titles
+
+
+@torch.no_grad()
+def test_titles_are_ranked_by_all_their_tokens_and_a_stop(folder):
+    """Against the model's own logits on question, title and stop in one sequence, without padding."""
+    task = Recommendation(categories=3, brands=2, numbers=2, intents=2, events=4)
+    run = experiment(folder, Direct(), task)
+    model, rows = run.fresh(), task.problems(5, seed=2)
+    speaker, words = run.asks(rows), run.wording
+    titles = [[id for id in title if id >= 0] for title in speaker.titles.tolist()]
+    assert len(titles) == len(task.catalogue) == 12
+    assert all(title[-1] == words.stop_id for title in titles)
+    bare_IA = np.where(speaker.titles == words.stop_id, -1, speaker.titles)
+    said = [task.read_answer(text).tolist() for text in words.texts(torch.tensor(bare_IA))]
+    assert said == task.answer_ids(np.arange(12)).tolist()
+    scores_PI, listed_PW = scores_and_beams(speaker, run.method, model, speaker.titles, width=3, batch=2)
+    network = model.backbone.model
+    for place, prompt in enumerate(words.asked([task.question(row) for row in rows.tolist()])):
+        for item, title in enumerate(titles):
+            ids = torch.tensor([[*prompt, *title]])
+            logits = network(inputs_embeds=model.backbone.table.rows(ids)).logits[0, :, : speaker.vocabulary]
+            log_prob = logits.log_softmax(-1)[torch.arange(len(prompt) - 1, ids.shape[1] - 1), ids[0, len(prompt) :]]
+            assert scores_PI[place, item] == pytest.approx(float(log_prob.sum()), abs=1e-3)
+    assert listed_PW.shape == (5, 3)
+
+
+def test_a_run_on_titles_in_text_has_their_ranks(folder, tmp_path):
+    task = Recommendation(categories=3, brands=2, numbers=2, intents=2, events=4)
+    record = experiment(folder, Direct(), task).measure(tmp_path)
+    assert len(record.ranking.ranks["default"]) == sum(record.total)
+    assert set(record.ranking.ranks) >= {"default", "beam"}
+    assert np.mean(record.ranking.nll) > 0

@@ -120,6 +120,21 @@ def test_a_part_of_the_problems_is_asked_always_the_same():
     assert validation.accuracy(DiscreteCoT(), model) == pytest.approx(again, abs=1e-6)
 
 
+def test_it_is_asked_in_parts_where_batches_have_parts(monkeypatch):
+    run, sizes = experiment(CoT2(), micro_batch=3, steps=1, log_every=1, save_every=1), []
+    usual = CoT2.solve
+
+    def counting(method, model, examples, *arguments, **options):
+        sizes.append(len(examples))
+        return usual(method, model, examples, *arguments, **options)
+
+    monkeypatch.setattr(CoT2, "solve", counting)
+    examples = run.method.supervise(run.speaker("train"))
+    fit(run.fresh(), run.method, examples, run.training, SEEDS, validation=run.speaker("validation"))
+    assert sum(sizes) == len(run.rows("validation"))
+    assert max(sizes) == 3
+
+
 def test_a_method_that_samples_draws_the_same_each_time():
     whole = METHODS["grpo"]
     first, second = (Validation(whole.speaker("validation"), 256, SEEDS, torch.device("cpu"), truth) for _ in range(2))
