@@ -338,12 +338,9 @@ def plan(recipe: Published) -> Plan:
         ImportError: transformers is not installed, or peft for adapters.
         ValueError: a parameter that the method trains has no place in the model.
     """
-    from tinylatent.models.huggingface_loading import train_rows_alone
     from tinylatent.models.huggingface_shapes import cache_bytes, kept_for_backward, on_meta
 
     backbone = on_meta(recipe.shape, getattr(torch, recipe.dtype), recipe.lora)
-    if recipe.lora is not None and _adds_tokens(recipe):
-        train_rows_alone(backbone.model, len(backbone.table.weight) - 1)
     model = recipe.method.model(backbone, torch.Generator())
     parameters = dict(model.named_parameters())
     names = trained(model, recipe.method.parameter_groups(0)) if recipe.training.steps else []
@@ -366,12 +363,6 @@ def plan(recipe: Published) -> Plan:
         forward=blocks + kept.logits if names else 0,
         cache=cache_bytes(backbone, recipe.rows, recipe.data.slots) if rewarded else 0,
     )
-
-
-def _adds_tokens(recipe: Published) -> bool:
-    """Whether its model has rows for tokens that its tokenizer lacks."""
-    own = bool(recipe.method.extra_tokens) or recipe.data.full is not None
-    return own or (recipe.before is not None and _adds_tokens(PUBLISHED[recipe.before]))
 
 
 def small(recipe: Published, folder: Path, seed: int = 0) -> Experiment:

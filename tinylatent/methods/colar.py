@@ -35,7 +35,7 @@ from tinylatent.engine.plan import Plan, Segment
 from tinylatent.engine.thought import Action, State, Thought
 from tinylatent.engine.thoughts import GREEDY, Stopping
 from tinylatent.methods.discrete import END, THINKING
-from tinylatent.models.backbone import Table
+from tinylatent.models.backbone import Table, set_last_rows
 from tinylatent.models.decoder import MAX_WIDTH
 from tinylatent.objectives.examples import Examples
 from tinylatent.objectives.losses import token_loss
@@ -381,14 +381,17 @@ class CoLaR(Compressing):
 
         It leads from the first to the last, so that a speed between two that were trained means something.
         """
-        table_VD, M = model.backbone.table.weight, max(self.speeds)
-        scale = table_VD[:-M].std()
+        table, M = model.backbone.table, max(self.speeds)
+        scale = (table.weight if table.added is not None else table.weight[:-M]).std()
         head_of(model).scale.copy_(scale)
-        first_D, last_D = (scale * row / row.std() for row in (table_VD[-M].clone(), table_VD[-1].clone()))
+        own_MD = table.weight[-M:] if table.added is None else table.added[-M:]
+        first_D, last_D = (scale * row / row.std() for row in (own_MD[0], own_MD[-1]))
+        rows = []
         for number in range(M):
             angle = 0.5 * math.pi * number / max(1, M - 1)
             row_D = math.cos(angle) * first_D + (math.sin(angle) * last_D if number else 0.0)
-            table_VD[number - M] = scale * row_D / row_D.std()
+            rows.append(scale * row_D / row_D.std())
+        set_last_rows(model.backbone, torch.stack(rows))
 
     def drawn(self, state: TrainState) -> int:
         """The speed of a batch, the same in all its parts."""

@@ -32,13 +32,16 @@ consecutively: loop l of L blocks has layers l L .. l L + L - 1.
 class Table:
     """An embedding table: rows of ids, mixtures of rows, and the scale that a model multiplies both by."""
 
-    weight: Float[Tensor, "V D"]
+    weight: Float[Tensor, "known D"]
+    """Of the model itself; all rows, if none were added."""
     scale: float | None = None
     """Factor on every embedding; None for 1. It is applied after the lookup, never to the whole table."""
+    added: Float[Tensor, "A D"] | None = None
+    """Rows of tokens that were added after those, if they are kept apart."""
 
     def __len__(self) -> int:
         """V, the number of rows."""
-        return self.weight.shape[0]
+        return self.weight.shape[0] + (0 if self.added is None else self.added.shape[0])
 
     @property
     def width(self) -> int:
@@ -57,8 +60,13 @@ class Table:
         return self._scaled(self._looked_up(ids))
 
     def _looked_up(self, ids: Tensor) -> Tensor:
+        known = self.weight.shape[0]
         try:
-            return F.embedding(ids, self.weight)
+            if self.added is None:
+                return F.embedding(ids, self.weight)
+            rows = F.embedding(ids.clamp(max=known - 1), self.weight)
+            more = F.embedding((ids - known).clamp(min=0), self.added.to(rows))
+            return torch.where((ids < known)[..., None], rows, more)
         except IndexError:
             raise ValueError(
                 f"token ids from {int(ids.min())} to {int(ids.max())}: expected 0 to {len(self) - 1}, the rows of the "
@@ -67,8 +75,12 @@ class Table:
 
     def mix(self, shares: Float[Tensor, "*shape U"]) -> Float[Tensor, "*shape D"]:
         """sum_v shares_v E[v]: a mixture of the first U rows; of all, unless tokens were added after them."""
-        known = shares.shape[-1]
-        return self._scaled(shares.to(self.weight) @ (self.weight if known == len(self) else self.weight[:known]))
+        count, known, shares = shares.shape[-1], self.weight.shape[0], shares.to(self.weight)
+        if count <= known:
+            return self._scaled(shares @ (self.weight if count == known else self.weight[:count]))
+        assert self.added is not None, "there are more shares than rows"
+        more = shares[..., known:] @ self.added[: count - known].to(self.weight)
+        return self._scaled(shares[..., :known] @ self.weight + more)
 
     def mix_rows(
         self, ids: Int[Tensor, "*shape K"], shares: Float[Tensor, "*shape K"] | None = None
@@ -79,7 +91,8 @@ class Table:
 
     def unit(self) -> Float[Tensor, ""]:
         """Mean norm of an embedding, the unit in which norms of latents are reported."""
-        return self._scaled(self.weight.norm(dim=-1).mean())
+        norm_V = self.weight.norm(dim=-1)
+        return self._scaled((norm_V if self.added is None else torch.cat([norm_V, self.added.norm(dim=-1)])).mean())
 
 
 @dataclass(frozen=True)
@@ -171,6 +184,16 @@ def check_positions(positions_BT: Int[Tensor, "rows T"] | range, known: int, rem
     if first < 0 or last >= known:
         wrong = first if first < 0 else last
         raise ValueError(f"position {wrong}, but the model has {known} positions, 0 to {known - 1}: {remedy}")
+
+
+@torch.no_grad()
+def set_last_rows(backbone: Any, rows_MD: Float[Tensor, "M D"]) -> None:
+    """Replaces the last rows of a backbone's table, wherever it keeps them."""
+    added = getattr(backbone, "added", None)
+    if added is None:
+        backbone.table.weight[-len(rows_MD) :] = rows_MD.to(backbone.table.weight)
+    else:
+        added.set_last(rows_MD)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from tinylatent.core.precision import full
 from tinylatent.models.backbone import SITES, Cache, Edit, Site, Table, check_positions, default_positions
 from tinylatent.models.blocks import MLP, Attention, Block, Norm
 from tinylatent.models.decoder import Decoder
+from tinylatent.models.huggingface_added import AddedRows
 
 try:
     from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
@@ -54,6 +55,8 @@ class HFBackbone(nn.Module):
             activation checkpointing enabled, a forward of a whole sequence recomputes its blocks in the backward.
         tokens: number of tokens, where the model's table has more rows: those after them are never read or written.
             Pass `len(tokenizer)`; tables are often padded to a round size. All rows by default.
+        added: rows of more tokens, which follow on those.
+        added_head: the same for output embeddings, where these are a table of their own.
 
     Raises:
         ValueError: it cannot be driven by embeddings, positions and a cache, or gives other logits then; its input and
@@ -61,7 +64,13 @@ class HFBackbone(nn.Module):
             its blocks have unknown names or do more than add attention and MLP.
     """
 
-    def __init__(self, model: nn.Module, tokens: int | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        tokens: int | None = None,
+        added: AddedRows | None = None,
+        added_head: AddedRows | None = None,
+    ):
         super().__init__()
         self.model: Any = _unwrapped(model).eval()
         self._name = type(self.model).__name__
@@ -72,6 +81,8 @@ class HFBackbone(nn.Module):
         if tokens is not None and not 2 <= tokens <= rows:
             raise ValueError(f"tokens is {tokens}: expected 2 to {rows}, the rows of the model's embedding table")
         self._tokens = rows if tokens is None else tokens
+        self.added, self.added_head = added, added_head
+        self._given, self.is_moved = _given(self.model), False
         self._scale = _embedding_scale(self.model.get_input_embeddings())
         self._positions, self._remedy = _positions_known(self._config)
         self.window = _narrowest_window(self._config)
@@ -88,7 +99,8 @@ class HFBackbone(nn.Module):
     def table(self) -> Table:
         """The input embedding table, with the scale of its lookup."""
         weight = self.model.get_input_embeddings().weight
-        return Table(weight if len(weight) == self._tokens else weight[: self._tokens], self._scale)
+        more = None if self.added is None else self.added.now()
+        return Table(weight if len(weight) == self._tokens else weight[: self._tokens], self._scale, more)
 
     @property
     def layers_to_share(self) -> list[nn.Module]:
@@ -97,19 +109,35 @@ class HFBackbone(nn.Module):
 
     @property
     def tables(self) -> tuple[Tensor, ...]:
-        """The parameters that have a row for every token: of the embedding and of the head."""
-        return self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight
+        """The parameters that have rows of tokens: of the embedding and of the head, and what added rows learn."""
+        more = [rows.learned_AD for rows in self.every_added]
+        return self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight, *more
+
+    @property
+    def given(self) -> set[str]:
+        """Names of tensors that are those of the model's folder, however long adapters are trained beside them.
+
+        What was frozen when this was made; none without adapters, or once `is_moved` says that they are others.
+        """
+        return set() if self.is_moved else self._given
+
+    @property
+    def every_added(self) -> list[AddedRows]:
+        """Rows of added tokens: none, in one table, or in two."""
+        return [rows for rows in (self.added, self.added_head) if rows is not None]
 
     def readout(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
         """Logits of the tokens, by the model's output embeddings and what its config does to their result."""
-        logits, config = self.model.get_output_embeddings()(hidden), self._config
+        logits, config = self.model.get_output_embeddings()(hidden)[..., : self._tokens], self._config
+        if (rows := self.added_head or self.added) is not None:
+            logits = torch.cat([logits, nn.functional.linear(hidden, rows.now().to(hidden))], -1)
         if (divisor := getattr(config, "logits_scaling", None)) is not None:
             logits = logits / divisor
         if (factor := getattr(config, "logit_scale", None)) is not None:
             logits = logits * factor
         if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
             logits = cap * torch.tanh(logits / cap)
-        return full(logits[..., : self._tokens])
+        return full(logits)
 
     def forward(
         self,
@@ -289,7 +317,7 @@ class HFBackbone(nn.Module):
         hidden, _ = self.forward(table.rows(ids[:, 1:]), cache, mask_B3)
         self.forward(table.mix_rows(ids)[:, None])  # what is no row: some models look for the ids behind it
         logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-        return self.readout(hidden), full(logits[:, 1:, : self._tokens])
+        return self.readout(hidden)[..., : self._tokens], full(logits[:, 1:, : self._tokens])
 
     @torch.no_grad()
     def _check_sites(self) -> None:
@@ -310,6 +338,13 @@ class HFBackbone(nn.Module):
             if blocks and all(hasattr(block, attention) and hasattr(block, "mlp") for block in blocks):
                 return [(block, getattr(block, attention), block.mlp) for block in blocks]
         raise ValueError(f"{self._name} cannot be edited: expected blocks h (attn, mlp) or layers (self_attn, mlp)")
+
+
+def _given(model: nn.Module) -> set[str]:
+    """Names of the tensors of a model with adapters that are not trained."""
+    names, trained = {*model.state_dict()}, {name for name, x in model.named_parameters() if x.requires_grad}
+    learned = {name for name in names if "lora_" in name}
+    return {f"model.{name}" for name in names - learned - trained} if learned else set()
 
 
 def _cache_name(model: nn.Module) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from tinylatent.core.extras import MissingExtraError
 from tinylatent.models.huggingface import HFBackbone
+from tinylatent.models.huggingface_added import begun_rows
 from tinylatent.models.huggingface_lora import add_lora
 from tinylatent.models.pretrained import Pretrained
 
@@ -42,17 +43,13 @@ def load_backbone(settings: Pretrained, tokens: int, added: list[list[int]], gen
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(f"{settings.path}: transformers cannot load it: {error}") from error
     known = tokens - len(added)
-    if len(model.get_input_embeddings().weight) < tokens:
-        with torch.random.fork_rng(devices=[]):
-            model.resize_token_embeddings(tokens, mean_resizing=False)
-    begin_rows(model, known, added, generator)
+    tables = {id(module.weight): module.weight for module in (model.get_input_embeddings(), _head(model))}
+    rows = [begun_rows(table, known, added, generator) for table in tables.values()] if added else []
     if settings.lora is not None:
         add_lora(model, settings.lora, generator)
-        if added:
-            train_rows_alone(model, known)
     if settings.checkpointing:
         model.activation_checkpointing_enable()
-    return HFBackbone(model, tokens)
+    return HFBackbone(model, known, *rows)
 
 
 @contextmanager
@@ -67,47 +64,9 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-@torch.no_grad()
-def begin_rows(model: Any, first: int, added: list[list[int]], generator: torch.Generator) -> None:
-    """Sets the rows of added tokens, in the embedding and the head: each to the mean of the rows of some other tokens.
-
-    Args:
-        model: changed in place.
-        first: the first of these rows.
-        added: ids whose rows each is the mean of; none for a row that is drawn, as far from the mean of all as others.
-        generator: draws.
-    """
-    tables = {id(module.weight): module.weight for module in _tables(model)}
-    for weight in tables.values():
-        mean, spread = weight[:first].float().mean(0), weight[:first].float().std(0)
-        for place, ids in enumerate(added, first):
-            if ids:
-                weight[place] = weight[torch.tensor(ids, device=weight.device)].float().mean(0).to(weight)
-            else:
-                noise = torch.empty(len(mean)).normal_(generator=generator).to(mean)
-                weight[place] = (mean + spread * noise).to(weight)
-
-
-def train_rows_alone(model: Any, first: int) -> None:
-    """Lets the rows of added tokens train beside adapters: other rows of these tables get no gradient.
-
-    An optimizer must not shrink them either: see `tinylatent.training.optimizer`.
-    """
-
-    def rows_alone(gradient: torch.Tensor) -> torch.Tensor:
-        gradient = gradient.clone()
-        gradient[:first] = 0
-        return gradient
-
-    for weight in {id(module.weight): module.weight for module in _tables(model)}.values():
-        weight.requires_grad_()
-        weight.register_hook(rows_alone)
-        weight.decays = False
-
-
-def _tables(model: Any) -> list[Any]:
-    """The modules of a model that have a row for every token."""
-    return [model.get_input_embeddings(), model.get_output_embeddings()]
+def _head(model: Any) -> Any:
+    """The output embeddings of a model, or its input embeddings if it has none; HFBackbone says so."""
+    return model.get_output_embeddings() or model.get_input_embeddings()
 
 
 @lru_cache(maxsize=4)

@@ -3,9 +3,9 @@
     add_lora(model, LoRA(rank=16), generator)
     backbone = HFBackbone(model)
 
-Adapters are all that is trained then. Switched off, they leave the model as it was: that is the reference of a policy
-gradient with a KL term, which needs no copy. When such training begins, what the adapters have learned before is
-folded into the model, so that the reference is the policy of that moment.
+Adapters are all that is trained then, and rows of added tokens. Switched off, they leave the model as it was: that is
+the reference of a policy gradient with a KL term, which needs no copy. When such training begins, what they have
+learned before is folded into the model, so that the reference is the policy of that moment.
 """
 
 import math
@@ -107,7 +107,7 @@ def fold(model: nn.Module) -> None:
 
 
 class SwitchedOff:
-    """A backbone without what its adapters add; it shares all weights.
+    """A backbone without what its adapters and its added rows have learned; it shares all weights.
 
     Args:
         backbone: of a model with adapters.
@@ -119,18 +119,19 @@ class SwitchedOff:
     @property
     def table(self) -> Table:
         """That of the backbone."""
-        table: Table = self._backbone.table
+        with self._off():
+            table: Table = self._backbone.table
         return table
 
     def forward(self, embeddings_BTD: Tensor, *others: Any, **options: Any) -> tuple[Tensor, Cache]:
         """As Backbone.forward."""
-        with switched_off(self._backbone.model):
+        with self._off():
             found: tuple[Tensor, Cache] = self._backbone.forward(embeddings_BTD, *others, **options)
         return found
 
     def readout(self, hidden: Tensor) -> Tensor:
         """As Backbone.readout."""
-        with switched_off(self._backbone.model):
+        with self._off():
             logits: Tensor = self._backbone.readout(hidden)
         return logits
 
@@ -142,12 +143,28 @@ class SwitchedOff:
     def start_here(self) -> None:
         """Makes what the model computes now that which it computes without adapters."""
         fold(self._backbone.model)
+        self._backbone.is_moved = True
+        for rows in self._backbone.every_added:
+            rows.fold()
+
+    @contextmanager
+    def _off(self) -> Iterator[None]:
+        """A context in which nothing that was learned counts."""
+        for rows in self._backbone.every_added:
+            rows.is_off = True
+        try:
+            with switched_off(self._backbone.model):
+                yield
+        finally:
+            for rows in self._backbone.every_added:
+                rows.is_off = False
 
 
 def reference_of(backbone: Any) -> Backbone | None:
     """A view of what a backbone computes without its adapters; None if it has none, or weights beside them train."""
     layers = adapted(backbone) if isinstance(backbone, nn.Module) else []
     within = {id(parameter) for layer in layers for name, parameter in layer.named_parameters() if "lora_" in name}
+    within |= {id(rows.learned_AD) for rows in getattr(backbone, "every_added", ())}
     if not layers or any(p.requires_grad and id(p) not in within for p in backbone.parameters()):
         return None
     return SwitchedOff(backbone)

@@ -4,7 +4,7 @@ A checkpoint is a folder `step-NNNNNNNN` with weights.safetensors, optimizer.pt 
 another name and renamed when complete, so a run that is killed keeps its previous checkpoint. The manifest has the
 checksum of every file and of the metrics so far: anything damaged raises DamagedError and is not used. Numbers that are
 not finite are neither saved nor loaded. One process may read while another writes: `look_again` reads anew where the
-checkpoint was replaced meanwhile.
+checkpoint was replaced meanwhile. Of a model with adapters those alone are written, and not what lies in its folder.
 """
 
 import contextlib
@@ -117,14 +117,24 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _written(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
-    """Writes weights and the optimizer's state; returns the names of tensors that have several."""
+    """Writes weights and the optimizer's state; returns what the manifest is to say of them."""
     state, tied = _tensors(model)
     with naming(folder / WEIGHTS), _system_errors():
         safetensors.torch.save_file(state, folder / WEIGHTS)
     if optimizer is not None:
         with naming(folder / OPTIMIZER), (folder / OPTIMIZER).open("wb") as file:
             torch.save(optimizer.state_dict(), file)
-    return {"tied": tied} if tied else {}
+    return ({"tied": tied} if tied else {}) | left_out(model)
+
+
+def given(model: nn.Module) -> set[str]:
+    """Names of tensors that need not be stored, since they are those with which the model is made."""
+    return {f"backbone.{name}" for name in getattr(getattr(model, "backbone", None), "given", ())}
+
+
+def left_out(model: nn.Module) -> dict[str, Any]:
+    """What a manifest says where such tensors are not stored."""
+    return {"given": True} if given(model) else {}
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -132,7 +142,10 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     state: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     first: dict[Any, str] = {}
+    known = given(model)
     for name, tensor in model.state_dict().items():
+        if name in known:
+            continue
         where = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
         if where in first:
             tied[name] = first[where]
@@ -251,7 +264,13 @@ def load_weights(saved: Checkpoint, model: nn.Module) -> None:
             state = safetensors.torch.load_file(path)
         state |= {name: state[other] for name, other in saved.manifest.get("tied", {}).items()}
     else:
-        state = _of_shards(saved.folder, model)
+        state = _of_shards(saved, model)
+    if saved.manifest.get("given"):
+        own = model.state_dict()
+        state |= {name: own[name] for name in given(model)}
+    elif given(model):  # all were stored, because they have moved
+        backbone: Any = model.get_submodule("backbone")
+        backbone.is_moved = True
     trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     broken = _not_finite((name, tensor, name in trained) for name, tensor in state.items())
     if broken is not None:
@@ -265,14 +284,15 @@ def load_weights(saved: Checkpoint, model: nn.Module) -> None:
         ) from error
 
 
-def _of_shards(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+def _of_shards(saved: Checkpoint, model: nn.Module) -> dict[str, Tensor]:
     """The weights of a checkpoint that several processes wrote."""
     from torch.distributed import checkpoint  # a fifth of a second that most runs do not need
 
-    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    known = given(model) if saved.manifest.get("given") else set()
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name not in known}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # as no_dist says
-        checkpoint.load({MODEL: state}, checkpoint_id=folder, no_dist=True)
+        checkpoint.load({MODEL: state}, checkpoint_id=saved.folder, no_dist=True)
     return state
 
 

@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tinylatent.objectives.examples import Examples
 from tinylatent.objectives.method import Loss, Method, Model, ParameterGroup, TrainState
-from tinylatent.training.checkpoints import MODEL, Checkpoint, check_finite, save_checkpoint
+from tinylatent.training.checkpoints import MODEL, Checkpoint, check_finite, given, left_out, save_checkpoint
 from tinylatent.training.config import Training
 from tinylatent.training.optimizer import make_optimizer
 from tinylatent.training.team import Alone
@@ -155,12 +155,14 @@ class Together(Alone):
         """
         self._all_finite(model, step, optimizer)
         weights, moments = get_state_dict(model, () if optimizer is None else optimizer)
+        known = given(model)
+        weights = {name: value for name, value in weights.items() if name not in known}
         state = {MODEL: weights, **({} if optimizer is None else {OPTIMIZER: moments})}
 
         def write(temporary: Path) -> dict[str, Any]:
             dist.broadcast_object_list([str(temporary)])
             checkpoint.save(state, checkpoint_id=temporary)
-            return {}
+            return left_out(model)
 
         if self.leads:
             save_checkpoint(folder, step, model, None, **about, write=write)
@@ -185,11 +187,15 @@ class Together(Alone):
     def restore(self, saved: Checkpoint, model: Model, optimizer: Any) -> None:
         """Loads a checkpoint that any number of processes has written."""
         optimizers = () if optimizer is None else optimizer
-        weights, moments = get_state_dict(model, optimizers)
+        own, moments = get_state_dict(model, optimizers)
+        known = given(model) if saved.manifest.get("given") else set()
+        if not known and given(model):  # all were stored, because they have moved
+            model.backbone.is_moved = True
+        weights = {name: value for name, value in own.items() if name not in known}
         state: dict[str, Any] = {MODEL: weights, **({} if optimizer is None else {OPTIMIZER: moments})}
         checkpoint.load(state, checkpoint_id=saved.folder)
         found = state.get(OPTIMIZER, {})
-        set_state_dict(model, optimizers, model_state_dict=state[MODEL], optim_state_dict=found)
+        set_state_dict(model, optimizers, model_state_dict={**own, **state[MODEL]}, optim_state_dict=found)
 
     def wait(self) -> None:
         """Until all processes are here."""

@@ -8,6 +8,8 @@ from tinylatent.objectives.method import Model, has_prefix, table_names
 
 POSITIONS = "backbone.pos_emb"
 """Of our own decoder: may have more rows than the earlier model's, as tables may."""
+ADDED = ("backbone.added", "backbone.added_head")
+"""Rows of added tokens of a model of transformers: there may be more of them, or none in the earlier model."""
 
 
 @torch.no_grad()
@@ -28,12 +30,16 @@ def inherit_weights(model: Model, earlier: Model, prefixes: Sequence[str]) -> li
     for name, own in ours.items():
         if not has_prefix(name, tuple(prefixes)):
             continue
+        is_added = has_prefix(name, ADDED)
         if name not in theirs:
+            if is_added:
+                continue
             if name.startswith("backbone"):
                 raise ValueError(f"the run to start from has no {name}: its model must be of the same kind")
             continue
         value = theirs[name]
-        known = len(earlier.backbone.table) if name in tables else len(value) if name == POSITIONS else None
+        is_ours = is_added or name == POSITIONS
+        known = len(value) if is_ours else len(earlier.backbone.table) if name in tables else None
         grown = known is not None and own.shape[1:] == value.shape[1:] and len(own) >= known
         if not grown and own.shape != value.shape:
             more = ", or more rows here" if known is not None else ""
@@ -43,4 +49,6 @@ def inherit_weights(model: Model, earlier: Model, prefixes: Sequence[str]) -> li
             )
         (own[:known] if grown else own).copy_(value[:known] if grown else value)
         taken.append(name)
+    if getattr(earlier.backbone, "is_moved", False):
+        model.backbone.is_moved = True
     return taken

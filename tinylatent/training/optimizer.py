@@ -66,18 +66,17 @@ def make_optimizer(
         if part != TABLE and not any(has_prefix(name, (part,)) for name in names):
             raise ValueError(f"no parameter of the model begins with {part}: correct parameter_groups of its method")
     groups = named(groups, model)
-    sorted_out: dict[tuple[int, torch.dtype, bool], list[nn.Parameter]] = {}
+    sorted_out: dict[tuple[int, torch.dtype], list[nn.Parameter]] = {}
     for name in names:
         index = _place(name, groups)
         parameter, frozen = parameters[name], index > 0 and groups[index - 1].frozen
         parameter.requires_grad_(not frozen)
         if not frozen:
-            decays = getattr(parameter, "decays", True)  # a table of which some rows alone are trained does not
-            sorted_out.setdefault((index, parameter.dtype, decays), []).append(parameter)
+            sorted_out.setdefault((index, parameter.dtype), []).append(parameter)
     if not sorted_out:
         raise ValueError("every part of the model is frozen: leave one for the optimizer")
     flats, every = [], []
-    for (index, _, decays), members in sorted(sorted_out.items(), key=lambda item: item[0][0]):
+    for (index, _), members in sorted(sorted_out.items(), key=lambda item: item[0][0]):
         group = groups[index - 1] if index else own
         rate = group.rate_factor * recipe.learning_rate if group.learning_rate is None else group.learning_rate
         decay = recipe.weight_decay if group.weight_decay is None else group.weight_decay
@@ -87,7 +86,7 @@ def make_optimizer(
                 "params": [flatten(members)] if flat else members,
                 "lr": rate,
                 "peak": rate,
-                "weight_decay": decay if decays else 0.0,
+                "weight_decay": decay,
             }
         )
     optimizer = torch.optim.AdamW(flats, fused=flat)

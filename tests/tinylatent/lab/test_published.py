@@ -94,10 +94,12 @@ def test_sizes_of_one_recipe_by_hand():
 
 
 def test_a_reference_that_must_be_a_copy_is_counted():
-    """HRPO's delimiter is a token of its own, whose row trains beside adapters."""
+    """It is one where the whole model is trained; adapters are switched off."""
     recipe = published("hrpo-gsm8k")
-    without = plan(replace(recipe, method=replace(recipe.method, kl=0.0)))
-    assert plan(recipe).weights == pytest.approx(2 * without.weights, rel=0.01)
+    for lora, copies in ((recipe.lora, 1), (None, 2)):
+        changed = replace(recipe, lora=lora)
+        without = plan(replace(changed, method=replace(recipe.method, kl=0.0)))
+        assert plan(changed).weights == pytest.approx(copies * without.weights, rel=0.01)
 
 
 def test_unknown_names_are_refused():

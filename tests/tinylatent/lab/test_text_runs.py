@@ -20,7 +20,7 @@ from tinylatent.lab.names import run_name
 from tinylatent.lab.records import ExperimentRecord
 from tinylatent.lab.run import read_record
 from tinylatent.lab.thinking import think
-from tinylatent.methods import METHODS, CoLaR, CoT2, Direct, DiscreteCoT
+from tinylatent.methods import GRPO, METHODS, CoLaR, CoT2, Direct, DiscreteCoT
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.models.huggingface_lora import LoRA
 from tinylatent.models.huggingface_small import save_small_model
@@ -28,6 +28,7 @@ from tinylatent.models.pretrained import Pretrained
 from tinylatent.objectives.text import InText
 from tinylatent.training.checkpoints import WEIGHTS, find_checkpoint
 from tinylatent.training.config import Training
+from tinylatent.training.inherit import inherit_weights
 
 TASK = MNNS(digits=2, high=6)
 SHORT = Training(
@@ -118,19 +119,24 @@ def test_settings_that_do_not_fit_are_refused(folder, unchecked):
 # Where it begins
 
 
+def every_row(model):
+    """The embeddings of all tokens of a run."""
+    return model.backbone.table.rows(torch.arange(len(model.backbone.table))).detach()
+
+
 def test_rows_of_names_begin_as_the_mean_of_their_pieces(folder):
     """Extra tokens of a method are drawn, and rows that no token owns are gone."""
     run = experiment(folder, CoLaR())
     speaker, model = run.asks(np.empty((0, 2), np.int64)), run.fresh()
-    table, known = model.backbone.table.weight, len(run.wording)
+    table, known = every_row(model), len(run.wording)
     assert len(table) == run.tokens == speaker.vocabulary + len(run.method.extra_tokens) > known + 9
     for place, ids in enumerate(speaker.added, known):
         torch.testing.assert_close(table[place], table[torch.tensor(ids)].mean(0))
     drawn = table[speaker.vocabulary :]
     assert len(drawn) == len(run.method.extra_tokens)
     assert (drawn.std(1) > 0.5 * table[:known].std()).all()
-    assert torch.equal(run.fresh().backbone.table.weight, table)
-    assert not torch.equal(replace(run, seeds=Seeds.all(4)).fresh().backbone.table.weight, table)
+    assert torch.equal(every_row(run.fresh()), table)
+    assert not torch.equal(every_row(replace(run, seeds=Seeds.all(4)).fresh()), table)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -138,16 +144,38 @@ def test_adapters_and_rows_of_added_tokens_alone_are_trained(tmp_path, tied):
     """Neither by gradients nor by decay do other weights move."""
     save_small_model(tmp_path / "m", tie_word_embeddings=tied)
     run = experiment(tmp_path / "m", lora=LoRA(rank=2))
-    before, after = run.fresh().state_dict(), train(run).state_dict()
-    known = len(run.wording)
-    moved = {name for name in before if not torch.equal(before[name], after[name])} - {"stage"}
-    tables = {name for name in moved if before[name].shape[0] == run.tokens}
-    assert len(tables) == 2
-    for name in tables:
-        assert torch.equal(before[name][:known], after[name][:known])
-        assert not torch.equal(before[name][known:], after[name][known:])
-    assert {name for name in moved - tables if "lora_" not in name} == set()
+    before, after = run.fresh(), train(run)
+    known, pairs = len(run.wording), [(every_row(before), every_row(after))]
+    hidden_BD = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        pairs.append(tuple(model.backbone.readout(hidden_BD).T for model in (before, after)))
+    for old, new in pairs:
+        assert torch.equal(old[:known], new[:known])
+        assert not torch.equal(old[known:], new[known:])
+    ours, theirs = before.state_dict(), after.state_dict()
+    moved = {name for name in ours if not torch.equal(ours[name], theirs[name])} - {"stage"}
+    assert {name for name in moved if "lora_" not in name} == {
+        f"backbone.{name}.learned_AD" for name in ("added", *(() if tied else ("added_head",)))
+    }
     assert sum("lora_B" in name for name in moved) == 14
+
+
+def test_a_start_without_added_rows_gives_the_rest(folder, tmp_path):
+    """And one with fewer gives those that it has."""
+    task = lines_file(tmp_path / "lines.jsonl")
+    direct = experiment(folder, Direct(), task, replace(SHORT, num_train=None))
+    plain = replace(direct, method=DiscreteCoT())
+    earlier, model = train(plain), replace(direct, method=DiscreteCoT(ends=True)).fresh()
+    assert earlier.backbone.added is None
+    began = model.backbone.added.now().detach().clone()
+    taken = inherit_weights(model, earlier, ("backbone",))
+    assert torch.equal(model.backbone.added.now(), began)
+    assert "backbone.model.model.norm.weight" in taken
+    few, more = train(replace(direct, method=DiscreteCoT(ends=True))), replace(direct, method=CoLaR()).fresh()
+    drawn = more.backbone.added.now().detach().clone()
+    inherit_weights(more, few, ("backbone",))
+    assert torch.equal(more.backbone.added.now()[:1], few.backbone.added.now())
+    assert torch.equal(more.backbone.added.now()[1:], drawn[1:])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -218,7 +246,7 @@ def test_it_learns_to_think_in_superpositions(folder):
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["whole", "adapters"])
 def test_a_run_that_is_interrupted_goes_on(folder, tmp_path, lora):
-    """Bit for bit, and a tied table is stored once."""
+    """Bit for bit; a tied table is stored once, and beside adapters nothing that lies in the model's folder."""
     run = experiment(folder, lora=lora)
 
     def stop(step, loss):
@@ -231,9 +259,44 @@ def test_a_run_that_is_interrupted_goes_on(folder, tmp_path, lora):
     for name, tensor in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
     saved = find_checkpoint(tmp_path / "b")
-    assert [*saved.manifest["tied"]] == ["backbone.model.lm_head.weight"]
     stored = (saved.folder / WEIGHTS).stat().st_size
-    assert stored < 1.1 * 4 * sum(parameter.numel() for parameter in whole.parameters())
+    if lora is None:
+        assert [*saved.manifest["tied"]] == ["backbone.model.lm_head.weight"]
+    weights = [x.numel() for x in whole.parameters() if x.requires_grad]
+    rows = whole.backbone.added.given_AD.numel()
+    assert 4 * sum(weights) < stored < 4 * (sum(weights) + rows) + 10_000
+    _, again = load(tmp_path / "b")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_what_adapters_learned_before_a_reference_is_kept_by_all_who_come_after(folder, tmp_path):
+    """It is folded into the model, which is then stored whole: by the run, and by one that starts there."""
+    lora, short = LoRA(rank=2), replace(SHORT, learning_rate=3e-2)
+    first = experiment(folder, training=short, lora=lora)
+    rewarded = replace(first, method=GRPO(samples=2, group=2, kl=0.1), start=first)
+    train(first, tmp_path / "first")
+    model = train(rewarded, tmp_path / "rewarded", start=tmp_path / "first")
+    fresh = rewarded.fresh().state_dict()
+    weight = "backbone.model.model.layers.0.mlp.up_proj.base_layer.weight"
+    assert not torch.equal(model.state_dict()[weight], fresh[weight])
+    _, again = load(tmp_path / "rewarded")
+    after = replace(rewarded, method=GRPO(samples=3, group=2), start=rewarded)
+    _, later = (train(after, tmp_path / "after", start=tmp_path / "rewarded"), load(tmp_path / "after")[1])
+    for found in (again, later):
+        assert torch.equal(found.state_dict()[weight], model.state_dict()[weight])
+        assert found.backbone.is_moved
+
+    def stop(step, loss):
+        if step >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(rewarded, tmp_path / "resumed", on_progress=stop, start=tmp_path / "first")
+    resumed = train(rewarded, tmp_path / "resumed", start=tmp_path / "first")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+    assert torch.equal(load(tmp_path / "resumed")[1].state_dict()[weight], model.state_dict()[weight])
 
 
 def test_half_precision_and_checkpointing_train(folder, tmp_path):
@@ -290,7 +353,7 @@ def test_questions_that_are_alike_share_a_key(tmp_path):
 def test_titles_are_ranked_by_all_their_tokens_and_a_stop(folder):
     """Against the model's own logits on question, title and stop in one sequence, without padding."""
     task = Recommendation(categories=3, brands=2, numbers=2, intents=2, events=4)
-    run = experiment(folder, Direct(), task)
+    run = experiment(folder, Direct(), task, names="spelled")  # no rows are added, so that the model has them all
     model, rows = run.fresh(), task.problems(5, seed=2)
     speaker, words = run.asks(rows), run.wording
     titles = [[id for id in title if id >= 0] for title in speaker.titles.tolist()]
