@@ -19,11 +19,9 @@ class AddedRows(nn.Module):
         given_AD: as they begin.
     """
 
-    given_AD: Tensor
-
     def __init__(self, given_AD: Float[Tensor, "A D"]):
         super().__init__()
-        self.register_buffer("given_AD", given_AD)
+        self.given_AD = nn.Parameter(given_AD, requires_grad=False)  # shared like others
         self.learned_AD = nn.Parameter(torch.zeros_like(given_AD))
         self.is_off = False
 
@@ -34,7 +32,7 @@ class AddedRows(nn.Module):
     @torch.no_grad()
     def fold(self) -> None:
         """Makes what they have become that with which they began."""
-        self.given_AD += self.learned_AD
+        self.given_AD.add_(self.learned_AD)
         self.learned_AD.zero_()
 
     @torch.no_grad()

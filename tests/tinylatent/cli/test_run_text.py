@@ -155,10 +155,14 @@ def test_mistakes_are_one_line(words, said, model, tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "spread"), [("cot2", "ddp"), ("latentr3-rl", "fsdp")])
-def test_several_processes_train_and_one_measures(model, tmp_path, name, spread):
+@pytest.mark.parametrize(
+    ("name", "spread", "more"),
+    [("cot2", "ddp", []), ("grpo", "fsdp", ["--hf.lora.rank", "2", "--method.kl", "0.1"])],
+    ids=["cot2-ddp", "grpo-fsdp-adapters"],
+)
+def test_several_processes_train_and_one_measures(model, tmp_path, name, spread, more):
     """What one trains alone, to within rounding, and what it starts from first."""
-    words = ["run", name, "--hf.path", model, *POSED, *SHORT, "--training.log-every", "1", "--out"]
+    words = ["run", name, "--hf.path", model, *POSED, *SHORT, "--training.log-every", "1", *more, "--out"]
     assert main([*words, str(tmp_path / "alone")]) == 0
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TOKENIZERS_PARALLELISM": "false"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
