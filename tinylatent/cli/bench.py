@@ -2,14 +2,18 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from tinylatent.cli.terminal import Device
+from tinylatent.cli.terminal import Device, refuse_idle
 from tinylatent.core.environment import environment
 from tinylatent.core.files import json_text
 from tinylatent.lab import bench
+from tinylatent.lab.bench_decoding import decoding
 from tinylatent.lab.experiment import device_named
+from tinylatent.models.pretrained import Precision, Pretrained
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,14 @@ class Bench:
     """Rounds of short interleaved timings; ratios are taken within a round, medians over rounds."""
     groups: tuple[int, ...] = ()
     """Time GRPO's rollouts at these group sizes instead, such as 8 64 256."""
+    model: Path | None = None
+    """Time decoding on the model of transformers in this folder instead, beside its own `generate`."""
+    rows: tuple[int, ...] = (1, 8)
+    """With --model: numbers of rows to decode at once."""
+    dtype: Precision = "float32"
+    """With --model: the precision that it computes in."""
+    frozen: bool = False
+    """With --model: time the compiled step too; compiling takes a minute."""
     device: Device = "cpu"
     """Where those are timed."""
     json: bool = False
@@ -31,17 +43,32 @@ class Bench:
         """Times everything in turn and prints medians."""
         torch.set_num_threads(1)
         where = device_named(self.device)
-        if self.groups:
-            metrics = bench.grouped_rollouts(self.groups, self.rounds, where)
-        elif where.type == "cpu":
-            metrics = bench.measure(self.rounds)
+        if self.groups and self.model is not None:
+            raise ValueError("--groups beside --model: expected one of the two")
+        if self.model is None:
+            refuse_idle(self, ("rows", "dtype", "frozen"), "without --model")
+            metrics = self._ours(where)
         else:
-            raise ValueError("bench compares with one CPU thread: give --groups to time rollouts on another device")
+            settings = Pretrained(str(self.model), dtype=self.dtype).found()
+            tokens = len(settings.tokenizer())
+            backbone = settings.backbone(tokens, [], torch.Generator()).to(where)
+            metrics = decoding(backbone, self.rows, self.rounds, self.frozen)
         if self.json:
             name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
-            print(json_text({**metrics, "rounds": self.rounds, "device": name, "environment": environment()}))
+            about: dict[str, Any] = {"rounds": self.rounds, "device": name, "environment": environment(where)}
+            if self.model is not None:
+                about = {"model": self.model.name, "dtype": self.dtype, **about}
+            print(json_text({**metrics, **about}))
         else:
             for name, value in metrics.items():
                 print(f"{name:24s} {value:12,.3f}" if value < 100 else f"{name:24s} {value:12,.0f}")
-        if self.profile and not self.groups:
+        if self.profile and not self.groups and self.model is None:
             print("\n" + bench.profile(), file=sys.stderr if self.json else sys.stdout)
+
+    def _ours(self, where: torch.device) -> dict[str, float]:
+        """What is timed without a model of transformers."""
+        if self.groups:
+            return bench.grouped_rollouts(self.groups, self.rounds, where)
+        if where.type != "cpu":
+            raise ValueError("bench compares with one CPU thread: give --groups or --model to time another device")
+        return bench.measure(self.rounds)

@@ -1,9 +1,37 @@
 """The bench compares like with like: its bare loop computes the laboratory's own loss, and every figure is there."""
 
+import json
+
 import pytest
 import torch
 
-from tinylatent.lab import bench
+from tinylatent.cli.main import main
+from tinylatent.lab import bench, bench_decoding
+from tinylatent.models.pretrained import Pretrained
+
+
+def test_decoding_is_timed_by_every_way_on_a_model_of_transformers(tmp_path, monkeypatch, capsys):
+    """Every way takes as many steps."""
+    from tinylatent.models.huggingface_small import save_small_model
+
+    save_small_model(tmp_path / "model")
+    monkeypatch.setattr(bench_decoding, "STEPS", 3)
+    assert main(["bench", "--model", str(tmp_path / "model"), "--rounds", "1", "--rows", "1", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for count in (1, 2):
+        assert found[f"generate_ms_b{count}"] > 0
+        for name in bench_decoding.THOUGHTS:
+            ratio = found[f"{name}_ms_b{count}"] / found[f"generate_ms_b{count}"]
+            assert found[f"{name}_over_generate_b{count}"] == pytest.approx(ratio)
+    assert (found["model"], found["dtype"], found["device"]) == ("model", "float32", "cpu")
+    backbone = Pretrained(str(tmp_path / "model")).backbone(260, [], torch.Generator())
+    turns = bench_decoding._ways(backbone, 2, frozen=False)
+    assert turns["generate"]().shape == (2, bench_decoding.PROMPT + 3)
+    assert all(turns[name]().steps == 3 for name in bench_decoding.THOUGHTS)
+    with pytest.raises(ValueError, match="0 rounds with"):
+        bench_decoding.decoding(backbone, (1,), 0)
+    for words in (["--frozen"], ["--groups", "2", "--model", str(tmp_path / "model")]):
+        assert main(["bench", *words]) == 2
 
 
 def test_the_bare_loop_is_the_same_mathematics():
