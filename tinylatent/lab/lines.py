@@ -130,7 +130,13 @@ class LinesFile:
         return self
 
 
-@lru_cache(maxsize=8)
 def _read(path: str) -> list[Line]:
-    """The lines of a file, read once."""
+    """The lines of a file, read once unless it changes."""
+    about = Path(path).stat()
+    return _as_it_is(path, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=8)
+def _as_it_is(path: str, changed: int, size: int) -> list[Line]:
+    """The lines of a file that has not changed since then."""
     return read_lines(Path(path))

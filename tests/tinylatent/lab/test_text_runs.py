@@ -338,6 +338,9 @@ def test_questions_that_are_alike_share_a_key(tmp_path):
     assert first == second != third
     assert task.answer([[0], [2]]).tolist() == [0, 0]
     assert len(read_lines(path)) == task.size == 3
+    path.write_text(json.dumps({"question": texts[0], "steps": [], "answer": "5"}) + "\n", "utf-8")
+    assert LinesFile(str(path)).found().size == 1, "a file that was changed is read anew"
+    path.write_text("".join(json.dumps({"question": q, "steps": [], "answer": "5"}) + "\n" for q in texts), "utf-8")
     with pytest.raises(ValueError, match="line 3 of 3: they are numbered from 0"):
         task.rows([[3]])
     with pytest.raises(ValueError, match="'x' is no line: expected its number, from 0 to 2"):
