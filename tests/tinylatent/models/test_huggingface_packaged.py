@@ -52,6 +52,14 @@ def test_it_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_every_tensor_of_the_real_one_has_its_place():
+    if not FETCHED.exists():
+        pytest.skip("the model is not here: make model")
+    from tinylatent.models.huggingface_shapes import misplaced
+
+    assert misplaced("smollm2-135m", FETCHED) == []
+
+
 def test_the_real_one_says_what_transformers_says():
     """Greedy answers to chat questions, left-padded together, are those of `generate` for each alone."""
     if not FETCHED.exists():
