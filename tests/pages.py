@@ -7,6 +7,7 @@
     <!-- bench -->      the stored figures of `tinylatent bench`
     <!-- ledger -->     every claim; <!-- origins --> counts them by whose they are, <!-- studies --> lists all studies,
                         <!-- published --> all published runs
+    <!-- printed: n --> what the n-th block of code of docs/real_model.md printed; `python -m tests.real_model` runs it
 """
 
 import contextlib
@@ -261,12 +262,19 @@ def _bench(about: str | None, body: str) -> str:
     return "".join(f"{INDENT}{line}\n" for line in lines)
 
 
+def _printed(about: str | None, body: str) -> str:
+    """What a block of code of docs/real_model.md printed where it was run, counted from 1."""
+    stored = json.loads((ROOT / "results/bench/real_model.json").read_text(encoding="utf-8"))
+    return "".join(f"{INDENT}{line}".rstrip() + "\n" for line in stored["printed"][int(str(about)) - 1].splitlines())
+
+
 WRITERS: dict[str, Callable[[str | None, str], str]] = {
     "session": _session,
     "settings": _settings,
     "bench": _bench,
     "ledger": ledger,
     "published": published,
+    "printed": _printed,
     "origins": origins,
     "studies": studies,
 }

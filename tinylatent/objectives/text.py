@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from tinylatent_tasks import Task
+from tinylatent_tasks.batch import SPECIAL_TOKENS
 from tinylatent_tasks.checks import short
 from tinylatent_tasks.published import Line, is_right
 from torch import Tensor
@@ -212,8 +213,8 @@ class Text:
             return [[len(self.wording) + place] for place in range(len(symbols))]
         if self.names == "spelled":
             found, (fill, *_) = self.wording.ids(symbols), self.wording.ids([BREAK])[0]
-            most = max(map(len, found))
-            return [[*ids, *[fill] * (most - len(ids))] for ids in found]
+            most = max(map(len, found[len(SPECIAL_TOKENS) :]))  # special tokens, which come first, are no states
+            return [[*ids[:most], *[fill] * (most - len(ids))] for ids in found]
         found = self.wording.ids(self.words)
         wrong = next((word for word, ids in zip(self.words, found, strict=True) if len(ids) != 1), None)
         if wrong is not None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tinylatent_tasks import MNNS, Arithmetic, MultiHop, Reachability, Recommendation, SubsetSum
+from tinylatent_tasks.batch import SPECIAL_TOKENS
 from tinylatent_tasks.published import Line, read_lines
 
 from tinylatent.models.huggingface_small import byte_tokenizer
@@ -79,7 +80,7 @@ def test_questions_chains_frontiers_and_answers_are_the_tasks(name, names):
     examples = asked.examples()
     symbols = task.vocabulary.tokens
     spelled = [WORDING.ids([symbol])[0] for symbol in symbols]
-    longest = max(map(len, spelled))
+    longest = max(map(len, spelled[len(SPECIAL_TOKENS) :]))
     (gap,) = WORDING.ids(["\n"])[0]
     for number, (prompt, steps, (ids, shares), answer) in enumerate(rows_of(examples)):
         row = asked.problems[number].tolist()
