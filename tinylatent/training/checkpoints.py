@@ -156,13 +156,17 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 @contextlib.contextmanager
 def _system_errors() -> Iterator[None]:
-    """Raises errors of the system as such that safetensors tells in words alone, as that of a full disk."""
+    """Raises errors of the system as such that safetensors tells in words alone, as that of a full disk.
+
+    Reading a file that is gone since it was looked for is told by torch, which maps it into memory.
+    """
     try:
         yield
-    except safetensors.SafetensorError as error:
-        if (number := re.search(r"os error (\d+)", str(error))) is None:
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        if (number := re.search(r"os error (\d+)|unable to open file .*\((\d+)\)$", str(error))) is None:
             raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        code = int(number[1] or number[2])
+        raise OSError(code, os.strerror(code)) from error
 
 
 def _put(temporary: Path, target: Path) -> None:

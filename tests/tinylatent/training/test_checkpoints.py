@@ -209,6 +209,18 @@ def test_what_is_no_error_of_the_system_is_raised_as_it_is(run, monkeypatch):
         save_checkpoint(run, 4, *trained())
 
 
+def test_a_file_that_is_gone_when_it_is_mapped_is_an_error_of_the_system(run, monkeypatch):
+    """So that a reader looks again: torch has words of its own for it."""
+    saved = find_checkpoint(run)
+
+    def refused(path, *_, **__):
+        raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
+
+    monkeypatch.setattr(checkpoints.safetensors.torch, "load_file", refused)
+    with pytest.raises(FileNotFoundError):
+        load_weights(saved, trained()[0])
+
+
 class Tied(nn.Module):
     """A matrix by two names, a slice of a larger one, a transposed one, and an empty one."""
 
