@@ -1,6 +1,6 @@
 """Published: full runs of the papers as recipes, to be done on a model of transformers where there is a machine for it.
 
-    run = PUBLISHED["coconut-prosqa"].experiment(Pretrained("models/gpt2"), LinesFile("prosqa_train.json"))
+    run = PUBLISHED["coconut-prosqa"].experiment("models/gpt2", LinesFile("prosqa_train.json").found())
     plan(PUBLISHED["hrpo-gsm8k"])               # parameters, memory, steps, tokens; nothing is computed
     small(PUBLISHED["hrpo-gsm8k"], folder)      # the same run with two layers, on a task of ours, in seconds
 
