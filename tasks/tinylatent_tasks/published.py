@@ -113,7 +113,9 @@ def _object(line: str) -> dict[str, Any]:
 
 def _string(value: dict[str, Any], field: str) -> str:
     """A field that must be a string with something in it."""
-    found = value.get(field)
+    if field not in value:
+        raise ValueError(f"{field} is missing, but a string was expected")
+    found = value[field]
     if isinstance(found, (int, float)) and not isinstance(found, bool):
         found = f"{found}"
     if not isinstance(found, str) or not found.strip():

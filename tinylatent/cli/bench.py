@@ -45,6 +45,8 @@ class Bench:
         where = device_named(self.device)
         if self.groups and self.model is not None:
             raise ValueError("--groups beside --model: expected one of the two")
+        if self.rounds < 1 or min(self.rows, default=0) < 1:
+            raise ValueError(f"--rounds {self.rounds}, --rows {list(self.rows)}: expected whole numbers from 1 on")
         if self.model is None:
             refuse_idle(self, ("rows", "dtype", "frozen"), "without --model")
             metrics = self._ours(where)

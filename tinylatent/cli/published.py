@@ -12,7 +12,7 @@ from tinylatent.cli.finished import described, kept_in, say, shown
 from tinylatent.cli.terminal import Device, listed, refuse_idle
 from tinylatent.core.files import json_text
 from tinylatent.core.identity import plain
-from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.experiment import Experiment, device_named
 from tinylatent.lab.lines import LinesFile
 from tinylatent.lab.published import PUBLISHED, Plan, Published, plan, published, small
 from tinylatent.lab.trained import done, train_together
@@ -30,7 +30,7 @@ class PublishedRun:
     """Say what it takes, from the model's true shape: parameters, memory, steps, tokens. With --model its files too are
     looked at: whether every tensor has its place."""
     tiny: bool = False
-    """Do it with two layers and random weights, on a task of ours, for a few steps."""
+    """Do it with two layers and random weights, on a task of ours, for a few steps; nothing is kept."""
     model: Path | None = None
     """Folder of the model, as save_pretrained writes it."""
     lines: Path | None = None
@@ -53,7 +53,10 @@ class PublishedRun:
     def run(self) -> None:
         """Prints the list, the plan, or the record."""
         if not self.name:
-            print(listed("recipes", {name: f"{each.title}; {each.shape}" for name, each in PUBLISHED.items()}))
+            given = ("dry_run", "tiny", "model", "lines", "seed", "out", "results", "device", "spread", "half")
+            refuse_idle(self, given, "without the name of a recipe")
+            found = {name: f"{each.title}; {each.shape}" for name, each in PUBLISHED.items()}
+            print(json_text(found) if self.json else listed("recipes", found))
             return
         recipe = published(self.name)
         if self.dry_run and self.tiny:
@@ -64,21 +67,15 @@ class PublishedRun:
             )
             self._say(recipe, plan(recipe))
         elif self.tiny:
-            refuse_idle(self, ("model", "lines", "results", "spread", "half"), "with --tiny, which makes its own")
+            kept = ("model", "lines", "out", "results", "spread", "half")
+            refuse_idle(self, kept, "with --tiny, which makes its own model and keeps nothing")
             self._try(recipe)
         else:
             self._do(recipe)
 
     def _say(self, recipe: Published, found: Plan) -> None:
         """Prints what it takes; raises ValueError if tensors of the model have no place."""
-        from tinylatent.models.huggingface_shapes import misplaced
-
-        wrong = [] if self.model is None else misplaced(recipe.shape, self.model)
-        if wrong:
-            raise ValueError(
-                f"{self.model} holds another model than {recipe.shape}: {wrong[0]}"
-                + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else "")
-            )
+        self._check_model(recipe)
         if self.json:
             print(json_text({**asdict(found), "memory": found.memory, "differs": recipe.differs}))
             return
@@ -87,11 +84,10 @@ class PublishedRun:
         print("\n".join(told(recipe, found)))
 
     def _try(self, recipe: Published) -> None:
-        """Runs it in small, in a folder of its own that is removed unless --out names one."""
+        """Runs it in small, in a folder that is removed."""
+        device_named(self.device)
         with tempfile.TemporaryDirectory() as aside:
-            folder = self.out or Path(aside) / "run"
-            experiment = small(recipe, folder.parent / f"{folder.name}-model" if self.out else Path(aside), self.seed)
-            record = done(experiment, folder, self.device, None, None)
+            record = done(small(recipe, Path(aside), self.seed), Path(aside) / "run", self.device, None, None)
             say(f"{self.name} in small, with two layers: it tells that the recipe runs, not what it gives")
             print(json_text(record.to_json()) if self.json else described(record))
 
@@ -102,17 +98,35 @@ class PublishedRun:
                 f"{self.name} without --model: expected a folder with {recipe.shape}; --dry-run says what it takes, "
                 "--tiny tries it in small"
             )
-        lines = None if self.lines is None else LinesFile(str(self.lines)).found()
-        experiment: Experiment = recipe.experiment(str(self.model), lines, self.seed)
-        folder, store = kept_in(self, experiment)
         if self.spread is None:
             refuse_idle(self, ("half",), "without --spread fsdp")
-        elif not train_together(experiment, folder, self.device, self.spread, self.half, None):
-            return
-        else:
+        self._check_model(recipe)
+        lines, batch = None if self.lines is None else LinesFile(str(self.lines)).found(), recipe.training.batch_size
+        if lines is not None and lines.size < 2 * batch:
+            raise ValueError(
+                f"{self.lines} has {lines.size} lines, and batches of {self.name} have {batch}: expected more of "
+                f"{recipe.data.title}; --tiny tries the recipe without"
+            )
+        experiment: Experiment = recipe.experiment(str(self.model), lines, self.seed)
+        folder, store = kept_in(self, experiment)
+        if self.spread is not None:
+            if not train_together(experiment, folder, self.device, self.spread, self.half, None):
+                return
             store = None  # what it starts from was trained beside it
         record = done(experiment, folder, self.device, None, store)
         shown(record, folder, self.device, [f"differs: {each}" for each in recipe.differs], self.json)
+
+    def _check_model(self, recipe: Published) -> None:
+        """Raises ValueError if a tensor of the model has no place in the recipe's shape, or one is missing."""
+        from tinylatent.models.huggingface_shapes import misplaced
+
+        wrong = [] if self.model is None else misplaced(recipe.shape, self.model)
+        if wrong:
+            more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise ValueError(
+                f"{self.model} holds another model than {recipe.shape} ({wrong[0]}{more}): expected the folder of that "
+                "one; `tinylatent run METHOD --hf.path FOLDER` takes any"
+            )
 
 
 def told(recipe: Published, found: Plan) -> list[str]:

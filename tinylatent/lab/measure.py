@@ -119,7 +119,9 @@ def check(
         raise ValueError(f"{setting} has no effect {why}: leave it out")
     rows, levels = experiment.rows("validation"), _levels(experiment)
     if len(rows) < 2:
-        raise ValueError(f"a validation part of {len(rows)} problems tells nothing: use more digits or a larger range")
+        raise ValueError(
+            f"a validation part of {len(rows)} problems tells nothing: use more digits, a larger range, or more lines"
+        )
     experiment.method.supervise(experiment.asks(rows[:1]))  # it may ask for what this task has not
     check_training(experiment, folder, start)
     return rows, levels

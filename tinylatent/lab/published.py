@@ -11,6 +11,7 @@ A method that learns from rewards or searches starts from a supervised run on th
 our chains end where their answer begins, which a model must be taught.
 """
 
+import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ class Published:
             ValueError: the folder holds no model, lines are missing or too many, or the parts do not go together.
         """
         if (lines is None) != (self.data.full is not None):
-            wanted = f"lines: expected {self.data.title}" if lines is None else "a task of ours: leave the lines out"
+            asked = f"lines: expected a file of {self.data.title}; try --lines FILE"
+            wanted = asked if lines is None else "a task of ours: leave the lines out"
             raise ValueError(f"this recipe is trained on {wanted}")
         training, task = self.training, lines if self.data.full is None else self.data.full
         if lines is None:
@@ -299,7 +301,9 @@ def published(name: str) -> Published:
         ValueError: there is none.
     """
     if name not in PUBLISHED:
-        raise ValueError(f"unknown recipe {name!r}: expected one of {', '.join(PUBLISHED)}")
+        close = difflib.get_close_matches(name.lower(), PUBLISHED, 1, 0.4)
+        meant = f"did you mean {close[0]}? Recipes are" if close else "expected one of"
+        raise ValueError(f"unknown recipe {name!r}: {meant} {', '.join(PUBLISHED)}")
     return PUBLISHED[name]
 
 

@@ -165,6 +165,8 @@ def misplaced(name: str, folder: Path) -> list[str]:
     Raises:
         ValueError: there is no such shape, or the folder holds no weights in safetensors.
     """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder: expected one with a model, as save_pretrained writes it")
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ValueError(f"{folder} holds no *.safetensors: expected a folder as save_pretrained writes it")

@@ -83,6 +83,8 @@ def digest_of(folder: str) -> str:
         ValueError: the folder holds no model.
     """
     path = Path(folder)
+    if not path.is_dir():
+        raise ValueError(f"{folder} is no folder: expected one with {CONFIG} and weights, as save_pretrained writes it")
     files = [path / CONFIG, *sorted(file for pattern in WEIGHTS for file in path.glob(pattern))]
     if not files[0].exists() or len(files) == 1:
         raise ValueError(

@@ -7,6 +7,7 @@ import pytest
 from tinylatent.cli.main import main, parse
 from tinylatent.lab import published as recipes
 from tinylatent.lab.published import PUBLISHED, TINY
+from tinylatent.models import huggingface_shapes
 from tinylatent.models.huggingface_small import save_small_model
 
 
@@ -14,6 +15,8 @@ def test_all_are_listed_with_model_and_words(capsys):
     assert main(["published"]) == 0
     said = capsys.readouterr().out
     assert all(name in said and each.title in said for name, each in PUBLISHED.items())
+    assert main(["published", "--json"]) == 0
+    assert [*json.loads(capsys.readouterr().out)] == [*PUBLISHED]
 
 
 def test_a_plan_is_told(capsys):
@@ -38,14 +41,13 @@ def test_a_plan_as_json_has_all_sizes(capsys):
 
 
 @pytest.mark.slow
-def test_one_is_tried_in_small_and_kept_where_asked(tmp_path, capsys):
-    words = ["published", "direct-prosqa", "--tiny", "--out", str(tmp_path / "run")]
-    assert main(words) == 0
+def test_one_is_tried_in_small_and_nothing_is_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["published", "direct-prosqa", "--tiny"]) == 0
     said = capsys.readouterr()
     assert "in small, with two layers: it tells that the recipe runs" in said.err
     assert "training problems" in said.out
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["hf"]["path"] == str(tmp_path / "run-model/model")
-    assert main(words) == 0, "a finished one is shown again"
+    assert [*tmp_path.iterdir()] == []
     assert main(["published", "direct-prosqa", "--tiny", "--json"]) == 0
     assert "version" in json.loads(capsys.readouterr().out.splitlines()[-1])
 
@@ -61,6 +63,7 @@ def test_one_is_done_on_lines(tmp_path, monkeypatch, capsys):
     known = PUBLISHED["direct-prosqa"]
     short = recipes.replace(known, training=recipes.replace(TINY, num_train=None, steps=3))
     monkeypatch.setitem(PUBLISHED, "direct-prosqa", short)
+    monkeypatch.setattr(huggingface_shapes, "misplaced", lambda name, folder: [])  # it is a small GPT-2
     folder = tmp_path / "run"
     words = ["published", "direct-prosqa", "--model", str(model), "--lines", str(lines), "--out", str(folder)]
     assert main(words) == 0
@@ -73,7 +76,9 @@ def test_one_is_done_on_lines(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["coconut"], "unknown recipe 'coconut': expected one of coconut-prosqa"),
+        (["coconut"], "unknown recipe 'coconut': did you mean coconut-"),
+        (["--tiny"], "--tiny has no effect without the name of a recipe"),
+        (["direct-prosqa", "--tiny", "--out", "x"], "--out has no effect with --tiny, which makes its own model and"),
         (
             ["coconut-prosqa"],
             "coconut-prosqa without --model: expected a folder with gpt2; --dry-run says",
@@ -81,10 +86,9 @@ def test_one_is_done_on_lines(tmp_path, monkeypatch, capsys):
         (["coconut-prosqa", "--dry-run", "--tiny"], "--dry-run beside --tiny: expected one of the two"),
         (["coconut-prosqa", "--dry-run", "--lines", "x"], "--lines has no effect with --dry-run"),
         (["coconut-prosqa", "--tiny", "--model", "x"], "--model has no effect with --tiny"),
-        (["coconut-prosqa", "--dry-run", "--model", "/nowhere"], "/nowhere holds no *.safetensors"),
-        (["coconut-prosqa", "--model", "MODEL"], "this recipe is trained on lines: expected ProsQA, prosqa_train.json"),
-        (["cot2-prosqa", "--model", "MODEL", "--lines", "LINES"], "trained on a task of ours: leave the lines out"),
-        (["coconut-prosqa", "--dry-run", "--model", "MODEL"], "holds another model than gpt2: transformer."),
+        (["coconut-prosqa", "--dry-run", "--model", "/nowhere"], "/nowhere is no folder: expected one with a model"),
+        (["coconut-prosqa", "--model", "MODEL"], "MODEL holds another model than gpt2 (transformer."),
+        (["coconut-prosqa", "--dry-run", "--model", "MODEL"], "holds another model than gpt2 (transformer."),
         (["cot2-prosqa", "--model", "MODEL", "--half"], "--half has no effect without --spread fsdp"),
     ],
 )
@@ -94,8 +98,30 @@ def test_mistakes_are_one_line(words, complaint, tmp_path, capsys):
     places = {"MODEL": str(tmp_path / "model"), "LINES": str(tmp_path / "lines")}
     assert main(["published", *(places.get(word, word) for word in words)]) == 2
     said = capsys.readouterr().err.strip()
-    assert complaint in said
+    assert complaint.replace("MODEL", places["MODEL"]) in said
     assert said.count("\n") == 0
+
+
+def test_lines_and_tasks_are_asked_for(tmp_path, monkeypatch, capsys):
+    """And as many lines as batches need."""
+    save_small_model(tmp_path / "model", "GPT2", chat=False)
+    (tmp_path / "lines").write_text('{"question": "a", "steps": [], "answer": "b"}\n', "utf-8")
+    monkeypatch.setattr(huggingface_shapes, "misplaced", lambda name, folder: [])
+    words, lines = ["--model", str(tmp_path / "model")], ["--lines", str(tmp_path / "lines")]
+    for given, complaint in (
+        (["coconut-prosqa", *words], "trained on lines: expected a file of ProsQA, prosqa_train.json"),
+        (["cot2-prosqa", *words, "--lines", str(tmp_path / "lines")], "1 lines, and batches of cot2-prosqa have 16"),
+        (
+            ["coconut-prosqa", *words, *lines],
+            "lines has 1 lines, and batches of coconut-prosqa have 128: expected more",
+        ),
+    ):
+        assert main(["published", *given]) == 2
+        assert complaint in capsys.readouterr().err
+    rows = [json.dumps({"question": f"{a}?", "steps": [], "answer": a}) for a in range(40)]
+    (tmp_path / "lines").write_text("\n".join(rows), "utf-8")
+    assert main(["published", "cot2-prosqa", *words, *lines]) == 2
+    assert "trained on a task of ours: leave the lines out" in capsys.readouterr().err
 
 
 def test_flags_are_filled_in():

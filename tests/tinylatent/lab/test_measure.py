@@ -180,7 +180,7 @@ def test_answers_of_several_tokens_are_numbered_as_wholes():
 
 def test_what_cannot_be_measured_is_refused_before_it_is_trained(tmp_path):
     run = replace(RUN, task=MNNS(2, 1, 2))
-    said = "a validation part of 1 problems tells nothing: use more digits or a larger range"
+    said = "a validation part of 1 problems tells nothing: use more digits, a larger range, or more lines"
     with pytest.raises(ValueError, match=said):
         measure(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()

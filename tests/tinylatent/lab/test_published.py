@@ -103,8 +103,10 @@ def test_a_reference_that_must_be_a_copy_is_counted():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="unknown recipe 'coconut': expected one of coconut-prosqa, "):
-        published("coconut")
+    with pytest.raises(ValueError, match=r"unknown recipe 'HRPO': did you mean hrpo-gsm8k\? Recipes are coconut-"):
+        published("HRPO")
+    with pytest.raises(ValueError, match="unknown recipe '': expected one of coconut-prosqa, "):
+        published("")
     with pytest.raises(ValueError, match="unknown shape 'gpt5': expected one of gpt2, "):
         on_meta("gpt5")
 
@@ -140,7 +142,7 @@ def test_recipes_run_in_small(name, tmp_path):
 
 def test_lines_and_tasks_of_ours_are_asked_for(tmp_path):
     save_small_model(tmp_path / "model", "GPT2")
-    with pytest.raises(ValueError, match=r"trained on lines: expected ProsQA, prosqa_train\.json"):
+    with pytest.raises(ValueError, match=r"trained on lines: expected a file of ProsQA, prosqa_train\.json"):
         published("coconut-prosqa").experiment(str(tmp_path / "model"))
     run = published("cot2-mts-prosqa").experiment(str(tmp_path / "model"), seed=3)
     assert (run.training.num_train, run.start.training.num_train, run.start.seeds.split) == (17_886, 17_886, 3)
