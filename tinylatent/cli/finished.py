@@ -14,6 +14,7 @@ from tinylatent.lab.experiment import Experiment, device_named
 from tinylatent.lab.launchers.launcher import RESULT
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.study import STORE
+from tinylatent.lab.trained import done, train_together
 
 
 def kept_in(command: Any, run: Experiment) -> tuple[Path, Path | None]:
@@ -27,6 +28,28 @@ def kept_in(command: Any, run: Experiment) -> tuple[Path, Path | None]:
         return command.out, None
     store = command.results / STORE
     return store / run.identity, store
+
+
+def carried_out(command: Any, run: Experiment, start: Path | None, more: Sequence[str]) -> None:
+    """Does the run of a command, alone or as one of several processes, and shows it.
+
+    Args:
+        command: has out, results, device, spread, half and json.
+        run: what to do.
+        start: folder of the run it starts from, if that is done.
+        more: remarks.
+
+    Raises:
+        ValueError: it cannot be done, or flags do not go together.
+    """
+    if command.spread is None:
+        refuse_idle(command, ("half",), "without --spread fsdp")
+    folder, store = kept_in(command, run)
+    if command.spread is not None:
+        if not train_together(run, folder, command.device, command.spread, command.half, start):
+            return
+        store = None  # what it starts from was trained beside it
+    shown(done(run, folder, command.device, start, store), folder, command.device, more, command.json)
 
 
 def shown(record: ExperimentRecord, folder: Path, device: str, more: Sequence[str], json: bool) -> None:

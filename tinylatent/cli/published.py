@@ -8,14 +8,14 @@ from typing import Literal
 
 import tyro
 
-from tinylatent.cli.finished import described, kept_in, say, shown
+from tinylatent.cli.finished import carried_out, described, say
 from tinylatent.cli.terminal import Device, listed, refuse_idle
 from tinylatent.core.files import json_text
 from tinylatent.core.identity import plain
-from tinylatent.lab.experiment import Experiment, device_named
+from tinylatent.lab.experiment import device_named
 from tinylatent.lab.lines import LinesFile
 from tinylatent.lab.published import PUBLISHED, Plan, Published, plan, published, small
-from tinylatent.lab.trained import done, train_together
+from tinylatent.lab.trained import done
 
 GIGA = 1e9
 
@@ -107,14 +107,8 @@ class PublishedRun:
                 f"{self.lines} has {lines.size} lines, and batches of {self.name} have {batch}: expected more of "
                 f"{recipe.data.title}; --tiny tries the recipe without"
             )
-        experiment: Experiment = recipe.experiment(str(self.model), lines, self.seed)
-        folder, store = kept_in(self, experiment)
-        if self.spread is not None:
-            if not train_together(experiment, folder, self.device, self.spread, self.half, None):
-                return
-            store = None  # what it starts from was trained beside it
-        record = done(experiment, folder, self.device, None, store)
-        shown(record, folder, self.device, [f"differs: {each}" for each in recipe.differs], self.json)
+        experiment = recipe.experiment(str(self.model), lines, self.seed)
+        carried_out(self, experiment, None, [f"differs: {each}" for each in recipe.differs])
 
     def _check_model(self, recipe: Published) -> None:
         """Raises ValueError if a tensor of the model has no place in the recipe's shape, or one is missing."""

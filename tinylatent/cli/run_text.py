@@ -9,14 +9,13 @@ from typing import Any, Generic, Literal, TypeVar
 import tyro
 from tinylatent_tasks.splits import VALIDATION_SHARE
 
-from tinylatent.cli.finished import kept_in, shown
-from tinylatent.cli.terminal import Device, filled, peeked, refuse_idle
+from tinylatent.cli.finished import carried_out
+from tinylatent.cli.terminal import Device, filled, peeked
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import read_config
 from tinylatent.lab.lines import LinesFile
 from tinylatent.lab.tasks import TASKS
-from tinylatent.lab.trained import done, train_together
 from tinylatent.methods import METHODS
 from tinylatent.models.huggingface_lora import LoRA
 from tinylatent.models.pretrained import Pretrained
@@ -148,16 +147,8 @@ class RunText(Generic[SomeTask, SomeMethod]):
 
     def run(self) -> None:
         """Trains, evaluates, stores and prints."""
-        experiment = self.experiment()
-        folder, store = kept_in(self, experiment)
-        if self.spread is None:
-            refuse_idle(self, ("half",), "without --spread fsdp")
-        else:
-            if not train_together(experiment, folder, self.device, self.spread, self.half, self.start):
-                return
-            store = None  # what it starts from was trained beside it
-        record = done(experiment, folder, self.device, self.start, store)
-        shown(record, folder, self.device, ["learning rate and weight decay have not been tuned"], self.json)
+        remarks = ["learning rate and weight decay have not been tuned"]
+        carried_out(self, self.experiment(), self.start, remarks)
 
 
 def _before(method: Any, task: Any, training: Training, seeds: Seeds, hf: Pretrained, text: InText) -> Experiment:

@@ -103,14 +103,7 @@ class Published:
             asked = f"lines: expected a file of {self.data.title}; try --lines FILE"
             wanted = asked if lines is None else "a task of ours: leave the lines out"
             raise ValueError(f"this recipe is trained on {wanted}")
-        training, task = self.training, lines if self.data.full is None else self.data.full
-        if lines is None:
-            training = replace(training, num_train=self.data.examples)
-        hf = Pretrained(path, dtype=self.dtype, lora=self.lora, checkpointing=self.checkpointing).found()
-        start = None if self.before is None else PUBLISHED[self.before].experiment(path, lines, seed)
-        return Experiment(
-            task, self.method, training=training, seeds=Seeds.all(seed), start=start, hf=hf, text=InText()
-        )
+        return _run(self, path, self.data.full if lines is None else lines, seed)
 
     @property
     def epochs(self) -> float:
@@ -118,10 +111,26 @@ class Published:
         return self.training.steps * self.training.batch_size / self.data.examples
 
     @property
+    def group(self) -> int:
+        """Rollouts of an example."""
+        return self.method.group if isinstance(self.method, PolicyGradient) else 1
+
+    @property
     def rows(self) -> int:
         """Examples that a forward has at once: those of a part of a batch, each as often as its group."""
-        several = self.method.group if isinstance(self.method, PolicyGradient) else 1
-        return (self.training.micro_batch or self.training.batch_size) * several
+        return (self.training.micro_batch or self.training.batch_size) * self.group
+
+
+def _run(recipe: Published, path: str, task: Any, seed: int, is_small: bool = False) -> Experiment:
+    """The run of a recipe on a task or on lines, with those it starts from."""
+    start = None if recipe.before is None else _run(PUBLISHED[recipe.before], path, task, seed, is_small)
+    recipe = _shrunk(recipe) if is_small else recipe
+    training = recipe.training
+    if training.num_train is None and not isinstance(task, LinesFile):
+        training = replace(training, num_train=recipe.data.examples)
+    hf = Pretrained(path, dtype=recipe.dtype, lora=recipe.lora, checkpointing=recipe.checkpointing).found()
+    how: dict[str, Any] = {"training": training, "seeds": Seeds.all(seed), "start": start}
+    return Experiment(task, recipe.method, hf=hf, text=InText(), **how)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -355,14 +364,13 @@ def plan(recipe: Published) -> Plan:
     layers = len(backbone.layers_to_share)
     blocks = kept.inputs + kept.blocks // layers if recipe.checkpointing else kept.blocks
     gradients = sum(bytes_of[name] for name in names)
-    several = recipe.method.group if isinstance(recipe.method, PolicyGradient) else 1
     rewarded = isinstance(recipe.method, PolicyGradient) or not recipe.training.steps
     return Plan(
         parameters=sum(x.numel() for x in backbone.parameters()),
         trained=sum(parameters[name].numel() for name in names),
         steps=recipe.training.steps,
         epochs=recipe.epochs,
-        tokens=recipe.training.steps * recipe.training.batch_size * several * recipe.data.slots,
+        tokens=recipe.training.steps * recipe.training.batch_size * recipe.group * recipe.data.slots,
         weights=sum(bytes_of.values()),
         gradients=gradients,
         moments=2 * gradients,
@@ -382,17 +390,13 @@ def small(recipe: Published, folder: Path, seed: int = 0) -> Experiment:
 
     path = folder / "model"
     save_small_model(path, SHAPES[recipe.shape][0], chat=False, positions=1024)
-    return _small(recipe, str(path), seed)
+    return _run(recipe, str(path), recipe.data.small, seed, is_small=True)
 
 
-def _small(recipe: Published, path: str, seed: int) -> Experiment:
-    lora = None if recipe.lora is None else replace(recipe.lora, rank=4)
-    hf = Pretrained(path, lora=lora, checkpointing=recipe.checkpointing).found()
+def _shrunk(recipe: Published) -> Published:
+    """A recipe with few steps, in full precision and with small adapters; rates and their schedule are its own."""
     kept = ("learning_rate", "weight_decay", "warmup", "schedule", "clip_norm")
     training = replace(TINY, **{name: getattr(recipe.training, name) for name in kept})
-    if not recipe.training.steps:
-        training = replace(training, steps=0)
-    start = None if recipe.before is None else _small(PUBLISHED[recipe.before], path, seed)
-    return Experiment(
-        recipe.data.small, recipe.method, training=training, seeds=Seeds.all(seed), start=start, hf=hf, text=InText()
-    )
+    training = replace(training, steps=min(TINY_STEPS, recipe.training.steps))
+    lora = None if recipe.lora is None else replace(recipe.lora, rank=4)
+    return replace(recipe, training=training, lora=lora, dtype="float32")

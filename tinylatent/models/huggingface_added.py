@@ -21,7 +21,7 @@ class AddedRows(nn.Module):
 
     def __init__(self, given_AD: Float[Tensor, "A D"]):
         super().__init__()
-        self.given_AD = nn.Parameter(given_AD, requires_grad=False)  # shared like others
+        self.given_AD = nn.Parameter(given_AD, requires_grad=False)  # several processes share parameters, not buffers
         self.learned_AD = nn.Parameter(torch.zeros_like(given_AD))
         self.is_off = False
 

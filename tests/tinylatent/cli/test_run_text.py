@@ -133,7 +133,7 @@ def test_lines_are_trained_on_asked_and_shown(model, lines, tmp_path, capsys):
     [
         (["cot2"], "cot2 without --hf.path: expected the folder of a model of transformers, or a recipe such as mnns/"),
         (["cot2", "--hf.path"], "--hf.path"),
-        (["cot2", "--hf.path", "nowhere", *POSED], "nowhere holds no model: expected a folder with config.json"),
+        (["cot2", "--hf.path", "nowhere", *POSED], "nowhere is no folder: expected one with config.json"),
         (["cot2", "--hf.path", "MODEL", "--text.task", "chess"], "unknown task 'chess'"),
         (["cot2", "--hf.path", "MODEL", *POSED, "--text.lines", "x"], "expected one of the two"),
         (["cot2", "--hf.path", "MODEL", "--text.lines", "x"], "x: there is no such file"),
