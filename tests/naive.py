@@ -47,10 +47,15 @@ def _norm(x_D, gain_D):
     return gain_D * centred_D / ((centred_D**2).mean() + 1e-5).sqrt()
 
 
-def _attention(inputs, qkv, out, heads):
+def _attention(inputs, qkv, out, heads, norms=None):
     query, key, value = (
         torch.stack([part @ x_D for x_D in inputs]).split(len(out) // heads, 1) for part in qkv.chunk(3)
     )
+    if norms is not None:
+        query, key = (
+            [norm_K * x_SK / ((x_SK**2).mean(1, keepdim=True) + 2.2e-16).sqrt() for x_SK in part]
+            for norm_K, part in zip(norms, (query, key), strict=True)
+        )
     found = []
     for t in range(len(inputs)):
         mixed = []
@@ -86,15 +91,22 @@ def naive_hidden(model, inputs_SD, positions, norm="pre", mlp="gelu", loops=1):
     for layer in [*sorted(layers)] * loops:
         of = {name.split(".", 2)[2]: value for name, value in weight.items() if name.startswith(f"blocks.{layer}.")}
 
-        def normed(x_D, part, where, of=of):
-            return _norm(x_D, of[f"{part}_norm.weight"]) if where == norm else x_D
+        def normed(x_D, part, where, of=of, layer=layer):
+            kept = norm == "protected" and (layer, part, where) == (0, "attn", "pre")
+            return _norm(x_D, of[f"{part}_norm.weight"]) if where == norm or kept else x_D
+
+        def added(x_D, part, of=of):
+            """What is added of a part's output."""
+            return normed(x_D, part, "after") * of.get(f"{part}_gain", 1.0)
 
         heads = model.blocks[layer].attention.heads
         seen = [normed(x_D, "attn", "pre") for x_D in stream]
-        added = _attention(seen, of["attention.qkv_proj"], of["attention.out_proj"], heads)
-        stream = [normed(x_D + add_D, "attn", "post") for x_D, add_D in zip(stream, added, strict=True)]
-        stream = [normed(x_D + _mlp(normed(x_D, "mlp", "pre"), of, mlp), "mlp", "post") for x_D in stream]
-    return torch.stack([_norm(x_D, weight["norm.weight"]) if norm == "pre" else x_D for x_D in stream])
+        norms = [of[f"attention.{name}_norm"] for name in ("query", "key")] if norm == "protected" else None
+        mixed = _attention(seen, of["attention.qkv_proj"], of["attention.out_proj"], heads, norms)
+        stream = [normed(x_D + added(m_D, "attn"), "attn", "post") for x_D, m_D in zip(stream, mixed, strict=True)]
+        stream = [normed(x_D + added(_mlp(normed(x_D, "mlp", "pre"), of, mlp), "mlp"), "mlp", "post") for x_D in stream]
+    last = norm in ("pre", "after", "protected")
+    return torch.stack([_norm(x_D, weight["norm.weight"]) if last else x_D for x_D in stream])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from tinylatent.engine.counters import Counters
 from tinylatent.engine.plan import ANSWER, Plan, Segment
 from tinylatent.engine.thought import Action, History, State, Thought
-from tinylatent.models.backbone import Backbone, weights_version
+from tinylatent.models.backbone import Backbone, default_positions, weights_version
 
 PROMPT = "prompt"
 NOBODY = Thought()  # the thought of the prompt's span
@@ -160,6 +160,16 @@ class Trace:
         if live_BT is None:
             live_BT = torch.ones(self.rows, self.steps, dtype=torch.bool, device=device)
         return torch.cat([prompt_BN, live_BT], 1)
+
+    @property
+    def positions_BS(self) -> Int[Tensor, "B read"]:
+        """Position of every slot that the model has read: all but the last."""
+        placed_BS = self.mask_BS[:, :-1].clone()
+        for span in self.thought_spans:
+            if not span.thought.placed:
+                placed_BS[:, span.start : span.stop] = False
+        positions_BS = default_positions(0, placed_BS.shape[1], placed_BS, placed_BS.device)
+        return positions_BS if self.offset_B is None else positions_BS + self.offset_B[:, None]
 
     @property
     def thought_spans(self) -> tuple[Span, ...]:

@@ -1,41 +1,58 @@
-"""Residuals: records all additions to the residual stream of a run.
+"""Residuals: everything that layers read and add in a run, and ways to run on from any layer.
 
-    trace, residuals = record(lambda edit: rollout(model, plan, prompt, edit=edit))
-    residuals.stream[2]         # the input of layer 2, for every row and slot
-    residuals.attention[2]      # what its attention added
-    residuals.gap()             # 0 up to rounding: the stream is the sum of its additions
+    record = record_tokens(model, ids_BS, mask_BS)      # or record_trace(rollout(..)), latent steps included
+    record.stream[2]                                    # what enters layer 2, for every row and slot
+    record.attention[2]                                 # what its attention adds
+    record.gap()                                        # 0 up to rounding: the stream is the sum of its additions
+    record.on(2, changed_BSD)                           # the last stream, had this entered layer 2
 
-Letters: B rows, S slots of the run (prompt and steps), T slots of one forward, D width, L layers.
+A record is one forward over whole sequences. Inputs of latent steps are those that the run made: an intervention below
+changes what follows from them within the forward, not the latents themselves. To change those too, roll out under an
+edit and record that trace.
+
+Letters: B rows, S slots, D width, L layers, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tinylatent.models.backbone import Edit, Site
+from tinylatent.engine.trace import Trace
+from tinylatent.models.backbone import Backbone, Edit, Layered, Site, default_positions
 
-Returned = TypeVar("Returned")
+ROWS_AT_ONCE = 2**15
+"""Slots of one forward of a sweep, over all its rows; longer sweeps are cut into several."""
 
 
 @dataclass(frozen=True)
-class Residuals:
-    """The residual stream of a run and all additions to it; a looped stack numbers its layers consecutively."""
+class Record:
+    """The residual stream of a forward over whole sequences, and all that is added to it.
 
+    A looped stack numbers its layers consecutively.
+    """
+
+    model: Layered
     stream: Float[Tensor, "L1 B S D"]
     """L + 1 states: before every layer and after the last."""
     attention: Float[Tensor, "L B S D"]
     mlp: Float[Tensor, "L B S D"]
     """Zeros for a layer without MLP."""
+    mask_BS: Bool[Tensor, "B S"]
+    """True where a slot holds an input."""
+    positions_BS: Int[Tensor, "B S"]
 
     @property
-    def layers(self) -> int:
+    def depth(self) -> int:
         """L."""
         return len(self.attention)
+
+    @property
+    def added(self) -> Float[Tensor, "L B S D"]:
+        """What every layer contributes: the stream after it less the stream before it."""
+        return self.stream[1:] - self.stream[:-1]
 
     @property
     def contributions(self) -> Float[Tensor, "L2 B S D"]:
@@ -45,55 +62,108 @@ class Residuals:
     def gap(self) -> float:
         """Largest difference between the stream and the sum of its additions, relative to the stream's largest entry.
 
-        0 up to rounding for blocks with pre-norm or no norm. A post-norm block normalises the sum, and an edit may
-        replace the stream: there the gap is not an error.
+        0 up to rounding, but for blocks that normalise the sum (norm "post") and where an edit replaced the stream.
         """
         sums = self.stream[:1] + (self.attention + self.mlp).cumsum(0)
-        return ((sums - self.stream[1:]).abs().max() / self.stream.abs().max()).item()
+        live = self.mask_BS[None, ..., None]
+        return (((sums - self.stream[1:]) * live).abs().max() / (self.stream * live).abs().max()).item()
+
+    def rank_BS(self) -> Int[Tensor, "B S"]:
+        """The place of every slot among those of its row that hold an input, from 0; -1 before the first."""
+        return self.mask_BS.cumsum(1) - 1
+
+    def on(
+        self,
+        layer: int,
+        stream_RSD: Float[Tensor, "R S D"],
+        edit: Edit | None = None,
+        rows_R: Int[Tensor, " R"] | None = None,
+        stop: int | None = None,
+    ) -> Float[Tensor, "R S D"]:
+        """The stream after the last layer (or before layer `stop`), had `stream_RSD` entered this layer.
+
+        rows_R: the row whose mask and positions each of them has; row r by default.
+        """
+        mask_RS, positions_RS = self.mask_BS, self.positions_BS
+        if rows_R is not None:
+            mask_RS, positions_RS = mask_RS[rows_R], positions_RS[rows_R]
+        layers = range(layer, self.depth if stop is None else stop)
+        return self.model.through(stream_RSD, layers, None if mask_RS.all() else mask_RS, positions_RS, edit)
+
+    def logits(self, stream: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
+        """Logits of vectors of the last stream: the last norm, then the readout. Of an earlier one: the logit lens."""
+        hidden_1ND = self.model.finish(stream.reshape(1, -1, stream.shape[-1]))
+        return self.model.readout(hidden_1ND)[0].unflatten(0, stream.shape[:-1])
 
 
-def record(run: Callable[[Edit], Returned], change: Edit | None = None) -> tuple[Returned, Residuals]:
-    """Calls `run` and returns its result and the residuals of all its forwards, slots concatenated.
-
-    Where rows fork between two forwards (row b becomes rows b G .. b G + G - 1), earlier slots are repeated.
+def record(
+    model: Backbone,
+    inputs_BSD: Float[Tensor, "B S D"],
+    mask_BS: Bool[Tensor, "B S"] | None = None,
+    positions_BS: Int[Tensor, "rows S"] | None = None,
+    change: Edit | None = None,
+) -> Record:
+    """The record of one forward over these inputs.
 
     Args:
-        run: makes forwards with the edit it is given, such as a rollout; the edit only reads.
+        model: a decoder, or a Hugging Face model behind a backbone.
+        inputs_BSD: embeddings of whole sequences.
+        mask_BS: True where a slot holds an input; everywhere by default.
+        positions_BS: by default the number of inputs before each.
         change: an edit applied first; what it returns is recorded.
 
     Raises:
-        ValueError: the run made no forward with the edit, or forwards that do not follow on each other.
+        ValueError: the model's layers cannot be run one at a time, or are unknown.
     """
-    forwards: list[tuple[range, dict[tuple[int, Site], Tensor]]] = []
-
-    def edit(layer: int, site: Site, x_BTD: Tensor, slots: range) -> Tensor:
-        if change is not None:
-            x_BTD = change(layer, site, x_BTD, slots)
-        if (layer, site) == (0, "resid_in"):
-            forwards.append((slots, {}))
-        forwards[-1][1][layer, site] = x_BTD
-        return x_BTD
-
-    returned = run(edit)
-    if not forwards:
+    if not isinstance(model, Layered):
         raise ValueError(
-            "the run made no forward with the edit: expected one that passes it on: rollout(.., edit=edit)"
+            f"{type(model).__name__} has no layers to look into: expected a Decoder or an HFBackbone (not a frozen one)"
         )
-    rows = [len(seen[0, "resid_in"]) for _, seen in forwards]
-    for (before, after), few, more in zip(pairwise(slots for slots, _ in forwards), rows, rows[1:], strict=False):
-        if before.stop != after.start or more % few:
-            raise ValueError(
-                f"{more} rows from slot {after.start} on came after {few} rows up to slot {before.stop - 1}: expected "
-                "forwards that continue where the last one ended; record every run by itself"
-            )
-    parts = [[x.repeat_interleave(rows[-1] // x.shape[1], 1) for x in _stacked(seen)] for _, seen in forwards]
-    return returned, Residuals(*(torch.cat(part, 2) for part in zip(*parts, strict=True)))
+    seen: dict[tuple[int, Site], Tensor] = {}
+
+    def look(layer: int, site: Site, x_BSD: Tensor, slots: range) -> Tensor:
+        seen[layer, site] = x_BSD if change is None else change(layer, site, x_BSD, slots)
+        return seen[layer, site]
+
+    model.forward(inputs_BSD, mask_BS=mask_BS, positions_BT=positions_BS, edit=look, keep=False)
+    rows, slots, last = *inputs_BSD.shape[:2], model.depth - 1
+    if positions_BS is None:
+        positions_BS = default_positions(0, slots, mask_BS, inputs_BSD.device)
+    if mask_BS is None:
+        mask_BS = torch.ones(rows, slots, dtype=torch.bool, device=inputs_BSD.device)
+    nothing = torch.zeros_like(seen[0, "resid_in"])
+    return Record(
+        model,
+        torch.stack([*(seen[layer, "resid_in"] for layer in range(last + 1)), seen[last, "resid_out"]]),
+        torch.stack([seen[layer, "attn_add"] for layer in range(last + 1)]),
+        torch.stack([seen.get((layer, "mlp_add"), nothing) for layer in range(last + 1)]),
+        mask_BS,
+        positions_BS.expand(rows, -1),
+    )
 
 
-def _stacked(seen: dict[tuple[int, Site], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Stream, attention and MLP of one forward; the first axis is the layer."""
-    stream = [x for (_, site), x in seen.items() if site == "resid_in"]
-    last = len(stream) - 1
-    attention = [seen[layer, "attn_add"] for layer in range(len(stream))]
-    mlp = [seen.get((layer, "mlp_add"), torch.zeros_like(x)) for layer, x in enumerate(stream)]
-    return torch.stack([*stream, seen[last, "resid_out"]]), torch.stack(attention), torch.stack(mlp)
+def record_tokens(
+    model: Backbone,
+    ids_BS: Int[Tensor, "B S"],
+    mask_BS: Bool[Tensor, "B S"] | None = None,
+    change: Edit | None = None,
+) -> Record:
+    """The record of a forward over tokens. Raises as `record` does, and for ids that the model does not have."""
+    return record(model, model.table.rows(ids_BS), mask_BS, change=change)
+
+
+def record_trace(trace: Trace, change: Edit | None = None) -> Record:
+    """The record of a run: of all slots that the model has read, latent steps included.
+
+    Raises:
+        ValueError: as `record`, or the weights have changed since the trace was made.
+    """
+    trace.check_weights()
+    read = torch.cat(trace.inputs, 1)
+    return record(trace.backbone, read, trace.mask_BS[:, : read.shape[1]], trace.positions_BS, change)
+
+
+def in_parts(rows: int, slots: int) -> Sequence[slice]:
+    """Slices of the rows of a sweep that are run at once."""
+    size = max(1, ROWS_AT_ONCE // max(1, slots))
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]

@@ -160,6 +160,39 @@ class Backbone(Protocol):
         ...
 
 
+@runtime_checkable
+class Layered(Backbone, Protocol):
+    """A backbone whose layers can be run one at a time, over whole sequences and without a cache: what lenses need."""
+
+    @property
+    def depth(self) -> int:
+        """L, the number of layers that every slot passes; a looped stack counts each pass."""
+        ...
+
+    @property
+    def parallel(self) -> bool:
+        """Whether a layer's MLP reads what its attention reads, not the sum of both (GPT-NeoX, GPT-J)."""
+        ...
+
+    def through(
+        self,
+        stream_BSD: Float[Tensor, "B S D"],
+        layers: range,
+        mask_BS: Bool[Tensor, "B S"] | None = None,
+        positions_BS: Int[Tensor, "rows S"] | None = None,
+        edit: Edit | None = None,
+    ) -> Float[Tensor, "B S D"]:
+        """The residual stream after these layers, given the one that enters the first of them.
+
+        Mask, positions and edit are those of `forward`; the edit is called at the sites of these layers alone.
+        """
+        ...
+
+    def finish(self, stream_BSD: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        """The hidden states that the last norm makes of the stream after the last layer."""
+        ...
+
+
 def default_positions(
     past: int, new: int, mask_BS: Bool[Tensor, "B S"] | None, device: torch.device
 ) -> Int[Tensor, "rows new"]:

@@ -1,9 +1,11 @@
 """Blocks: the layers of a decoder, trained or constructed by hand.
 
 A block adds the outputs of its attention and its MLP to the residual stream. Norms are placed "pre", before attention
-and MLP (GPT-2), "post", after both additions (the first Transformer), or nowhere ("none"). Attention is one product for
-queries, keys and values (`Attention`), or a list of heads of any width (`Heads`); MLPs are plain (`MLP`) or a mixture
-of experts (`Experts`).
+and MLP (GPT-2), "post", on both sums (the first Transformer), "after", on what is added (OLMo 2, arXiv 2501.00656), or
+nowhere ("none"). A "protected" block (outlier-protected, He et al. 2024, arXiv 2405.19279) has no norms on its inputs
+but one on queries and keys, and multiplies both additions by a learned gain that starts small. Attention is one product
+for queries, keys and values (`Attention`), or a list of heads of any width (`Heads`); MLPs are plain (`MLP`) or a
+mixture of experts (`Experts`).
 
 Letters: B rows, T new slots, R slots whose result is read, S all slots (cache and new), D width, H heads, K width of a
 head, F hidden units, X experts.
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 from tinylatent.models.backbone import Edit, Site
 
-Placement = Literal["pre", "post", "none"]
+Placement = Literal["pre", "post", "after", "protected", "none"]
 Activation = Literal["gelu", "relu", "swiglu"]
 PLACEMENTS, ACTIVATIONS = get_args(Placement), get_args(Activation)
 VECTOR = 16  # floats in a vector register: softmax over shorter rows falls back to scalar code
@@ -48,7 +50,7 @@ class Dropout:
 
 
 class Block(nn.Module):
-    """One layer: x + attention, then x + MLP, with norms before, after or nowhere.
+    """One layer: x + attention, then x + MLP, with norms in one of five places.
 
     Args:
         attention: an Attention or Heads, or any module with their members.
@@ -56,6 +58,9 @@ class Block(nn.Module):
         width: D, the size of the two norms; not needed without norms.
         placement: of the norms.
         dropout: applied to both additions; none by default.
+        gain: of both additions at first, in a protected block.
+        first: whether it is a model's first block, where a protected block keeps the norm before its attention, so that
+            the size of embeddings does not matter.
 
     Raises:
         ValueError: an unknown placement, or norms without a width.
@@ -68,17 +73,25 @@ class Block(nn.Module):
         width: int | None = None,
         placement: Placement = "none",
         dropout: Dropout | None = None,
+        gain: float = 1.0,
+        first: bool = True,
     ):
         super().__init__()
         if placement not in PLACEMENTS:
             raise ValueError(f"norm {placement!r}: expected one of {', '.join(PLACEMENTS)}")
         if placement != "none" and not width:
             raise ValueError(f"norm {placement!r} without a width: expected the width of the residual stream")
-        self.pre, self.drop = placement == "pre", dropout or Dropout()
-        self.attn_norm: Any = Norm(width) if placement != "none" and width else None
+        protected = placement == "protected"
+        normed = width is not None and placement != "none"
+        self.placement, self.drop = placement, dropout or Dropout()
+        self.attn_norm: Any = Norm(width) if width and normed and (first or not protected) else None
+        self.attn_place = None if self.attn_norm is None else "pre" if protected else placement
         self.attention = attention
-        self.mlp_norm: Any = Norm(width) if placement != "none" and width and mlp is not None else None
+        self.mlp_norm: Any = Norm(width) if width and normed and mlp is not None and not protected else None
+        self.mlp_place = None if self.mlp_norm is None else placement
         self.mlp = mlp
+        self.attn_gain = nn.Parameter(torch.tensor(gain)) if protected else None
+        self.mlp_gain = nn.Parameter(torch.tensor(gain)) if protected and mlp is not None else None
 
     def forward(
         self,
@@ -101,23 +114,34 @@ class Block(nn.Module):
             slots: indices of the new slots in the whole sequence.
             read_from: first new slot whose result is used.
         """
-        pre, attn_norm, mlp, mlp_norm = self.pre, self.attn_norm, self.mlp, self.mlp_norm
+        attn_norm, attn_place, mlp, mlp_norm, mlp_place = (
+            self.attn_norm, self.attn_place, self.mlp, self.mlp_norm, self.mlp_place
+        )  # fmt: skip
         changed = edit is not None or self.drop.generator is not None
         if edit is not None:
             x_BTD = edit(number, "resid_in", x_BTD, slots)
         # Parts are called by `forward`, past torch's hooks, which would cost as much time as the matrix products.
-        added_BRD, cache = self.attention.forward(attn_norm.forward(x_BTD) if pre else x_BTD, cache, bias, read_from)
+        seen_BTD = attn_norm.forward(x_BTD) if attn_place == "pre" else x_BTD
+        added_BRD, cache = self.attention.forward(seen_BTD, cache, bias, read_from)
+        if attn_place == "after":
+            added_BRD = attn_norm.forward(added_BRD)
+        if self.attn_gain is not None:
+            added_BRD = added_BRD * self.attn_gain
         if changed:
             added_BRD = self._changed(added_BRD, edit, number, "attn_add", slots)
         x_BRD = (x_BTD[:, read_from:] if read_from else x_BTD) + added_BRD
-        if not pre and attn_norm is not None:
+        if attn_place == "post":
             x_BRD = attn_norm.forward(x_BRD)
         if mlp is not None:
-            added_BRD = mlp.forward(mlp_norm.forward(x_BRD) if pre else x_BRD)
+            added_BRD = mlp.forward(mlp_norm.forward(x_BRD) if mlp_place == "pre" else x_BRD)
+            if mlp_place == "after":
+                added_BRD = mlp_norm.forward(added_BRD)
+            if self.mlp_gain is not None:
+                added_BRD = added_BRD * self.mlp_gain
             if changed:
                 added_BRD = self._changed(added_BRD, edit, number, "mlp_add", slots)
             x_BRD = x_BRD + added_BRD
-            if not pre and mlp_norm is not None:
+            if mlp_place == "post":
                 x_BRD = mlp_norm.forward(x_BRD)
         return (x_BRD if edit is None else edit(number, "resid_out", x_BRD, slots)), cache
 
@@ -243,11 +267,19 @@ class Experts(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal attention of H heads of equal width; one product computes queries, keys and values."""
+    """Causal attention of H heads of equal width; one product computes queries, keys and values.
 
-    def __init__(self, width: int, heads: int):
+    Args:
+        width: D.
+        heads: H.
+        qk_norm: whether RMS norms of queries and keys, each with a weight that its heads share, bound attention scores.
+    """
+
+    def __init__(self, width: int, heads: int, qk_norm: bool = False):
         super().__init__()
         self.heads = heads
+        self.query_norm = nn.Parameter(torch.ones(width // heads)) if qk_norm else None
+        self.key_norm = nn.Parameter(torch.ones(width // heads)) if qk_norm else None
         self.qkv_proj = nn.Parameter(torch.empty(3 * width, width))
         self.out_proj = nn.Parameter(torch.empty(width, width))
 
@@ -274,6 +306,8 @@ class Attention(nn.Module):
         K = D // self.heads
         q = q.view(B, T - read_from, self.heads, K).transpose(1, 2)
         k, v = k.view(B, T, self.heads, K).transpose(1, 2), v.view(B, T, self.heads, K).transpose(1, 2)
+        if self.query_norm is not None:
+            q, k = F.rms_norm(q, (K,), self.query_norm), F.rms_norm(k, (K,), self.key_norm)
         if cache is not None:
             k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
         mixed_BHRK = attend(q, k, v, _of_read(bias, read_from, T, k))

@@ -55,7 +55,8 @@ class ModelConfig:
     heads: int = 2
     """Attention heads per layer."""
     norm: Placement = "pre"
-    """Placement of norms: before attention and MLP, after both additions, or nowhere."""
+    """Placement of norms: before attention and MLP, on both sums, after both (before they are added), or nowhere; or
+    blocks that are protected from outlier features."""
     mlp: Activation = "gelu"
     """Kind of MLP; experts are always ReLU."""
     experts: int = 1
@@ -121,31 +122,39 @@ class Decoder(nn.Module):
     ) -> "Decoder":
         """A decoder to be trained; its weights depend on `generator` alone (seed 0 by default).
 
-        GPT-2's initialisation: normal(0, 0.02), projections into the residual stream divided by sqrt(2 layers).
+        GPT-2's initialisation: normal(0, 0.02), projections into the residual stream divided by sqrt(2 layers). Where
+        blocks are protected their gains of 1 / sqrt(2 layers) do that, and their matrices keep the size of what they
+        are given: normal(0, 1 / sqrt(inputs)).
         """
         D, drop = config.width, Dropout(config.dropout)
+        protected, gain = config.norm == "protected", (2 * config.layers * config.loops) ** -0.5
         blocks = [
             Block(
-                Attention(D, config.heads),
+                Attention(D, config.heads, qk_norm=protected),
                 MLP(D, activation=config.mlp) if config.experts == 1 else Experts.fresh(D, config.experts),
                 D,
                 config.norm,
                 drop,
+                gain,
+                first=number == 0,
             )
-            for _ in range(config.layers)
+            for number in range(config.layers)
         ]
-        last = Norm(D) if config.norm == "pre" else None
+        last = Norm(D) if config.norm in ("pre", "after", "protected") else None
         model = cls(torch.empty(vocabulary, D), torch.empty(positions, D), blocks, last, config.loops, drop)
         model.initialise(generator or torch.Generator().manual_seed(0))
         return model
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Draws every matrix anew; norm weights and biases stay as they are."""
+        """Draws every matrix anew; norm weights, gains and biases stay as they are."""
+        protected = {f"blocks.{n}." for n, x in enumerate(self.blocks) if getattr(x, "attn_gain", None) is not None}
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1 and not name.endswith("bias"):
                 into_residual = name.endswith(("out_proj", "down_proj"))
-                std = 0.02 / math.sqrt(2 * len(self.blocks) * self.loops) if into_residual else 0.02
+                std = 0.02 / math.sqrt(2 * self.depth) if into_residual else 0.02
+                if any(name.startswith(part) for part in protected):
+                    std = parameter.shape[-1] ** -0.5
                 parameter.normal_(0.0, std, generator=generator)
 
     @property
@@ -204,6 +213,34 @@ class Decoder(nn.Module):
         norm = self.norm
         return (x_BTD if norm is None else norm.forward(x_BTD)), Cache(past + T, tuple(grown))
 
+    @property
+    def depth(self) -> int:
+        """L, the number of layers that every slot passes."""
+        return len(self.blocks) * self.loops
+
+    @property
+    def parallel(self) -> bool:
+        """Never: an MLP reads what its attention has added to."""
+        return False
+
+    def through(
+        self,
+        stream_BSD: Float[Tensor, "B S D"],
+        layers: range,
+        mask_BS: Bool[Tensor, "B S"] | None = None,
+        positions_BS: Int[Tensor, "rows S"] | None = None,
+        edit: Edit | None = None,
+    ) -> Float[Tensor, "B S D"]:
+        """The residual stream after these layers; see Layered.through. Positions were added before the first layer."""
+        bias, slots = attention_bias(0, stream_BSD.shape[1], mask_BS, stream_BSD), range(stream_BSD.shape[1])
+        for number in layers:
+            stream_BSD, _ = self.blocks[number % len(self.blocks)](stream_BSD, None, bias, edit, number, slots)
+        return stream_BSD
+
+    def finish(self, stream_BSD: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        """The stream after the last norm, if there is one."""
+        return stream_BSD if self.norm is None else self.norm(stream_BSD)
+
     def _position_embeddings(self, past: int, T: int, mask_BS: Tensor | None, positions_BT: Tensor | None) -> Tensor:
         """Position embeddings of the new slots, (T, D) or (rows, T, D)."""
         pos_emb_PD = self.pos_emb
@@ -226,9 +263,9 @@ class Decoder(nn.Module):
         slots that are not read cost their keys and values alone.
         """
         read, total = new if read is None else read, 0
-        for number in range(len(self.blocks) * self.loops):
+        for number in range(self.depth):
             block: Any = self.blocks[number % len(self.blocks)]
-            asked = read if number == len(self.blocks) * self.loops - 1 else new
+            asked = read if number == self.depth - 1 else new
             pairs = asked * (past + new) - asked * (asked - 1) // 2  # the last query sees all, earlier ones less
             keys, pair = block.attention.key_weights, block.attention.pair_weights
             total += 2 * (keys * new + (_weights(block) - keys) * asked + pair * pairs)

@@ -23,9 +23,8 @@ Letters: B rows, T new slots, R slots whose result is read, S all slots (cache a
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -34,10 +33,11 @@ from torch import Tensor, nn
 
 from tinylatent.core.extras import MissingExtraError
 from tinylatent.core.precision import full
-from tinylatent.models.backbone import SITES, Cache, Edit, Site, Table, check_positions, default_positions
+from tinylatent.models.backbone import Cache, Edit, Site, Table, check_positions, default_positions
 from tinylatent.models.blocks import MLP, Attention, Block, Norm
 from tinylatent.models.decoder import Decoder
 from tinylatent.models.huggingface_added import AddedRows
+from tinylatent.models.huggingface_layers import Layer, adding, alone, candidates, close, edited
 
 try:
     from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
@@ -74,7 +74,8 @@ class HFBackbone(nn.Module):
         super().__init__()
         self.model: Any = _unwrapped(model).eval()
         self._name = type(self.model).__name__
-        self._editable = self._recomputes = False
+        self._found: tuple[Sequence[Layer], bool] | None = None
+        self._recomputes = False
         self._config: Any = self.model.config.get_text_config()
         self._check_made()
         rows = len(self.model.get_input_embeddings().weight)
@@ -160,15 +161,14 @@ class HFBackbone(nn.Module):
         """
         (B, T, _), past, explicit = embeddings_BTD.shape, 0 if cache is None else cache.size, positions_BT is not None
         positions_BT = self.placed(past, T, mask_BS, positions_BT, embeddings_BTD.device)
-        if edit is not None and not self._editable:
-            self._check_sites()
+        layers = () if edit is None else self._layers()[0]
         growing = _thaw(cache) if keep or cache is not None else None
         if growing is None and mask_BS is None and explicit:
             mask_BS = torch.ones(B, T, dtype=torch.bool, device=embeddings_BTD.device)  # else a repeated position would
             # be taken for the start of another sequence in the same row
         with ExitStack() as context:
             if edit is not None:
-                context.enter_context(self._edited(edit, range(past, past + T)))
+                context.enter_context(edited(layers, edit, range(past, past + T)))
             elif growing is None and torch.is_grad_enabled():
                 context.enter_context(self._recomputed())
             output = self.model.base_model(
@@ -178,8 +178,8 @@ class HFBackbone(nn.Module):
                 position_ids=positions_BT.expand(B, -1),
                 use_cache=growing is not None,
             )
-        layers = tuple((keys, values) for keys, values, *_ in growing) if growing is not None and keep else ()
-        return output.last_hidden_state[:, read_from:], Cache(past + T, layers)
+        kept = tuple((keys, values) for keys, values, *_ in growing) if growing is not None and keep else ()
+        return output.last_hidden_state[:, read_from:], Cache(past + T, kept)
 
     def placed(
         self, past: int, new: int, mask_BS: Tensor | None, positions_BT: Tensor | None, device: torch.device
@@ -211,20 +211,44 @@ class HFBackbone(nn.Module):
         head_width = vars(self._config).get("head_dim") or width // heads  # asked for otherwise, it may be refused
         return 2 * sum(matrices) * new + 4 * heads * head_width * pairs * self._config.num_hidden_layers
 
-    def _edited(self, edit: Edit, slots: range) -> ExitStack:
-        """A context in which the edit is called at the four sites of every block."""
+    @property
+    def depth(self) -> int:
+        """L, the number of layers."""
+        return len(self._layers()[0])
 
-        def call(layer: int, site: Site, module: nn.Module, inputs: tuple, output: Any = None) -> Any:
-            x = inputs if output is None else output  # hooks that run before a module get no output
-            return (edit(layer, site, x[0], slots), *x[1:]) if isinstance(x, tuple) else edit(layer, site, x, slots)
+    @property
+    def parallel(self) -> bool:
+        """Whether a layer's MLP reads what its attention reads."""
+        return self._layers()[1]
 
-        hooks = ExitStack()
-        for layer, (block, attention, mlp) in enumerate(self._blocks()):
-            hooks.enter_context(block.register_forward_pre_hook(partial(call, layer, "resid_in")))
-            hooks.enter_context(attention.register_forward_hook(partial(call, layer, "attn_add")))
-            hooks.enter_context(mlp.register_forward_hook(partial(call, layer, "mlp_add")))
-            hooks.enter_context(block.register_forward_hook(partial(call, layer, "resid_out")))
-        return hooks
+    def through(
+        self,
+        stream_BSD: Float[Tensor, "B S D"],
+        layers: range,
+        mask_BS: Bool[Tensor, "B S"] | None = None,
+        positions_BS: Int[Tensor, "rows S"] | None = None,
+        edit: Edit | None = None,
+    ) -> Float[Tensor, "B S D"]:
+        """The residual stream after these layers; see Layered.through."""
+        if not len(layers):
+            return stream_BSD
+        kept: list[Tensor] = []
+
+        def look(layer: int, site: Site, x_BSD: Tensor, slots: range) -> Tensor:
+            if edit is not None and layer in layers:
+                x_BSD = edit(layer, site, x_BSD, slots)
+            if (layer, site) == (layers[-1], "resid_out"):
+                kept.append(x_BSD)
+            return x_BSD
+
+        with alone(self._layers()[0], layers, stream_BSD):
+            self.forward(stream_BSD, None, mask_BS, positions_BS, look, keep=False)
+        return kept[0]
+
+    def finish(self, stream_BSD: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        """The stream after the last norm: a forward in which no layer computes."""
+        with alone(self._layers()[0], range(0), stream_BSD):
+            return self.forward(stream_BSD, keep=False)[0]
 
     @contextmanager
     def _recomputed(self) -> Iterator[None]:
@@ -255,7 +279,7 @@ class HFBackbone(nn.Module):
         with torch.random.fork_rng(), torch.enable_grad():
             found, _ = self.forward(x_BTD.requires_grad_(), keep=False)
         wanted, _ = self.forward(x_BTD)
-        if not _close(found, wanted):
+        if not close(found, wanted):
             self._recomputes = False
             raise ValueError(
                 f"{self._name} computes something else with activation checkpointing: expected blocks without dropout "
@@ -300,7 +324,7 @@ class HFBackbone(nn.Module):
                 f"{self._name} cannot be driven by embeddings, explicit positions and a cache; transformers says: "
                 f"{error}"
             ) from error
-        if not _close(found, wanted):
+        if not close(found, wanted):
             raise ValueError(
                 f"{self._name} gives other logits from embeddings than from ids: expected inputs that are rows of the "
                 "embedding matrix, scaled at most, logits that are its output embeddings with no more than a scale and "
@@ -319,25 +343,17 @@ class HFBackbone(nn.Module):
         logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
         return self.readout(hidden)[..., : self._tokens], full(logits[:, 1:, : self._tokens])
 
-    @torch.no_grad()
-    def _check_sites(self) -> None:
-        """Raises ValueError unless blocks only add their attention and MLP to the residual stream, as edits assume."""
-        seen: dict[tuple[int, Site], Tensor] = {}
-        with self._edited(lambda layer, site, x, slots: seen.setdefault((layer, site), x), range(2)):
-            self.forward(self.table.rows(torch.tensor([[0, 1]], device=self.table.weight.device)))
-        for layer in range(len(self._blocks())):
-            resid_in, attn_add, mlp_add, resid_out = (seen[layer, site] for site in SITES)
-            if not _close(resid_in + attn_add + mlp_add, resid_out):
-                raise ValueError(f"{self._name} cannot be edited: expected blocks that only add attention and MLP")
-        self._editable = True
+    def _layers(self) -> tuple[Sequence[Layer], bool]:
+        """The layers, and whether they are parallel; found at the first edit.
 
-    def _blocks(self) -> list[tuple[nn.Module, nn.Module, nn.Module]]:
-        """Every decoder block with its attention and its MLP."""
-        for name, attention in (("h", "attn"), ("layers", "self_attn")):
-            blocks = list(getattr(self.model.base_model, name, ()))
-            if blocks and all(hasattr(block, attention) and hasattr(block, "mlp") for block in blocks):
-                return [(block, getattr(block, attention), block.mlp) for block in blocks]
-        raise ValueError(f"{self._name} cannot be edited: expected blocks h (attn, mlp) or layers (self_attn, mlp)")
+        Raises:
+            ValueError: blocks have unknown names or do more than add attention and MLP.
+        """
+        if self._found is None:
+            ids_12 = torch.tensor([[0, 1]], device=self.table.weight.device)
+            found = candidates(self.model.base_model, self._name)
+            self._found = adding(lambda: self.forward(self.table.rows(ids_12)), found, self._name)
+        return self._found
 
 
 def _given(model: nn.Module) -> set[str]:
@@ -409,11 +425,6 @@ def _thaw(cache: Cache | None) -> DynamicCache:
     return growing
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    """Whether two results agree up to the rounding of their precision."""
-    return bool((a - b).abs().max() <= torch.finfo(a.dtype).eps ** 0.5 * b.abs().max())
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Our weights in a GPT-2
 
@@ -458,7 +469,7 @@ def _is_gpt2(decoder: Decoder) -> bool:
             isinstance(block, Block)
             and isinstance(block.attention, Attention)
             and isinstance(block.mlp, MLP)
-            and (block.pre, block.mlp.activation, len(block.mlp.up_proj)) == (True, "gelu", 4 * decoder.width)
+            and (block.placement, block.mlp.activation, len(block.mlp.up_proj)) == ("pre", "gelu", 4 * decoder.width)
             and isinstance(block.attn_norm, Norm)
         )
 

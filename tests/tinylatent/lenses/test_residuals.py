@@ -1,14 +1,13 @@
-"""Residuals of whole runs: whatever way it was cut into forwards, they are those of one forward over all."""
+"""Residuals of whole runs, latent steps included: those of the run's own forwards, and what follows from any layer."""
 
 import pytest
 import torch
-from fakes import random
+from fakes import Aside, random
 
-from tinylatent.engine.force import force
 from tinylatent.engine.plan import Segment
-from tinylatent.engine.rollout import resume, rollout
+from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import Hidden, Mixture, Token
-from tinylatent.lenses.residuals import Residuals, record
+from tinylatent.lenses.residuals import in_parts, record, record_tokens, record_trace
 from tinylatent.models.blocks import Block, Head, Heads
 from tinylatent.models.decoder import Decoder
 
@@ -16,162 +15,153 @@ EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64
 PROMPT = torch.tensor([[1, 2, 3, 4], [0, 6, 5, 2]])
 MASK = torch.tensor([[True] * 4, [False] + [True] * 3])
 PLAN = (Segment(Mixture(), 2), Segment(Hidden(), 1), Segment(Token(), 2))
+KINDS = [
+    {}, {"norm": "post"}, {"norm": "after"}, {"norm": "protected"}, {"norm": "none", "mlp": "relu"}, {"loops": 3},
+    {"experts": 2},
+]  # fmt: skip
 
 
-def whole(model, x_BSD, mask_BS=None, change=None):
-    """By hand, from one forward: the stream at each layer's start and after the last, and both kinds of additions."""
+def same(found, wanted):
+    torch.testing.assert_close(found, wanted, **EXACT)
+
+
+def looked(run):
+    """All that edits see in the forwards of a run, slots concatenated: {(layer, site): (B, S, D)}."""
     seen = {}
 
     def edit(layer, site, x, slots):
-        seen[layer, site] = x if change is None else change(layer, site, x, slots)
-        return seen[layer, site]
+        seen.setdefault((layer, site), []).append(x)
+        return x
 
-    model.forward(x_BSD, mask_BS=mask_BS, edit=edit)
-    L = len(model.blocks) * model.loops
-    return (
-        torch.stack([*(seen[layer, "resid_in"] for layer in range(L)), seen[L - 1, "resid_out"]]),
-        torch.stack([seen[layer, "attn_add"] for layer in range(L)]),
-        torch.stack([seen[layer, "mlp_add"] for layer in range(L)]),
-    )
+    trace = run(edit)
+    return trace, {at: torch.cat(parts, 1) for at, parts in seen.items()}
 
 
-def assert_same(residuals, expected, where_BS=...):
-    for found, wanted in zip((residuals.stream, residuals.attention, residuals.mlp), expected, strict=True):
-        assert found.shape == wanted.shape
-        torch.testing.assert_close(found[:, where_BS], wanted[:, where_BS], **EXACT)
-
-
-@pytest.mark.parametrize("kind", [{}, {"norm": "post"}, {"norm": "none", "mlp": "relu"}, {"loops": 3}, {"experts": 2}])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("masked", [False, True])
-def test_a_rollout_is_recorded_as_one_forward_over_all_it_read(tiny, kind, masked):
+def test_a_rollout_is_recorded_as_its_forwards_went(tiny, kind, masked):
     """A prompt of four and five steps: eight slots, since nobody reads the last step's input."""
     model, mask_BN = tiny(**kind), MASK if masked else None
-    trace, residuals = record(lambda edit: rollout(model, PLAN, PROMPT, mask_BN, edit=edit))
-    history = trace.history()
-    assert residuals.stream.shape == (2 * kind.get("loops", 1) + 1, 2, 8, 8)
-    assert_same(residuals, whole(model, history.inputs_BSD, history.mask_BS if masked else None), history.mask_BS)
-    torch.testing.assert_close(trace.logits_BTV, rollout(model, PLAN, PROMPT, mask_BN).logits_BTV, **EXACT)
+    trace, seen = looked(lambda edit: rollout(model, PLAN, PROMPT, mask_BN, edit=edit))
+    found = record_trace(trace)
+    L, live_BS = 2 * kind.get("loops", 1), trace.mask_BS[:, :-1]
+    assert found.stream.shape == (L + 1, 2, 8, 8)
+    assert found.depth == L
+    assert torch.equal(found.mask_BS, live_BS)
+    for layer in range(L):
+        same(found.stream[layer][live_BS], seen[layer, "resid_in"][live_BS])
+        same(found.attention[layer][live_BS], seen[layer, "attn_add"][live_BS])
+        same(found.mlp[layer][live_BS], seen[layer, "mlp_add"][live_BS])
+    same(found.stream[L][live_BS], seen[L - 1, "resid_out"][live_BS])
+    same(found.logits(found.stream[L][:, 3:]), trace.logits_BTV)
 
 
-def test_rows_that_fork_take_their_prompt_along(tiny):
-    """Three rollouts of each prompt: the prompt's slots stand in all of them, side by side."""
-    model, said_RT = tiny(), torch.tensor([[1, 2], [3, 4], [5, 6], [0, 1], [2, 3], [4, 5]])
-
-    def run(edit):
-        _, cache = model.forward(model.table.rows(PROMPT), edit=edit)
-        cache = cache.fork(3)
-        for said_R1 in said_RT.split(1, 1):
-            _, cache = model.forward(model.table.rows(said_R1), cache, edit=edit)
-
-    _, residuals = record(run)
-    sequence_RS = torch.cat([PROMPT.repeat_interleave(3, 0), said_RT], 1)
-    assert_same(residuals, whole(model, model.table.rows(sequence_RS)))
-
-
-def test_groups_of_rollouts_fork(tiny):
-    trace, residuals = record(lambda edit: rollout(tiny(), PLAN, PROMPT, MASK, group=2, edit=edit))
-    assert residuals.stream.shape == (3, 4, 8, 8)
-    history = trace.history()
-    assert_same(residuals, whole(tiny(), history.inputs_BSD, history.mask_BS), history.mask_BS)
-
-
-def test_what_is_forced_at_once_is_recorded_as_what_was_rolled_out(tiny):
+def test_rows_of_a_group_positions_from_an_offset_and_slots_aside(tiny):
+    """Slots that take no position keep their neighbour's, and a run that was moved keeps its offset."""
     model = tiny()
-    run, rolled = record(lambda edit: rollout(model, PLAN, PROMPT, MASK, edit=edit))
-    _, forced = record(lambda edit: force(model, run.plan(), PROMPT, MASK, edit=edit))
-    assert_same(forced, (rolled.stream, rolled.attention, rolled.mlp), run.history().mask_BS)
+    plan = (Segment(Aside(8).double(), 2), *PLAN)
+    trace = rollout(model, plan, PROMPT, MASK, offset_B=torch.tensor([0, 3]), group=2)
+    found = record_trace(trace)
+    assert found.positions_BS.tolist()[2] == [3, 3, 4, 5, 5, 5, 6, 7, 8, 9]
+    same(found.logits(found.stream[-1][:, 3:]), trace.logits_BTV)
 
 
-def test_what_is_resumed_is_recorded_from_there_on(tiny):
-    """The forward over the earlier run's last step is the first of the new one."""
-    model = tiny()
-    before = rollout(model, PLAN, PROMPT, whole=True)
-    after, residuals = record(lambda edit: resume(before, PLAN[:1], edit=edit))
-    assert_same(residuals, [x[:, :, 8:] for x in whole(model, after.history().inputs_BSD)])
+def test_an_edit_that_was_there_before_is_recorded(tiny):
+    model, ids_BS = tiny(), torch.tensor([[1, 2, 3]])
+
+    def change(layer, site, x, slots):
+        return -x if (layer, site) == (0, "attn_add") else x
+
+    found, plain = record_tokens(model, ids_BS, change=change), record_tokens(model, ids_BS)
+    assert torch.equal(found.attention[0], -plain.attention[0])
+    same(found.stream[0] - plain.attention[0] + found.mlp[0], found.stream[1])
+    same(found.model.finish(found.stream[-1]), model.forward(model.table.rows(ids_BS), edit=change)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_from_any_layer_on_it_ends_as_it_ended(tiny, kind):
+    found = record(tiny(**kind), random(2, 5, 8), torch.tensor([[False, True, True, True, True], [True] * 5]))
+    for layer in range(found.depth + 1):
+        same(found.on(layer, found.stream[layer])[found.mask_BS], found.stream[-1][found.mask_BS])
+    same(found.on(0, found.stream[0], stop=1)[found.mask_BS], found.stream[1][found.mask_BS])
+
+
+def test_rows_that_are_repeated_have_their_own_mask_and_positions(tiny):
+    found = record_tokens(tiny(), PROMPT, MASK)
+    rows_R = torch.tensor([1, 0, 1])
+    last = found.on(1, found.stream[1][rows_R], rows_R=rows_R)
+    same(last[found.mask_BS[rows_R]], found.stream[2][rows_R][found.mask_BS[rows_R]])
+
+
+def test_an_edit_on_the_way_sees_the_layers_that_run(tiny):
+    found, seen = record_tokens(tiny(loops=2), PROMPT), []
+
+    def half(layer, site, x, slots):
+        seen.append((layer, site))
+        return x / 2 if (layer, site) == (2, "mlp_add") else x
+
+    last = found.on(1, found.stream[1], half, stop=3)
+    assert [layer for layer, site in seen if site == "resid_in"] == [1, 2]
+    same(last, found.stream[3] - found.mlp[2] / 2)
 
 
 def test_contributions_stand_in_the_order_of_adding(tiny):
     model, x_BSD = tiny(), random(2, 5, 8)
-    _, residuals = record(lambda edit: model.forward(x_BSD, edit=edit))
-    assert residuals.layers == 2
-    expected = [residuals.attention[0], residuals.mlp[0], residuals.attention[1], residuals.mlp[1]]
-    assert torch.equal(residuals.contributions, torch.stack(expected))
-    torch.testing.assert_close(residuals.stream[0], x_BSD + model.pos_emb[:5], **EXACT)
-    torch.testing.assert_close(residuals.stream[0] + residuals.contributions.sum(0), residuals.stream[-1], **EXACT)
+    found = record(model, x_BSD)
+    expected = [found.attention[0], found.mlp[0], found.attention[1], found.mlp[1]]
+    assert torch.equal(found.contributions, torch.stack(expected))
+    same(found.stream[0], x_BSD + model.pos_emb[:5])
+    same(found.stream[0] + found.contributions.sum(0), found.stream[-1])
+    same(found.stream[0] + found.added.sum(0), found.stream[-1])
 
 
-@pytest.mark.parametrize(
-    ("kind", "adds_up"), [({}, True), ({"norm": "none"}, True), ({"loops": 2}, True), ({"norm": "post"}, False)]
-)
-def test_the_stream_is_the_sum_of_its_additions_unless_norms_stand_after_them(tiny, kind, adds_up):
-    _, residuals = record(lambda edit: rollout(tiny(**kind), PLAN, PROMPT, MASK, edit=edit))
-    assert (residuals.gap() < 1e-14) == adds_up
-    assert adds_up or residuals.gap() > 0.1
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_stream_is_the_sum_of_its_additions_unless_norms_are_of_the_sum(tiny, kind):
+    found = record_tokens(tiny(**kind), PROMPT, MASK)
+    assert found.gap() > 0.1 if kind == {"norm": "post"} else found.gap() < 1e-14
 
 
-def test_the_gap_is_as_computed_by_hand():
-    """2 + 1 + 0 is 3, not 4; and after it 1 + 1 more are 5, not 5.5: off by 1 of 5.5."""
-    stream, attention, mlp = (torch.tensor(x).view(-1, 1, 1, 1) for x in ([2.0, 4.0, 5.5], [1.0, 1.0], [0.0, 1.0]))
-    assert Residuals(stream, attention, mlp).gap() == pytest.approx(1 / 5.5)
+def test_a_gap_is_seen_and_padding_makes_none(tiny):
+    found = record_tokens(tiny(), PROMPT, MASK)
+    found.stream[1, 1, 0] += 5
+    assert found.gap() < 1e-14
+    largest = (found.stream * found.mask_BS[None, ..., None]).abs().max().item()
+    found.mlp[1, 1, 1, 0] += 0.01 * largest
+    assert found.gap() == pytest.approx(0.01)
 
 
 def test_a_layer_without_an_mlp_adds_nothing():
     head = Head(random(2, 4), random(2, 4), random(4, 4))
     model = Decoder(random(7, 4), random(9, 4), [Block(Heads([head]), None)])
-    _, residuals = record(lambda edit: model.forward(random(2, 3, 4), edit=edit))
-    assert residuals.mlp.shape == (1, 2, 3, 4)
-    assert not residuals.mlp.any()
-    assert residuals.gap() < 1e-14
-
-
-def test_a_change_comes_first_and_its_result_is_recorded(tiny):
-    model, x_BSD, returned = tiny(), random(2, 5, 8), []
-
-    def change(layer, site, x, slots):
-        return -x if (layer, site) == (0, "attn_add") else x
-
-    def run(edit):
-        returned.append(model.forward(x_BSD, edit=edit)[0])
-        return "returned"
-
-    word, residuals = record(run, change)
-    assert word == "returned"
-    assert torch.equal(returned[0], model.forward(x_BSD, edit=change)[0])
-    assert_same(residuals, whole(model, x_BSD, change=change))
-    _, plain = record(run)
-    assert torch.equal(residuals.attention[0], -plain.attention[0])
-    assert not torch.allclose(residuals.mlp[0], plain.mlp[0])
-    assert torch.equal(returned[1], model.forward(x_BSD)[0])
+    found = record(model, random(2, 3, 4))
+    assert found.mlp.shape == (1, 2, 3, 4)
+    assert not found.mlp.any()
+    assert found.gap() < 1e-14
 
 
 def test_gradients_reach_what_is_recorded(tiny):
     x_BSD = random(2, 3, 8).requires_grad_()
-    _, residuals = record(lambda edit: tiny().forward(x_BSD, edit=edit))
-    assert torch.autograd.grad(residuals.mlp[1].sin().sum(), x_BSD)[0].any()
+    assert torch.autograd.grad(record(tiny(), x_BSD).mlp[1].sin().sum(), x_BSD)[0].any()
 
 
-def test_a_run_without_forwards_is_told(tiny):
-    for run in (lambda edit: None, lambda edit: rollout(tiny(), PLAN, PROMPT)):
-        with pytest.raises(ValueError, match="the run made no forward with the edit: expected one that passes it on"):
-            record(run)
+def test_what_has_no_layers_is_told(unchecked):
+    class Flat:
+        forward = readout = flops = table = None
+
+    with pytest.raises(ValueError, match="Flat has no layers to look into: expected a Decoder or an HFBackbone"):
+        record(Flat(), random(2, 3, 8))
 
 
-def test_two_runs_in_one_are_told(tiny):
-    def twice(edit):
-        for _ in range(2):
-            tiny().forward(random(2, 3, 8), edit=edit)
+def test_a_trace_of_other_weights_is_told(tiny):
+    model = tiny(seed=5)
+    trace = rollout(model, PLAN, PROMPT)
+    with torch.no_grad():
+        model.embedding.add_(1)
+    with pytest.raises(ValueError, match="the weights have changed since this trace was made"):
+        record_trace(trace)
 
-    with pytest.raises(ValueError, match="2 rows from slot 0 on came after 2 rows up to slot 2: expected forwards"):
-        record(twice)
 
-
-def test_rows_that_do_not_fork_are_told(tiny):
-    model = tiny()
-
-    def run(edit):
-        _, cache = model.forward(random(2, 3, 8), edit=edit)
-        cache = type(cache)(cache.size, tuple((keys[[0, 1, 1]], values[[0, 1, 1]]) for keys, values in cache.layers))
-        model.forward(random(3, 1, 8), cache, edit=edit)
-
-    with pytest.raises(ValueError, match="3 rows from slot 3 on came after 2 rows up to slot 2"):
-        record(run)
+def test_parts_of_a_sweep_are_all_its_rows(monkeypatch):
+    monkeypatch.setattr("tinylatent.lenses.residuals.ROWS_AT_ONCE", 10)
+    assert in_parts(5, 4) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert in_parts(2, 100) == [slice(0, 1), slice(1, 2)]

@@ -29,12 +29,15 @@ def generator(seed):
 KINDS = {
     "post": {"norm": "post"},
     "none": {"norm": "none"},
+    "after": {"norm": "after"},
+    "protected": {"norm": "protected"},
     "relu": {"mlp": "relu"},
     "swiglu": {"mlp": "swiglu"},
     "experts": {"experts": 3},
     "loops": {"loops": 3},
     "post, swiglu, loops": {"norm": "post", "mlp": "swiglu", "loops": 2},
     "none, experts, loops": {"norm": "none", "experts": 2, "loops": 2},
+    "protected, swiglu, loops": {"norm": "protected", "mlp": "swiglu", "loops": 2},
 }
 
 
@@ -238,10 +241,55 @@ def test_hidden_units_of_an_mlp_are_as_many_as_told(activation, up):
 
 
 def test_impossible_blocks_are_rejected(unchecked):
-    with pytest.raises(ValueError, match="norm 'middle': expected one of pre, post, none"):
+    with pytest.raises(ValueError, match="norm 'middle': expected one of pre, post, after, protected, none"):
         Block(Attention(8, 2), MLP(8), 8, "middle")
     with pytest.raises(ValueError, match="norm 'pre' without a width: expected the width of the residual stream"):
         Block(Attention(8, 2), MLP(8), placement="pre")
+
+
+# What a protected block promises
+
+
+def test_a_protected_block_without_gain_is_the_identity(tiny):
+    """And skipping it changes nothing."""
+    model, x_BTD = tiny(norm="protected"), random(2, 5, 8)
+    block = model.blocks[1]
+    with torch.no_grad():
+        for gain in (block.attn_gain, block.mlp_gain):
+            gain.zero_()
+    assert torch.equal(block(x_BTD)[0], x_BTD)
+    assert torch.equal(model.through(x_BTD, range(0, 2)), model.through(x_BTD, range(0, 1)))
+    with torch.no_grad():
+        block.mlp_gain.fill_(1.0)
+    assert not torch.allclose(block(x_BTD)[0], x_BTD)
+
+
+@pytest.mark.parametrize("part", [slice(0, 8), slice(8, 16)])
+def test_norms_of_queries_and_keys_bound_attention(part):
+    """Attention depends on the direction of queries and keys alone: their weights may be of any size."""
+    x_BTD, attention, before = 3 * random(2, 5, 8), Attention(8, 2, qk_norm=True).double(), []
+    for factor in (1.0, 1000.0):
+        with torch.no_grad():
+            attention.qkv_proj.copy_(random(24, 8, seed=1))
+            attention.out_proj.copy_(random(8, 8, seed=2))
+            attention.qkv_proj[part] *= factor
+        before.append(attention(x_BTD)[0])
+    torch.testing.assert_close(*before, **EXACT)
+    _, (k_BHSK, _) = attention(x_BTD)
+    assert k_BHSK.norm(dim=-1).max() <= 2.0 + 1e-9  # sqrt(d_head), so that no score is above 2 * 2 / sqrt(4)
+
+
+def test_first_sizes_of_a_protected_decoder():
+    """Gains of 1 / sqrt(2 layers loops); only the first block has a norm; matrices keep the size of their inputs."""
+    model = Decoder.fresh(50, 9, ModelConfig(128, 4, 2, norm="protected", loops=2))
+    gains = [gain.item() for block in model.blocks for gain in (block.attn_gain, block.mlp_gain)]
+    assert gains == pytest.approx([0.25] * 8)
+    assert [block.attn_norm is not None for block in model.blocks] == [True, False, False, False]
+    assert all(block.mlp_norm is None for block in model.blocks)
+    assert model.norm is not None
+    assert model.blocks[2].mlp.down_proj.std().item() == pytest.approx(512**-0.5, rel=0.02)
+    assert model.blocks[2].attention.out_proj.std().item() == pytest.approx(128**-0.5, rel=0.02)
+    assert model.embedding.std().item() == pytest.approx(0.02, rel=0.05)
 
 
 # Dropout

@@ -376,7 +376,7 @@ def test_impossible_sizes_are_rejected(sizes):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ({"norm": "rms"}, "norm 'rms': expected one of pre, post, none"),
+        ({"norm": "rms"}, "norm 'rms': expected one of pre, post, after, protected, none"),
         ({"mlp": "elu"}, "mlp 'elu': expected one of gelu, relu, swiglu"),
         ({"loops": 0}, "loops 0, experts 1: expected 1 to 64 and 1 to 64"),
         ({"loops": 65}, "loops 65"),

@@ -21,6 +21,7 @@ SHAPES = {
     "wide": {"width": 24, "layers": 2, "heads": 4},
     "post, relu": {"width": 16, "norm": "post", "mlp": "relu"},
     "none, swiglu": {"width": 16, "norm": "none", "mlp": "swiglu"},
+    "protected": {"width": 16, "norm": "protected"},
     "experts": {"width": 16, "experts": 3},
     "loops": {"width": 16, "layers": 2, "loops": 3},
 }

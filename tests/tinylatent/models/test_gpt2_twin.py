@@ -13,7 +13,7 @@ from tinylatent.engine.force import replay
 from tinylatent.engine.plan import Repeat, Segment
 from tinylatent.engine.rollout import resume, rollout
 from tinylatent.engine.thoughts import Hidden, Mixture, Pause, Token
-from tinylatent.lenses.residuals import record
+from tinylatent.lenses.residuals import record_trace
 from tinylatent.methods import METHODS
 from tinylatent.models.backbone import SITES
 from tinylatent.models.blocks import Block, Head, Heads, Norm
@@ -54,7 +54,17 @@ def test_the_copy_has_no_biases_shares_nothing_and_leaves_the_global_generator_a
 
 
 @pytest.mark.parametrize(
-    "kind", [{"norm": "post"}, {"norm": "none"}, {"mlp": "relu"}, {"mlp": "swiglu"}, {"experts": 2}, {"loops": 2}]
+    "kind",
+    [
+        {"norm": "post"},
+        {"norm": "after"},
+        {"norm": "protected"},
+        {"norm": "none"},
+        {"mlp": "relu"},
+        {"mlp": "swiglu"},
+        {"experts": 2},
+        {"loops": 2},
+    ],
 )
 def test_other_blocks_than_those_of_gpt2_cannot_be_copied(kind):
     with pytest.raises(ValueError, match="only a decoder with the blocks of GPT-2 can be copied: expected norm 'pre'"):
@@ -233,10 +243,8 @@ def test_edits_see_and_change_the_same_values(ours, theirs, site):
 
 def test_residuals_are_recorded_the_same(ours, theirs):
     """Over a prompt and steps, rows forking in between."""
-    (_, wanted), (_, found) = (
-        record(lambda edit, m=m: think(m, "all", {"group": 2}, edit=edit)) for m in (ours, theirs)
-    )
-    for name in ("stream", "attention", "mlp"):
+    wanted, found = (record_trace(think(m, "all", {"group": 2})) for m in (ours, theirs))
+    for name in ("stream", "attention", "mlp", "mask_BS", "positions_BS"):
         same(getattr(found, name), getattr(wanted, name))
     assert found.gap() < 1e-14
 

@@ -225,35 +225,6 @@ def test_training_mode_brings_neither_dropout_nor_a_lost_cache():
     same(backbone.forward(x_BND[:, 4:], cache)[0], whole[:, 4:])
 
 
-@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Mistral", "Gemma"])
-def test_edits_of_other_families_do_what_they_say(backbone):
-    """Without additions a model is its last norm; reading alone changes nothing; what is put in last comes out."""
-    x_BND, norm = backbone.table.rows(PROMPT), backbone.model.model.norm
-    quiet, _ = backbone.forward(x_BND, edit=lambda layer, site, x, _: x * 0 if site.endswith("add") else x)
-    same(quiet, norm(x_BND))
-    same(backbone.forward(x_BND, edit=lambda layer, site, x, _: x)[0], backbone.forward(x_BND)[0])
-    last, _ = backbone.forward(x_BND, edit=lambda layer, site, x, _: x_BND if (layer, site) == (1, "resid_out") else x)
-    same(last, norm(x_BND))
-    late, _ = backbone.forward(
-        x_BND,
-        edit=lambda layer, site, x, _: (
-            x_BND if (layer, site) == (1, "resid_in") else x * (layer == 0 or site[:5] == "resid")
-        ),
-    )
-    same(late, norm(x_BND))
-
-
-@pytest.mark.parametrize("family", ["GPTNeoX", "Olmo2", "Gemma3", "Granite"])
-def test_unknown_blocks_are_refused_only_when_an_edit_is_asked_for(backbone):
-    """GPT-NeoX names its parts otherwise; others have norms or factors between their parts and the residual stream."""
-    x_BND = backbone.table.rows(PROMPT)
-    plain, _ = backbone.forward(x_BND)
-    for _ in range(2):
-        with pytest.raises(ValueError, match="cannot be edited: expected"):
-            backbone.forward(x_BND, edit=lambda layer, site, x, _: x)
-    same(backbone.forward(x_BND)[0], plain)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # What is refused
 
