@@ -23,8 +23,8 @@ from torch import Tensor
 from tinylatent.engine.trace import Trace
 from tinylatent.models.backbone import Backbone, Edit, Layered, Site, default_positions
 
-ROWS_AT_ONCE = 2**15
-"""Slots of one forward of a sweep, over all its rows; longer sweeps are cut into several."""
+NUMBERS_AT_ONCE = 2**25
+"""A sweep is cut into forwards of about so many numbers in its largest tensor."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,8 @@ def record_trace(trace: Trace, change: Edit | None = None) -> Record:
     return record(trace.backbone, read, trace.mask_BS[:, : read.shape[1]], trace.positions_BS, change)
 
 
-def in_parts(rows: int, slots: int) -> Sequence[slice]:
-    """Slices of the rows of a sweep that are run at once."""
-    size = max(1, ROWS_AT_ONCE // max(1, slots))
+def in_parts(record: Record, rows: int) -> Sequence[slice]:
+    """Slices of the rows of a sweep that are run at once: logits and hidden units bound them."""
+    slots, width = record.mask_BS.shape[1], record.stream.shape[-1]
+    size = max(1, NUMBERS_AT_ONCE // (slots * max(8 * width, len(record.model.table))))
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]

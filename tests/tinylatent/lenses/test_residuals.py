@@ -161,7 +161,10 @@ def test_a_trace_of_other_weights_is_told(tiny):
         record_trace(trace)
 
 
-def test_parts_of_a_sweep_are_all_its_rows(monkeypatch):
-    monkeypatch.setattr("tinylatent.lenses.residuals.ROWS_AT_ONCE", 10)
-    assert in_parts(5, 4) == [slice(0, 2), slice(2, 4), slice(4, 5)]
-    assert in_parts(2, 100) == [slice(0, 1), slice(1, 2)]
+def test_parts_of_a_sweep_are_all_its_rows(monkeypatch, tiny):
+    """Four slots of eight numbers, eight times as many while they are computed: two rows are 512 numbers."""
+    found = record_tokens(tiny(), PROMPT)
+    monkeypatch.setattr("tinylatent.lenses.residuals.NUMBERS_AT_ONCE", 600)
+    assert in_parts(found, 5) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    monkeypatch.setattr("tinylatent.lenses.residuals.NUMBERS_AT_ONCE", 1)
+    assert in_parts(found, 2) == [slice(0, 1), slice(1, 2)]

@@ -2,17 +2,12 @@
 
 import pytest
 import torch
-from families import MASK, PROMPT, same, small
+from families import LAYERED, MASK, PROMPT, layered, same, small
 
 from tinylatent.lenses.residuals import record_tokens
-from tinylatent.models.decoder import Decoder, ModelConfig
-from tinylatent.models.huggingface import HFBackbone, as_gpt2
+from tinylatent.models.huggingface import HFBackbone
 
-OPTIONS = {"GPTNeoX": {}, "GPTNeoX, in turn": {"use_parallel_residual": False}, "Qwen3": {"head_dim": 4}}
-EDITED = [
-    "GPT-2", "Llama", "Qwen2", "Qwen3", "Mistral", "Gemma", "Gemma3", "Olmo2", "GPTNeoX", "GPTNeoX, in turn",
-    "Glm4", "Phi",
-]  # fmt: skip
+EDITED = [*LAYERED, "GPTNeoX, in turn", "Glm4", "Phi"]
 PARALLEL = {"GPTNeoX", "Phi"}
 AFTER = {"Gemma3", "Olmo2", "Glm4"}
 """Families where what is added is a norm's output."""
@@ -25,12 +20,7 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def backbone(family):
-    if family == "GPT-2":
-        decoder = Decoder.fresh(23, 40, ModelConfig(16, 2, 4)).double()
-        for parameter in decoder.parameters():
-            parameter.data += 0.3 * torch.linspace(-1, 1, parameter.numel(), dtype=torch.float64).view_as(parameter)
-        return HFBackbone(as_gpt2(decoder))
-    return HFBackbone(small(family.split(",")[0], **OPTIONS.get(family, {})))
+    return layered(family)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tinylatent.lab.findings import FAILS, HOLDS, STRICTER, Finding
-from tinylatent.lenses.residuals import record
+from tinylatent.lenses.residuals import record_tokens
 from tinylatent.models.backbone import Site
 from tinylatent.models.blocks import Norm
 from tinylatent.models.decoder import Decoder, ModelConfig
@@ -74,7 +74,7 @@ def stream(
             return x_RTD
         return x_RTD * signs_RS[:, 2 * layer + (site == "mlp_add"), None, None]
 
-    _, found = record(lambda edit: model.forward(model.table.rows(ids_RT), edit=edit), signed)
+    found = record_tokens(model, ids_RT, change=signed)
     halfway_LRTD = found.stream[:-1] + found.attention
     before_SRTD = torch.stack([found.stream[:-1], halfway_LRTD], 1).flatten(0, 1)
     return torch.cat([before_SRTD, found.stream[-1:]]), found.contributions

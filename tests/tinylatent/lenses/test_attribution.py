@@ -1,0 +1,97 @@
+"""Integrated gradients: completeness, a linear function, and slopes by finite differences; invariant 8 of the sheet."""
+
+import pytest
+import torch
+from families import LAYERED, layered
+
+from tinylatent.lenses.attribution import integrated_gradients
+from tinylatent.lenses.residuals import record_tokens
+
+IDS = torch.tensor([[0, 0, 3, 4, 5], [6, 2, 1, 4, 2]])
+MASK = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]], dtype=torch.bool)
+COUNTED = torch.tensor([[0, 0, 0, 1, 0], [0, 0, 1, 1, 0]], dtype=torch.bool)
+NEXT = torch.tensor([[0, 0, 0, 5, 0], [0, 0, 4, 2, 0]])
+
+
+@pytest.fixture(scope="module", params=["pre", "post", "after", "protected", *LAYERED])
+def known(request, tiny):
+    ours = request.param in ("pre", "post", "after", "protected")
+    return record_tokens(tiny(norm=request.param) if ours else layered(request.param), IDS, MASK)
+
+
+@pytest.mark.parametrize("target", ["probability", "log_probability", "logit"])
+def test_attributions_add_up_to_the_change(known, target):
+    """From the mean of a row's own residuals to the residuals, whatever is summed over the answer."""
+    for layer in range(known.depth + 1):
+        found = integrated_gradients(known, layer, COUNTED, NEXT, target, tolerance=0.05)
+        assert found.refined
+        stream, live = known.stream[layer], MASK[..., None]
+        base = ((stream * live).sum(1, keepdim=True) / live.sum(1, keepdim=True)).expand_as(stream)
+        wanted = []
+        for x in (stream, base):
+            logits = known.logits(known.on(layer, x))
+            read = {"logit": logits, "probability": logits.softmax(-1), "log_probability": logits.log_softmax(-1)}
+            wanted.append((read[target].gather(2, NEXT[..., None])[..., 0] * COUNTED).sum(1))
+        torch.testing.assert_close(found.change_B, wanted[0] - wanted[1], rtol=1e-8, atol=1e-10)
+        error_B = found.attribution_BS.sum(1) - found.change_B
+        torch.testing.assert_close(found.error_B, error_B, rtol=1e-8, atol=1e-10)
+        assert (error_B.abs() <= 0.05 * found.change_B.abs().clamp(min=0.01)).all()
+
+
+def test_slots_that_cannot_matter_get_nothing(known):
+    """After the last prediction, under the mask and, after the last layer, wherever nothing is predicted."""
+    for layer in range(known.depth + 1):
+        found = integrated_gradients(known, layer, COUNTED, NEXT).attribution_BS
+        assert not found[~MASK].any()
+        assert found[:, 4].abs().max() < 1e-12
+        assert found.abs().max() > 1e-6
+    assert found[~COUNTED].abs().max() < 1e-12
+
+
+def test_refining_makes_the_error_of_a_midpoint_rule_nine_times_smaller(tiny):
+    """Each time the nodes are tripled, where the function is smooth."""
+    known, errors = record_tokens(tiny(spread=0.1), IDS, MASK), []
+    for most in (9, 27, 81):
+        found = integrated_gradients(known, 1, COUNTED, NEXT, tolerance=1e-12, most=most)
+        assert (found.nodes, found.refined) == (most, False)
+        errors.append(found.error_B.abs())
+    assert (errors[0] / errors[1] > 8).all()
+    assert (errors[0] / errors[1] < 10).all()
+    assert (errors[1] / errors[2] > 8).all()
+    assert (errors[1] / errors[2] < 10).all()
+
+
+def test_a_linear_function_is_exact(tiny):
+    """Blocks that add nothing, and no norm: logits are linear in the residual, attributions parts of a dot product."""
+    linear = tiny(norm="none")
+    with torch.no_grad():
+        for name, parameter in linear.named_parameters():
+            if name.startswith("blocks"):
+                parameter.zero_()
+    known = record_tokens(linear, IDS, MASK)
+    found = integrated_gradients(known, 0, COUNTED, NEXT, "logit", tolerance=1e-12)
+    assert found.nodes == 9
+    stream = known.stream[0]
+    base = (stream * MASK[..., None]).sum(1, keepdim=True) / MASK.sum(1)[:, None, None]
+    wanted = ((stream - base) * linear.embedding[NEXT]).sum(-1) * COUNTED
+    torch.testing.assert_close(found.attribution_BS, wanted.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_other_rows_and_padding_do_not_matter(known):
+    both = integrated_gradients(known, 1, COUNTED, NEXT, tolerance=1e-9, most=27)
+    alone = record_tokens(known.model, IDS[:1, 2:])
+    one = integrated_gradients(alone, 1, COUNTED[:1, 2:], NEXT[:1, 2:], tolerance=1e-9, most=27)
+    torch.testing.assert_close(both.attribution_BS[:1, 2:], one.attribution_BS, rtol=1e-7, atol=1e-10)
+
+
+def test_what_cannot_be_attributed_is_told(tiny):
+    known = record_tokens(tiny(), IDS, MASK)
+    with pytest.raises(ValueError, match="layer is 3: expected 0 to 2, where 2 is after the last"):
+        integrated_gradients(known, 3, COUNTED, NEXT)
+    with pytest.raises(ValueError, match="a row has no slot that predicts its answer"):
+        integrated_gradients(known, 1, COUNTED & torch.tensor([[True], [False]]), NEXT)
+
+
+def test_an_unknown_target_is_told(tiny, unchecked):
+    with pytest.raises(ValueError, match="target is 'loss': expected one of probability, log_probability, logit"):
+        integrated_gradients(record_tokens(tiny(), IDS, MASK), 1, COUNTED, NEXT, "loss")
