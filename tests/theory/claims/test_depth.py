@@ -1,4 +1,4 @@
-"""Claims about depth and outliers: sums and matrices by hand, the model's own readout, broken on purpose."""
+"""Claims about depth: sums by hand, the model's own readout, broken on purpose."""
 
 import math
 
@@ -15,13 +15,10 @@ from tinylatent_theory.claims.depth import (
     expected_additions,
     expected_energy,
     exponent,
-    flattest,
-    input_correlation,
-    kurtosis,
-    rotation,
     stack,
     stream,
 )
+from tinylatent_theory.claims.ledger import Trial
 from verdicts import verdict
 
 from tinylatent.lab.findings import FAILS, HOLDS
@@ -130,84 +127,27 @@ def test_independent_layers_only_would_hold(monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Outlier features
+# The depth score
 
 
-@pytest.mark.parametrize("equal", [1, 2, 5])
-def test_kurtosis_of_some_equal_neurons(equal):
-    x_nd = torch.zeros(3, 5, dtype=torch.float64)
-    x_nd[:, :equal] = torch.tensor([[1.0], [-2.0], [0.5]])
-    assert kurtosis(x_nd).item() == pytest.approx(5 / equal)
+def test_leaning_models_differ_in_where_they_lean_alone():
+    early, late = (depth.leaning(Trial(), x) for x in (True, False))
+    for number in range(4):
+        ratio = early.blocks[number].mlp.down_proj / late.blocks[number].mlp.down_proj
+        torch.testing.assert_close(ratio, torch.full_like(ratio, 3.0 if number < 2 else 1 / 3))
+        assert torch.equal(early.blocks[number].mlp.up_proj, late.blocks[number].mlp.up_proj)
 
 
-@given(st.integers(0, 10_000), st.floats(0.01, 100))
-def test_kurtosis_is_one_and_the_variance_of_energies(seed, factor):
-    """Whatever the scale, and whatever the order of neurons and tokens."""
-    x_nd = depth.activations(generator(seed))
-    v_d = (x_nd**2).mean(0)
-    expected = 1 + (v_d / v_d.mean()).var(correction=0).item()
-    assert kurtosis(factor * x_nd.flip(0, 1)).item() == pytest.approx(expected)
+def counted_from_one(effect_L):
+    place_L = torch.arange(1, len(effect_L) + 1)
+    return (place_L * effect_L).sum() / effect_L.sum()
 
 
-@given(st.integers(0, 10_000))
-def test_kurtosis_identity_and_range(seed):
-    x_nd = depth.activations(generator(seed))
-    x_nd = x_nd / (x_nd**2).mean().sqrt()
-    n, d = x_nd.shape
-    inputs = sum(float(a @ b) ** 2 for a in x_nd for b in x_nd)
-    mixed = sum(float(x_nd[:, i] @ x_nd[:, j]) ** 2 for i in range(d) for j in range(d) if i != j)
-    assert n * n * d * kurtosis(x_nd).item() == pytest.approx(inputs - mixed, rel=1e-6)
-    assert 1 - 1e-12 <= kurtosis(x_nd).item() <= d + 1e-12
+def test_layers_counted_from_one_flip_the_verdict(monkeypatch):
+    monkeypatch.setattr(depth, "depth_score", counted_from_one)
+    assert verdict("saturated_depth_scores_say_nothing") == FAILS
 
 
-def test_input_correlation_by_hand():
-    row_d = torch.tensor([1.0, -3.0, 0.5], dtype=torch.float64)
-    assert input_correlation(row_d.expand(4, 3)) == pytest.approx(1)
-    assert input_correlation(torch.eye(3, dtype=torch.float64)) == pytest.approx(0)
-    assert input_correlation(torch.stack([row_d, -row_d])) == pytest.approx(-1)
-
-
-def test_rotations_are_orthogonal():
-    turn_dd = rotation(5, generator())
-    torch.testing.assert_close(turn_dd @ turn_dd.T, torch.eye(5, dtype=torch.float64))
-
-
-@given(st.integers(0, 10_000), st.integers(2, 8))
-def test_flattest_rows_have_one_energy(seed, d):
-    row_d = flattest(torch.randn(d, generator=generator(seed), dtype=torch.float64))
-    torch.testing.assert_close(row_d**2 / (row_d**2).mean(), torch.ones(d, dtype=torch.float64), rtol=0, atol=1e-4)
-
-
-def test_counterexamples_of_kurtosis_by_hand():
-    assert depth.one_feature_rotated().endswith("has kurtosis 2; rotated by 45 degrees 1")
-    assert depth.equal_rows().endswith("input correlation 1, kurtosis 1")
-
-
-def participation(x_nd):
-    """As kurtosis, but of the energies along the principal axes: a rotation changes nothing."""
-    gram_dd = x_nd.T @ x_nd
-    return (gram_dd**2).sum() * len(gram_dd) / gram_dd.trace() ** 2
-
-
-@pytest.mark.parametrize("name", ["kurtosis_is_basis_free", "bad_signal_propagation_forces_outliers"])
-def test_a_measure_without_basis_flips_the_verdict(name, monkeypatch):
-    monkeypatch.setattr(depth, "kurtosis", participation)
-    assert verdict(name) == HOLDS
-
-
-def unbiased(x_nd):
-    """What a library logs that takes the unbiased variance of energies."""
-    v_d = (x_nd**2).mean(0)
-    return 1 + (v_d / v_d.mean()).var()
-
-
-def of_entries(x_nd):
-    """The kurtosis of all entries, which is another quantity."""
-    return (x_nd**4).mean() / (x_nd**2).mean() ** 2
-
-
-@pytest.mark.parametrize("broken", [unbiased, of_entries])
-@pytest.mark.parametrize("name", ["kurtosis_identity", "kurtosis_range"])
-def test_other_kurtoses_flip_the_verdict(name, broken, monkeypatch):
-    monkeypatch.setattr(depth, "kurtosis", broken)
-    assert verdict(name) == FAILS
+def test_predictions_that_are_not_certain_flip_the_verdict(monkeypatch):
+    monkeypatch.setattr(depth, "SURE", 1.0)
+    assert verdict("saturated_depth_scores_say_nothing") == FAILS

@@ -1,16 +1,13 @@
-"""Claims about depth and outliers: how a pre-norm residual stream grows, and what neuron kurtosis says.
+"""Claims about depth: how a pre-norm residual stream grows, and when a depth score says nothing of a model.
 
 A pre-norm layer adds c = f(norm(h)) to the residual stream h. At initialisation its weights are drawn independently of
-everything before, so additions are uncorrelated with the stream and squared norms add up. Neuron-RMS kurtosis compares
-the energies of the neurons of an activation matrix; it is not the kurtosis of its entries.
+everything before, so additions are uncorrelated with the stream and squared norms add up.
 
-Letters: I initialisations, R rows, T slots, L layers, S additions (two a layer), D width; of an activation matrix n
-tokens, d neurons.
+Letters: I initialisations, R rows, T slots, L layers, S additions (two a layer), D width.
 """
 
 import itertools
 import math
-from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -19,7 +16,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tinylatent.lab.findings import FAILS, HOLDS, STRICTER, Finding
+from tinylatent.lab.findings import HOLDS, STRICTER, Finding
+from tinylatent.lenses.depth import depth_score, skip
+from tinylatent.lenses.reducing import per_prompt
 from tinylatent.lenses.residuals import record_tokens
 from tinylatent.models.backbone import Site
 from tinylatent.models.blocks import Norm
@@ -211,163 +210,56 @@ def late_layers_turn_the_residual_less(trial: Trial) -> Finding:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Outlier features
+# The depth score
+
+SURE = 300.0
+"""What logits are multiplied by so that every prediction is certain."""
 
 
-def kurtosis(x_nd: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Neuron-RMS kurtosis: mean of v^2 over squared mean of v, v the mean square of each neuron (He et al. 2024)."""
-    v_d = (x_nd**2).mean(0)
-    return (v_d**2).mean() / v_d.mean() ** 2
+def leaning(trial: Trial, early: bool) -> Decoder:
+    """A random decoder whose first half of layers, or last half, adds three times as much; its predictions certain."""
+    config = ModelConfig(16, trial.size(4, 6), 2)
+    model = Decoder.fresh(PROMPTS, trial.size(6, 10), config, trial.torch("leaning")).double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.mul_(1 if name.endswith("weight") else EMBEDDING / DRAWN / 4)
+            place = name.split(".")
+            if name.endswith(("out_proj", "down_proj")) and (2 * int(place[1]) < config.layers) == early:
+                parameter.mul_(3)
+            if name == "norm.weight":
+                parameter.fill_(SURE)
+    return model
 
 
-def input_correlation(x_nd: Float[Tensor, "n d"]) -> float:
-    """Mean of the off-diagonal of X X^T / d, X scaled to mean square 1: 1 where all rows are alike."""
-    x_nd = x_nd / (x_nd**2).mean().sqrt()
-    gram_nn = x_nd @ x_nd.T / x_nd.shape[1]
-    n = len(gram_nn)
-    return float((gram_nn.sum() - gram_nn.trace()) / (n * (n - 1)))
-
-
-def activations(generator: torch.Generator) -> Float[Tensor, "n d"]:
-    """A random matrix of random size: neurons of very unequal energy, rows that share a part."""
-    n, d = (int(torch.randint(2, 9, (), generator=generator)) for _ in range(2))
-    normal = torch.randn(n + 2, d, generator=generator, dtype=torch.float64)
-    return (normal[:n] + 2 * normal[n]) * (2 * normal[n + 1]).exp()
-
-
-def rotation(d: int, generator: torch.Generator) -> Float[Tensor, "d d"]:
-    """A random orthogonal matrix."""
-    return torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))[0]
+def scores(trial: Trial, model: Decoder) -> tuple[float, float]:
+    """Depth scores of what skipping a layer does to predictions: of its maximum over tokens, and of its mean."""
+    ids_RT = torch.randint(PROMPTS, (trial.size(200, 500), trial.size(6, 10)), generator=trial.torch("prompts"))
+    effects = skip(record_tokens(model, ids_RT))
+    output_LRS = effects.output.reshape(len(effects.output), 1, -1)
+    counted_RS = effects.counted_RS.reshape(1, -1)
+    largest, mean = (depth_score(per_prompt(output_LRS, counted_RS, how)[:, 0]) for how in ("max", "mean"))
+    return float(largest), float(mean)
 
 
 @claim(
-    source="He et al. 2024, arXiv 2405.19279, on signal propagation (their text was not at hand: derived here [R])",
+    source="[R], of the depth score of Csordás et al. 2025, arXiv 2505.13898, section 3.5, and of its maximum over"
+    " prompts",
     origin="here",
-    statement="With X scaled to mean square 1, n^2 d Kurt(X) is the sum of all squared entries of X X^T less that of "
-    "the squared off-diagonal entries of X^T X.",
-    conditions="any X that is not zero",
+    statement="A depth score of maximal output changes is (L - 1) / 2, whatever the model computes, once every layer"
+    " changes some certain prediction; one of their mean still tells models apart.",
+    conditions="layers counted from 0; probabilities compared by their distance, which is at most sqrt(2)",
     how="property test",
     recorded=HOLDS,
 )
-def kurtosis_identity(trial: Trial) -> Finding:
-    """The kurtosis of random matrices against their two Gram matrices."""
-    generator, worst = trial.torch("activations"), 0.0
-    for _ in range(trial.size(50, 1000)):
-        x_nd = activations(generator)
-        n, d = x_nd.shape
-        x_nd = x_nd / (x_nd**2).mean().sqrt()
-        tokens_nn, neurons_dd = x_nd @ x_nd.T, x_nd.T @ x_nd
-        mixed = (neurons_dd - neurons_dd.diag().diag()) ** 2
-        total = (tokens_nn**2).sum()
-        worst = max(worst, abs(float((total - mixed.sum() - n * n * d * kurtosis(x_nd)) / total)))
-    return judged(worst < EXACT, f"the two sides agree to {worst:.0e} of the first sum")
-
-
-@claim(
-    source="He et al. 2024, arXiv 2405.19279, as a property of their metric [R]",
-    origin="here",
-    statement="Neuron-RMS kurtosis lies between 1 and the number of neurons d, and reaches both.",
-    conditions="any X that is not zero",
-    how="property test",
-    recorded=HOLDS,
-)
-def kurtosis_range(trial: Trial) -> Finding:
-    """Random matrices in between; neurons of one energy, and one neuron alone, at the ends."""
-    generator, low, high, ends = trial.torch("activations"), math.inf, 0.0, 0.0
-    for _ in range(trial.size(50, 1000)):
-        x_nd = activations(generator)
-        n, d = x_nd.shape
-        low, high = min(low, float(kurtosis(x_nd))), max(high, float(kurtosis(x_nd)) / d)
-        even_nd = x_nd / (x_nd**2).mean(0).sqrt()
-        alone_nd = x_nd * F.one_hot(torch.tensor(n % d), d)
-        ends = max(ends, abs(float(kurtosis(even_nd)) - 1), abs(float(kurtosis(alone_nd)) / d - 1))
+def saturated_depth_scores_say_nothing(trial: Trial) -> Finding:
+    """Two models that lean on early and on late layers, by the maximum and by the mean."""
+    found = [scores(trial, leaning(trial, early)) for early in (True, False)]
+    (most_early, mean_early), (most_late, mean_late) = found
+    middle = (trial.size(4, 6) - 1) / 2
+    saturated = max(abs(most_early - middle), abs(most_late - middle))
     return judged(
-        low > 1 - EXACT and high < 1 + EXACT and ends < EXACT,
-        f"between {low:.3f} and {high:.3f} d for random matrices; 1 for neurons of one energy and d for a single one, "
-        f"to {ends:.0e}",
-    )
-
-
-def one_feature_rotated() -> str:
-    """One feature on one of two neurons, then on both."""
-    x_nd, half = torch.tensor([[1.0, 0.0]], dtype=torch.float64), math.sqrt(1 / 2)
-    turn_dd = torch.tensor([[half, half], [-half, half]], dtype=torch.float64)
-    return (
-        f"one feature on the first of two neurons has kurtosis {kurtosis(x_nd):g}; rotated by 45 degrees "
-        f"{kurtosis(x_nd @ turn_dd):g}"
-    )
-
-
-@claim(
-    source="[R]: a strict reading of He et al. 2024, arXiv 2405.19279 (text not at hand)",
-    origin="here",
-    statement="Neuron-RMS kurtosis is a property of the representation, whatever orthogonal basis it is written in.",
-    conditions="it is one of the representation in its basis; rotations among the tokens leave it alone",
-    how="property test",
-    recorded=FAILS,
-    counterexample=one_feature_rotated,
-)
-def kurtosis_is_basis_free(trial: Trial) -> Finding:
-    """Random matrices under random rotations of their neurons, and of their tokens."""
-    generator, neurons, tokens, correlation = trial.torch("activations"), 0.0, 0.0, 0.0
-    for _ in range(trial.size(50, 1000)):
-        x_nd = activations(generator)
-        n, d = x_nd.shape
-        rotated_nd = x_nd @ rotation(d, generator)
-        neurons = max(neurons, abs(float(kurtosis(rotated_nd) / kurtosis(x_nd)) - 1))
-        correlation = max(correlation, abs(input_correlation(rotated_nd) - input_correlation(x_nd)))
-        tokens = max(tokens, abs(float(kurtosis(rotation(n, generator) @ x_nd) / kurtosis(x_nd)) - 1))
-    return judged(
-        neurons < EXACT,
-        f"rotating the neurons changes it by up to {neurons:.0%}, rotating the tokens by {tokens:.0e} of it; the input "
-        f"correlation, which it is related to, moves by {correlation:.0e}",
-    )
-
-
-def flattest(row_d: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-    """Descends from a row to one whose copies, as the only input, have the least kurtosis."""
-    row_d = row_d.clone().requires_grad_()
-    descent = torch.optim.LBFGS(
-        [row_d], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn="strong_wolfe"
-    )
-
-    def value() -> float:
-        descent.zero_grad()
-        least = kurtosis(row_d[None])
-        least.backward()
-        return least.item()
-
-    descent.step(value)
-    return row_d.detach()
-
-
-def equal_rows() -> str:
-    """Two equal tokens, two neurons of one energy."""
-    x_nd = torch.tensor([[1.0, -1.0], [1.0, -1.0]], dtype=torch.float64)
-    return f"two equal rows (1, -1): input correlation {input_correlation(x_nd):g}, kurtosis {kurtosis(x_nd):g}"
-
-
-@claim(
-    source="He et al. 2024, arXiv 2405.19279, read strictly (they report that the two go together) [R]",
-    origin="here",
-    statement="Bad signal propagation, all inputs becoming alike, implies high neuron kurtosis.",
-    conditions="it implies high kurtosis or correlated neurons: the two share a sum",
-    how="property test",
-    recorded=FAILS,
-    counterexample=equal_rows,
-)
-def bad_signal_propagation_forces_outliers(trial: Trial) -> Finding:
-    """The least kurtosis of inputs that are all alike, by descent; that of a random direction beside it."""
-    generator, least, alike = trial.torch("rows"), math.inf, math.inf
-    for _ in range(trial.size(10, 100)):
-        n, d = activations(generator).shape
-        x_nd = flattest(torch.randn(d, generator=generator, dtype=torch.float64)).expand(n, -1)
-        least, alike = min(least, float(kurtosis(x_nd))), min(alike, input_correlation(x_nd))
-    d = 16
-    rows_Rd = torch.randn(trial.size(2000, 20_000), d, generator=generator, dtype=torch.float64)
-    usual = fmean(float(kurtosis(row_d[None])) for row_d in rows_Rd)
-    return judged(
-        least > 1 + EXACT,  # one case refutes what is said of all; not every descent gets as far
-        f"equal rows (input correlation {alike:.6f}) descend to kurtosis {least:.6f}; in a random direction of {d} "
-        f"neurons they have {usual:.2f} on average, 3 d / (d + 2) being {3 * d / (d + 2):.2f}",
+        saturated < EXACT and mean_late - mean_early > 0.2,
+        f"of two models with {trial.size(4, 6)} layers, one leaning on early and one on late layers, the maximum gives "
+        f"{most_early:.4f} and {most_late:.4f}, (L - 1) / 2 being {middle:g}; the mean gives {mean_early:.2f} and "
+        f"{mean_late:.2f}",
     )

@@ -34,6 +34,7 @@ from tinylatent_theory.claims import (  # noqa: F401 - each enters its claims in
     latentr3,
     latentseek,
     latentseek_oracle,
+    outliers,
     sampling,
     scores,
     superposition,
