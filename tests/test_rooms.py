@@ -31,6 +31,7 @@ MAY_IMPORT = {
 LENT = {
     "tinylatent/models/huggingface": {"transformers", "tokenizers", "peft"},
     "tinylatent/lab/launchers/": {"submitit"},
+    "tinylatent/training/optimizer": {"pytorch_optimizer"},
 }
 """What only these may import, when they are called; tokenizers comes with transformers."""
 PLACES = {"tasks": "tinylatent_tasks", "tinylatent": "", "theory": "tinylatent_theory"}

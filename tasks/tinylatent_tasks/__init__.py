@@ -6,6 +6,7 @@ by one line of entry points, under "tinylatent.tasks": commands find it there; t
 
 from tinylatent_tasks.arithmetic import Arithmetic
 from tinylatent_tasks.batch import Batch, Vocabulary
+from tinylatent_tasks.composition import Composition
 from tinylatent_tasks.mnns import MNNS
 from tinylatent_tasks.multihop import MultiHop
 from tinylatent_tasks.reachability import Reachability
@@ -17,6 +18,7 @@ __all__ = [
     "MNNS",
     "Arithmetic",
     "Batch",
+    "Composition",
     "MultiHop",
     "Reachability",
     "Recommendation",

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tinylatent_tasks import MNNS, Arithmetic, MultiHop, Reachability, Recommendation, SubsetSum, Vocabulary
+from tinylatent_tasks import (
+    MNNS,
+    Arithmetic,
+    Composition,
+    MultiHop,
+    Reachability,
+    Recommendation,
+    SubsetSum,
+    Vocabulary,
+)
 from tinylatent_tasks.batch import SPECIAL_TOKENS
 from tinylatent_tasks.keys import hashed_fraction
 
@@ -129,6 +138,34 @@ EXAMPLES = {
             st.integers(2, 97),
             st.sampled_from(["+-*", "*+", "-"]),
             st.none() | st.integers(2, 10),
+        ),
+    },
+    "composition": {
+        "good": [
+            {},
+            {"hops": 3, "least": 2, "items": 5, "functions": 2, "capacity": 5, "tables": 3},
+            {"hops": 7, "functions": 9},
+            {"hops": 1, "items": 3, "functions": 4},
+        ],
+        "bad": [
+            ({"hops": 0}, "hops is 0"),
+            ({"hops": 13}, "from 1 to 12"),
+            ({"least": 5}, "least is 5"),
+            ({"items": 1}, "items is 1"),
+            ({"functions": 0}, "functions is 0"),
+            ({"capacity": 3}, "the hops must fit"),
+            ({"tables": -1}, "tables is -1"),
+            ({"tables": True}, "an integer was expected"),
+        ],
+        "random": st.builds(
+            lambda hops, least, items, functions, tables: Composition(
+                hops, min(least, hops), items, functions, tables=tables
+            ),
+            st.integers(1, 12),
+            st.integers(1, 12),
+            st.integers(2, 20),
+            st.integers(1, 20),
+            st.integers(0, 2**40),
         ),
     },
     "recommendation": {

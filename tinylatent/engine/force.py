@@ -42,13 +42,14 @@ def force(
     offset_B: Int[Tensor, " B"] | None = None,
     edit: Edit | None = None,
     group: int = 1,
+    whole: bool = False,
 ) -> Trace:
     """Runs a plan whose actions are all given, keeping the graph: one forward if every thought is parallel.
 
     Values and gradients equal those of `rollout(..., grad=True)`; there is no graph under torch.no_grad().
 
     Args:
-        backbone, plan, prompt_BN, mask_BN, offset_B, edit: as for `rollout`.
+        backbone, plan, prompt_BN, mask_BN, offset_B, edit, whole: as for `rollout`.
         group: every `group` consecutive rows are rollouts of one prompt, which is repeated in each of them.
 
     Raises:
@@ -58,7 +59,7 @@ def force(
         raise ValueError("force needs every action given; use rollout for plans that choose")
     given = [part for part in plan if isinstance(part, Segment)]
     check(plan, prompt_BN, mask_BN, 1, None)
-    read_from = unread(plan, prompt_BN.shape[1] - 1, edit is not None)
+    read_from = unread(plan, prompt_BN.shape[1] - 1, whole or edit is not None)
     if not all(segment.thought.parallel and not segment.thought.reads_history for segment in given):
         run = Runner(backbone, prompt_BN, mask_BN, offset_B, 1, edit, read_from)
         run.group = group

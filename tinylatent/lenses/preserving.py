@@ -1,4 +1,4 @@
-"""Preserving: other weights, the same function. Outlier features can be put in and taken out without a change in logits.
+"""Preserving: other weights, the same function. Outlier features are put in and taken out, and no logit changes.
 
     sharp = inject(decoder, layer=1, part="mlp", channel=3, factor=100.0)     # one neuron carries all: int8 suffers
     flat = rotated(decoder, generator)                                        # the residual stream in another basis

@@ -42,6 +42,20 @@ def token_loss(
     return trace.sum_over_logits(summed, steps) / (rows or trace.rows)
 
 
+def question_loss(trace: Trace, rows: int | None = None) -> Float[Tensor, ""]:
+    """Cross-entropy of the prompt's own tokens after the first, summed over a row and divided by rows, in nats.
+
+    Args:
+        trace: made with `whole`, so that it holds the prompt's hidden states.
+        rows: the denominator; the trace's number of rows by default.
+    """
+    ids_BN, N = trace.prompt_BN, trace.prompt_BN.shape[1]
+    hidden_BND = trace.history().hidden_BSD[:, : N - 1]
+    asked_BN = trace.mask_BS[:, : N - 1] & trace.mask_BS[:, 1:N]
+    logits_nV = trace.backbone.readout(hidden_BND[asked_BN])
+    return F.cross_entropy(logits_nV, ids_BN[:, 1:][asked_BN], reduction="sum") / (rows or trace.rows)
+
+
 def mixture_loss(
     trace: Trace, frontier: Targets, rows: int | None = None, mask_BT: Bool[Tensor, "B T"] | None = None
 ) -> Float[Tensor, ""]:

@@ -330,19 +330,19 @@ class Method:
         """Optimizer steps per batch."""
         return 1
 
-    def forced(self, model: Model, examples: Examples, before: Plan | None = None) -> Trace:
+    def forced(self, model: Model, examples: Examples, before: Plan | None = None, whole: bool = False) -> Trace:
         """The trace of a supervised loss, its answer given; one forward if everything is given and parallel.
 
         before: the segments before the answer; by default those of `taught`, or `thinking` if that returns None, with
-        the gradient through the model's own actions.
+        the gradient through the model's own actions; whole: whether hidden states of the whole prompt are wanted.
         """
         answer = Segment(GREEDY, examples.answer_tokens, GREEDY.given(examples.answer_BA), ANSWER)
         before = self.taught(model, examples) if before is None else before
         prompt_BN, mask_BN, offset_B = examples.prompt_BN, examples.prompt_mask_BN, examples.offset_B
         plan = (*(self.thinking(model, examples) if before is None else before), answer)
         if all_given(plan):
-            return force(model.backbone, plan, prompt_BN, mask_BN, offset_B=offset_B)
-        return rollout(model.backbone, plan, prompt_BN, mask_BN, offset_B=offset_B, grad=True)
+            return force(model.backbone, plan, prompt_BN, mask_BN, offset_B=offset_B, whole=whole)
+        return rollout(model.backbone, plan, prompt_BN, mask_BN, offset_B=offset_B, grad=True, whole=whole)
 
     def collect(self, model: Model, examples: Examples, state: TrainState) -> Any:
         """The batch that losses are computed from: the examples, or rollouts of them.

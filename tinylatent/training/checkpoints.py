@@ -342,7 +342,9 @@ def check_finite(model: nn.Module, step: int, optimizer: torch.optim.Optimizer |
 def _moments(optimizer: torch.optim.Optimizer) -> Iterable[tuple[str, Tensor, bool]]:
     """The tensors of an optimizer's state, by name."""
     for state in optimizer.state.values():
-        yield from ((name, value, True) for name, value in state.items() if isinstance(value, Tensor))
+        for name, value in state.items():  # SOAP keeps lists of matrices
+            parts = value if isinstance(value, list | tuple) else [value]
+            yield from ((name, part, True) for part in parts if isinstance(part, Tensor))
 
 
 def _not_finite(tensors: Iterable[tuple[str, Tensor, bool]]) -> str | None:

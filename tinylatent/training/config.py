@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+Optimizer = Literal["adamw", "soap", "shampoo"]
 
 
 @dataclass(frozen=True)
 class Training:
-    """Settings of AdamW with linear warm-up, then cosine decay to zero or a constant learning rate.
+    """Settings of the optimizer, with linear warm-up, then cosine decay to zero or a constant learning rate.
 
     Raises ValueError for settings out of range.
     """
@@ -23,7 +25,7 @@ class Training:
     schedule: Literal["cosine", "constant"] = "cosine"
     """The learning rate after the warm-up: half a cosine to zero, or constant."""
     weight_decay: float = 0.05
-    """AdamW's decoupled weight decay, on all weights."""
+    """Decoupled weight decay, on all weights."""
     num_train: int | None = None
     """Number of training problems; a quarter as many, at most 1000, are for validation. All problems by default; spaces
     too large to list need a number."""
@@ -42,6 +44,13 @@ class Training:
     are asked at a time when training validates."""
     clip_norm: float | None = None
     """Largest norm of the gradient; larger gradients are scaled down. No limit by default."""
+    optimizer: Optimizer = "adamw"
+    """AdamW; or SOAP (arXiv 2409.11321) or Shampoo (arXiv 1802.09568), which need the extra "optimizers"."""
+    epsilon: float = 1e-8
+    """Added to the root of AdamW's or SOAP's second moments; gradients much smaller than it move weights less. Shampoo
+    adds its own 1e-6 to its matrices."""
+    beta2: float | None = None
+    """Decay of second moments; 0.999 for AdamW and 0.95 for SOAP by default. Shampoo sums them."""
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -70,5 +79,15 @@ class Training:
             )
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"training.weight_decay is {self.weight_decay}: expected 0 or more; try 0.05")
+        if self.optimizer not in get_args(Optimizer):
+            raise ValueError(
+                f"training.optimizer is {self.optimizer!r}: expected one of {', '.join(get_args(Optimizer))}"
+            )
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"training.epsilon is {self.epsilon}: expected a small positive number; try 1e-8")
+        if self.beta2 is not None and not 0 <= self.beta2 < 1:
+            raise ValueError(f"training.beta2 is {self.beta2}: expected a share in [0, 1); try 0.98")
+        if self.optimizer == "shampoo" and (self.beta2 is not None or self.epsilon != type(self).epsilon):
+            raise ValueError("training.epsilon and training.beta2 mean nothing to shampoo: leave both out")
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ValueError(f"training.clip_norm is {self.clip_norm}: expected a positive norm; try 1.0")

@@ -72,8 +72,14 @@ class Together(Alone):
 
     def optimizer(
         self, model: Model, recipe: Training, groups: Sequence[ParameterGroup], names: Sequence[str]
-    ) -> torch.optim.AdamW:
-        """The optimizer of a stage; the model is wrapped anew, as which parameters are trained may have changed."""
+    ) -> torch.optim.Optimizer:
+        """The optimizer of a stage; the model is wrapped anew, as which parameters are trained may have changed.
+
+        Raises:
+            ValueError: weights are in parts, and the optimizer needs whole matrices.
+        """
+        if self.spread == "fsdp" and recipe.optimizer != "adamw":
+            raise ValueError(f"{recipe.optimizer} needs whole matrices, and fsdp keeps them in parts: spread it as ddp")
         if self.spread == "fsdp" and self._sharded is not model:
             self._shard(model)
         optimizer = make_optimizer(model, recipe, groups, names, flat=False)

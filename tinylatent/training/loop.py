@@ -256,13 +256,13 @@ def _enter(
     model: Model,
     examples: Examples,
     recipe: Training,
-    optimizer: torch.optim.AdamW,
+    optimizer: torch.optim.Optimizer,
     groups: tuple[ParameterGroup, ...],
     names: list[str],
     state: TrainState,
     folder: Path | None,
     team: Alone,
-) -> tuple[torch.optim.AdamW, tuple[ParameterGroup, ...]]:
+) -> tuple[torch.optim.Optimizer, tuple[ParameterGroup, ...]]:
     """Begins a stage: saves the end of the last one, resets the optimizer, and calls the method's hook.
 
     A resumed run begins a stage at the same step and with the same weights.

@@ -1,7 +1,8 @@
-"""Optimizer: AdamW over named parameter groups, every group in one flat tensor.
+"""Optimizer: AdamW over named parameter groups, every group in one flat tensor; or SOAP or Shampoo, matrix by matrix.
 
 Flat tensors are a private fast path: in a small model they save half a millisecond a step. The method declares its
-groups (`Method.parameter_groups`).
+groups (`Method.parameter_groups`). SOAP and Shampoo are those of pytorch_optimizer: they keep second moments of the
+rows and columns of every matrix, so that they need each as it is.
 """
 
 import math
@@ -12,9 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tinylatent.core.extras import MissingExtraError
 from tinylatent.models.backbone import weights_moved
 from tinylatent.objectives.method import TABLE, Model, ParameterGroup, has_prefix, table_names
 from tinylatent.training.config import Training
+
+REFRESHED = 10
+"""Steps between roots of Shampoo's matrices; SOAP's own are as many apart."""
 
 
 def trainable(model: nn.Module) -> list[str]:
@@ -49,17 +54,20 @@ def make_optimizer(
     groups: Sequence[ParameterGroup] = (),
     names: Sequence[str] | None = None,
     flat: bool = True,
-) -> torch.optim.AdamW:
-    """AdamW over the named parameters (all trainable ones by default), in the groups of a stage.
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the named parameters (all trainable ones by default), in the groups of a stage.
 
     The first group of the optimizer has the parameters that no group names, with the recipe's settings. Frozen
     parameters get requires_grad False and are left out. The optimizer's step raises ValueError if the model's
     parameters have been replaced, cast, moved or resized since, or their gradients set to None: it would not move them.
-    Without `flat` every parameter is its own, as those that several processes share must be, and nothing is checked.
+    Without `flat`, and always but for AdamW, every parameter is its own, as those that several processes share must be,
+    and nothing is checked.
 
     Raises:
         ValueError: a group fits no parameter, or all parameters are frozen.
+        MissingExtraError: the package of SOAP and Shampoo is not there.
     """
+    flat = flat and recipe.optimizer == "adamw"
     names, own = trainable(model) if names is None else names, ParameterGroup(("",))
     parameters = dict(model.named_parameters())
     for part in (part for group in groups for part in group.parts):
@@ -89,13 +97,28 @@ def make_optimizer(
                 "weight_decay": decay,
             }
         )
-    optimizer = torch.optim.AdamW(flats, fused=flat)
+    optimizer = _optimizer(recipe, flats, fused=flat)
     backbone = model.backbone
     if flat:
         check = attached(model, every)
         optimizer.register_step_pre_hook(lambda *_: check())
     optimizer.register_step_post_hook(lambda *_: weights_moved(backbone))
     return optimizer
+
+
+def _optimizer(recipe: Training, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
+    """The optimizer that a recipe names, with its settings."""
+    if recipe.optimizer == "adamw":
+        beta2 = 0.999 if recipe.beta2 is None else recipe.beta2
+        return torch.optim.AdamW(groups, betas=(0.9, beta2), eps=recipe.epsilon, fused=fused)
+    try:
+        from pytorch_optimizer import SOAP, Shampoo
+    except ImportError as error:
+        raise MissingExtraError(f"optimizer {recipe.optimizer} needs", "pytorch_optimizer", "optimizers") from error
+    if recipe.optimizer == "soap":
+        beta2 = 0.95 if recipe.beta2 is None else recipe.beta2
+        return SOAP(groups, betas=(0.95, beta2), eps=recipe.epsilon)
+    return Shampoo(groups, momentum=0.9, weight_decouple=True, preconditioning_compute_steps=REFRESHED)
 
 
 def attached(model: nn.Module, trained: Sequence[nn.Parameter]) -> Callable[[], None]:

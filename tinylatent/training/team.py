@@ -22,7 +22,7 @@ class Alone:
 
     def optimizer(
         self, model: Model, recipe: Training, groups: Sequence[ParameterGroup], names: Sequence[str]
-    ) -> torch.optim.AdamW:
+    ) -> torch.optim.Optimizer:
         """The optimizer of a stage, for the parameters of these names in these groups."""
         return make_optimizer(model, recipe, groups, names)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from losses import assert_same, loss_and_gradients, loss_of, with_targets
-from tinylatent_tasks import MNNS, Arithmetic
+from tinylatent_tasks import MNNS, Arithmetic, Composition
 
 from tinylatent.engine.plan import Segment
 from tinylatent.engine.rollout import rollout
@@ -18,7 +18,7 @@ from tinylatent.engine.thoughts import GREEDY, HIDDEN, Mixture, Pause
 from tinylatent.evaluation.evaluate import evaluate
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import train
-from tinylatent.methods import METHODS, CoT2, DiscreteCoT, PauseTokens
+from tinylatent.methods import METHODS, CoT2, Direct, DiscreteCoT, PauseTokens
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.examples import Targets
 from tinylatent.objectives.losses import mixture_loss
@@ -89,6 +89,29 @@ def test_discrete_is_cot2_with_one_trace():
     assert_same(a, b)
     full = loss_and_gradients(model, loss_of(CoT2(), model, examples_of(CoT2()), EARLY))
     assert abs(full[0] - a[0]) > 1e-3, "more traces make another loss, so the test above can fail"
+
+
+def test_a_question_is_trained_token_by_token():
+    """Rows of different length, one at a time without padding: every token after the first, and the answer."""
+    task = Composition(hops=3, items=4, functions=3)
+    rows = np.array([[1, 2, -1, -1], [3, 0, 1, 2], [0, 1, 1, -1]])
+    plain, asked = Direct(), Direct(question=0.5)
+    model, examples = losses.model_of(plain, task=task), losses.examples_of(plain, task=task, rows=rows)
+    found = loss_of(asked, model, examples, EARLY)
+    expected = loss_of(plain, model, examples, EARLY)
+    for ids_N, mask_N in zip(examples.prompt_BN, examples.prompt_mask_BN, strict=True):
+        ids_N = ids_N[mask_N]
+        hidden, _ = model.backbone.forward(model.backbone.embedding[ids_N[None]])
+        logs_NV = (hidden[0] @ model.backbone.embedding.T).log_softmax(-1)
+        expected = expected - 0.5 * sum(logs_NV[t, ids_N[t + 1]] for t in range(len(ids_N) - 1)) / 3
+    assert_same(loss_and_gradients(model, found), loss_and_gradients(model, expected))
+    metric = asked.loss(model, examples, EARLY).metrics["question_loss"]
+    assert metric.item() == pytest.approx(2 * (found - loss_of(plain, model, examples, EARLY)).item())
+
+
+def test_a_negative_weight_of_a_question_is_told():
+    with pytest.raises(ValueError, match=r"question is -1.0: expected a weight of 0 or more; try 1"):
+        Direct(question=-1.0)
 
 
 @pytest.mark.parametrize("name", ["direct", "pause"])

@@ -1,13 +1,16 @@
-"""The optimizer is AdamW over named groups, each with its own rate and decay, and some of them frozen."""
+"""The optimizer is AdamW over named groups, each with its own rate and decay, and some of them frozen; or another."""
 
 import copy
 import itertools
 import math
+import sys
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
 from losses import loss_of
+from pytorch_optimizer import SOAP, Shampoo
 from tinylatent_tasks import MNNS
 
 from tinylatent.core.seeds import Seeds
@@ -94,10 +97,11 @@ class Grouped(PauseTokens):
         )
 
 
-def by_hand(whole, told):
-    """The loop written again with torch's AdamW over single parameters.
+def by_hand(whole, told, kind=torch.optim.AdamW):
+    """The loop written again over single parameters.
 
     told: (peak rate, decay) of a parameter by its name, None where it is frozen.
+    kind: makes the optimizer of groups.
     """
     model, examples = whole.fresh(), whole.speaker("train").examples()
     recipe, order = whole.training, batch_indices(len(examples), whole.training.batch_size, 0, SEEDS)
@@ -106,7 +110,7 @@ def by_hand(whole, told):
         if told(name) is not None:
             rate, decay = told(name)
             groups.append({"params": [parameter], "peak": rate, "weight_decay": decay})
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = kind(groups)
     for step in range(recipe.steps):
         set_learning_rate(optimizer, recipe, step, recipe.steps)
         optimizer.zero_grad()
@@ -125,6 +129,34 @@ def test_training_is_adamw_by_hand():
     trained = train(whole)
     for name, tensor in by_hand(whole, lambda name: (0.01, 0.3)).state_dict().items():
         torch.testing.assert_close(trained.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
+
+
+KINDS = {
+    "epsilon": ({"epsilon": 1e-3, "beta2": 0.9}, partial(torch.optim.AdamW, betas=(0.9, 0.9), eps=1e-3)),
+    "soap": ({"optimizer": "soap", "epsilon": 1e-4}, partial(SOAP, betas=(0.95, 0.95), eps=1e-4)),
+    "soap, slower": ({"optimizer": "soap", "beta2": 0.8}, partial(SOAP, betas=(0.95, 0.8), eps=1e-8)),
+    "shampoo": (
+        {"optimizer": "shampoo"},
+        partial(Shampoo, momentum=0.9, weight_decouple=True, preconditioning_compute_steps=10),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_other_optimizers_are_those_of_their_packages_by_hand(name):
+    """Twelve steps, so that matrices are refreshed; and none of them ends where AdamW does."""
+    settings, kind = KINDS[name]
+    whole = experiment(CoT2(), weight_decay=0.3, steps=12, **settings)
+    trained, usual = train(whole), train(experiment(CoT2(), weight_decay=0.3, steps=12))
+    for parameter, tensor in by_hand(whole, lambda name: (0.01, 0.3), kind).state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[parameter], tensor, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(trained.backbone.embedding, usual.backbone.embedding, atol=1e-3)
+
+
+def test_an_optimizer_without_its_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    with pytest.raises(ImportError, match=r"optimizer soap needs the package pytorch_optimizer: pip install 'tinylat"):
+        train(experiment(CoT2(), optimizer="soap"))
 
 
 def test_every_group_follows_its_own_rate_and_decay():

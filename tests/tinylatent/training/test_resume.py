@@ -74,6 +74,8 @@ VARIANTS = {
     "grpo-all": Setting(GRPO(samples=2, curriculum=(1,), updates=2, kl=0.1), recipe=(("micro_batch", 3),)),
     "grpo-dirichlet": Setting(GRPO(gamma=2.0)),
     "groups-that-change": Setting(Thawing()),
+    "soap": Setting(CoT2(), recipe=(("optimizer", "soap"),)),
+    "shampoo": Setting(CoT2(), recipe=(("optimizer", "shampoo"),)),
 }
 
 
