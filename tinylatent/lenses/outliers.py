@@ -57,7 +57,8 @@ def scaled(x_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 def input_correlation(x_nd: Float[Tensor, "n d"]) -> float:
     """Mean of the off-diagonal of X X^T / d, X scaled to mean square 1: 1 where all tokens are alike, 0 where they are
     orthogonal. It needs n^2 numbers: take a sample of the tokens."""
-    gram_nn = scaled(x_nd) @ scaled(x_nd).T / x_nd.shape[1]
+    x_nd = scaled(x_nd.detach())
+    gram_nn = x_nd @ x_nd.T / x_nd.shape[1]
     n = len(gram_nn)
     return float((gram_nn.sum() - gram_nn.trace()) / (n * (n - 1)))
 
@@ -88,7 +89,7 @@ def budget(x_nd: Float[Tensor, "n d"]) -> Budget:
 
     Tokens that are all alike must show as kurtosis or as correlated neurons; which of them, this tells.
     """
-    x_nd = scaled(x_nd.double())
+    x_nd = scaled(x_nd.detach().double())
     tokens_nn, neurons_dd = (x_nd @ x_nd.T).square(), (x_nd.T @ x_nd).square()
     norms, whole = tokens_nn.trace(), len(x_nd) ** 2 * x_nd.shape[1]
     inputs, neurons = tokens_nn.sum() - norms, neurons_dd.sum() - neurons_dd.trace()
@@ -111,7 +112,7 @@ def moments(x_nd: Float[Tensor, "n d"], change_nd: Float[Tensor, "n d"]) -> Mome
     A step of learning rate r changes X by about r: its terms are of order r, r^2, r^3, r^4. The authors find that the
     second term of m4 is the one that adds up.
     """
-    x_nd, change_nd = x_nd.double(), change_nd.double()
+    x_nd, change_nd = x_nd.detach().double(), change_nd.detach().double()
     v_d, p_d, q_d = energy(x_nd), (x_nd * change_nd).mean(0), energy(change_nd)
     terms = 2 * p_d, q_d, 4 * v_d * p_d, 4 * p_d**2 + 2 * v_d * q_d, 4 * p_d * q_d, q_d**2
     first, second, *fourth = (float(term_d.mean()) for term_d in terms)
