@@ -14,7 +14,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ from tinylatent.models.blocks import (
     attention_bias,
 )
 
+Init = Literal["gpt2", "fan_in"]
 MAX_WIDTH, MAX_LAYERS, MAX_LOOPS, MAX_EXPERTS = 8192, 256, 64, 64
 LARGER = "give its task a larger capacity, or take fewer steps"
 
@@ -63,6 +64,10 @@ class ModelConfig:
     """Number of MLPs, of which a router chooses one for every slot; 1 is a plain MLP."""
     loops: int = 1
     """Passes through the stack of layers, with the same weights; with layers 1 it is one tied layer."""
+    init: Init = "gpt2"
+    """First matrices: normal(0, 0.02) as in GPT-2, or normal(0, 1 / sqrt(inputs)), which keeps the size of what they
+    are given: deep narrow models may not learn without. Projections into the residual stream are divided by sqrt(2
+    layers), but in protected blocks, whose gains begin so."""
     dropout: float = 0.0
     """Dropout on every addition to the residual stream, while supervised training computes its loss."""
 
@@ -77,7 +82,7 @@ class ModelConfig:
                 f"width {self.width}, layers {self.layers}: expected at most {MAX_WIDTH} and {MAX_LAYERS}; "
                 "for larger models wrap a Hugging Face one (tinylatent.models.huggingface)"
             )
-        for name, options in (("norm", PLACEMENTS), ("mlp", ACTIVATIONS)):
+        for name, options in (("norm", PLACEMENTS), ("mlp", ACTIVATIONS), ("init", get_args(Init))):
             if getattr(self, name) not in options:
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(options)}")
         if not 1 <= self.loops <= MAX_LOOPS or not 1 <= self.experts <= MAX_EXPERTS:
@@ -120,12 +125,7 @@ class Decoder(nn.Module):
     def fresh(
         cls, vocabulary: int, positions: int, config: ModelConfig, generator: torch.Generator | None = None
     ) -> "Decoder":
-        """A decoder to be trained; its weights depend on `generator` alone (seed 0 by default).
-
-        GPT-2's initialisation: normal(0, 0.02), projections into the residual stream divided by sqrt(2 layers). Where
-        blocks are protected their gains of 1 / sqrt(2 layers) do that, and their matrices keep the size of what they
-        are given: normal(0, 1 / sqrt(inputs)).
-        """
+        """A decoder to be trained; its weights depend on `generator` alone (seed 0 by default)."""
         D, drop = config.width, Dropout(config.dropout)
         protected, gain = config.norm == "protected", (2 * config.layers * config.loops) ** -0.5
         blocks = [
@@ -142,19 +142,18 @@ class Decoder(nn.Module):
         ]
         last = Norm(D) if config.norm in ("pre", "after", "protected") else None
         model = cls(torch.empty(vocabulary, D), torch.empty(positions, D), blocks, last, config.loops, drop)
-        model.initialise(generator or torch.Generator().manual_seed(0))
+        model.initialise(generator or torch.Generator().manual_seed(0), config.init)
         return model
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draws every matrix anew; norm weights, gains and biases stay as they are."""
-        protected = {f"blocks.{n}." for n, x in enumerate(self.blocks) if getattr(x, "attn_gain", None) is not None}
+    def initialise(self, generator: torch.Generator, init: Init = "gpt2") -> None:
+        """Draws every matrix anew, as `ModelConfig.init` says; norm weights, gains and biases stay as they are."""
+        gained = {f"blocks.{n}." for n, x in enumerate(self.blocks) if getattr(x, "attn_gain", None) is not None}
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1 and not name.endswith("bias"):
-                into_residual = name.endswith(("out_proj", "down_proj"))
-                std = 0.02 / math.sqrt(2 * self.depth) if into_residual else 0.02
-                if any(name.startswith(part) for part in protected):
-                    std = parameter.shape[-1] ** -0.5
+                std = 0.02 if init == "gpt2" else parameter.shape[-1] ** -0.5
+                if name.endswith(("out_proj", "down_proj")) and not any(map(name.startswith, gained)):
+                    std /= math.sqrt(2 * self.depth)
                 parameter.normal_(0.0, std, generator=generator)
 
     @property

@@ -31,6 +31,7 @@ OTHER = {
         "mlp": "relu",
         "experts": 2,
         "loops": 2,
+        "init": "fan_in",
         "dropout": 0.1,
     },
     "training": {
@@ -47,6 +48,9 @@ OTHER = {
         "enough": 0.5,
         "micro_batch": 3,
         "clip_norm": 1.0,
+        "optimizer": "soap",
+        "epsilon": 1e-6,
+        "beta2": 0.9,
     },
     "seeds": {"split": 1, "init": 1, "order": 1, "sampling": 1},
 }
@@ -281,7 +285,7 @@ def test_devices_by_name(monkeypatch):
 
 
 def test_a_model_has_the_blocks_of_its_configuration():
-    config = ModelConfig(8, 3, 1, norm="post", mlp="relu", experts=2, loops=2, dropout=0.25)
+    config = ModelConfig(8, 3, 1, norm="post", mlp="relu", experts=2, loops=2, init="fan_in", dropout=0.25)
     backbone = dataclasses.replace(BASE, model=config).fresh().backbone
     assert (len(backbone.blocks), backbone.loops, backbone.dropout, backbone.norm) == (3, 2, 0.25, None)
     assert backbone.blocks[0].mlp.router.shape == (2, 8)

@@ -280,16 +280,26 @@ def test_norms_of_queries_and_keys_bound_attention(part):
 
 
 def test_first_sizes_of_a_protected_decoder():
-    """Gains of 1 / sqrt(2 layers loops); only the first block has a norm; matrices keep the size of their inputs."""
-    model = Decoder.fresh(50, 9, ModelConfig(128, 4, 2, norm="protected", loops=2))
+    """Gains of 1 / sqrt(2 layers loops), which divide what other blocks divide by weights; one norm in all blocks."""
+    model = Decoder.fresh(50, 9, ModelConfig(128, 4, 2, norm="protected", loops=2, init="fan_in"))
     gains = [gain.item() for block in model.blocks for gain in (block.attn_gain, block.mlp_gain)]
     assert gains == pytest.approx([0.25] * 8)
     assert [block.attn_norm is not None for block in model.blocks] == [True, False, False, False]
     assert all(block.mlp_norm is None for block in model.blocks)
     assert model.norm is not None
     assert model.blocks[2].mlp.down_proj.std().item() == pytest.approx(512**-0.5, rel=0.02)
-    assert model.blocks[2].attention.out_proj.std().item() == pytest.approx(128**-0.5, rel=0.02)
-    assert model.embedding.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("init", ["gpt2", "fan_in"])
+def test_first_sizes_of_matrices(init):
+    model = Decoder.fresh(50, 9, ModelConfig(128, 4, 2, init=init, mlp="swiglu", loops=2))
+    block = model.blocks[2]
+    for matrix, inputs, into in (
+        (model.embedding, 128, False), (block.attention.qkv_proj, 128, False), (block.attention.out_proj, 128, True),
+        (block.mlp.up_proj, 128, False), (block.mlp.down_proj, 512, True),
+    ):  # fmt: skip
+        std = (0.02 if init == "gpt2" else inputs**-0.5) / (4 if into else 1)
+        assert matrix.std().item() == pytest.approx(std, rel=0.05)
 
 
 # Dropout
