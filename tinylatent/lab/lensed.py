@@ -62,7 +62,15 @@ def of_run(experiment: Experiment, model: Model, count: int, device: torch.devic
     Raises:
         ValueError: the model's layers cannot be looked into.
     """
-    rows = experiment.rows("validation")[:count]
+    return of_rows(experiment, model, experiment.rows("validation")[:count], device)
+
+
+def of_rows(experiment: Experiment, model: Model, rows: np.ndarray, device: torch.device | str = "cpu") -> Prompts:
+    """Problems of a run's task, as its method solves them; what is padding in all of them is left out.
+
+    Raises:
+        ValueError: the model's layers cannot be looked into.
+    """
     examples = experiment.asks(rows).examples(device)
     streams = experiment.streams(torch.arange(len(rows), device=torch.device(device)))
     trace = experiment.method.solve(model, examples, streams).trace
@@ -81,7 +89,9 @@ def of_run(experiment: Experiment, model: Model, count: int, device: torch.devic
         row_b = known_B.nonzero()[:, 0]
         counted_BS[row_b, slot_B[row_b]] = True
         ids_BS[row_b, slot_B[row_b]] = examples.answer_BA[row_b, place]
-    return Prompts(record, _words(experiment, trace, S), counted_BS, ids_BS)
+    first = int(mask_BS.any(0).nonzero()[0, 0])
+    words = [each[first:] for each in _words(experiment, trace, S)]
+    return Prompts(record.cut(first), words, counted_BS[:, first:], ids_BS[:, first:])
 
 
 def _slot_before(mask_BS: Tensor, slot: int) -> Tensor:
@@ -410,15 +420,7 @@ def _shown(prompts: Prompts, settings: Settings) -> Iterator[tuple[int, Record, 
     record = prompts.record
     for row in range(min(settings.shown, len(record.mask_BS))):
         first = int(record.mask_BS[row].nonzero()[0, 0])
-        here = (slice(None), slice(row, row + 1), slice(first, None))
-        part = Record(
-            record.model,
-            record.stream[here],
-            record.attention[here],
-            record.mlp[here],
-            record.mask_BS[row : row + 1, first:],
-            record.positions_BS[row : row + 1, first:],
-        )
+        part = record.cut(first, slice(row, row + 1))
         yield row, part, prompts.words[row][first:], first
 
 

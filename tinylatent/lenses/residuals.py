@@ -23,6 +23,7 @@ from torch import Tensor
 from tinylatent.engine.trace import Trace
 from tinylatent.models.backbone import Backbone, Edit, Layered, Site, default_positions
 
+ALL = slice(None)
 NUMBERS_AT_ONCE = 2**25
 """A sweep is cut into forwards of about so many numbers in its largest tensor."""
 
@@ -67,6 +68,12 @@ class Record:
         sums = self.stream[:1] + (self.attention + self.mlp).cumsum(0)
         live = self.mask_BS[None, ..., None]
         return (((sums - self.stream[1:]) * live).abs().max() / (self.stream * live).abs().max()).item()
+
+    def cut(self, first: int, rows: slice = ALL) -> "Record":
+        """The record of some rows from a slot on; slots before it must hold no inputs of theirs, or they are lost."""
+        here = (ALL, rows, slice(first, None))
+        mask_BS, positions_BS = self.mask_BS[rows, first:], self.positions_BS[rows, first:]
+        return Record(self.model, self.stream[here], self.attention[here], self.mlp[here], mask_BS, positions_BS)
 
     def rank_BS(self) -> Int[Tensor, "B S"]:
         """The place of every slot among those of its row that hold an input, from 0; -1 before the first."""

@@ -93,6 +93,16 @@ def test_rows_that_are_repeated_have_their_own_mask_and_positions(tiny):
     same(last[found.mask_BS[rows_R]], found.stream[2][rows_R][found.mask_BS[rows_R]])
 
 
+def test_padding_that_is_cut_off_changes_nothing(tiny):
+    found = record_tokens(tiny(), PROMPT, MASK)
+    alone, cut = record_tokens(tiny(), PROMPT[1:, 1:]), found.cut(1, slice(1, 2))
+    for name in ("stream", "attention", "mlp"):
+        same(getattr(cut, name), getattr(alone, name))
+    assert torch.equal(cut.mask_BS, alone.mask_BS)
+    assert torch.equal(cut.positions_BS, alone.positions_BS)
+    same(cut.on(1, cut.stream[1]), cut.stream[2])
+
+
 def test_an_edit_on_the_way_sees_the_layers_that_run(tiny):
     found, seen = record_tokens(tiny(loops=2), PROMPT), []
 

@@ -1,0 +1,229 @@
+"""Study `depth` says what its records say. Records made by hand; one run that is measured for real, in short."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from records import NOWHERE
+
+from tinylatent.core.files import write_text
+from tinylatent.core.seeds import Seeds
+from tinylatent.lab.depth_reading import UNTRAINED, DepthReading, DepthRecord, Level, Map
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.findings import FAILS, HOLDS, OPEN
+from tinylatent.lab.folders import load, train
+from tinylatent.lab.lensed import of_rows
+from tinylatent.lab.recipes_depth import ALL, ANSWER, ARMS, LAYERS, STEPS, TASK, arm_of, build
+from tinylatent.lab.run import VERSION, read_record
+from tinylatent.lab.studies import depth
+from tinylatent.lab.study import rebuild
+from tinylatent.lenses.depth import depth_score, erase, mean_stream, over_later, sizes, skip
+from tinylatent.lenses.reducing import per_prompt
+from tinylatent.methods import Direct
+from tinylatent.models.decoder import ModelConfig
+from tinylatent.training.config import Training
+
+SCORES = [f"{name}, {how}" for name in ("contributions", "output") for how in ("mean", 0.9, "max")]
+
+
+def record(arm, seed, uses=(0, 0, 2, 3, 4, 6), rise=0.5, cosine=0.1, future=0.2, right=95, spread=0.01, profile="full"):
+    """A reading of an arm's run: last uses of tokens in problems of most hops, and how scores rise with hops."""
+    reading = depth.reading(arm, seed, profile)
+    L, more = LAYERS, spread * (seed % 5 - 2)
+
+    def erased(hops):
+        tokens = hops + 2
+        last = [*uses[: hops + 1], uses[-1]]
+        return [[1.0 if layer <= last[token] else 0.01 for token in range(tokens)] for layer in range(L + 1)]
+
+    levels = {
+        str(hops): Level(
+            right=right, total=100,
+            lens={name: [float(L - layer) for layer in range(L + 1)] for name in ("to_final", "from_final", "overlap")},
+            scores={name: 1.0 + (rise + more) * hops for name in SCORES},
+            erased=erased(hops), attributed=erased(hops), missed=0.01,
+        )
+        for hops in range(1, TASK.hops + 1)
+    }  # fmt: skip
+    plain = {name: [1.0] * L for name in ("attention", "mlp", "relative_attention", "relative_mlp", "cosine_attention")}
+    square = [[0.0] * L for _ in range(L)]
+    best = [[0.9 if m == layer else 0.1 for layer in range(L + 1)] for m in range(L + 1)]
+    maps = {UNTRAINED: Map(r2=best, relative_error=best)}
+    if reading.target is not None:
+        maps["other"] = Map(r2=best, relative_error=best)
+    return DepthRecord(
+        version=VERSION, id=reading.identity, run=reading.to_json(), environments=NOWHERE, levels=levels,
+        sizes={
+            **plain, "residual": [2.0] * (L + 1), "relative_layer": [0.5] * L, "cosine_mlp": [0.0] * L,
+            "cosine_layer": [0.0] * (L // 2) + [cosine + more] * (L - L // 2), "cosine_neighbours": [0.9] * L,
+        },
+        contributions=dict.fromkeys(("all", "future", "direct"), square),
+        output={"all": [1.0] * L, "future": [0.0] * (L // 2) + [future + more] * (L - L // 2), "direct": [0.1] * L},
+        outliers={name: [1.0 + seed] * (L + 1) for name in ("kurtosis", "max-median", "input correlation")},
+        maps=maps,
+    )  # fmt: skip
+
+
+def records(**told):
+    """Readings of every arm on five seeds; told: settings of `record` by arm."""
+    return [record(arm, seed, **told.get(arm, {})) for arm in ARMS for seed in depth.SEEDS["full"]]
+
+
+def verdicts(found):
+    return {each.claim: each.verdict for each in depth.tables(found)[0].findings}
+
+
+STAIRS = "answers alone: the last function is used later in depth than the first"
+MORE_STAIRS = "the last function is later than the first by more layers after answers alone than after all tokens"
+GROWS = "the depth score (output, mean) grows with the number of hops"
+STRENGTHENS = "after all tokens the later half of layers strengthens what is there more than after answers alone"
+CHANGES = "after answers alone the later half of layers changes later predictions more than after all tokens"
+
+
+def test_what_records_say_is_said():
+    flat = {"uses": (0, 2, 2, 2, 2, 6), "rise": 0.0, "cosine": 0.5, "future": 0.1}
+    found = verdicts(records(**{ALL: flat}))
+    assert found[STAIRS] == found[MORE_STAIRS] == found[f"answers alone: {GROWS}"] == HOLDS
+    assert found[f"all tokens: {GROWS}"] == OPEN
+    assert found[STRENGTHENS] == found[CHANGES] == HOLDS
+
+
+def test_and_the_opposite_too():
+    falls = {"uses": (6, 5, 4, 3, 2, 6), "rise": -0.5, "cosine": 0.7, "future": 0.1}
+    found = verdicts(records(**{ANSWER: falls}))
+    assert found[STAIRS] == found[MORE_STAIRS] == found[f"answers alone: {GROWS}"] == FAILS
+    assert found[f"all tokens: {GROWS}"] == HOLDS
+    assert found[STRENGTHENS] == found[CHANGES] == FAILS
+
+
+def test_equal_arms_leave_it_open():
+    found = verdicts(records())
+    assert found[MORE_STAIRS] == found[STRENGTHENS] == found[CHANGES] == OPEN
+
+
+def test_last_uses_slopes_and_halves_by_hand():
+    known = record(ANSWER, 7)
+    assert depth.last_use(known, TASK.hops) == [0, 0, 2, 3, 4, 6]
+    assert depth.climb(known) == 4
+    assert depth.slope(known, "output, mean") == pytest.approx(0.5)
+    assert depth.late(known, "cosine_layer") == pytest.approx(0.1)
+    assert depth.late(known, "future") == pytest.approx(0.2)
+    assert depth.last_use(record(ANSWER, 7, uses=(-1, 0, 2, 3, 4, 6)), TASK.hops)[0] == -1
+
+
+def test_tables_by_hand():
+    learnt, uses, scores, layers, maps, outliers = depth.tables(records(all={"right": 50}))
+    assert [row["least"] for row in learnt.rows][:2] == [95, 50]
+    assert uses.rows[0]["f4"] == 4
+    assert (uses.rows[0]["climb"], uses.rows[0]["climb low"]) == (4, 4)
+    row = next(row for row in scores.rows if (row["arm"], row["score"]) == ("answers alone", "output, max"))
+    assert (row["1 hops"], row["4 hops"], row["slope"]) == pytest.approx((1.5, 3.0, 0.5))
+    assert layers.rows[0]["lens, 4"] == LAYERS
+    assert {row["best source"] - row["layer"] for row in maps.rows} == {0}
+    assert {row["to"] for row in maps.rows} == {"a model never trained", "answers alone, another seed"}
+    assert (outliers.rows[0]["kurtosis"], outliers.rows[0]["least"], outliers.rows[0]["most"]) == (8, 6, 10)
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_every_profile_can_be_shown(profile, tmp_path):
+    arms = ARMS if profile == "full" else depth.QUICK
+    made = [record(arm, seed, profile=profile) for arm in arms for seed in depth.SEEDS[profile]]
+    assert [each.run for each in made] == [reading.to_json() for reading in depth.grid(profile)]
+    lines = ({"study": "depth", "profile": profile, **each.to_json()} for each in made)
+    write_text(tmp_path / "runs.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    outcome = rebuild(depth.STUDY, tmp_path)
+    for table in outcome.tables:
+        assert {name for row in table.rows for name in row} == set(table.columns), table.title
+        assert all(each.family and each.runs and "[" in each.evidence for each in table.findings)
+    assert outcome.files["figure.png"].stat().st_size > 10_000
+
+
+def test_runs_are_of_their_arms():
+    for arm in ARMS:
+        run = build(arm, 7)
+        assert arm_of(run) == arm
+        assert arm_of(replace(run, training=replace(run.training, steps=3))) == arm
+        assert run.training.steps == STEPS
+    with pytest.raises(ValueError, match="is no run of study depth: expected one of answer, all"):
+        arm_of(replace(build(ANSWER, 0), model=ModelConfig(32)))
+
+
+def test_maps_go_to_the_next_seed():
+    chosen = [depth.reading(ANSWER, seed) for seed in depth.SEEDS["full"]]
+    assert [each.target.seeds.split for each in chosen] == [6, 7, 8, 9, 5]
+    assert depth.reading("shallow", 5).target == build(ANSWER, 6)
+    assert depth.reading(ALL, 5).target is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A reading
+
+
+TINY = Experiment(
+    replace(TASK, hops=2, items=4, functions=3), Direct(), ModelConfig(8, 2, 2, init="fan_in"),
+    Training(steps=4, batch_size=8), Seeds.all(0),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    train(TINY, folder / "start")
+    other = replace(TINY, seeds=Seeds.all(1))
+    reading = DepthReading(TINY, problems=5, target=other)
+    return folder, reading, reading.measure(folder / "reading", start=folder / "start")
+
+
+def test_a_reading_is_what_lenses_measure(measured):
+    folder, _, found = measured
+    _, model = load(folder / "start")
+    rows, hops_P = TINY.rows("validation"), TINY.task.steps(TINY.rows("validation"))
+    seen = {hops: of_rows(TINY, model, rows[hops_P == hops][:5]) for hops in (1, 2)}
+    filler = mean_stream([each.record for each in seen.values()])
+    known = seen[2].record
+    assert known.mask_BS.all()
+    assert found.levels["2"].total == len(known.mask_BS)
+    wanted = erase(known, filler, seen[2].counted_BS).amax(-1).mean(1)[:, 1:]
+    np.testing.assert_allclose(found.levels["2"].erased, wanted, rtol=1e-3, atol=1e-6)
+    splits = torch.tensor([[2, 3, 4]] * len(known.mask_BS))
+    future = skip(known, splits_BN=splits)
+    score = depth_score(per_prompt(over_later(future.contribution), future.counted_RS, 0.9, future.row_R).mean(1))
+    assert found.levels["2"].scores["contributions, 0.9"] == pytest.approx(score.item(), rel=1e-3)
+    norms = [sizes(each.record).residual[1][:, 1:].mean(1) for each in seen.values()]
+    assert found.sizes["residual"][1] == pytest.approx(torch.cat(norms).mean().item(), rel=1e-3)
+    answers = model.backbone.readout(model.backbone.finish(known.stream[-1]))[:, -1].argmax(-1)
+    right = TINY.task.score(rows[hops_P == 2][:5], answers[:, None].numpy())
+    assert found.levels["2"].right == right.sum()
+    assert found.maps.keys() == {UNTRAINED, "other"}
+    assert len(found.maps["other"].r2) == 3
+    assert max(map(max, found.maps["other"].r2)) <= 1
+
+
+def test_a_target_that_is_finished_is_not_trained_again(measured, monkeypatch):
+    folder, reading, found = measured
+    train(reading.target, folder / reading.target.identity)
+    monkeypatch.setattr("tinylatent.lab.depth_reading.train", lambda *_: pytest.fail("trained again"))
+    again = reading.measure(folder / "again", start=folder / "start")
+    assert again.maps == found.maps
+
+
+def test_a_reading_is_written_and_read(measured):
+    _, reading, found = measured
+    assert DepthReading.from_json(json.loads(json.dumps(reading.to_json()))) == reading
+    assert read_record(DepthReading, json.loads(json.dumps(found.to_json()))) == found
+    assert "target" not in DepthReading(TINY).to_json()
+    with pytest.raises(ValueError, match="not a reading of depth of version 1"):
+        DepthReading.from_json({**reading.to_json(), "version": 2})
+    with pytest.raises(ValueError, match="not a reading of depth this version can read"):
+        DepthReading.from_json({"version": 1})
+
+
+def test_what_cannot_be_read_is_told():
+    from tinylatent_tasks import MNNS
+
+    with pytest.raises(ValueError, match="a run on mnns: expected one on composition"):
+        DepthReading(replace(TINY, task=MNNS()))
+    with pytest.raises(ValueError, match="problems is 1: expected 2 or more"):
+        DepthReading(TINY, problems=1)

@@ -1,0 +1,308 @@
+"""Depth reading: a trained run on compositions, looked into by every lens, by the number of hops of its problems.
+
+Problems of one number of hops have prompts of one length, so that a place in the prompt is one kind of token. Numbers
+are means over problems; what is stored says nothing of single ones. Maps predict another run's residual stream from
+this one's, and that of a model that was never trained, which is the floor.
+
+Letters: L layers, B problems, S slots, K hops.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+import torch
+from tinylatent_tasks import Composition
+from torch import Tensor
+
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.folders import load, train
+from tinylatent.lab.lensed import Prompts, of_rows
+from tinylatent.lab.reading import OfTrained
+from tinylatent.lab.run import NotInstalledError, Progress, Record, new_record, note_progress
+from tinylatent.lenses.attribution import integrated_gradients
+from tinylatent.lenses.depth import Effects, depth_score, erase, local, mean_stream, over_later, sizes, skip
+from tinylatent.lenses.logit_lens import logit_lens
+from tinylatent.lenses.maps import ridge_maps, tokens
+from tinylatent.lenses.outliers import input_correlation, stream_outliers
+from tinylatent.lenses.reducing import per_prompt
+from tinylatent.lenses.residuals import Record as Residuals
+from tinylatent.objectives.method import Model
+from tinylatent.training.checkpoints import find_checkpoint
+
+FEW = 2048
+"""Most tokens whose correlation is measured."""
+WAYS: tuple[str | float, ...] = ("mean", 0.9, "max")
+"""How effects of a problem's tokens become one number."""
+UNTRAINED = "untrained"
+Curve = list[float]
+Grid = list[list[float]]
+
+
+class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Problems of one number of hops."""
+
+    right: int
+    """Right answers."""
+    total: int
+    """Problems that were asked."""
+    lens: dict[str, Curve]
+    """The logit lens where the answer is predicted, before every layer and after the last, by measure."""
+    scores: dict[str, float]
+    """Depth scores of effects on the future, by what is affected and how tokens are taken together."""
+    erased: Grid
+    """Effect on the answer of an erased residual, by layer and token after the first."""
+    attributed: Grid
+    """Mean absolute attribution, likewise."""
+    missed: float
+    """Largest error of a problem's attributions, in probability."""
+
+
+class Map(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How well this model's residual stream predicts another's, by layer of the one and of the other."""
+
+    r2: Grid
+    relative_error: Grid
+
+
+class DepthRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
+    """A trained run, and how it uses its layers."""
+
+    levels: dict[str, Level]
+    """By the number of hops."""
+    sizes: dict[str, Curve]
+    """Means over problems by layer, the first token left out; see `lenses.depth.Sizes`."""
+    contributions: dict[str, Grid]
+    """Mean effect of a skipped layer on a later one's contribution: "all", "future", "direct"."""
+    output: dict[str, Curve]
+    """Mean effect of a skipped layer on probabilities, likewise."""
+    outliers: dict[str, Curve]
+    """Kurtosis, max-median ratio and input correlation of the residual stream."""
+    maps: dict[str, Map] = msgspec.field(default_factory=dict)
+    """To a model that was never trained and, where one was named, to another run."""
+
+    @cached_property
+    def reading(self) -> "DepthReading":
+        """The run it is of."""
+        return DepthReading.from_json(self.run)
+
+    @property
+    def seeds(self) -> Mapping[str, int]:
+        """The seeds of the run that was read."""
+        return dict(self.run["start"]["seeds"])
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return sum(each.right for each in self.levels.values()) / sum(each.total for each in self.levels.values())
+
+    def summary(self) -> str:
+        """The run that was read, and its accuracy."""
+        return f"{self.reading.label}: {self.accuracy:.1%} right"
+
+
+@dataclass(frozen=True)
+class DepthReading(OfTrained):
+    """A trained run on compositions, and how much is asked of it.
+
+    Raises ValueError for a run on another task, or fewer than two problems.
+    """
+
+    version: ClassVar[int] = 1
+    record = DepthRecord
+
+    problems: int = 64
+    """Most problems of each number of hops, from the validation part."""
+    target: Experiment | None = None
+    """Another run, whose residual stream this one's is to predict."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.start.task, Composition):
+            raise ValueError(f"a run on {self.start.task.name}: expected one on {Composition.name}")
+        if self.problems < 2:
+            raise ValueError(f"problems is {self.problems}: expected 2 or more; try 64")
+
+    def to_json(self) -> dict[str, Any]:
+        """The reading as plain values; a target that is not there is left out."""
+        target = {} if self.target is None else {"target": self.target.to_json()}
+        return {"version": self.version, "start": self.start.to_json(), "problems": self.problems, **target}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "DepthReading":
+        """The reading that wrote these values.
+
+        Raises:
+            NotInstalledError: a task or method is not installed.
+            ValueError: they describe no reading of this version.
+        """
+        if values.get("version") != cls.version:
+            raise ValueError(f"not a reading of depth of version {cls.version}: measure it again")
+        try:
+            target = values.get("target")
+            other = None if target is None else Experiment.from_json(target)
+            return cls(Experiment.from_json(values["start"]), values["problems"], other)
+        except NotInstalledError:
+            raise
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a reading of depth this version can read ({error}): measure it again") from error
+
+    @property
+    def work(self) -> int:
+        """Problems of each number of hops, all of them together, and maps."""
+        return 2 + self._task.hops - self._task.least + 1
+
+    @property
+    def label(self) -> str:
+        """The run that is read."""
+        return f"depth of {self.start.label}"
+
+    @property
+    def _task(self) -> Composition:
+        task = self.start.task
+        assert isinstance(task, Composition), "checked when it was made"
+        return task
+
+    def measure(
+        self,
+        folder: Path,
+        device: torch.device | str = "cpu",
+        on_progress: Progress | None = None,
+        start: Path | None = None,
+    ) -> DepthRecord:
+        """Loads the run from its folder, or trains it under this one's, and looks into it."""
+        start, model, saved = self.opened(folder, device, start)
+        known = self._levels()
+        seen = {hops: of_rows(self.start, model, rows, device) for hops, rows in known.items()}
+        filler = mean_stream([each.record for each in seen.values()])
+        levels = {}
+        for done, (hops, prompts) in enumerate(seen.items(), 1):
+            levels[str(hops)] = _level(prompts, filler)
+            note_progress(folder, done, on_progress)
+        found = _together([each.record for each in seen.values()])
+        note_progress(folder, len(seen) + 1, on_progress)
+        maps = self._maps(model, folder, device)
+        note_progress(folder, len(seen) + 2, on_progress)
+        environments = saved.manifest.get("environments")
+        record: DepthRecord = new_record(self, training=environments, device=device, levels=levels, **found, maps=maps)
+        return record
+
+    def _levels(self) -> dict[int, np.ndarray]:
+        """Validation problems by their number of hops."""
+        rows, task = self.start.rows("validation"), self._task
+        hops_P = task.steps(rows)
+        return {int(hops): rows[hops_P == hops][: self.problems] for hops in np.unique(hops_P)}
+
+    def _maps(self, model: Model, folder: Path, device: torch.device | str) -> dict[str, Map]:
+        """From this model's stream to an untrained one's, and to that of the run that is named."""
+        rows = self.start.rows("validation")
+
+        def stream(whole: Experiment, other: Model) -> Tensor:
+            return tokens([of_rows(whole, other, rows, device).record])
+
+        source = stream(self.start, model)
+        fresh = replace(self.start, seeds=replace(self.start.seeds, init=self.start.seeds.init + 1))
+        found = {UNTRAINED: _map(source, stream(fresh, fresh.fresh(device)))}
+        if self.target is not None:
+            found["other"] = _map(source, stream(self.target, self._opened(self.target, folder, device)))
+        return found
+
+    @staticmethod
+    def _opened(whole: Experiment, folder: Path, device: torch.device | str) -> Model:
+        """A run's model: from its own folder beside this one where it is finished, or trained under this one."""
+        beside, own = folder.parent / whole.identity, folder / "target"
+        saved = find_checkpoint(beside) if beside.is_dir() else None
+        if saved is None or saved.step < whole.training.steps:
+            train(whole, own, device)
+            beside = own
+        return load(beside, device)[1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is measured
+
+
+def _level(prompts: Prompts, filler: Tensor) -> Level:
+    """What is asked of problems of one number of hops."""
+    assert prompts.counted_BS is not None, "problems of a task have answers"
+    assert prompts.ids_BS is not None, "problems of a task have answers"
+    record, counted_BS, ids_BS = prompts.record, prompts.counted_BS, prompts.ids_BS
+    said_n = record.logits(record.stream[-1][counted_BS]).argmax(-1)
+    lens = logit_lens(record, top=1)
+    split_BN = torch.arange(2, int(record.mask_BS.sum(1).min()), device=counted_BS.device).repeat(len(counted_BS), 1)
+    future = skip(record, splits_BN=split_BN)
+    parts = {"contributions": over_later(future.contribution), "output": future.output}
+    attributed, missed = [], 0.0
+    for layer in range(record.depth + 1):
+        found = integrated_gradients(record, layer, counted_BS, ids_BS)
+        attributed.append(found.attribution_BS.abs().mean(0)[1:])
+        missed = max(missed, float(found.error_B.abs().max()))
+    effects = erase(record, filler, counted_BS).amax(-1)
+    return Level(
+        right=int((said_n == ids_BS[counted_BS]).sum()),
+        total=len(counted_BS),
+        lens={
+            name: _short(getattr(lens, name)[:, counted_BS].mean(1)) for name in ("to_final", "from_final", "overlap")
+        },
+        scores={f"{name}, {how}": _score(values, future, how) for name, values in parts.items() for how in WAYS},
+        erased=_short(effects.mean(1)[:, 1:]),
+        attributed=_short(torch.stack(attributed)),
+        missed=_short(torch.tensor(missed)),
+    )
+
+
+def _score(values: Tensor, effects: Effects, how: str | float) -> float:
+    """A depth score over problems; half way where nothing has an effect."""
+    score = float(depth_score(per_prompt(values, effects.counted_RS, how, effects.row_R).mean(1)))
+    return _short(torch.tensor((len(values) - 1) / 2 if math.isnan(score) else score))
+
+
+def _together(records: list[Residuals]) -> dict[str, Any]:
+    """What is measured over problems of all numbers of hops."""
+    measured: dict[str, list[Tensor]] = {}
+    effects: dict[str, list[Tensor]] = {}
+    output: dict[str, list[Tensor]] = {}
+    for record in records:
+        free_BS = record.mask_BS & (record.rank_BS() >= 1)
+        for name, values in vars(sizes(record)).items():
+            measured.setdefault(name, []).append(per_prompt(values, free_BS))
+        split_BN = torch.arange(2, int(record.mask_BS.sum(1).min())).repeat(len(free_BS), 1)
+        for name, found in (
+            ("all", skip(record)),
+            ("future", skip(record, splits_BN=split_BN)),
+            ("direct", local(record)),
+        ):
+            how: tuple[Any, ...] = (found.counted_RS, "mean", found.row_R)
+            effects.setdefault(name, []).append(per_prompt(found.contribution, *how))
+            output.setdefault(name, []).append(per_prompt(found.output, *how))
+    stats = stream_outliers(records)
+    samples = tokens(records)[:, :FEW]
+    return {
+        "sizes": {name: _short(torch.cat(parts, -1).mean(-1)) for name, parts in measured.items()},
+        "contributions": {name: _short(torch.cat(parts, -1).mean(-1)) for name, parts in effects.items()},
+        "output": {name: _short(torch.cat(parts, -1).mean(-1)) for name, parts in output.items()},
+        "outliers": {
+            "kurtosis": [_short(torch.tensor(each.kurtosis())) for each in stats],
+            "max-median": [_short(torch.tensor(each.max_median())) for each in stats],
+            "input correlation": [_short(torch.tensor(input_correlation(x_nd))) for x_nd in samples],
+        },
+    }
+
+
+def _map(source: Tensor, target: Tensor) -> Map:
+    found = ridge_maps(source, target)
+    return Map(r2=_short(found.r2_ML), relative_error=_short(found.relative_error_ML))
+
+
+def _short(values: Tensor) -> Any:
+    """Numbers to five digits, as plain values."""
+    found = values.detach().cpu().double().tolist()
+
+    def short(x: Any) -> Any:
+        return [short(each) for each in x] if isinstance(x, list) else float(f"{x:.5g}")
+
+    return short(found)
