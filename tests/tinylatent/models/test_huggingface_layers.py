@@ -81,6 +81,19 @@ def test_layers_alone_compute_what_they_compute_together(backbone):
     assert nothing_left(backbone)
 
 
+@pytest.mark.parametrize(("layers", "ran"), [(range(0, 1), [0]), (range(1, 2), [1]), (range(0), [])])
+def test_other_layers_do_not_compute(backbone, x_BND, layers, ran):
+    seen, found = [], backbone._layers()[0]
+    hooks = [
+        layer.attention.register_forward_hook(lambda *_, number=number: seen.append(number))
+        for number, layer in enumerate(found)
+    ]
+    backbone.through(x_BND, layers) if len(layers) else backbone.finish(x_BND)
+    for hook in hooks:
+        hook.remove()
+    assert seen == ran
+
+
 def test_gradients_reach_the_stream_that_enters_a_layer(backbone):
     x = record_tokens(backbone, PROMPT, MASK).stream[1].detach().requires_grad_()
     with torch.no_grad():
