@@ -1,0 +1,83 @@
+"""Recipes of study `outliers`: a direct answer to compositions in four layers, by rate, epsilon, optimizer and block.
+
+The first arm is AdamW at the rate that suits it, with norms before attention and MLP. Arms that are matched stop at one
+share of right answers, so that optimizers which learn at different paces are compared as good as each other.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tinylatent_tasks import Composition
+
+from tinylatent.core.seeds import Seeds
+from tinylatent.lab.experiment import Experiment
+from tinylatent.methods import Direct
+from tinylatent.models.decoder import ModelConfig
+from tinylatent.training.config import Training
+
+TASK = Composition()
+MODEL = ModelConfig(64, 4, 4, mlp="relu", init="fan_in")
+STEPS, ENOUGH = 2000, 0.95
+"""Batches of an arm, and the share of right answers at which matched arms stop."""
+TRAINING = Training(
+    STEPS, batch_size=256, learning_rate=1e-3, warmup=0.1, schedule="constant", weight_decay=0.01, clip_norm=1.0,
+    beta2=0.98, log_every=100, validate=512,
+)  # fmt: skip
+SOAP: Mapping[str, Any] = {"optimizer": "soap", "beta2": None}
+SLOW, FAST = 3e-4, 3e-3
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What differs from the first arm."""
+
+    label: str
+    colour: str
+    training: tuple[tuple[str, Any], ...] = ()
+    norm: str = "pre"
+
+
+def _arm(label: str, colour: str, norm: str = "pre", **training: Any) -> Arm:
+    return Arm(label, colour, tuple(training.items()), norm)
+
+
+ARMS = {
+    "adamw": _arm("AdamW 1e-3", "#3b6fb6"),
+    "slow": _arm("AdamW 3e-4", "#8fb0d9", learning_rate=SLOW),
+    "fast": _arm("AdamW 3e-3", "#1f3f7a", learning_rate=FAST),
+    "epsilon": _arm("AdamW 1e-3, epsilon 1e-4", "#6f9a8d", epsilon=1e-4),
+    "protected": _arm("protected, AdamW 1e-3", "#4f8f5b", norm="protected"),
+    "protected-fast": _arm("protected, AdamW 3e-3", "#2f6f3b", norm="protected", learning_rate=FAST),
+    "after": _arm("norms on additions, AdamW 1e-3", "#777777", norm="after"),
+    "soap": _arm("SOAP 1e-3", "#b5403a", **SOAP),
+    "soap-fast": _arm("SOAP 3e-3", "#7a1f1b", **SOAP, learning_rate=FAST),
+    "shampoo": _arm("Shampoo 3e-3", "#c08a3e", optimizer="shampoo", beta2=None, learning_rate=FAST),
+    "matched": _arm("AdamW 3e-3, stopped", "#1f3f7a", learning_rate=FAST, enough=ENOUGH),
+    "protected-matched": _arm(
+        "protected, AdamW 3e-3, stopped", "#2f6f3b", "protected", learning_rate=FAST, enough=ENOUGH
+    ),
+    "soap-matched": _arm("SOAP 3e-3, stopped", "#7a1f1b", **SOAP, learning_rate=FAST, enough=ENOUGH),
+}
+"""All arms, the one that the others are compared with first."""
+
+
+def build(arm: str, seed: int) -> Experiment:
+    """The run of an arm."""
+    chosen = ARMS[arm]
+    training = replace(TRAINING, **dict(chosen.training))
+    model: Any = replace(MODEL, **{"norm": chosen.norm})  # type: ignore[arg-type]
+    return Experiment(TASK, Direct(), model, training, Seeds.all(seed))
+
+
+def arm_of(run: Experiment) -> str:
+    """The arm that a run is of, however long it was trained.
+
+    Raises:
+        ValueError: it is of none.
+    """
+    for arm in ARMS:
+        usual = build(arm, run.seeds.split)
+        if replace(run, training=replace(run.training, steps=STEPS), seeds=usual.seeds) == usual:
+            return arm
+    raise ValueError(f"{run.label} is no run of study outliers: expected one of {', '.join(ARMS)}")

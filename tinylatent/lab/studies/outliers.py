@@ -1,0 +1,299 @@
+"""Study `outliers`: what makes outlier features in training, what takes them away, and what they do under int8.
+
+After He et al. 2024 (arXiv 2405.19279; text not at hand): a higher rate makes more of them, a larger epsilon fewer;
+protected blocks, and optimizers that are not diagonal, make few at the same loss; and rounding to int8 hurts where
+kurtosis is high. Here on compositions, where kurtosis reaches a third of its bound in two minutes. Kurtosis differs
+between seeds by factors, so that its logarithm is compared, seed by seed, and medians are told. Arms that are matched
+stop at one share of right answers. An outlier that is put in without a change of the function shows whether kurtosis
+tells what rounding does.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, median
+
+from tinylatent.evaluation.statistics import Interval
+from tinylatent.lab.findings import Finding, decided
+from tinylatent.lab.outlier_reading import FACTORS, WAYS, Injected, OutlierReading, OutlierRecord
+from tinylatent.lab.plots import figure, legend_below
+from tinylatent.lab.recipes_outliers import ARMS, arm_of, build
+from tinylatent.lab.studies.compare import grouped, over_seeds, paired
+from tinylatent.lab.study import Profile, Study
+from tinylatent.lab.tables import Table, Value
+
+SEEDS: dict[Profile, range] = {"quick": range(3), "full": range(5, 10)}
+QUICK, QUICK_STEPS = ("adamw", "fast", "protected-fast"), 500
+PAIRS = (
+    ("a rate of 1e-3 makes more than one of 3e-4", "adamw", "slow"),
+    ("a rate of 3e-3 makes more than one of 1e-3", "fast", "adamw"),
+    ("epsilon 1e-8 makes more than 1e-4", "adamw", "epsilon"),
+    ("usual blocks make more than protected ones, at 1e-3", "adamw", "protected"),
+    ("usual blocks make more than protected ones, at 3e-3", "fast", "protected-fast"),
+    ("norms before make more than norms on additions", "adamw", "after"),
+    ("AdamW makes more than SOAP, at 1e-3", "adamw", "soap"),
+    ("AdamW makes more than SOAP, at 3e-3", "fast", "soap-fast"),
+    ("AdamW makes more than Shampoo, at 3e-3", "fast", "shampoo"),
+    ("stopped at equal accuracy, usual blocks make more than protected ones", "matched", "protected-matched"),
+    ("stopped at equal accuracy, AdamW makes more than SOAP", "matched", "soap-matched"),
+)
+"""Claims about outlier features, with the arm that should have more of them."""
+FAMILY, UNDER = "outlier features", "int8"
+MIDDLE, LAST = FACTORS[2], FACTORS[-1]
+"""Sizes of an outlier between which kurtosis has saturated."""
+Groups = dict[str, list[OutlierRecord]]
+Rows = list[dict[str, Value]]
+
+
+def grid(profile: Profile) -> list[OutlierReading]:
+    """A reading of every arm on every seed; three of them, briefly trained, in the quick profile."""
+    arms = ARMS if profile == "full" else QUICK
+    return [reading(arm, seed, profile) for arm in arms for seed in SEEDS[profile]]
+
+
+def reading(arm: str, seed: int, profile: Profile = "full") -> OutlierReading:
+    """What an arm's run is asked."""
+    run = build(arm, seed)
+    if profile == "quick":
+        run = replace(run, training=replace(run.training, steps=QUICK_STEPS))
+    return OutlierReading(run)
+
+
+def damage(record: OutlierRecord, way: str = "tensor") -> float:
+    """Nats that the right answer loses when everything is rounded."""
+    return record.answers[way].loss - record.answers["float"].loss
+
+
+def largest(record: OutlierRecord, name: str = "kurtosis") -> float:
+    """The largest over layers of the residual stream."""
+    return max(record.stream[name])
+
+
+def tables(records: list[OutlierRecord]) -> list[Table]:
+    """Arms with their findings, layers, what is read, rounding, outliers that were put in."""
+    groups = grouped(records, lambda record: arm_of(record.reading.start))
+    return [_arms(groups), _layers(groups), _rounded(groups), _injected(groups)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Findings
+
+
+def _makes(groups: Groups) -> Iterator[Finding]:
+    """Which arm has more outlier features, by the ratio of kurtosis over seeds."""
+    for claim, more, fewer in PAIRS:
+        if more in groups and fewer in groups:
+            yield _ratio(claim, groups[more], groups[fewer], largest, "times the kurtosis", FAMILY)
+
+
+def _ratio(
+    claim: str,
+    ours: Sequence[OutlierRecord],
+    theirs: Sequence[OutlierRecord],
+    value: Callable[[OutlierRecord], float],
+    unit: str,
+    family: str,
+) -> Finding:
+    """Whether a number is larger in one arm, as the geometric mean of ratios over seeds."""
+    pairs = zip(*paired(ours, theirs), strict=True)
+    gap = over_seeds([math.log(value(mine) / value(other)) for mine, other in pairs])
+    low, ratio, high = (math.exp(x) for x in (gap.low, gap.value, gap.high))
+    told = f"{ratio:.2f} {unit} [{low:.2f}, {high:.2f}]"
+    estimate = Interval(ratio, low, high, gap.kind)
+    return Finding(claim, decided(gap.low > 0, gap.high < 0, len(ours)), told, estimate, unit, family, runs=len(ours))
+
+
+def _hurts(groups: Groups) -> Iterator[Finding]:
+    """Whether kurtosis tells what rounding does: between runs, and where an outlier is put in."""
+    records = [record for group in groups.values() for record in group]
+    for name in ("kurtosis", "max-median"):
+        ranks = _correlation([largest(each, name) for each in records], [damage(each) for each in records])
+        claim = f"over all runs, those with a larger {name} lose more when everything is rounded to int8"
+        told = f"rank correlation {ranks.value:+.2f} [{ranks.low:+.2f}, {ranks.high:+.2f}]"
+        verdict = decided(ranks.low > 0, ranks.high < 0, len(records))
+        yield Finding(claim, verdict, told, ranks, "rank correlation", UNDER, runs=len(records))
+    usual = groups[next(iter(groups))]
+    grow: dict[str, Callable[[Injected], float]] = {
+        "kurtosis of what is read": lambda each: each.kurtosis,
+        "max-median ratio of what is read": lambda each: each.max_median,
+        "loss when everything is rounded to int8": lambda each: each.answers["tensor"].loss,
+    }
+    for name, value in grow.items():
+        claim = f"from an outlier of {MIDDLE:g} times to one of {LAST:g} times the {name} at least doubles"
+        logs = [math.log(value(_put(each, LAST)) / value(_put(each, MIDDLE))) for each in usual]
+        yield _times(claim, logs, 2.0)
+    less = "a random basis of the residual stream has less kurtosis"
+    yield _times(less, [math.log(largest(each) / max(each.rotated_kurtosis)) for each in usual], 1.0)
+
+
+def _put(record: OutlierRecord, factor: float) -> Injected:
+    """The run with an outlier of this size."""
+    return next(each for each in record.injected if each.factor == factor)
+
+
+def _times(claim: str, logs: Sequence[float], least: float) -> Finding:
+    """Whether a ratio is above `least`, from its logarithm in each run."""
+    gap = over_seeds(logs)
+    low, ratio, high = (math.exp(x) for x in (gap.low, gap.value, gap.high))
+    told = f"{ratio:.2f} times [{low:.2f}, {high:.2f}]"
+    estimate = Interval(ratio, low, high, gap.kind)
+    return Finding(claim, decided(low > least, high < least, len(logs)), told, estimate, "times", UNDER, runs=len(logs))
+
+
+def _correlation(x: Sequence[float], y: Sequence[float]) -> Interval:
+    """Spearman's rank correlation with Fisher's interval, runs being independent."""
+    from scipy import stats  # half a second that most commands do not need
+
+    value = float(stats.spearmanr(x, y).statistic)
+    half = 1.96 * 1.03 / math.sqrt(max(1, len(x) - 3))
+    centre = math.atanh(max(-0.9999, min(0.9999, value)))
+    return Interval(value, math.tanh(centre - half), math.tanh(centre + half), "Fisher's z for ranks")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def _arms(groups: Groups) -> Table:
+    """Accuracy and outlier features by arm, with the findings."""
+    rows: Rows = []
+    for arm, group in groups.items():
+        kurtosis = [largest(each) for each in group]
+        rows.append(
+            {
+                "arm": ARMS[arm].label,
+                "steps": fmean(each.steps for each in group),
+                "right": 100 * fmean(each.answers["float"].right / each.total for each in group),
+                "loss": fmean(each.answers["float"].loss for each in group),
+                "kurtosis": median(kurtosis),
+                "least": min(kurtosis),
+                "most": max(kurtosis),
+                "max-median": median(largest(each, "max-median") for each in group),
+                "read": median(max(value[0] for value in each.read.values()) for each in group),
+                "seeds": len(group),
+            }
+        )
+    columns = {
+        "arm": "s", "steps": ".0f", "right": ".1f", "loss": ".3f", "kurtosis": ".2f", "least": ".2f", "most": ".2f",
+        "max-median": ".1f", "read": ".2f", "seeds": "d",
+    }  # fmt: skip
+    legend = (
+        "right: percent of validation problems; loss: in nats. kurtosis, max-median: the largest over layers of the "
+        "residual stream, first tokens left out, median over seeds with the least and most of a seed; at most 64. "
+        "read: the largest kurtosis of what a linear map reads. Arms that are stopped stop at 95 % of 512 problems."
+    )
+    return Table("What makes outlier features", columns, rows, legend, [*_makes(groups), *_hurts(groups)])
+
+
+def _layers(groups: Groups) -> Table:
+    """Kurtosis by layer, and what it is made of."""
+    rows: Rows = []
+    for arm, group in groups.items():
+        for layer in range(len(group[0].stream["kurtosis"])):
+            row: dict[str, Value] = {"arm": ARMS[arm].label, "layer": layer}
+            for name in ("kurtosis", "max-median", "input correlation", "norms", "inputs", "neurons"):
+                row[name] = median(each.stream[name][layer] for each in group)
+            rows.append(row)
+    columns = {
+        "arm": "s", "layer": "d", "kurtosis": ".2f", "max-median": ".1f", "input correlation": ".3f", "norms": ".3f",
+        "inputs": ".3f", "neurons": ".3f",
+    }  # fmt: skip
+    legend = (
+        "of the residual stream before each layer and after the last; medians over seeds. norms + inputs - neurons is "
+        "the kurtosis of a sample: the share of tokens' own norms, of their likeness, less that of correlated neurons."
+    )
+    return Table("Layers", columns, rows, legend)
+
+
+def _rounded(groups: Groups) -> Table:
+    """What rounding does, in the usual basis and in a random one."""
+    rows: Rows = []
+    for arm, group in groups.items():
+        for way in WAYS:
+            row: dict[str, Value] = {"arm": ARMS[arm].label, "rounded": way}
+            row["right"] = 100 * fmean(each.answers[way].right / each.total for each in group)
+            row["loss"] = fmean(each.answers[way].loss for each in group)
+            turned = [each for each in group if each.rotated]
+            row["right, turned"] = row["loss, turned"] = None
+            if turned:
+                row["right, turned"] = 100 * fmean(each.rotated[way].right / each.total for each in turned)
+                row["loss, turned"] = fmean(each.rotated[way].loss for each in turned)
+            rows.append(row)
+    columns = {
+        "arm": "s", "rounded": "s", "right": ".2f", "loss": ".4f", "right, turned": ".2f", "loss, turned": ".4f",
+    }  # fmt: skip
+    legend = (
+        "int8, symmetric: tensor and token say over what the largest entry is taken of what linear maps read, weights "
+        "being rounded too; weights: these alone. turned: the residual stream in a random basis, the same function. "
+        "Means over seeds; loss in nats."
+    )
+    return Table("Rounding to int8", columns, rows, legend)
+
+
+def _injected(groups: Groups) -> Table:
+    """Outliers that were put in without a change of the function."""
+    rows: Rows = []
+    for arm, group in groups.items():
+        for place, first in enumerate(group[0].injected):
+            put = [each.injected[place] for each in group]
+            row: dict[str, Value] = {"arm": ARMS[arm].label, "times": first.factor}
+            row |= {"kurtosis": median(each.kurtosis for each in put)}
+            row |= {"max-median": median(each.max_median for each in put)}
+            for way in WAYS:
+                row[way] = 100 * fmean(
+                    each.answers[way].right / whole.total for each, whole in zip(put, group, strict=True)
+                )
+            row["loss"] = fmean(each.answers["tensor"].loss for each in put)
+            rows.append(row)
+    columns = {"arm": "s", "times": ".0f", "kurtosis": ".2f", "max-median": ".1f", **dict.fromkeys(WAYS, ".1f")}
+    columns["loss"] = ".3f"
+    legend = (
+        "one neuron of what the second layer's MLP reads is multiplied, and its weights divided, so that the function "
+        "stays: float. kurtosis, max-median: of what that MLP reads, medians over seeds. tensor, token, weights: "
+        "percent right under int8; loss: in nats under tensor."
+    )
+    return Table("Outliers put in", columns, rows, legend)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The figure
+
+
+def draw(records: list[OutlierRecord], path: Path) -> None:
+    """Kurtosis of every run by arm, damage beside kurtosis, and an outlier that is put in."""
+    groups = grouped(records, lambda record: arm_of(record.reading.start))
+    with figure(path, 13, 4.2, columns=3) as (made, hurt, put):
+        for place, (arm, group) in enumerate(groups.items()):
+            colour, label = ARMS[arm].colour, ARMS[arm].label
+            made.plot([largest(each) for each in group], [-place] * len(group), "o", ms=4, color=colour)
+            hurt.plot(
+                [largest(each) for each in group], [max(1e-5, damage(each)) for each in group],
+                "o", ms=4, color=colour, label=label,
+            )  # fmt: skip
+        made.set_yticks([-place for place in range(len(groups))], [ARMS[arm].label for arm in groups], fontsize=7)
+        made.set(xscale="log", xlabel="largest kurtosis of the residual stream, every seed")
+        hurt.set(xscale="log", yscale="log", xlabel="largest kurtosis", ylabel="nats lost under int8")
+        arm, group = next(iter(groups.items()))
+        factors = [each.factor for each in group[0].injected]
+        for name, colour in (("tensor", "#b5403a"), ("token", "#c08a3e"), ("weights", "#4f8f5b")):
+            right = [
+                fmean(each.injected[place].answers[name].right / each.total for each in group)
+                for place in range(len(factors))
+            ]
+            put.plot(factors, right, "o-", ms=4, color=colour, label=f"right, int8: {name}")
+        bound = group[0].reading.start.model.width
+        share = [fmean(each.injected[place].kurtosis for each in group) / bound for place in range(len(factors))]
+        put.plot(factors, share, "s--", ms=4, color="black", label="kurtosis / its bound")
+        put.set(xscale="log", xlabel=f"times an outlier was put in ({ARMS[arm].label})", ylabel="share", ylim=(0, 1.05))
+        legend_below([hurt, put], 5)
+
+
+STUDY = Study(
+    "outliers",
+    "What makes outlier features in training, what takes them away, and what do they do under int8?",
+    grid,
+    tables,
+    draw,
+    kind=OutlierReading,
+)
