@@ -51,9 +51,10 @@ def record(arm, seed, high=4.0, lost=0.5, saturated=True, profile="full"):
             ],
         }  # fmt: skip
     names = ("max-median", "input correlation", "norms", "inputs", "neurons")
+    others = {name: [high * wobble, 1.0, 1.0, 1.0, 1.0] for name in names}
     return OutlierRecord(
         version=VERSION, id=reading.identity, run=reading.to_json(), environments=NOWHERE, total=100, answers=answers,
-        stream={"kurtosis": [1.0, high * wobble, 2.0, 1.0, 1.0], **{name: [high * wobble, 1.0, 1.0, 1.0, 1.0] for name in names}},
+        stream={"kurtosis": [1.0, high * wobble, 2.0, 1.0, 1.0], **others},
         read={"blocks.0.mlp.up_proj": [high, 3.0], "blocks.1.mlp.up_proj": [7.0, 3.0]}, steps=100 + seed, **fields,
     )  # fmt: skip
 
