@@ -30,6 +30,7 @@ from tinylatent.lenses.outliers import input_correlation, stream_outliers
 from tinylatent.lenses.reducing import bootstrap, per_prompt
 from tinylatent.lenses.residuals import Record, record_tokens, record_trace
 from tinylatent.models.pretrained import Pretrained
+from tinylatent.objectives.examples import Examples
 from tinylatent.objectives.method import Model
 
 SAMPLE = 2048
@@ -118,6 +119,31 @@ def _words(experiment: Experiment, trace: Any, slots: int) -> list[list[str]]:
             for place in range(span.stop - span.start):
                 words.append(f"({place + 1})" if ids is None else name(int(ids[row, place])))
     return [words[:slots] for words in names]
+
+
+def of_examples(backbone: Any, examples: Examples, name: Callable[[int], str]) -> Prompts:
+    """Questions with their right answers behind them, as a model reads both.
+
+    Args:
+        backbone: the model.
+        examples: the questions.
+        name: what a token stands for.
+    """
+    prompt_BN, answer_BA = examples.prompt_BN, examples.answer_BA
+    known_BN = examples.prompt_mask_BN
+    known_BN = torch.ones_like(prompt_BN, dtype=torch.bool) if known_BN is None else known_BN
+    said_BA = examples.answer_mask_BA
+    said_BA = torch.ones_like(answer_BA, dtype=torch.bool) if said_BA is None else said_BA
+    ids_BS = torch.cat([prompt_BN, answer_BA], 1)
+    mask_BS = torch.cat([known_BN, said_BA[:, 1:]], 1)  # nothing follows an answer's last token
+    counted_BS = torch.cat([torch.zeros_like(known_BN)[:, 1:], said_BA], 1)
+    with torch.no_grad():
+        record = record_tokens(backbone, ids_BS[:, :-1], mask_BS)
+    words = [
+        [name(id) if live else "" for id, live in zip(ids, mask, strict=True)]
+        for ids, mask in zip(ids_BS[:, :-1].tolist(), mask_BS.tolist(), strict=True)
+    ]
+    return Prompts(record, words, counted_BS, ids_BS[:, 1:])
 
 
 @dataclass(frozen=True)
@@ -312,13 +338,8 @@ def _skips(prompts: Prompts, settings: Settings) -> Table:
     columns = {
         "effect on": "s", "skipped": "d", "on": "s", "mean": ".4f", "low": ".4f", "high": ".4f", "max": ".4f",
     }  # fmt: skip
-    future = swept["future"]
-    scores = {
-        f"{what}, {how}": _score(values, future, how)
-        for how in ("mean", "max")
-        for what, values in (("contributions", over_later(future.contribution)), ("output", future.output))
-    }
-    remarks = [f"depth score of effects on the future ({name}): {score}" for name, score in scores.items()]
+    scores = _scores(swept["future"])
+    remarks = [f"depth score of effects on the future ({name}): {_told(values)}" for name, values in scores.items()]
     legend = (
         "skipped: a layer; on: a later layer's contribution, as |c - c'| / |c|, or the output, as the distance of "
         "probabilities. all: skipped at all tokens but the first; future: skipped before a split, read after it; "
@@ -346,13 +367,28 @@ def _effects(name: str, effects: Effects) -> Iterator[dict[str, Value]]:
             }
 
 
-def _score(values: Tensor, effects: Effects, how: str) -> str:
-    """A depth score over prompts with its interval; that of the largest effect of all prompts has none."""
-    by_prompt = per_prompt(values, effects.counted_RS, how, effects.row_R)
-    L = len(by_prompt)
-    score = float(depth_score(by_prompt.mean(1)))
-    spread = bootstrap(depth_score(by_prompt.T).nan_to_num((L - 1) / 2))
-    return f"{score:.2f} of {L - 1}, prompt by prompt {spread.value:.2f} [{spread.low:.2f}, {spread.high:.2f}]"
+def scores_of(record: Record, settings: Settings) -> dict[str, list[float]]:
+    """Depth scores of effects on the future, prompt by prompt, by what is affected and how tokens are taken."""
+    future = skip(record, splits_BN=splits_of(record, settings.splits, settings.seed))
+    return {name: [float(f"{value:.5g}") for value in values.tolist()] for name, values in _scores(future).items()}
+
+
+def _scores(future: Effects) -> dict[str, Tensor]:
+    """The score of every prompt; half way where nothing has an effect."""
+    parts = {"contributions": over_later(future.contribution), "output": future.output}
+    return {
+        f"{what}, {how}": depth_score(per_prompt(values, future.counted_RS, how, future.row_R).T).nan_to_num(
+            (len(values) - 1) / 2
+        )
+        for how in ("mean", "max")
+        for what, values in parts.items()
+    }
+
+
+def _told(score_B: Tensor) -> str:
+    """A mean score with its interval over prompts."""
+    means = bootstrap(score_B)
+    return f"{means.value:.2f} [{means.low:.2f}, {means.high:.2f}]"
 
 
 def _outliers(record: Record) -> Table:

@@ -11,12 +11,23 @@ from tinylatent_tasks import Composition
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.lens_figures import FIGURES, draw_lenses
-from tinylatent.lab.lensed import Passage, Settings, of_model, of_run, read_passages, splits_of, tables
+from tinylatent.lab.lensed import (
+    Passage,
+    Settings,
+    of_examples,
+    of_model,
+    of_run,
+    read_passages,
+    scores_of,
+    splits_of,
+    tables,
+)
 from tinylatent.lenses.depth import depth_score, skip
 from tinylatent.lenses.logit_lens import logit_lens
 from tinylatent.methods import METHODS
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.models.huggingface_small import save_small_model
+from tinylatent.objectives.text import Line, Lines, Wording
 from tinylatent.training.config import Training
 
 
@@ -104,8 +115,10 @@ def test_tables_hold_what_the_lenses_measure():
     )
     assert float(row["mean"]) == pytest.approx(mean_LB[0].mean().item(), abs=1e-3)
     assert float(row["max"]) == pytest.approx(effects.output[0].max().item(), abs=1e-3)
-    score = depth_score(mean_LB.mean(1)).item()
-    assert any(f"(output, mean): {score:.2f} of 1" in remark for remark in found["skip"].remarks)
+    score_B = depth_score(mean_LB.T)
+    assert any(f"(output, mean): {score_B.mean().item():.2f} [" in remark for remark in found["skip"].remarks)
+    kept = scores_of(record, Settings(splits=2))["output, mean"]
+    torch.testing.assert_close(torch.tensor(kept), score_B, rtol=1e-3, atol=1e-4)
     assert {each["token"] for each in read(found["erasure"])} <= {word for each in prompts.words for word in each}
 
 
@@ -141,6 +154,31 @@ def test_texts_are_read_with_their_answers_behind_them(folder):
     alone = of_model(folder, passages[:1])
     live = prompts.record.mask_BS[0]
     torch.testing.assert_close(prompts.record.stream[:, 0][:, live], alone.record.stream[:, 0], rtol=1e-3, atol=1e-4)
+
+
+def test_questions_with_their_answers_are_read_as_one_text(folder):
+    """Padding before questions, and behind shorter answers; what counts says the answer, its stop token last."""
+    from tinylatent.models.pretrained import Pretrained
+
+    settings = Pretrained(str(folder)).found()
+    wording = Wording(settings.tokenizer())
+    backbone = settings.backbone(len(wording), [], torch.Generator())
+    lines = [Line("what is it?", (), "me"), Line("and what is that?", (), "you or them")]
+    examples = Lines(lines, wording).examples()
+    prompts = of_examples(backbone, examples, wording.name)
+    for row, line in enumerate(lines):
+        live = prompts.record.mask_BS[row].tolist()
+        text = "".join(word for word, known in zip(prompts.words[row], live, strict=True) if known)
+        assert line.question in text
+        assert text.endswith(line.answer)
+        said = prompts.ids_BS[row][prompts.counted_BS[row]]
+        assert said[-1] == wording.stop_id
+        assert wording.tokenizer.decode(said[:-1]) == line.answer
+    alone = of_examples(backbone, examples.rows(slice(0, 1)), wording.name)
+    shown = alone.counted_BS[0].nonzero()[:, 0]
+    torch.testing.assert_close(
+        prompts.record.stream[-1, 0][prompts.counted_BS[0]], alone.record.stream[-1, 0, shown], rtol=1e-3, atol=1e-4
+    )
 
 
 def test_without_answers_two_lenses_are_left_out(folder):

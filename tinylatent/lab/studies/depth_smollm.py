@@ -1,0 +1,195 @@
+"""Study `depth-smollm`: how does a real small model use its layers on questions of one to three hops?
+
+SmolLM2-135M-Instruct, which `make model` fetches, on multi-hop questions in its chat template with the right answer
+behind each: every measurement of Csordás et al. 2025 (arXiv 2505.13898), in minutes on two cores. They find that depth
+scores of large models do not grow with the difficulty of problems. Nothing is trained, so that intervals are over
+problems of several draws, and say nothing of other models.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tinylatent.evaluation.statistics import Interval, mean_interval
+from tinylatent.lab.findings import Finding, decided
+from tinylatent.lab.model_reading import ModelReading, ModelRecord
+from tinylatent.lab.plots import figure
+from tinylatent.lab.studies.compare import grouped
+from tinylatent.lab.study import Profile, Study
+from tinylatent.lab.tables import Table, Value
+
+if TYPE_CHECKING:
+    import matplotlib.axes  # which commands that draw nothing do not load
+
+HOPS = (1, 2, 3)
+SEEDS: dict[Profile, range] = {"quick": range(1), "full": range(5, 10)}
+QUICK_PROBLEMS = 4
+FAMILY = "depth of a real model"
+Rows = list[dict[str, Value]]
+
+
+def grid(profile: Profile) -> list[ModelReading]:
+    """Questions of every number of hops, drawn several times."""
+    problems = QUICK_PROBLEMS if profile == "quick" else ModelReading(1).problems
+    return [ModelReading(hops, seed, problems) for hops in HOPS for seed in SEEDS[profile]]
+
+
+def tables(records: list[ModelRecord]) -> list[Table]:
+    """Depth scores by number of hops, then every lens's means by layer."""
+    groups = grouped(records, lambda record: record.reading.hops)
+    return [
+        _scores(groups),
+        *(_by_layer(groups, name) for name in ("sizes", "lens")),
+        _skips(groups),
+        _outliers(groups),
+    ]
+
+
+def _scores(groups: dict[int, list[ModelRecord]]) -> Table:
+    """Depth scores and how likely right answers are."""
+    rows: Rows = []
+    for hops, group in groups.items():
+        likely = [value for each in group for value in each.likely]
+        for name in group[0].scores:
+            values = [value for each in group for value in each.scores[name]]
+            found = mean_interval(values)
+            rows.append(
+                {
+                    "hops": hops, "score of effects on": name, "mean": found.value, "low": found.low,
+                    "high": found.high, "questions": len(values), "right answer": fmean(likely),
+                }
+            )  # fmt: skip
+    columns = {
+        "hops": "d", "score of effects on": "s", "mean": ".2f", "low": ".2f", "high": ".2f", "questions": "d",
+        "right answer": ".3f",
+    }  # fmt: skip
+    legend = (
+        "the mean layer, counted from 0 to 29, weighted by what skipping it does to later tokens, question by "
+        "question, as the mean or the maximum over tokens; intervals over questions. right answer: its mean "
+        "probability."
+    )
+    return Table("Depth scores of SmolLM2-135M-Instruct", columns, rows, legend, [*_findings(groups)])
+
+
+def _findings(groups: dict[int, list[ModelRecord]]) -> Iterator[Finding]:
+    for name in next(iter(groups.values()))[0].scores:
+        gap = _slope({hops: [v for each in group for v in each.scores[name]] for hops, group in groups.items()})
+        verdict = decided(gap.low > 0, gap.high < 0)
+        told = f"{gap.value:+.2f} layers a hop [{gap.low:+.2f}, {gap.high:+.2f}]"
+        claim = f"the depth score of effects on the future ({name}) grows with the number of hops"
+        yield Finding(claim, verdict, told, gap, "layers a hop", FAMILY)
+
+
+def _slope(values: dict[int, Sequence[float]]) -> Interval:
+    """Least-squares slope with a bootstrap interval over questions, those of each number of hops drawn anew."""
+    rng = np.random.default_rng(0)
+    hops = np.array([*values], float) - fmean(values)
+
+    def slope(means: list[float]) -> float:
+        return float(hops @ means / (hops @ hops))
+
+    drawn = [slope([float(rng.choice(each, len(each)).mean()) for each in values.values()]) for _ in range(2000)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(slope([fmean(each) for each in values.values()]), float(low), float(high), "bootstrap of questions")
+
+
+def _numbers(group: Sequence[ModelRecord], lens: str, *names: str) -> dict[tuple[Value, ...], float]:
+    """A lens's means by what its rows say, averaged over draws of questions."""
+    seen = [each.seen[lens].rows for each in group]
+    keys = [tuple(row[name] for name in names) for row in seen[0]]
+    found = {}
+    for place, key in enumerate(keys):
+        found[key] = fmean(float(rows[place]["mean"] or 0.0) for rows in seen)
+    return found
+
+
+def _by_layer(groups: dict[int, list[ModelRecord]], lens: str) -> Table:
+    """Means of a lens by layer, by number of hops."""
+    names = ("measure", "layer") if lens == "sizes" else ("tokens", "measure", "layer")
+    numbers = {hops: _numbers(group, lens, *names) for hops, group in groups.items()}
+    rows: Rows = [
+        {**dict(zip(names, key, strict=True)), **{f"{hops} hops": each[key] for hops, each in numbers.items()}}
+        for key in next(iter(numbers.values()))
+    ]
+    columns = {name: "d" if name == "layer" else "s" for name in names} | {f"{hops} hops": ".3f" for hops in groups}
+    first = next(iter(groups.values()))[0].seen[lens]
+    return Table(first.title, columns, rows, first.legend)
+
+
+def _skips(groups: dict[int, list[ModelRecord]]) -> Table:
+    """What skipping a layer does to the output, and on average to later layers."""
+    rows: Rows = []
+    numbers = {hops: _numbers(group, "skip", "effect on", "skipped", "on") for hops, group in groups.items()}
+    first = next(iter(numbers.values()))
+    layers = 1 + max(int(skipped or 0) for _, skipped, _ in first)
+    for kind in ("all", "future", "direct"):
+        for skipped in range(layers):
+            row: dict[str, Value] = {"effect on": kind, "skipped": skipped}
+            for hops, each in numbers.items():
+                later = [each[kind, skipped, str(on)] for on in range(skipped + 1, layers)]
+                row[f"layers, {hops}"] = fmean(later) if later else 0.0
+                row[f"output, {hops}"] = each[kind, skipped, "output"]
+            rows.append(row)
+    columns = {"effect on": "s", "skipped": "d"}
+    columns |= {f"{what}, {hops}": ".3f" for hops in groups for what in ("layers", "output")}
+    legend = (
+        "layers, k: mean of |c - c'| / |c| over later layers, in questions of k hops; output, k: distance of "
+        "probabilities. all: skipped at all tokens but the first; future: before a split, read after it; direct: taken "
+        "from one later layer's input alone. Means over tokens, questions and draws."
+    )
+    return Table("Effects of skipping a layer", columns, rows, legend)
+
+
+def _outliers(groups: dict[int, list[ModelRecord]]) -> Table:
+    """Outlier features, over all draws and numbers of hops."""
+    records = [each for group in groups.values() for each in group]
+    rows: Rows = []
+    for same in zip(*(each.seen["outliers"].rows for each in records), strict=True):
+        cells: dict[str, Value] = {name: same[0][name] for name in ("tokens", "layer")}
+        for name in ("kurtosis", "share", "max-median", "input correlation"):
+            cells[name] = fmean(float(row[name] or 0.0) for row in same)
+        rows.append(cells)
+    first = records[0].seen["outliers"]
+    return Table(first.title, first.columns, rows, f"{first.legend} Means over all questions' draws.")
+
+
+def draw(records: list[ModelRecord], path: Path) -> None:
+    """Relative contributions, cosines, the lens, and effects on the future, by number of hops."""
+    groups = grouped(records, lambda record: record.reading.hops)
+    with figure(path, 14, 3.4, columns=4) as (relative, cosine, lens, future):
+        for (hops, group), colour in zip(groups.items(), ("#8fb0d9", "#3b6fb6", "#1f3f7a"), strict=False):
+            sizes = _numbers(group, "sizes", "measure", "layer")
+            for axes, measure in ((relative, "relative_layer"), (cosine, "cosine_layer")):
+                _curve(axes, {layer: v for (name, layer), v in sizes.items() if name == measure}, hops, colour)
+            seen = _numbers(group, "lens", "tokens", "measure", "layer")
+            at = {layer: v for (tokens, name, layer), v in seen.items() if (tokens, name) == ("answer", "to_final")}
+            _curve(lens, at, hops, colour)
+            skips = _numbers(group, "skip", "effect on", "skipped", "on")
+            _curve(
+                future, {s: v for (kind, s, on), v in skips.items() if (kind, on) == ("future", "output")}, hops, colour
+            )
+        relative.set(title="contribution / residual", yscale="log")
+        cosine.set(title="cosine of contribution and residual")
+        lens.set(title="KL(lens || final) at the answer, nats")
+        future.set(title="effect on later predictions")
+        for axes in (relative, cosine, lens, future):
+            axes.set_xlabel("layer")
+        future.legend()
+
+
+def _curve(axes: "matplotlib.axes.Axes", values: dict[Value, float], hops: int, colour: str) -> None:
+    places = [int(layer or 0) for layer in values]
+    axes.plot(places, [*values.values()], "o-", ms=2, color=colour, label=f"{hops} hop{'s' * (hops > 1)}")
+
+
+STUDY = Study(
+    "depth-smollm",
+    "How does a real small model use its layers on questions of one to three hops?",
+    grid,
+    tables,
+    draw,
+    kind=ModelReading,
+)
