@@ -112,6 +112,15 @@ class Composition(Task):
         """C F^k, summed over the numbers k of hops."""
         return sum(self.items * self.functions**hops for hops in range(self.least, self.hops + 1))
 
+    @property
+    def listed(self) -> bool:
+        """Whether all problems are listed; never where their number of hops is drawn.
+
+        Of a list most problems would have the most hops: drawn, every number of hops is trained on alike. A problem is
+        then in the same part of every task with these states, whatever numbers of hops they draw.
+        """
+        return self.least == self.hops and super().listed
+
     def space(self) -> Integers:
         """Every problem (P, M) in lexicographic order; ValueError for more than 2,000,000."""
         if self.size > MAX_LISTED:

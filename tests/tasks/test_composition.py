@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tinylatent_tasks import Composition
 from tinylatent_tasks.batch import SPECIAL_TOKENS
+from tinylatent_tasks.keys import hashed_fraction
 
 HAND = [2, 1, 0, 1, -1]
 JSON = {"start": 2, "functions": [1, 0, 1]}
@@ -82,6 +83,17 @@ def test_numbers_of_hops_are_drawn_alike():
     assert (abs(times - 1000) < 5 * np.sqrt(4000 * 0.25 * 0.75)).all()  # five standard deviations
 
 
+def test_every_number_of_hops_is_trained_on_alike():
+    """Five standard deviations of 2000 draws; a list would hold six times as many of each further hop."""
+    task = Composition()
+    assert not task.listed
+    assert Composition(least=4).listed
+    _, times = np.unique(task.steps(task.split("train", 0, 2000)), return_counts=True)
+    assert (abs(times - 500) < 5 * np.sqrt(2000 * 0.25 * 0.75) + 100).all(), "parts differ a little in what they have"
+    with pytest.raises(ValueError, match="say how many to draw"):
+        task.split("train", 0)
+
+
 def test_levels_have_one_number_of_hops_and_share_keys():
     task = Composition(hops=3, capacity=5)
     levels = task.levels()
@@ -89,10 +101,11 @@ def test_levels_have_one_number_of_hops_and_share_keys():
     for hops, level in levels.items():
         assert (level.vocabulary, level.positions) == (task.vocabulary, task.positions)
         assert set(level.steps(level.problems(50, 0)).tolist()) == {hops}
-    held = set(task.key(task.split("validation", 0)).tolist())
-    trained = set(task.key(task.split("train", 0)).tolist())
-    level = levels[2]
-    assert set(level.key(level.space()).tolist()) <= held | trained
+    trained = set(task.key(task.split("train", 0, 3000)).tolist())
+    for hops in (1, 2, 3):
+        rows = levels[hops].space()
+        held = rows[hashed_fraction(task.key(np.pad(rows, ((0, 0), (0, 3 - hops)), constant_values=-1)), 0, 0.2)]
+        assert not trained & set(levels[hops].key(held).tolist())
     assert task.holding({"start": 0, "functions": [1] * 5}) == levels[5]
 
 

@@ -1,8 +1,9 @@
 """Depth reading: a trained run on compositions, looked into by every lens, by the number of hops of its problems.
 
-Problems of one number of hops have prompts of one length, so that a place in the prompt is one kind of token. Numbers
-are means over problems; what is stored says nothing of single ones. Maps predict another run's residual stream from
-this one's, and that of a model that was never trained, which is the floor.
+Problems of one number of hops have prompts of one length, so that a place in the prompt is one kind of token. They are
+drawn from all problems, trained on or not: the question is how a model does what it can do. Effects on the future are
+those where the answer is predicted, since other slots predict what nobody knows. Numbers are means over problems. Maps
+predict another run's residual stream from this one's, and that of a model that was never trained, which is the floor.
 
 Letters: L layers, B problems, S slots, K hops.
 """
@@ -24,7 +25,7 @@ from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load, train
 from tinylatent.lab.lensed import Prompts, of_rows
 from tinylatent.lab.reading import OfTrained
-from tinylatent.lab.run import NotInstalledError, Progress, Record, new_record, note_progress
+from tinylatent.lab.run import NotInstalledError, Progress, Record, new_record, note_progress, short
 from tinylatent.lenses.attribution import integrated_gradients
 from tinylatent.lenses.depth import Effects, depth_score, erase, local, mean_stream, over_later, sizes, skip
 from tinylatent.lenses.logit_lens import logit_lens
@@ -35,10 +36,10 @@ from tinylatent.lenses.residuals import Record as Residuals
 from tinylatent.objectives.method import Model
 from tinylatent.training.checkpoints import find_checkpoint
 
-FEW = 2048
-"""Most tokens whose correlation is measured."""
+FEW, MAPPED = 2048, 2000
+"""Most tokens whose correlation is measured, and problems that maps are fitted to and asked for."""
 WAYS: tuple[str | float, ...] = ("mean", 0.9, "max")
-"""How effects of a problem's tokens become one number."""
+"""How effects of a problem's splits become one number."""
 UNTRAINED = "untrained"
 Curve = list[float]
 Grid = list[list[float]]
@@ -51,10 +52,15 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Right answers."""
     total: int
     """Problems that were asked."""
+    held_right: int
+    """Right answers to problems of the validation part, none of them trained on."""
+    held_total: int
+    """How many there are."""
     lens: dict[str, Curve]
     """The logit lens where the answer is predicted, before every layer and after the last, by measure."""
-    scores: dict[str, float]
-    """Depth scores of effects on the future, by what is affected and how tokens are taken together."""
+    scores: dict[str, float | None]
+    """Depth scores of effects on the future where the answer is predicted, by what is affected and how a problem's
+    splits are taken together; absent where nothing has an effect."""
     erased: Grid
     """Effect on the answer of an erased residual, by layer and token after the first."""
     attributed: Grid
@@ -76,9 +82,11 @@ class DepthRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True,
     levels: dict[str, Level]
     """By the number of hops."""
     sizes: dict[str, Curve]
-    """Means over problems by layer, the first token left out; see `lenses.depth.Sizes`."""
+    """Means over problems by layer, the first token left out; see `lenses.depth.Sizes`. 0 where norms are on sums and
+    the MLP is compared with nothing."""
     contributions: dict[str, Grid]
-    """Mean effect of a skipped layer on a later one's contribution: "all", "future", "direct"."""
+    """Mean effect of a skipped layer on a later one's contribution where the answer is predicted: "all" skipped at all
+    tokens but the first, "future" before a split, "direct" taken from one layer's input."""
     output: dict[str, Curve]
     """Mean effect of a skipped layer on probabilities, likewise."""
     outliers: dict[str, Curve]
@@ -117,7 +125,7 @@ class DepthReading(OfTrained):
     record = DepthRecord
 
     problems: int = 64
-    """Most problems of each number of hops, from the validation part."""
+    """How many of each number of hops."""
     target: Experiment | None = None
     """Another run, whose residual stream this one's is to predict."""
 
@@ -176,30 +184,37 @@ class DepthReading(OfTrained):
     ) -> DepthRecord:
         """Loads the run from its folder, or trains it under this one's, and looks into it."""
         start, model, saved = self.opened(folder, device, start)
-        known = self._levels()
-        seen = {hops: of_rows(self.start, model, rows, device) for hops, rows in known.items()}
-        filler = mean_stream([each.record for each in seen.values()])
+        rows = self._rows(self._task.hops * 8 * self.problems)
+        hops_P, held = self._task.steps(rows), self.start.rows("validation")
+        every = range(self._task.least, self._task.hops + 1)
+        seen = {hops: of_rows(self.start, model, rows[hops_P == hops][: self.problems], device) for hops in every}
+        filler, swept = mean_stream([each.record for each in seen.values()]), {}
         levels = {}
         for done, (hops, prompts) in enumerate(seen.items(), 1):
-            levels[str(hops)] = _level(prompts, filler)
+            swept[hops] = _swept(prompts)
+            unseen = held[self._task.steps(held) == hops]
+            found = {"held_right": 0, "held_total": len(unseen)}
+            if len(unseen):
+                found["held_right"] = int(_right(of_rows(self.start, model, unseen, device)).sum())
+            levels[str(hops)] = _level(prompts, filler, swept[hops]["future"], **found)
             note_progress(folder, done, on_progress)
-        found = _together([each.record for each in seen.values()])
+        together = _together([each.record for each in seen.values()], [*swept.values()])
         note_progress(folder, len(seen) + 1, on_progress)
         maps = self._maps(model, folder, device)
         note_progress(folder, len(seen) + 2, on_progress)
         environments = saved.manifest.get("environments")
-        record: DepthRecord = new_record(self, training=environments, device=device, levels=levels, **found, maps=maps)
+        record: DepthRecord = new_record(
+            self, training=environments, device=device, levels=levels, **together, maps=maps
+        )
         return record
 
-    def _levels(self) -> dict[int, np.ndarray]:
-        """Validation problems by their number of hops."""
-        rows, task = self.start.rows("validation"), self._task
-        hops_P = task.steps(rows)
-        return {int(hops): rows[hops_P == hops][: self.problems] for hops in np.unique(hops_P)}
+    def _rows(self, count: int) -> np.ndarray:
+        """Problems, drawn by the run's seed."""
+        return np.asarray(self._task.problems(count, self.start.seeds.derive("sampling", "looked at")))
 
     def _maps(self, model: Model, folder: Path, device: torch.device | str) -> dict[str, Map]:
-        """From this model's stream to an untrained one's, and to that of the run that is named."""
-        rows = self.start.rows("validation")
+        """From this model's stream to an untrained one's, and to that of the run that is named, on equal problems."""
+        rows = self._rows(MAPPED)
 
         def stream(whole: Experiment, other: Model) -> Tensor:
             return tokens([of_rows(whole, other, rows, device).record])
@@ -226,83 +241,99 @@ class DepthReading(OfTrained):
 # What is measured
 
 
-def _level(prompts: Prompts, filler: Tensor) -> Level:
-    """What is asked of problems of one number of hops."""
+def _counted(prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """Slots that predict answers, and the right tokens there."""
     assert prompts.counted_BS is not None, "problems of a task have answers"
     assert prompts.ids_BS is not None, "problems of a task have answers"
-    record, counted_BS, ids_BS = prompts.record, prompts.counted_BS, prompts.ids_BS
-    said_n = record.logits(record.stream[-1][counted_BS]).argmax(-1)
+    return prompts.counted_BS, prompts.ids_BS
+
+
+@torch.no_grad()
+def _right(prompts: Prompts) -> Tensor:
+    """Which answers are right."""
+    counted_BS, ids_BS = _counted(prompts)
+    said_n = prompts.record.logits(prompts.record.stream[-1][counted_BS]).argmax(-1)
+    return said_n == ids_BS[counted_BS]
+
+
+def _swept(prompts: Prompts) -> dict[str, Effects]:
+    """Effects of skipped layers, counted where the answer is predicted alone."""
+    record, (counted_BS, _) = prompts.record, _counted(prompts)
+    length = int(record.mask_BS.sum(1).min())
+    splits_BN = torch.arange(2, length, device=counted_BS.device).repeat(len(counted_BS), 1)
+    found = {"all": skip(record), "future": skip(record, splits_BN=splits_BN), "direct": local(record)}
+    return {
+        name: replace(effects, counted_RS=effects.counted_RS & counted_BS[effects.row_R])
+        for name, effects in found.items()
+    }
+
+
+def _level(prompts: Prompts, filler: Tensor, future: Effects, held_right: int, held_total: int) -> Level:
+    """What is asked of problems of one number of hops."""
+    record, (counted_BS, ids_BS) = prompts.record, _counted(prompts)
     lens = logit_lens(record, top=1)
-    split_BN = torch.arange(2, int(record.mask_BS.sum(1).min()), device=counted_BS.device).repeat(len(counted_BS), 1)
-    future = skip(record, splits_BN=split_BN)
-    parts = {"contributions": over_later(future.contribution), "output": future.output}
     attributed, missed = [], 0.0
     for layer in range(record.depth + 1):
         found = integrated_gradients(record, layer, counted_BS, ids_BS)
         attributed.append(found.attribution_BS.abs().mean(0)[1:])
         missed = max(missed, float(found.error_B.abs().max()))
     effects = erase(record, filler, counted_BS).amax(-1)
+    right = _right(prompts)
     return Level(
-        right=int((said_n == ids_BS[counted_BS]).sum()),
-        total=len(counted_BS),
-        lens={
-            name: _short(getattr(lens, name)[:, counted_BS].mean(1)) for name in ("to_final", "from_final", "overlap")
-        },
-        scores={f"{name}, {how}": _score(values, future, how) for name, values in parts.items() for how in WAYS},
-        erased=_short(effects.mean(1)[:, 1:]),
-        attributed=_short(torch.stack(attributed)),
-        missed=_short(torch.tensor(missed)),
+        right=int(right.sum()),
+        total=len(right),
+        held_right=held_right,
+        held_total=held_total,
+        lens={name: short(getattr(lens, name)[:, counted_BS].mean(1)) for name in ("to_final", "from_final")},
+        scores={name: value for how in WAYS for name, value in _scores(future, how).items()},
+        erased=short(effects.mean(1)[:, 1:]),
+        attributed=short(torch.stack(attributed)),
+        missed=short(missed),
     )
 
 
-def _score(values: Tensor, effects: Effects, how: str | float) -> float:
-    """A depth score over problems; half way where nothing has an effect."""
-    score = float(depth_score(per_prompt(values, effects.counted_RS, how, effects.row_R).mean(1)))
-    return _short(torch.tensor((len(values) - 1) / 2 if math.isnan(score) else score))
+def _scores(future: Effects, how: str | float) -> dict[str, float | None]:
+    """Depth scores of the mean effect over problems: splits first, then later layers, then problems."""
+
+    def reduced(values: Tensor) -> Tensor:
+        return per_prompt(values, future.counted_RS, how, future.row_R)
+
+    by_layer = {
+        f"contributions, {how}": over_later(reduced(future.contribution)).mean(1),
+        f"output, {how}": reduced(future.output).mean(1),
+    }
+    scores = {name: float(depth_score(effect_L)) for name, effect_L in by_layer.items()}
+    return {name: None if math.isnan(score) else short(score) for name, score in scores.items()}
 
 
-def _together(records: list[Residuals]) -> dict[str, Any]:
+def _together(records: list[Residuals], swept: list[dict[str, Effects]]) -> dict[str, Any]:
     """What is measured over problems of all numbers of hops."""
     measured: dict[str, list[Tensor]] = {}
-    effects: dict[str, list[Tensor]] = {}
-    output: dict[str, list[Tensor]] = {}
     for record in records:
         free_BS = record.mask_BS & (record.rank_BS() >= 1)
         for name, values in vars(sizes(record)).items():
             measured.setdefault(name, []).append(per_prompt(values, free_BS))
-        split_BN = torch.arange(2, int(record.mask_BS.sum(1).min())).repeat(len(free_BS), 1)
-        for name, found in (
-            ("all", skip(record)),
-            ("future", skip(record, splits_BN=split_BN)),
-            ("direct", local(record)),
-        ):
+    effects: dict[str, list[Tensor]] = {}
+    output: dict[str, list[Tensor]] = {}
+    for sweep in swept:
+        for name, found in sweep.items():
             how: tuple[Any, ...] = (found.counted_RS, "mean", found.row_R)
             effects.setdefault(name, []).append(per_prompt(found.contribution, *how))
             output.setdefault(name, []).append(per_prompt(found.output, *how))
     stats = stream_outliers(records)
     samples = tokens(records)[:, :FEW]
     return {
-        "sizes": {name: _short(torch.cat(parts, -1).mean(-1)) for name, parts in measured.items()},
-        "contributions": {name: _short(torch.cat(parts, -1).mean(-1)) for name, parts in effects.items()},
-        "output": {name: _short(torch.cat(parts, -1).mean(-1)) for name, parts in output.items()},
+        "sizes": {name: short(torch.cat(parts, -1).mean(-1).nan_to_num()) for name, parts in measured.items()},
+        "contributions": {name: short(torch.cat(parts, -1).mean(-1)) for name, parts in effects.items()},
+        "output": {name: short(torch.cat(parts, -1).mean(-1)) for name, parts in output.items()},
         "outliers": {
-            "kurtosis": [_short(torch.tensor(each.kurtosis())) for each in stats],
-            "max-median": [_short(torch.tensor(each.max_median())) for each in stats],
-            "input correlation": [_short(torch.tensor(input_correlation(x_nd))) for x_nd in samples],
+            "kurtosis": [short(each.kurtosis()) for each in stats],
+            "max-median": [short(each.max_median()) for each in stats],
+            "input correlation": [short(input_correlation(x_nd)) for x_nd in samples],
         },
     }
 
 
 def _map(source: Tensor, target: Tensor) -> Map:
     found = ridge_maps(source, target)
-    return Map(r2=_short(found.r2_ML), relative_error=_short(found.relative_error_ML))
-
-
-def _short(values: Tensor) -> Any:
-    """Numbers to five digits, as plain values."""
-    found = values.detach().cpu().double().tolist()
-
-    def short(x: Any) -> Any:
-        return [short(each) for each in x] if isinstance(x, list) else float(f"{x:.5g}")
-
-    return short(found)
+    return Map(r2=short(found.r2_ML), relative_error=short(found.relative_error_ML))

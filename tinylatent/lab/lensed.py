@@ -22,6 +22,7 @@ from tinylatent.core.seeds import derive
 from tinylatent.engine.plan import ANSWER
 from tinylatent.engine.trace import PROMPT
 from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.run import short
 from tinylatent.lab.tables import Table, Value
 from tinylatent.lenses.attribution import Target, integrated_gradients
 from tinylatent.lenses.depth import Effects, Sizes, depth_score, erase, local, mean_stream, over_later, sizes, skip
@@ -50,7 +51,7 @@ class Prompts:
     counted_BS: Bool[Tensor, "B S"] | None = None
     """Slots that predict an answer; None where no answers are known."""
     ids_BS: Int[Tensor, "B S"] | None = None
-    """The token that each of these should predict."""
+    """The right token at each of these; of a run's own answer, behind what it said before."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -63,7 +64,12 @@ def of_run(experiment: Experiment, model: Model, count: int, device: torch.devic
     Raises:
         ValueError: the model's layers cannot be looked into.
     """
-    return of_rows(experiment, model, experiment.rows("validation")[:count], device)
+    return of_rows(experiment, model, drawn(experiment.rows("validation"), count), device)
+
+
+def drawn(rows: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """So many of these rows, drawn: in a space that is listed neighbours are alike."""
+    return rows[np.sort(np.random.default_rng(derive(seed, "looked at")).permutation(len(rows))[:count])]
 
 
 def of_rows(experiment: Experiment, model: Model, rows: np.ndarray, device: torch.device | str = "cpu") -> Prompts:
@@ -161,12 +167,14 @@ def read_passages(path: Path) -> list[Passage]:
         ValueError: there is no such file, no text in it, or a line that is neither.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: texts may hold other breaks
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}): expected a text file with a prompt on every line"
         ) from error
-    found = [_passage(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    found = [
+        _passage(line.rstrip("\r"), f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()
+    ]
     if not found:
         raise ValueError(f"{path} holds no prompts: write one on every line")
     if len({bool(each.answer) for each in found}) > 1:
@@ -219,14 +227,23 @@ def of_model(folder: Path, passages: list[Passage], device: torch.device | str =
 
 
 def _ids(tokenizer: Any, passage: Passage) -> tuple[list[int], list[int]]:
-    """The tokens of a text, with what a tokenizer puts before it, and of the answer after a space."""
-    question = tokenizer(passage.question)["input_ids"]
-    if question and question[-1] == tokenizer.eos_token_id:
-        question = question[:-1]
-    if not passage.answer:
-        return question, []
-    answer = passage.answer if passage.question[-1].isspace() else f" {passage.answer}"
-    return question, tokenizer(answer, add_special_tokens=False)["input_ids"]
+    """The tokens of a text and of the answer behind a space, of both as one text.
+
+    Raises:
+        ValueError: a token reaches from the text into the answer.
+    """
+    question = passage.question.rstrip() if passage.answer else passage.question
+    whole = f"{question} {passage.answer}" if passage.answer else question
+    read = tokenizer(whole, return_offsets_mapping=True)
+    pairs = list(zip(read["input_ids"], read["offset_mapping"], strict=True))
+    if pairs and pairs[-1][0] == tokenizer.eos_token_id:
+        pairs = pairs[:-1]
+    if any(start < len(question) < stop for _, (start, stop) in pairs):
+        raise ValueError(
+            f"{passage.question!r} and {passage.answer!r} share a token: end the question at the end of a word"
+        )
+    known = [id for id, (start, stop) in pairs if stop <= len(question)]
+    return known, [id for id, (_, stop) in pairs if stop > len(question)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -368,26 +385,33 @@ def _effects(name: str, effects: Effects) -> Iterator[dict[str, Value]]:
 
 
 def scores_of(record: Record, settings: Settings) -> dict[str, list[float]]:
-    """Depth scores of effects on the future, prompt by prompt, by what is affected and how tokens are taken."""
+    """Depth scores of effects on the future, prompt by prompt, by what is affected and how tokens are taken.
+
+    Half way where nothing has an effect.
+    """
     future = skip(record, splits_BN=splits_of(record, settings.splits, settings.seed))
-    return {name: [float(f"{value:.5g}") for value in values.tolist()] for name, values in _scores(future).items()}
+    return {name: short(values.nan_to_num((record.depth - 1) / 2)) for name, values in _scores(future).items()}
 
 
 def _scores(future: Effects) -> dict[str, Tensor]:
-    """The score of every prompt; half way where nothing has an effect."""
-    parts = {"contributions": over_later(future.contribution), "output": future.output}
-    return {
-        f"{what}, {how}": depth_score(per_prompt(values, future.counted_RS, how, future.row_R).T).nan_to_num(
-            (len(values) - 1) / 2
-        )
-        for how in ("mean", "max")
-        for what, values in parts.items()
-    }
+    """The score of every prompt, as the authors do for one: over tokens first, then over later layers.
+
+    NaN where nothing has an effect.
+    """
+
+    def reduced(values: Tensor, how: str) -> Tensor:
+        return per_prompt(values, future.counted_RS, how, future.row_R)
+
+    found: dict[str, Tensor] = {}
+    for how in ("mean", "max"):
+        found[f"contributions, {how}"] = depth_score(over_later(reduced(future.contribution, how)).T)
+        found[f"output, {how}"] = depth_score(reduced(future.output, how).T)
+    return found
 
 
 def _told(score_B: Tensor) -> str:
-    """A mean score with its interval over prompts."""
-    means = bootstrap(score_B)
+    """A mean score with its interval over prompts that have one."""
+    means = bootstrap(score_B[score_B.isfinite()])
     return f"{means.value:.2f} [{means.low:.2f}, {means.high:.2f}]"
 
 
@@ -420,8 +444,8 @@ def _erasure(prompts: Prompts, settings: Settings) -> Table:
     """Effect on the answer of one token's residual replaced before one layer."""
     assert prompts.counted_BS is not None, "only with answers"
     filler_LD, rows = mean_stream([prompts.record]), Rows()
-    for row, part, words, first in _shown(prompts, settings):
-        counted_1S = prompts.counted_BS[row : row + 1, first:]
+    for row, part, words, live_S in _shown(prompts, settings):
+        counted_1S = prompts.counted_BS[row : row + 1, live_S]
         effects = erase(part, filler_LD, counted_1S)[:, 0].amax(-1)
         rows += _by_token(row, words, effects, "effect")
     columns = {"prompt": "d", "layer": "d", "slot": "d", "token": "s", "effect": ".4f"}
@@ -436,28 +460,36 @@ def _attribution(prompts: Prompts, settings: Settings) -> Table:
     """Integrated gradients over the residual before every layer."""
     assert prompts.counted_BS is not None, "only with answers"
     assert prompts.ids_BS is not None, "only with answers"
-    rows, worst = Rows(), 0.0
-    for row, part, words, first in _shown(prompts, settings):
-        counted_1S, ids_1S = (x[row : row + 1, first:] for x in (prompts.counted_BS, prompts.ids_BS))
-        parts = []
+    rows = Rows()
+    for row, part, words, live_S in _shown(prompts, settings):
+        counted_1S, ids_1S = (x[row : row + 1, live_S] for x in (prompts.counted_BS, prompts.ids_BS))
         for layer in range(part.depth + 1):
             found = integrated_gradients(part, layer, counted_1S, ids_1S, settings.target, most=settings.most)
-            parts.append(found.attribution_BS[0])
-            worst = max(worst, float(found.error_B.abs()[0]))
-        rows += _by_token(row, words, torch.stack(parts), "attribution")
-    columns = {"prompt": "d", "layer": "d", "slot": "d", "token": "s", "attribution": "+.4f"}
-    legend = f"attribution: what a token's residual before a layer contributes to the answer's {settings.target}."
-    remarks = [f"the sum of a row's attributions misses what it should be by {worst:.4f} at most"]
-    return Table("Integrated gradients", columns, rows, legend, remarks=remarks)
+            told: dict[str, Value] = {"change": float(found.change_B[0]), "missed": float(found.error_B[0])}
+            rows += [
+                {"prompt": row, "layer": layer, "slot": slot, "token": word, "attribution": float(value), **told}
+                for slot, (word, value) in enumerate(zip(words, found.attribution_BS[0], strict=True))
+            ]
+    columns = {
+        "prompt": "d", "layer": "d", "slot": "d", "token": "s", "attribution": "+.4f", "change": "+.4f",
+        "missed": "+.4f",
+    }  # fmt: skip
+    legend = (
+        f"attribution: what a token's residual before a layer contributes to the answer's {settings.target}; change: "
+        "what those of a layer should add up to; missed: their sum less that."
+    )
+    worst = max(rows, key=lambda row: abs(float(row["missed"] or 0)), default={"missed": 0.0, "change": 0.0})
+    remark = "attributions miss what they should add up to by {missed:.4f} of {change:.4f} at most".format(**worst)
+    return Table("Integrated gradients", columns, rows, legend, remarks=[remark])
 
 
-def _shown(prompts: Prompts, settings: Settings) -> Iterator[tuple[int, Record, list[str], int]]:
-    """The first prompts, each as a record of its own without padding, its words, and how many slots that leaves out."""
+def _shown(prompts: Prompts, settings: Settings) -> Iterator[tuple[int, Record, list[str], Tensor]]:
+    """The first prompts, each as a record of its own without slots that hold nothing, its words, and its slots."""
     record = prompts.record
     for row in range(min(settings.shown, len(record.mask_BS))):
-        first = int(record.mask_BS[row].nonzero()[0, 0])
-        part = record.cut(first, slice(row, row + 1))
-        yield row, part, prompts.words[row][first:], first
+        live_S = record.mask_BS[row]
+        words = [word for word, is_live in zip(prompts.words[row], live_S.tolist(), strict=True) if is_live]
+        yield row, record.alone(row), words, live_S
 
 
 def _by_token(row: int, words: list[str], values_LS: Tensor, name: str) -> Rows:

@@ -14,7 +14,7 @@ import torch
 from tinylatent_tasks import MultiHop
 
 from tinylatent.lab.lensed import Prompts, Settings, of_examples, scores_of, tables
-from tinylatent.lab.run import Progress, Record, Run, new_record, note_progress
+from tinylatent.lab.run import Progress, Record, Run, new_record, note_progress, short
 from tinylatent.lab.tables import Table, Value
 from tinylatent.models.pretrained import Pretrained
 from tinylatent.objectives.text import Text, Wording
@@ -38,7 +38,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @classmethod
     def of(cls, table: Table) -> "Seen":
         """The table's cells, numbers to five digits; what it remarks is left out."""
-        cells = {name: [_short(row.get(name)) for row in table.rows] for name in table.columns}
+        cells = {name: [short(row.get(name)) for row in table.rows] for name in table.columns}
         return cls(title=table.title, columns=table.columns, cells=cells, legend=table.legend)
 
     @property
@@ -174,9 +174,5 @@ def _likely(prompts: Prompts) -> list[float]:
     log_n = logs_nV.gather(1, ids_BS[counted_BS][:, None])[:, 0].double()
     row_n = counted_BS.nonzero()[:, 0].cpu()
     total_B = torch.zeros(len(counted_BS), dtype=torch.float64).index_add(0, row_n, log_n.cpu())
-    return [float(f"{value:.5g}") for value in total_B.exp().tolist()]
-
-
-def _short(value: Value) -> Value:
-    """Numbers to five digits."""
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+    likely: list[float] = short(total_B.exp())
+    return likely

@@ -1,6 +1,7 @@
 """Outlier reading: a trained run asked for its outlier features, and for what rounding to int8 does to its answers.
 
-Every problem of the validation part is answered in full precision and rounded in several ways; so are versions of the
+Every problem of the validation part is answered in full precision and rounded in several ways, tensors by the largest
+entry that was seen on the same problems without padding; so are versions of the
 model that compute the same function: with the residual stream in another basis, and with an outlier put in, larger and
 larger. Both need norms before attention and MLP, and are left out elsewhere.
 """
@@ -13,12 +14,11 @@ from typing import Any, ClassVar
 
 import msgspec
 import torch
-from torch import Tensor
 
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.reading import OfTrained
-from tinylatent.lab.run import NotInstalledError, Progress, Record, new_record, note_progress
-from tinylatent.lenses.outliers import budget, input_correlation, stream_outliers
+from tinylatent.lab.run import NotInstalledError, Progress, Record, new_record, note_progress, short
+from tinylatent.lenses.outliers import Outliers, budget, input_correlation, stream_outliers
 from tinylatent.lenses.preserving import inject, rotated
 from tinylatent.lenses.quantised import Scale, quantised, watched
 from tinylatent.lenses.residuals import record_tokens
@@ -156,7 +156,11 @@ class OutlierReading(OfTrained):
         decoder: Decoder = model.backbone
         examples = self.start.speaker("validation").examples(device)
         found: dict[str, Any] = {"total": len(examples), "answers": answers(decoder, examples)}
-        found |= {"stream": stream_of(decoder, examples), "read": read_by(decoder, examples)}
+        read = {name: [each.kurtosis(), each.max_median()] for name, each in read_by(decoder, examples).items()}
+        found |= {
+            "stream": stream_of(decoder, examples),
+            "read": {name: short(values) for name, values in read.items()},
+        }
         note_progress(folder, 1, on_progress)
         if self.start.model.norm == "pre" and self.start.model.experts == 1:
             turned = rotated(decoder, torch.Generator().manual_seed(self.start.seeds.derive("sampling", "rotation")))
@@ -175,18 +179,20 @@ class OutlierReading(OfTrained):
 @torch.no_grad()
 def answers(decoder: Decoder, examples: Examples) -> dict[str, Answers]:
     """What a decoder answers at once, rounded in every way."""
-    inputs_BND, mask_BN = decoder.table.rows(examples.prompt_BN), examples.prompt_mask_BN
+    inputs_BND, mask_BN, seen = (
+        decoder.table.rows(examples.prompt_BN),
+        examples.prompt_mask_BN,
+        read_by(decoder, examples),
+    )
     found = {}
     for name, how in WAYS.items():
-        if how is None:
+        inputs, weights = (None, False) if how is None else how
+        with quantised(decoder, inputs, seen, weights):
             hidden_BND, _ = decoder.forward(inputs_BND, mask_BS=mask_BN, keep=False)
-        else:
-            with quantised(decoder, *how):
-                hidden_BND, _ = decoder.forward(inputs_BND, mask_BS=mask_BN, keep=False)
         logs_BV = decoder.readout(hidden_BND[:, -1]).log_softmax(-1)
         right_B = examples.answer_BA[:, 0]
         loss = -logs_BV.gather(1, right_B[:, None]).mean()
-        found[name] = Answers(right=int((logs_BV.argmax(-1) == right_B).sum()), loss=_short(float(loss)))
+        found[name] = Answers(right=int((logs_BV.argmax(-1) == right_B).sum()), loss=short(float(loss)))
     return found
 
 
@@ -204,28 +210,24 @@ def stream_of(decoder: Decoder, examples: Examples) -> dict[str, list[float]]:
         "input correlation": [input_correlation(x_nd) for x_nd in samples],
         **{name: [getattr(part, name) for part in parts] for name in ("norms", "inputs", "neurons")},
     }
-    return {name: [_short(value) for value in values] for name, values in found.items()}
+    return {name: short(values) for name, values in found.items()}
 
 
 @torch.no_grad()
-def read_by(decoder: Decoder, examples: Examples) -> dict[str, list[float]]:
-    """Kurtosis and max-median ratio of what every linear map reads, over tokens that hold an input."""
+def read_by(decoder: Decoder, examples: Examples) -> dict[str, Outliers]:
+    """Outliers of what every linear map reads, over tokens that hold an input."""
     ids_BN, mask_BN = examples.prompt_BN, examples.prompt_mask_BN
-    length_B = torch.full((len(ids_BN),), ids_BN.shape[1]) if mask_BN is None else mask_BN.sum(1)
+    length_B = mask_BN.sum(1) if mask_BN is not None else ids_BN.new_full((len(ids_BN),), ids_BN.shape[1])
     with watched(decoder) as seen:
         for length in length_B.unique().tolist():  # prompts of one length, cut to it, hold no padding
             decoder.forward(decoder.table.rows(ids_BN[length_B == length, -length:]), keep=False)
-    return {name: [_short(stats.kurtosis()), _short(stats.max_median())] for name, stats in seen.items()}
+    return seen
 
 
 def _injected(decoder: Decoder, examples: Examples, factor: float) -> Injected:
     """The same function with an outlier put in."""
     layer, part, channel = WHERE
     changed = inject(decoder, layer, part, channel, factor)
-    kurtosis, ratio = read_by(changed, examples)[f"blocks.{layer}.mlp.up_proj"]
-    return Injected(factor=factor, kurtosis=kurtosis, max_median=ratio, answers=answers(changed, examples))
-
-
-def _short(value: float | Tensor) -> float:
-    """A number to five digits."""
-    return float(f"{float(value):.5g}")
+    read = read_by(changed, examples)[f"blocks.{layer}.mlp.up_proj"]
+    found = {"kurtosis": short(read.kurtosis()), "max_median": short(read.max_median())}
+    return Injected(factor=factor, answers=answers(changed, examples), **found)

@@ -246,3 +246,12 @@ def last_line(path: Path) -> dict[str, Any]:
         return line if isinstance(line.get("step", 0), int) else {}
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}
+
+
+def short(value: Any) -> Any:
+    """Numbers to five digits, at any depth of lists, as records keep what is measured at many places."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().double().tolist()
+    if isinstance(value, list):
+        return [short(each) for each in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tinylatent.lenses.residuals import Record, in_parts
+from tinylatent.lenses.residuals import NUMBERS_AT_ONCE, Record, in_parts
 from tinylatent.models.backbone import Site
 
 LEAST = 1e-6
@@ -39,7 +39,8 @@ Part = Literal["layer", "attention", "mlp"]
 class Sizes:
     """Norms, ratios and cosines of what every layer adds, at every slot; h enters a layer, a and m are added.
 
-    In a layer that is parallel the MLP is compared with h, otherwise with h + a.
+    In a layer that is parallel the MLP is compared with h, otherwise with h + a; where norms are on sums, with nothing
+    (NaN), since what it is added to is not recorded.
     """
 
     residual: Float[Tensor, "L1 B S"]
@@ -69,6 +70,8 @@ def sizes(record: Record) -> Sizes:
     """Norms, relative contributions and cosines (sheet 3.1, 3.2)."""
     before, after, a, m, c = record.stream[:-1], record.stream[1:], record.attention, record.mlp, record.added
     halfway = before if record.model.parallel else before + a
+    if not record.model.sums:
+        halfway = torch.full_like(before, torch.nan)
     return Sizes(
         residual=record.stream.norm(dim=-1),
         attention=a.norm(dim=-1),
@@ -205,7 +208,9 @@ class _Outcome:
         return found
 
     def _probabilities(self, last_nD: Tensor) -> Tensor:
-        return self.record.logits(last_nD).softmax(-1)
+        size = max(1, NUMBERS_AT_ONCE // len(self.record.model.table))
+        parts = [self.record.logits(last_mD).softmax(-1) for last_mD in last_nD.split(size)]
+        return torch.cat(parts) if parts else self.record.logits(last_nD).softmax(-1)
 
 
 @torch.no_grad()

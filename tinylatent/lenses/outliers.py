@@ -132,8 +132,11 @@ class Outliers:
 
     def __init__(self, centre: bool = False):
         self.centre, self.tokens, self._squares, self._ratios, self._rated = centre, 0, None, 0.0, 0
+        self.largest = 0.0
 
     _squares: Tensor | None
+    largest: float
+    """Largest absolute entry of all tokens."""
 
     def add(self, x_nd: Float[Tensor, "n d"]) -> "Outliers":
         """Takes tokens into account; returns itself.
@@ -149,6 +152,7 @@ class Outliers:
             raise ValueError(f"{len(squares_d)} neurons after {len(self._squares)}: measure each site by itself")
         self._squares = squares_d if self._squares is None else self._squares + squares_d
         self.tokens += len(x_nd)
+        self.largest = max(self.largest, float(x_nd.abs().amax())) if len(x_nd) else self.largest
         self._rated += int(ratio_n.isfinite().sum())
         self._ratios += float(ratio_n.nansum())
         return self

@@ -14,16 +14,16 @@ Letters: B rows, S slots, D width, L layers, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tinylatent.core.precision import full
 from tinylatent.engine.trace import Trace
 from tinylatent.models.backbone import Backbone, Edit, Layered, Site, default_positions
 
-ALL = slice(None)
 NUMBERS_AT_ONCE = 2**25
 """A sweep is cut into forwards of about so many numbers in its largest tensor."""
 
@@ -32,7 +32,7 @@ NUMBERS_AT_ONCE = 2**25
 class Record:
     """The residual stream of a forward over whole sequences, and all that is added to it.
 
-    A looped stack numbers its layers consecutively.
+    A looped stack numbers its layers consecutively. Numbers are float32 at least, whatever the model computes in.
     """
 
     model: Layered
@@ -69,11 +69,29 @@ class Record:
         live = self.mask_BS[None, ..., None]
         return (((sums - self.stream[1:]) * live).abs().max() / (self.stream * live).abs().max()).item()
 
-    def cut(self, first: int, rows: slice = ALL) -> "Record":
-        """The record of some rows from a slot on; slots before it must hold no inputs of theirs, or they are lost."""
-        here = (ALL, rows, slice(first, None))
-        mask_BS, positions_BS = self.mask_BS[rows, first:], self.positions_BS[rows, first:]
-        return Record(self.model, self.stream[here], self.attention[here], self.mlp[here], mask_BS, positions_BS)
+    def cut(self, first: int) -> "Record":
+        """The record from a slot on; the slots before it must hold no input of any row."""
+        here = (slice(None), slice(None), slice(first, None))
+        return replace(
+            self,
+            stream=self.stream[here],
+            attention=self.attention[here],
+            mlp=self.mlp[here],
+            mask_BS=self.mask_BS[:, first:],
+            positions_BS=self.positions_BS[:, first:],
+        )
+
+    def alone(self, row: int) -> "Record":
+        """One row by itself, without slots that hold no input: those change nothing."""
+        live_S = self.mask_BS[row]
+        return replace(
+            self,
+            stream=self.stream[:, row : row + 1, live_S],
+            attention=self.attention[:, row : row + 1, live_S],
+            mlp=self.mlp[:, row : row + 1, live_S],
+            mask_BS=self.mask_BS[row : row + 1, live_S],
+            positions_BS=self.positions_BS[row : row + 1, live_S],
+        )
 
     def rank_BS(self) -> Int[Tensor, "B S"]:
         """The place of every slot among those of its row that hold an input, from 0; -1 before the first."""
@@ -94,13 +112,14 @@ class Record:
         mask_RS, positions_RS = self.mask_BS, self.positions_BS
         if rows_R is not None:
             mask_RS, positions_RS = mask_RS[rows_R], positions_RS[rows_R]
-        layers = range(layer, self.depth if stop is None else stop)
-        return self.model.through(stream_RSD, layers, None if mask_RS.all() else mask_RS, positions_RS, edit)
+        layers, own = range(layer, self.depth if stop is None else stop), self.model.table.weight.dtype
+        mask = None if mask_RS.all() else mask_RS
+        return full(self.model.through(stream_RSD.to(own), layers, mask, positions_RS, edit))
 
     def logits(self, stream: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
         """Logits of vectors of the last stream: the last norm, then the readout. Of an earlier one: the logit lens."""
-        hidden_1ND = self.model.finish(stream.reshape(1, -1, stream.shape[-1]))
-        return self.model.readout(hidden_1ND)[0].unflatten(0, stream.shape[:-1])
+        stream_1ND = stream.reshape(1, -1, stream.shape[-1]).to(self.model.table.weight.dtype)
+        return self.model.readout(self.model.finish(stream_1ND))[0].unflatten(0, stream.shape[:-1])
 
 
 def record(
@@ -141,9 +160,9 @@ def record(
     nothing = torch.zeros_like(seen[0, "resid_in"])
     return Record(
         model,
-        torch.stack([*(seen[layer, "resid_in"] for layer in range(last + 1)), seen[last, "resid_out"]]),
-        torch.stack([seen[layer, "attn_add"] for layer in range(last + 1)]),
-        torch.stack([seen.get((layer, "mlp_add"), nothing) for layer in range(last + 1)]),
+        full(torch.stack([*(seen[layer, "resid_in"] for layer in range(last + 1)), seen[last, "resid_out"]])),
+        full(torch.stack([seen[layer, "attn_add"] for layer in range(last + 1)])),
+        full(torch.stack([seen.get((layer, "mlp_add"), nothing) for layer in range(last + 1)])),
         mask_BS,
         positions_BS.expand(rows, -1),
     )

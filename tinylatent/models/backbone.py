@@ -174,6 +174,11 @@ class Layered(Backbone, Protocol):
         """Whether a layer's MLP reads what its attention reads, not the sum of both (GPT-NeoX, GPT-J)."""
         ...
 
+    @property
+    def sums(self) -> bool:
+        """Whether the stream after a layer is that before it and what is recorded as added, and nothing else."""
+        ...
+
     def through(
         self,
         stream_BSD: Float[Tensor, "B S D"],

@@ -222,6 +222,11 @@ class Decoder(nn.Module):
         """Never: an MLP reads what its attention has added to."""
         return False
 
+    @property
+    def sums(self) -> bool:
+        """Whether layers only add to the stream; norms on sums change it as well."""
+        return not any(getattr(block, "placement", "none") == "post" for block in self.blocks)
+
     def through(
         self,
         stream_BSD: Float[Tensor, "B S D"],

@@ -245,10 +245,16 @@ class HFBackbone(nn.Module):
             self.forward(stream_BSD, None, mask_BS, positions_BS, look, keep=False)
         return kept[0]
 
+    @property
+    def sums(self) -> bool:
+        """Always: other models are refused."""
+        return True
+
     def finish(self, stream_BSD: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
-        """The stream after the last norm: a forward in which no layer computes."""
-        with alone(self._layers()[0], range(0), stream_BSD):
-            return self.forward(stream_BSD, keep=False)[0]
+        """The stream after the last norm: a forward in which no layer computes, over rows of one slot."""
+        stream_N1D = stream_BSD.reshape(-1, 1, stream_BSD.shape[-1])
+        with alone(self._layers()[0], range(0), stream_N1D):
+            return self.forward(stream_N1D, keep=False)[0].reshape(stream_BSD.shape)
 
     @contextmanager
     def _recomputed(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ Nothing here changes a model for longer than a `with` block, whatever happens in
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,8 @@ class Layer:
     block: nn.Module
     attention: nn.Module
     mlp: nn.Module
+    is_tuple: bool = False
+    """Whether the block returns its stream as the first of several values."""
 
 
 def candidates(model: nn.Module, name: str) -> list[list[Layer]]:
@@ -61,13 +63,43 @@ def adding(run: Callable[[], object], kinds: Sequence[Sequence[Layer]], name: st
     Raises:
         ValueError: no kind adds up.
     """
+    tuples = _returning_tuples(run, [layer.block for layer in kinds[0]])
+    best, least = kinds[0], float("inf")
     for layers in kinds:
         seen = _seen(run, layers)
-        sums = [[seen[layer, site] for site in SITES] for layer in range(len(layers))]
-        if all(close(before + attention + mlp, after) for before, attention, mlp, after in sums):
-            silent = _seen(run, layers, lambda layer, site, x, slots: x * 0 if site == "attn_add" else x)
-            return layers, close(silent[0, "mlp_add"], seen[0, "mlp_add"])
-    raise ValueError(f"{name} cannot be edited: expected blocks that only add attention and MLP")
+        error = max(_missed(*(seen[layer, site] for site in SITES)) for layer in range(len(layers)))
+        if error < least:
+            best, least = layers, error
+    if not least <= 1:
+        raise ValueError(f"{name} cannot be edited: expected blocks that only add attention and MLP")
+    usual, silent = _seen(run, best), _seen(run, best, lambda n, site, x, _: x * 0 if site == "attn_add" else x)
+    found = [replace(layer, is_tuple=is_tuple) for layer, is_tuple in zip(best, tuples, strict=True)]
+    return found, close(silent[0, "mlp_add"], usual[0, "mlp_add"])
+
+
+def _missed(before: Tensor, attention: Tensor, mlp: Tensor, after: Tensor) -> float:
+    """By how much a sum misses the stream after a layer, in units of what rounding explains.
+
+    Rounding is that of the stream; what is missed must also be small beside what was added, however large the stream.
+    """
+    eps = torch.finfo(after.dtype).eps
+    before, attention, mlp, after = (x.double() for x in (before, attention, mlp, after))
+    error = (before + attention + mlp - after).abs().max()
+    rounding = 4 * eps * torch.stack([before, attention, mlp, after]).abs().max()
+    added = eps**0.5 * (attention.abs() + mlp.abs()).max()
+    return float(error / torch.maximum(rounding, added).clamp(min=torch.finfo(torch.float64).tiny))
+
+
+def _returning_tuples(run: Callable[[], object], blocks: Sequence[nn.Module]) -> list[bool]:
+    """Which blocks return more than their stream."""
+    found: list[bool] = []
+    with torch.no_grad(), ExitStack() as hooks:
+        for block in blocks:
+            hooks.enter_context(
+                block.register_forward_hook(lambda module, inputs, output: found.append(isinstance(output, tuple)))
+            )
+        run()
+    return found
 
 
 def _seen(
@@ -113,18 +145,28 @@ def alone(layers: Sequence[Layer], chosen: range, stream: Tensor) -> Iterator[No
         for number, layer in enumerate(layers):
             if number not in chosen:
                 given = stream if number < chosen.start or not len(chosen) else None
-                undo.enter_context(_passed_by(layer.block, given))
+                undo.enter_context(_passed_by(layer, given))
         yield
 
 
 @contextmanager
-def _passed_by(block: Any, given: Tensor | None) -> Iterator[None]:
+def _passed_by(layer: Layer, given: Tensor | None) -> Iterator[None]:
     """A context in which a block returns what it is given, or this stream."""
-    block.forward = lambda hidden_states, *rest, **more: hidden_states if given is None else given
+
+    def hand_on(hidden_states: Tensor, *rest: Any, **more: Any) -> Any:
+        stream = hidden_states if given is None else given
+        return (stream,) if layer.is_tuple else stream
+
+    own = vars(layer.block)
+    before = own.get("forward")
+    own["forward"] = hand_on
     try:
         yield
     finally:
-        del block.forward
+        if before is None:
+            del own["forward"]
+        else:  # somebody else's, such as accelerate's
+            own["forward"] = before
 
 
 def close(a: Tensor, b: Tensor) -> bool:

@@ -49,6 +49,8 @@ class Training:
     epsilon: float = 1e-8
     """Added to the root of AdamW's or SOAP's second moments; gradients much smaller than it move weights less. Shampoo
     adds its own 1e-6 to its matrices."""
+    beta1: float | None = None
+    """Decay of first moments; 0.9 for AdamW and Shampoo and 0.95 for SOAP by default."""
     beta2: float | None = None
     """Decay of second moments; 0.999 for AdamW and 0.95 for SOAP by default. Shampoo sums them."""
 
@@ -85,8 +87,9 @@ class Training:
             )
         if not 0 < self.epsilon < math.inf:
             raise ValueError(f"training.epsilon is {self.epsilon}: expected a small positive number; try 1e-8")
-        if self.beta2 is not None and not 0 <= self.beta2 < 1:
-            raise ValueError(f"training.beta2 is {self.beta2}: expected a share in [0, 1); try 0.98")
+        for name in ("beta1", "beta2"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"training.{name} is {getattr(self, name)}: expected a share in [0, 1); try 0.9")
         if self.optimizer == "shampoo" and (self.beta2 is not None or self.epsilon != type(self).epsilon):
             raise ValueError("training.epsilon and training.beta2 mean nothing to shampoo: leave both out")
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:

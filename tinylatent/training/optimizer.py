@@ -108,17 +108,18 @@ def make_optimizer(
 
 def _optimizer(recipe: Training, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
     """The optimizer that a recipe names, with its settings."""
+    usual = (0.95, 0.95) if recipe.optimizer == "soap" else (0.9, 0.999)
+    given = (recipe.beta1, recipe.beta2)
+    beta1, beta2 = (own if value is None else value for own, value in zip(usual, given, strict=True))
     if recipe.optimizer == "adamw":
-        beta2 = 0.999 if recipe.beta2 is None else recipe.beta2
-        return torch.optim.AdamW(groups, betas=(0.9, beta2), eps=recipe.epsilon, fused=fused)
+        return torch.optim.AdamW(groups, betas=(beta1, beta2), eps=recipe.epsilon, fused=fused)
     try:
         from pytorch_optimizer import SOAP, Shampoo
     except ImportError as error:
         raise MissingExtraError(f"optimizer {recipe.optimizer} needs", "pytorch_optimizer", "optimizers") from error
     if recipe.optimizer == "soap":
-        beta2 = 0.95 if recipe.beta2 is None else recipe.beta2
-        return SOAP(groups, betas=(0.95, beta2), eps=recipe.epsilon)
-    return Shampoo(groups, momentum=0.9, weight_decouple=True, preconditioning_compute_steps=REFRESHED)
+        return SOAP(groups, betas=(beta1, beta2), eps=recipe.epsilon)
+    return Shampoo(groups, momentum=beta1, weight_decouple=True, preconditioning_compute_steps=REFRESHED)
 
 
 def attached(model: nn.Module, trained: Sequence[nn.Parameter]) -> Callable[[], None]:

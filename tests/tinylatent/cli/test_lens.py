@@ -16,7 +16,10 @@ from tinylatent.training.config import Training
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     task = Composition(hops=2, items=4, functions=3)
-    train(Experiment(task, CoT2(), ModelConfig(8, 2, 2), Training(steps=2, batch_size=8), Seeds.all(0)), folder / "a")
+    train(
+        Experiment(task, CoT2(), ModelConfig(8, 2, 2), Training(steps=2, batch_size=8, num_train=100), Seeds.all(0)),
+        folder / "a",
+    )
     return folder / "a"
 
 

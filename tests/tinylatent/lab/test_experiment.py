@@ -50,6 +50,7 @@ OTHER = {
         "clip_norm": 1.0,
         "optimizer": "soap",
         "epsilon": 1e-6,
+        "beta1": 0.8,
         "beta2": 0.9,
     },
     "seeds": {"split": 1, "init": 1, "order": 1, "sampling": 1},

@@ -14,6 +14,7 @@ from tinylatent.lab.lens_figures import FIGURES, draw_lenses
 from tinylatent.lab.lensed import (
     Passage,
     Settings,
+    drawn,
     of_examples,
     of_model,
     of_run,
@@ -27,6 +28,7 @@ from tinylatent.lenses.logit_lens import logit_lens
 from tinylatent.methods import METHODS
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.models.huggingface_small import save_small_model
+from tinylatent.models.pretrained import Pretrained
 from tinylatent.objectives.text import Line, Lines, Wording
 from tinylatent.training.config import Training
 
@@ -34,7 +36,7 @@ from tinylatent.training.config import Training
 def experiment(name):
     task = Composition(hops=3, items=4, functions=3)
     model = ModelConfig(8, 2, 2)
-    return Experiment(task, METHODS[name](), model, Training(steps=1), Seeds.all(0))
+    return Experiment(task, METHODS[name](), model, Training(steps=1, num_train=200), Seeds.all(0))
 
 
 def asked(name, count=6):
@@ -46,7 +48,7 @@ def asked(name, count=6):
 def test_the_right_answer_is_what_counted_slots_should_predict(name):
     """Exactly one slot a row, the last one that is read; its logits are those the answer is chosen from."""
     whole, prompts = asked(name)
-    rows = whole.rows("validation")[:6]
+    rows = drawn(whole.rows("validation"), 6)
     assert prompts.counted_BS.sum(1).tolist() == [1] * 6
     row_B, slot_B = prompts.counted_BS.nonzero(as_tuple=True)
     wanted = whole.task.answer_ids(whole.task.answer(rows))[:, 0]
@@ -59,12 +61,22 @@ def test_the_right_answer_is_what_counted_slots_should_predict(name):
 
 def test_words_are_tokens_and_numbered_latents():
     whole, prompts = asked("cot2")
-    row = whole.rows("validation")[0]
+    row = drawn(whole.rows("validation"), 6)[0]
     steps = int(whole.task.steps(row[None])[0])
     words = [word for word, live in zip(prompts.words[0], prompts.record.mask_BS[0], strict=True) if live]
     told = whole.task.describe(row).splitlines()[0].split()[1:]
     assert words == ["<bos>", *told, "=", *(f"({step + 1})" for step in range(steps - 1))]
     assert {len(each) for each in prompts.words} == {prompts.record.mask_BS.shape[1]}
+
+
+def test_problems_are_drawn_not_taken_from_the_head():
+    whole = experiment("direct")
+    rows = whole.rows("validation")
+    found = drawn(rows, 8)
+    assert {tuple(row) for row in found.tolist()} <= {tuple(row) for row in rows.tolist()}
+    assert len(set(found[:, 0].tolist())) > 1
+    assert np.array_equal(found, drawn(rows, 8))
+    assert not np.array_equal(found, drawn(rows, 8, seed=1))
 
 
 def test_splits_are_possible_and_the_same_every_time():
@@ -143,14 +155,14 @@ def folder(tmp_path_factory):
 
 
 def test_texts_are_read_with_their_answers_behind_them(folder):
-    passages = [Passage("one and one =", "two"), Passage("a longer one and one is ", "two")]
+    passages = [Passage("one and one =", "two"), Passage("a longer one and one is ", "zw\u00f6lf")]
     prompts = of_model(folder, passages)
-    for row, text in enumerate(("one and one = two", "a longer one and one is two")):
+    for row, text in enumerate(("one and one = two", "a longer one and one is zw\u00f6lf")):
         live = prompts.record.mask_BS[row]
-        assert "".join(word for word, is_live in zip(prompts.words[row], live, strict=True) if is_live) == text
-        counted = prompts.counted_BS[row].nonzero()[:, 0]
-        said = "".join(prompts.words[row][slot + 1] for slot in counted)
-        assert said == (" two", "two")[row]
+        ids = [id for id, known in zip(prompts.ids_BS.roll(1, 1)[row].tolist(), live.tolist(), strict=True) if known]
+        assert Pretrained(str(folder)).tokenizer().decode(ids) == text
+        counted = prompts.counted_BS[row]
+        assert Pretrained(str(folder)).tokenizer().decode(prompts.ids_BS[row][counted]) == (" two", " zw\u00f6lf")[row]
     alone = of_model(folder, passages[:1])
     live = prompts.record.mask_BS[0]
     torch.testing.assert_close(prompts.record.stream[:, 0][:, live], alone.record.stream[:, 0], rtol=1e-3, atol=1e-4)
@@ -158,8 +170,6 @@ def test_texts_are_read_with_their_answers_behind_them(folder):
 
 def test_questions_with_their_answers_are_read_as_one_text(folder):
     """Padding before questions, and behind shorter answers; what counts says the answer, its stop token last."""
-    from tinylatent.models.pretrained import Pretrained
-
     settings = Pretrained(str(folder)).found()
     wording = Wording(settings.tokenizer())
     backbone = settings.backbone(len(wording), [], torch.Generator())
@@ -193,8 +203,8 @@ def test_files_of_prompts(tmp_path):
     path = tmp_path / "prompts"
     path.write_text('{"question": "1 + 1 =", "answer": "2"}\n\n{"question": "2 + 2 =", "answer": "4"}\n')
     assert read_passages(path) == [Passage("1 + 1 =", "2"), Passage("2 + 2 =", "4")]
-    path.write_text("one text\nand another\n")
-    assert read_passages(path) == [Passage("one text"), Passage("and another")]
+    path.write_bytes(b"\xef\xbb\xbfone\xe2\x80\xa8text\r\nand another\n")
+    assert read_passages(path) == [Passage("one\u2028text"), Passage("and another")]
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,10 @@ def test_sizes_are_their_formulas(model, found):
                 assert measured.attention[at].item() == pytest.approx(length(a))
                 assert measured.mlp[at].item() == pytest.approx(length(m))
                 for name, x, y in (("attention", a, h), ("mlp", m, middle), ("layer", both, h)):
+                    if name == "mlp" and not model.sums:
+                        assert measured.relative_mlp[at].isnan()
+                        assert measured.cosine_mlp[at].isnan()
+                        continue
                     ratio, cosine = getattr(measured, f"relative_{name}"), getattr(measured, f"cosine_{name}")
                     assert ratio[at].item() == pytest.approx(length(x) / length(y))
                     assert cosine[at].item() == pytest.approx(dot(x, y) / length(x) / length(y))
@@ -278,15 +282,17 @@ def test_sizes_are_their_formulas(model, found):
 def test_bounds_of_sizes(model, found):
     """Invariant 5: a layer adds at most what its parts do, and scale does not matter."""
     measured = sizes(found)
-    for name in ("cosine_attention", "cosine_mlp", "cosine_layer", "cosine_neighbours"):
-        assert getattr(measured, name).abs().max() <= 1 + 1e-12
-    if found.gap() < 1e-9:
+    mlp_too = ("mlp",) if model.sums else ()
+    for name in ("attention", *mlp_too, "layer", "neighbours"):
+        assert getattr(measured, f"cosine_{name}").abs().max() <= 1 + 1e-6
+    assert model.sums == (found.gap() < 1e-5)
+    if model.sums:
         mlp = measured.relative_mlp * (1 if model.parallel else 1 + measured.relative_attention)
         assert (measured.relative_layer <= measured.relative_attention + mlp + 1e-9)[:, MASK].all()
     scaled = type(found)(
         found.model, 7 * found.stream, 7 * found.attention, 7 * found.mlp, found.mask_BS, found.positions_BS
     )
-    for name in ("relative_attention", "relative_mlp", "relative_layer", "cosine_attention", "cosine_mlp"):
+    for name in ("relative_attention", "relative_layer", "cosine_attention", *(f"relative_{x}" for x in mlp_too)):
         close(getattr(sizes(scaled), name)[:, MASK], getattr(measured, name)[:, MASK])
 
 

@@ -147,6 +147,7 @@ def test_batches_add_up_to_the_whole(batches, d, seed, centre):
     assert stats.max_median() == pytest.approx(max_median(whole).nanmean().item())
     assert stats.share() == pytest.approx((kurtosis(whole).item() - 1) / (d - 1))
     assert (stats.tokens, stats.neurons) == (sum(batches), d)
+    assert stats.largest == pytest.approx(whole.abs().max().item())
 
 
 def test_what_the_authors_code_logs():

@@ -31,6 +31,14 @@ def test_rounding_is_a_multiple_within_half_a_step(n, d, seed, scale):
     assert torch.equal(rounded(-x, scale), -found)
 
 
+def test_rounding_by_a_largest_entry_that_was_seen_before():
+    x = torch.tensor([[1.0, -0.4, 3.0]])
+    assert rounded(x, "tensor", 1.27).tolist() == [pytest.approx([1.0, -0.4, 1.27])]
+    torch.testing.assert_close(rounded(x, "tensor", 3.0), rounded(x))
+    assert torch.equal(rounded(x, "token", 1.0), rounded(x, "token"))
+    assert rounded(torch.zeros(0, 3)).shape == (0, 3)
+
+
 def test_rounding_nothing_leaves_nothing():
     assert torch.equal(rounded(torch.zeros(2, 3)), torch.zeros(2, 3))
     x = torch.tensor([[0.0, 0.0], [1.0, 0.5]])
@@ -101,6 +109,29 @@ def test_a_decoder_is_watched_by_the_names_of_its_weights(tiny):
     assert [*seen] == [f"blocks.{layer}.{part}" for layer in (0, 1) for part in parts]
     read = model.blocks[0].attn_norm(record_tokens(model, IDS).stream[0])
     assert seen["blocks.0.attention.qkv_proj"].kurtosis() == pytest.approx(kurtosis(read.flatten(0, 1)).item())
+
+
+@pytest.mark.parametrize("inputs", ["tensor", "token"])
+def test_other_rows_and_padding_do_not_matter_once_tensors_are_scaled(model, inputs):
+    """Without what was seen before, a tensor's own largest entry depends on all that is in it."""
+    ids, mask = torch.tensor([[0, 0, 5, 1], [6, 2, 1, 4]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]).bool()
+    with watched(model) as seen:
+        model.forward(model.table.rows(ids[1:]))
+        model.forward(model.table.rows(ids[:1, 2:]))
+    with quantised(model, inputs, seen):
+        both = model.readout(model.forward(model.table.rows(ids), mask_BS=mask)[0])
+        alone = model.readout(model.forward(model.table.rows(ids[:1, 2:]))[0])
+    torch.testing.assert_close(both[:1, 2:], alone, rtol=1e-8, atol=1e-9)
+
+
+def test_experts_are_seen_and_rounded_by_the_whole_of_their_weights(tiny):
+    """Every token once, whichever expert it goes to; one that gets none is no error."""
+    model = tiny(experts=5)
+    with watched(model) as seen:
+        logits(model)
+    assert seen["blocks.0.mlp.up_proj"].tokens == seen["blocks.0.mlp.down_proj"].tokens == 8
+    with quantised(model, "tensor", seen):
+        assert logits(model).isfinite().all()
 
 
 def test_an_error_switches_rounding_off(tiny):

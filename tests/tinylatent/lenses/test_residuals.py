@@ -9,7 +9,7 @@ from tinylatent.engine.rollout import rollout
 from tinylatent.engine.thoughts import Hidden, Mixture, Token
 from tinylatent.lenses.residuals import in_parts, record, record_tokens, record_trace
 from tinylatent.models.blocks import Block, Head, Heads
-from tinylatent.models.decoder import Decoder
+from tinylatent.models.decoder import Decoder, ModelConfig
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64
 PROMPT = torch.tensor([[1, 2, 3, 4], [0, 6, 5, 2]])
@@ -94,13 +94,36 @@ def test_rows_that_are_repeated_have_their_own_mask_and_positions(tiny):
 
 
 def test_padding_that_is_cut_off_changes_nothing(tiny):
-    found = record_tokens(tiny(), PROMPT, MASK)
-    alone, cut = record_tokens(tiny(), PROMPT[1:, 1:]), found.cut(1, slice(1, 2))
+    ids_BS, mask_BS = torch.tensor([[0, 6, 5, 2], [0, 0, 3, 4]]), torch.tensor([[0, 1, 1, 1], [0, 0, 1, 1]]).bool()
+    found = record_tokens(tiny(), ids_BS, mask_BS)
+    alone, cut, row = record_tokens(tiny(), ids_BS[:1, 1:]), found.cut(1), found.alone(0)
     for name in ("stream", "attention", "mlp"):
-        same(getattr(cut, name), getattr(alone, name))
-    assert torch.equal(cut.mask_BS, alone.mask_BS)
-    assert torch.equal(cut.positions_BS, alone.positions_BS)
-    same(cut.on(1, cut.stream[1]), cut.stream[2])
+        same(getattr(cut, name)[:, :1], getattr(alone, name))
+        same(getattr(row, name), getattr(alone, name))
+    assert torch.equal(row.positions_BS, alone.positions_BS)
+    same(cut.on(1, cut.stream[1])[cut.mask_BS], cut.stream[2][cut.mask_BS])
+    same(row.on(1, row.stream[1]), row.stream[2])
+
+
+def test_a_row_that_waited_is_alone_without_the_slots_it_waited_in(tiny):
+    """Slots in the middle of a run, while other rows took more steps."""
+    plan = (Segment(Mixture(), torch.tensor([3, 1])), Segment(Token(), 2))
+    trace = rollout(tiny(), plan, PROMPT, MASK)
+    found = record_trace(trace)
+    assert found.mask_BS[1].tolist() == [False, True, True, True, True, False, False, True]
+    row = found.alone(1)
+    assert row.mask_BS.all()
+    assert row.positions_BS.tolist() == [[0, 1, 2, 3, 4]]
+    same(row.on(0, row.stream[0]), row.stream[2])
+
+
+def test_half_precision_is_recorded_in_full():
+    model = Decoder.fresh(7, 9, ModelConfig(8, 2, 2)).bfloat16()
+    found = record_tokens(model, PROMPT)
+    assert found.stream.dtype == found.mlp.dtype == torch.float32
+    assert found.on(1, found.stream[1]).dtype == torch.float32
+    torch.testing.assert_close(found.on(1, found.stream[1]), found.stream[2], rtol=0.02, atol=0.02)
+    assert found.logits(found.stream[2]).dtype == torch.float32
 
 
 def test_an_edit_on_the_way_sees_the_layers_that_run(tiny):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import LAYERED, MASK, PROMPT, layered, same, small
+from families import LAYERED, MASK, PROMPT, layered, near, same, small
 
 from tinylatent.lenses.residuals import record_tokens
 from tinylatent.models.huggingface import HFBackbone
@@ -131,12 +131,52 @@ def test_an_error_leaves_nothing_behind(backbone, x_BND, layers):
     assert nothing_left(backbone)
 
 
+def test_a_forward_that_somebody_put_there_stays(backbone, x_BND):
+    block = backbone._layers()[0][0].block
+
+    def own(*inputs, **more):
+        return type(block).forward(block, *inputs, **more)
+
+    block.forward = own
+    backbone.through(x_BND, range(1, 2))
+    assert vars(block)["forward"] is own
+    del block.forward
+
+
+def test_more_vectors_than_positions_can_be_finished(backbone):
+    """Forty positions, and a hundred and fifty vectors: each is a row of its own."""
+    found = record_tokens(backbone, PROMPT.repeat(10, 1))
+    same(found.logits(found.stream[-1])[:3], found.logits(found.stream[-1][:3]))
+
+
+@pytest.mark.parametrize("family", ["Gemma2", "Olmo2"])
+def test_what_is_added_is_found_in_half_precision_too(family):
+    """By which module adds up best, beside what it adds: a large stream hides what is wrong."""
+    model = small(family).to(torch.bfloat16)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(20)
+    found = HFBackbone(model)
+    assert "Norm" in type(found._layers()[0][0].attention).__name__
+
+
+@pytest.mark.parametrize("family", ["GPTJ", "CodeGen"])
+def test_blocks_that_return_several_values_can_be_passed_by(family):
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 40, "rotary_dim": 4}
+    backbone = HFBackbone(small(family, **sizes).float())
+    found = record_tokens(backbone, PROMPT)
+    near(found.on(1, found.stream[1]), found.stream[2])
+    near(found.on(0, found.stream[0], stop=1), found.stream[1])
+    assert backbone.parallel
+
+
 def test_other_blocks_are_refused_only_when_an_edit_is_asked_for():
     """Granite multiplies what it adds; OPT keeps its blocks elsewhere."""
     for family, options, words in (
         ("Granite", {}, "expected blocks that only add attention and MLP"),
         ("OPT", {"ffn_dim": 24, "word_embed_proj_dim": 16}, "expected blocks h or layers, each with mlp and self_attn"),
     ):
+        with pytest.raises(ValueError, match=f"{family}ForCausalLM cannot be edited: {words}"):
+            _ = HFBackbone(small(family, **options).to(torch.bfloat16)).depth
         backbone = HFBackbone(small(family, **options))
         x_BND = backbone.table.rows(PROMPT)
         plain, _ = backbone.forward(x_BND)

@@ -27,7 +27,7 @@ from tinylatent.training.config import Training
         ({"weight_decay": -1.0}, r"training\.weight_decay is -1\.0: expected 0 or more"),
         ({"optimizer": "lion"}, r"training\.optimizer is 'lion': expected one of adamw, soap, shampoo"),
         ({"epsilon": 0.0}, r"training\.epsilon is 0\.0: expected a small positive number; try 1e-8"),
-        ({"beta2": 1.0}, r"training\.beta2 is 1\.0: expected a share in \[0, 1\); try 0\.98"),
+        ({"beta2": 1.0}, r"training\.beta2 is 1\.0: expected a share in \[0, 1\); try 0\.9"),
         ({"optimizer": "shampoo", "beta2": 0.9}, "mean nothing to shampoo: leave both out"),
         ({"optimizer": "shampoo", "epsilon": 1e-4}, "mean nothing to shampoo: leave both out"),
         ({"clip_norm": 0.0}, r"training\.clip_norm is 0\.0: expected a positive norm; try 1\.0"),

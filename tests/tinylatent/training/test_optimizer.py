@@ -134,7 +134,7 @@ def test_training_is_adamw_by_hand():
 KINDS = {
     "epsilon": ({"epsilon": 1e-3, "beta2": 0.9}, partial(torch.optim.AdamW, betas=(0.9, 0.9), eps=1e-3)),
     "soap": ({"optimizer": "soap", "epsilon": 1e-4}, partial(SOAP, betas=(0.95, 0.95), eps=1e-4)),
-    "soap, slower": ({"optimizer": "soap", "beta2": 0.8}, partial(SOAP, betas=(0.95, 0.8), eps=1e-8)),
+    "soap, others": ({"optimizer": "soap", "beta1": 0.7, "beta2": 0.8}, partial(SOAP, betas=(0.7, 0.8), eps=1e-8)),
     "shampoo": (
         {"optimizer": "shampoo"},
         partial(Shampoo, momentum=0.9, weight_decouple=True, preconditioning_compute_steps=10),

@@ -3,19 +3,20 @@
 After Csordás et al. 2025 (arXiv 2505.13898), whose small models trained on answers alone did use more layers for later
 steps, judged by eye on four examples, while large language models did not. Here: compositions of fixed permutations,
 five seeds, intervals over them. A token's last use is the last layer before which its residual, replaced by the mean
-one, still changes the answer by more than USED; a staircase is a last use that rises from function to function. Depth
-scores are of effects on the future, problem by problem, since a maximum over all saturates. Claims are about answers
-alone against all tokens; other arms change one thing each.
+one, still changes the answer by more than USED; a staircase is a last use that rises from every function to the next.
+Depth scores are of effects on the future where the answer is predicted. Claims are about answers alone against all
+tokens; other arms change one thing each. A run counts where it answers LEARNT of the problems of every number of hops:
+how a model uses depth for what it cannot do is not asked.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab.depth_reading import UNTRAINED, DepthReading, DepthRecord
 from tinylatent.lab.findings import Finding, decided
 from tinylatent.lab.plots import figure, legend_below
@@ -33,6 +34,8 @@ USED = 0.1
 """Distance of probabilities, of at most the root of two, that counts as a use."""
 KNOWS = 1.0
 """Nats of KL(lens || final) below which the lens has the answer."""
+LEARNT = 0.9
+"""Share of right answers, at every number of hops, of a run that counts."""
 FAMILY = "use of depth"
 Groups = dict[str, list[DepthRecord]]
 Rows = list[dict[str, Value]]
@@ -64,20 +67,34 @@ def last_use(record: DepthRecord, hops: int) -> list[int]:
     ]
 
 
-def climb(record: DepthRecord) -> float:
+def has_learnt(record: DepthRecord) -> bool:
+    """Whether a run answers problems of every number of hops."""
+    return all(each.right >= LEARNT * each.total for each in record.levels.values())
+
+
+def climb(record: DepthRecord) -> float | None:
     """How much later the last function is used than the first, in layers, in problems of most hops."""
-    uses = last_use(record, TASK.hops)
-    return float(uses[TASK.hops] - uses[1])
+    uses = last_use(record, TASK.hops)[1 : TASK.hops + 1]
+    return None if min(uses) < 0 else float(uses[-1] - uses[0])
 
 
-def slope(record: DepthRecord, score: str) -> float:
-    """Least-squares slope of a depth score with the number of hops, in layers a hop."""
-    points = [(int(hops), level.scores[score]) for hops, level in record.levels.items()]
-    centre = fmean(hops for hops, _ in points)
-    return sum((hops - centre) * value for hops, value in points) / sum((hops - centre) ** 2 for hops, _ in points)
+def step(record: DepthRecord) -> float | None:
+    """The least rise of the last use from a function to the next, in layers, in problems of most hops."""
+    uses = last_use(record, TASK.hops)[1 : TASK.hops + 1]
+    return None if min(uses) < 0 else float(min(after - before for before, after in pairwise(uses)))
 
 
-def late(record: DepthRecord, name: str) -> float:
+def slope(record: DepthRecord, score: str) -> float | None:
+    """Least-squares slope of a depth score with the number of hops, in layers a hop; None where one is missing."""
+    points = {int(hops): level.scores[score] for hops, level in record.levels.items()}
+    known = {hops: value for hops, value in points.items() if value is not None}
+    if len(known) < len(points):
+        return None
+    centre = fmean(known)
+    return sum((hops - centre) * value for hops, value in known.items()) / sum((hops - centre) ** 2 for hops in known)
+
+
+def late(record: DepthRecord, name: str) -> float | None:
     """Mean of a measure over the later half of the layers."""
     values = {**record.sizes, "future": record.output["future"]}[name]
     return fmean(values[len(record.output["all"]) // 2 :])
@@ -86,7 +103,9 @@ def late(record: DepthRecord, name: str) -> float:
 def tables(records: list[DepthRecord]) -> list[Table]:
     """Findings and accuracy; last uses, depth scores, layers, the lens, maps, outliers."""
     groups = grouped(records, lambda record: arm_of(record.reading.start))
-    return [_learnt(groups), _uses(groups), _scores(groups), _layers(groups), _maps(groups), _outliers(groups)]
+    told = {arm: kept for arm, group in groups.items() if (kept := [each for each in group if has_learnt(each)])}
+    shown = told or groups
+    return [_learnt(groups), _uses(shown), _scores(shown), _layers(shown), _maps(shown), _outliers(shown)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,6 +115,10 @@ def tables(records: list[DepthRecord]) -> list[Table]:
 def _findings(groups: Groups) -> Iterator[Finding]:
     answer, every = groups[ANSWER], groups[ALL]
     yield _above("answers alone: the last function is used later in depth than the first", answer, climb, "layers")
+    yield _above(
+        "answers alone: every function is used later than the one before (a staircase)", answer, step, "layers"
+    )
+    yield _above("all tokens: every function is used later than the one before (a staircase)", every, step, "layers")
     for score in ("contributions, mean", "output, mean"):
         told = f"the depth score ({score}) grows with the number of hops"
         yield _above(f"answers alone: {told}", answer, partial(slope, score=score), "layers a hop")
@@ -124,27 +147,32 @@ def _findings(groups: Groups) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _above(claim: str, group: Sequence[DepthRecord], value: Callable[[DepthRecord], float], unit: str) -> Finding:
-    return _found(claim, over_seeds([value(each) for each in group]), len(group), unit)
+Value_of = Callable[[DepthRecord], float | None]
+
+
+def _above(claim: str, group: Sequence[DepthRecord], value: Value_of, unit: str) -> Finding:
+    """Whether a value is above 0 in runs that have learnt and have one."""
+    found = [value(each) for each in group if has_learnt(each)]
+    return _found(claim, [each for each in found if each is not None], unit)
 
 
 def _more(
-    claim: str,
-    ours: Sequence[DepthRecord],
-    theirs: Sequence[DepthRecord],
-    value: Callable[[DepthRecord], float],
-    unit: str,
+    claim: str, ours: Sequence[DepthRecord], theirs: Sequence[DepthRecord], value: Value_of, unit: str
 ) -> Finding:
-    """Whether a value is larger in one arm than in another, on the same seeds."""
-    pairs = zip(*paired(ours, theirs), strict=True)
-    gaps = [value(mine) - value(other) for mine, other in pairs]
-    return _found(claim, over_seeds(gaps), len(gaps), unit)
+    """Whether a value is larger in one arm than in another, on the seeds where both have learnt and have one."""
+    gaps = []
+    for mine, other in zip(*paired(ours, theirs), strict=True):
+        found = value(mine), value(other)
+        if has_learnt(mine) and has_learnt(other) and found[0] is not None and found[1] is not None:
+            gaps.append(found[0] - found[1])
+    return _found(claim, gaps, unit)
 
 
-def _found(claim: str, gap: Interval, runs: int, unit: str) -> Finding:
-    verdict = decided(gap.low > 0, gap.high < 0, runs)
+def _found(claim: str, gaps: Sequence[float], unit: str) -> Finding:
+    gap = over_seeds(gaps)
+    verdict = decided(gap.low > 0, gap.high < 0, len(gaps))
     evidence = f"{gap.value:+.2f} {unit} [{gap.low:+.2f}, {gap.high:+.2f}]"
-    return Finding(claim, verdict, evidence, gap, unit, FAMILY, runs=runs)
+    return Finding(claim, verdict, evidence, gap if gaps else None, unit, FAMILY, runs=len(gaps))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -159,12 +187,16 @@ def _learnt(groups: Groups) -> Table:
         for hops in _hops(group):
             levels = [each.levels[str(hops)] for each in group]
             row[f"{hops} hops"] = 100 * fmean(level.right / level.total for level in levels)
-        worst = min(100 * each.accuracy for each in group)
-        rows.append({**row, "least": worst, "seeds": len(group)})
-    columns = {"arm": "s", **{f"{hops} hops": ".1f" for hops in _hops(groups[ANSWER])}, "least": ".1f", "seeds": "d"}
+        held = [each.levels[str(TASK.hops)] for each in group]
+        row["held out"] = 100 * fmean(each.held_right / max(1, each.held_total) for each in held)
+        row["missed"] = max(level.missed for each in group for level in each.levels.values())
+        rows.append({**row, "learnt": sum(map(has_learnt, group)), "seeds": len(group)})
+    columns = {"arm": "s", **{f"{hops} hops": ".1f" for hops in _hops(groups[ANSWER])}}
+    columns |= {"held out": ".1f", "missed": ".3f", "learnt": "d", "seeds": "d"}
     legend = (
-        "percent right of validation problems, mean over seeds; least: all hops, of the worst run. An arm that does "
-        "not learn says nothing about depth."
+        f"percent right of all problems, mean over seeds; held out: of {TASK.hops} hops that no run trained on. "
+        f"learnt: runs that answer {100 * LEARNT:g} % at every number of hops; no other counts below. missed: largest "
+        "error of integrated gradients, in probability."
     )
     return Table("What was learnt", columns, rows, legend, [*_findings(groups)])
 
@@ -179,15 +211,20 @@ def _uses(groups: Groups) -> Table:
     rows: Rows = []
     for arm, group in groups.items():
         uses = [last_use(each, TASK.hops) for each in group]
-        by_token = {name: over_seeds([float(each[place]) for each in uses]) for place, name in enumerate(names)}
-        rows.append({"arm": ARMS[arm].label, **{name: each.value for name, each in by_token.items()}})
-        rows[-1] |= {"climb low": (gap := over_seeds([climb(each) for each in group])).low, "climb": gap.value}
-        rows[-1] |= {"climb high": gap.high}
+        gap = over_seeds([each for each in map(climb, group) if each is not None])
+        rows.append(
+            {
+                "arm": ARMS[arm].label,
+                **{name: fmean(each[place] for each in uses) for place, name in enumerate(names)},
+                "climb": gap.value, "climb low": gap.low, "climb high": gap.high, "seeds": len(group),
+            }
+        )  # fmt: skip
     columns = {"arm": "s", **dict.fromkeys(names, ".1f"), "climb": "+.2f", "climb low": "+.2f", "climb high": "+.2f"}
+    columns["seeds"] = "d"
     legend = (
         f"in problems of {TASK.hops} hops: the last layer before which a token's residual, if erased, changes the "
         f"answer's probabilities by more than {USED:g}; -1 for none; layers from 0, {LAYERS} is after the last of six. "
-        "climb: of the last function over the first, with its 95 % interval over seeds."
+        "climb: of the last function over the first, with its 95 % interval over seeds where both are used."
     )
     return Table("Last uses of tokens", columns, rows, legend)
 
@@ -199,17 +236,23 @@ def _scores(groups: Groups) -> Table:
         for score in group[0].levels[str(TASK.least)].scores:
             row: dict[str, Value] = {"arm": ARMS[arm].label, "score": score}
             for hops in _hops(group):
-                row[f"{hops} hops"] = fmean(each.levels[str(hops)].scores[score] for each in group)
-            gap = over_seeds([slope(each, score) for each in group])
+                row[f"{hops} hops"] = _mean(each.levels[str(hops)].scores[score] for each in group)
+            gap = over_seeds([each for each in (slope(each, score) for each in group) if each is not None])
             rows.append({**row, "slope": gap.value, "slope low": gap.low, "slope high": gap.high})
-    columns = {"arm": "s", "score": "s", **{f"{hops} hops": ".2f" for hops in _hops(groups[ANSWER])}}
+    columns = {"arm": "s", "score": "s", **{f"{hops} hops": ".2f" for hops in range(TASK.least, TASK.hops + 1)}}
     columns |= {"slope": "+.3f", "slope low": "+.3f", "slope high": "+.3f"}
     legend = (
-        "the mean layer, counted from 0, weighted by its effect on later tokens: on contributions of later layers or "
-        "on the output, problem by problem as the mean, the 0.9 quantile or the maximum over tokens. slope: layers a "
-        "hop, with its 95 % interval over seeds. A score that saturates is half way, (layers - 1) / 2."
+        "the mean layer, counted from 0, weighted by its effect where the answer is predicted: on contributions of "
+        "later layers or on the output, as the mean, the 0.9 quantile or the maximum over splits, mean over problems. "
+        "slope: layers a hop, with its 95 % interval over seeds. A score that saturates is half way, (layers - 1) / 2."
     )
     return Table("Depth scores", columns, rows, legend)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are there."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _layers(groups: Groups) -> Table:
@@ -290,24 +333,34 @@ def _outliers(groups: Groups) -> Table:
 
 
 def draw(records: list[DepthRecord], path: Path) -> None:
-    """The staircase of both losses, and depth scores by the number of hops."""
+    """Both losses: the staircase, and effects of skipped layers on later ones; depth scores by the number of hops."""
     groups = grouped(records, lambda record: arm_of(record.reading.start))
-    with figure(path, 13, 3.6, columns=4) as panels:
+    with figure(path, 17, 3.6, columns=6) as panels:
         for axes, arm in zip(panels[:2], (ANSWER, ALL), strict=True):
             _staircase(axes, groups[arm], ARMS[arm].label)
-        for axes, score in zip(panels[2:], ("contributions, mean", "output, mean"), strict=True):
+        for axes, arm in zip(panels[2:4], (ANSWER, ALL), strict=True):
+            _heat(axes, groups[arm], ARMS[arm].label)
+        for axes, score in zip(panels[4:], ("contributions, mean", "output, mean"), strict=True):
             for arm, group in groups.items():
-                hops = _hops(group)
-                means = [over_seeds([each.levels[str(k)].scores[score] for each in group]) for k in hops]
-                axes.fill_between(
-                    hops, [each.low for each in means], [each.high for each in means],
-                    color=ARMS[arm].colour, alpha=0.15, linewidth=0,
-                )  # fmt: skip
-                axes.plot(
-                    hops, [each.value for each in means], "o-", ms=3, color=ARMS[arm].colour, label=ARMS[arm].label
-                )
-            axes.set(title=f"depth score: {score}", xlabel="hops", xticks=hops)
-        legend_below(panels[2:], 5)
+                points = {k: [each.levels[str(k)].scores[score] for each in group] for k in _hops(group)}
+                known = {k: [value for value in values if value is not None] for k, values in points.items()}
+                means = {k: over_seeds(values) for k, values in known.items() if values}
+                low, value, high = ([getattr(each, end) for each in means.values()] for end in ("low", "value", "high"))
+                colour = ARMS[arm].colour
+                axes.fill_between([*means], low, high, color=colour, alpha=0.15, linewidth=0)
+                axes.plot([*means], value, "o-", ms=3, color=colour, label=ARMS[arm].label)
+            axes.set(title=f"depth score: {score}", xlabel="hops", xticks=range(TASK.least, TASK.hops + 1))
+        legend_below(panels[4:], 5)
+
+
+def _heat(axes: "matplotlib.axes.Axes", group: Sequence[DepthRecord], title: str) -> None:
+    """Effects of skipped layers on later ones, where the answer is predicted, mean over seeds."""
+    import numpy as np
+
+    mean_LL = np.array([each.contributions["future"] for each in group]).mean(0)
+    axes.imshow(np.where(mean_LL > 0, mean_LL, np.nan), origin="lower", aspect="auto", cmap="viridis", vmin=0, vmax=1)
+    axes.set(title=f"{title}: effect on later layers", xlabel="layer", ylabel="skipped before a split")
+    axes.grid(visible=False)
 
 
 def _staircase(axes: "matplotlib.axes.Axes", group: Sequence[DepthRecord], title: str) -> None:

@@ -3,9 +3,10 @@
 After He et al. 2024 (arXiv 2405.19279; text not at hand): a higher rate makes more of them, a larger epsilon fewer;
 protected blocks, and optimizers that are not diagonal, make few at the same loss; and rounding to int8 hurts where
 kurtosis is high. Here on compositions, where kurtosis reaches a third of its bound in two minutes. Kurtosis differs
-between seeds by factors, so that its logarithm is compared, seed by seed, and medians are told. Arms that are matched
-stop at one share of right answers. An outlier that is put in without a change of the function shows whether kurtosis
-tells what rounding does.
+between seeds by factors, so that its logarithm is compared, seed by seed, and medians are told; it is that at the end
+of training, whose rate does not fall. Runs count that answer LEARNT of the problems; those of matched arms, which stop
+at one share of right answers, where both end within ALIKE of each other. An outlier that is put in without a change of
+the function shows whether kurtosis tells what rounding does.
 """
 
 import math
@@ -39,6 +40,8 @@ PAIRS = (
     ("stopped at equal accuracy, AdamW makes more than SOAP", "matched", "soap-matched"),
 )
 """Claims about outlier features, with the arm that should have more of them."""
+LEARNT, ALIKE = 0.9, 0.03
+"""Share of right answers of a run that counts, and how far apart two matched runs may be."""
 FAMILY, UNDER = "outlier features", "int8"
 MIDDLE, LAST = FACTORS[2], FACTORS[-1]
 """Sizes of an outlier between which kurtosis has saturated."""
@@ -65,6 +68,11 @@ def damage(record: OutlierRecord, way: str = "tensor") -> float:
     return record.answers[way].loss - record.answers["float"].loss
 
 
+def accuracy(record: OutlierRecord) -> float:
+    """Share of right answers in full precision."""
+    return record.answers["float"].right / record.total
+
+
 def largest(record: OutlierRecord, name: str = "kurtosis") -> float:
     """The largest over layers of the residual stream."""
     return max(record.stream[name])
@@ -81,50 +89,66 @@ def tables(records: list[OutlierRecord]) -> list[Table]:
 
 
 def _makes(groups: Groups) -> Iterator[Finding]:
-    """Which arm has more outlier features, by the ratio of kurtosis over seeds."""
+    """Which arm has more outlier features, by the ratio of kurtosis over the seeds where both count."""
     for claim, more, fewer in PAIRS:
-        if more in groups and fewer in groups:
-            yield _ratio(claim, groups[more], groups[fewer], largest, "times the kurtosis", FAMILY)
-
-
-def _ratio(
-    claim: str,
-    ours: Sequence[OutlierRecord],
-    theirs: Sequence[OutlierRecord],
-    value: Callable[[OutlierRecord], float],
-    unit: str,
-    family: str,
-) -> Finding:
-    """Whether a number is larger in one arm, as the geometric mean of ratios over seeds."""
-    pairs = zip(*paired(ours, theirs), strict=True)
-    gap = over_seeds([math.log(value(mine) / value(other)) for mine, other in pairs])
-    low, ratio, high = (math.exp(x) for x in (gap.low, gap.value, gap.high))
-    told = f"{ratio:.2f} {unit} [{low:.2f}, {high:.2f}]"
-    estimate = Interval(ratio, low, high, gap.kind)
-    return Finding(claim, decided(gap.low > 0, gap.high < 0, len(ours)), told, estimate, unit, family, runs=len(ours))
+        if more not in groups or fewer not in groups:
+            continue
+        logs = []
+        for mine, other in zip(*paired(groups[more], groups[fewer]), strict=True):
+            counts = min(accuracy(mine), accuracy(other)) >= LEARNT
+            if "equal accuracy" in claim:
+                counts = counts and abs(accuracy(mine) - accuracy(other)) <= ALIKE
+            if counts:
+                logs.append(math.log(largest(mine) / largest(other)))
+        yield _times(claim, logs, 1.0, FAMILY, "times the kurtosis")
 
 
 def _hurts(groups: Groups) -> Iterator[Finding]:
-    """Whether kurtosis tells what rounding does: between runs, and where an outlier is put in."""
-    records = [record for group in groups.values() for record in group]
-    for name in ("kurtosis", "max-median"):
-        ranks = _correlation([largest(each, name) for each in records], [damage(each) for each in records])
-        claim = f"over all runs, those with a larger {name} lose more when everything is rounded to int8"
-        told = f"rank correlation {ranks.value:+.2f} [{ranks.low:+.2f}, {ranks.high:+.2f}]"
-        verdict = decided(ranks.low > 0, ranks.high < 0, len(records))
-        yield Finding(claim, verdict, told, ranks, "rank correlation", UNDER, runs=len(records))
+    """Whether kurtosis tells what rounding does: between arms, and where an outlier is put in."""
+    apart = {arm: group for arm, group in groups.items() if not arm.endswith("matched")}  # cut from the same training
+    measures: dict[str, Callable[[OutlierRecord], float]] = {
+        "kurtosis of the residual stream": largest,
+        "kurtosis of what linear maps read": lambda each: max(kurtosis for kurtosis, _ in each.read.values()),
+        "max-median ratio of the residual stream": lambda each: largest(each, "max-median"),
+    }
+    for name, value in measures.items():
+        known = _correlations(apart, value)
+        ranks = over_seeds(known)
+        claim = f"arms with a larger {name} lose more when everything is rounded to int8"
+        told = f"rank correlation over arms {ranks.value:+.2f} [{ranks.low:+.2f}, {ranks.high:+.2f}]"
+        verdict = decided(ranks.low > 0, ranks.high < 0, len(known))
+        estimate = ranks if known else None
+        yield Finding(claim, verdict, told, estimate, "rank correlation", UNDER, runs=len(known))
     usual = groups[next(iter(groups))]
     grow: dict[str, Callable[[Injected], float]] = {
         "kurtosis of what is read": lambda each: each.kurtosis,
         "max-median ratio of what is read": lambda each: each.max_median,
         "loss when everything is rounded to int8": lambda each: each.answers["tensor"].loss,
     }
-    for name, value in grow.items():
+    for name, at in grow.items():
         claim = f"from an outlier of {MIDDLE:g} times to one of {LAST:g} times the {name} at least doubles"
-        logs = [math.log(value(_put(each, LAST)) / value(_put(each, MIDDLE))) for each in usual]
-        yield _times(claim, logs, 2.0)
-    less = "a random basis of the residual stream has less kurtosis"
-    yield _times(less, [math.log(largest(each) / max(each.rotated_kurtosis)) for each in usual], 1.0)
+        yield _times(claim, [math.log(at(_put(each, LAST)) / at(_put(each, MIDDLE))) for each in usual], 2.0)
+    for arm in ("adamw", "fast"):
+        turned = [each for each in groups[arm] if accuracy(each) >= LEARNT]
+        less = [math.log(largest(each) / max(each.rotated_kurtosis)) for each in turned]
+        yield _times(f"{ARMS[arm].label}: a random basis of the residual stream has less kurtosis", less, 1.0)
+        gap = over_seeds([damage(each) - each.rotated["tensor"].loss + each.rotated["float"].loss for each in turned])
+        told = f"{gap.value:+.4f} nats [{gap.low:+.4f}, {gap.high:+.4f}]"
+        claim = f"{ARMS[arm].label}: rounding to int8 costs more in the usual basis than in a random one"
+        verdict = decided(gap.low > 0, gap.high < 0, len(turned))
+        yield Finding(claim, verdict, told, gap if turned else None, "nats", UNDER, runs=len(turned))
+
+
+def _correlations(groups: Groups, value: Callable[[OutlierRecord], float]) -> list[float]:
+    """Spearman's rank correlation of a number with the damage, over arms, seed by seed."""
+    from scipy import stats  # half a second that most commands do not need
+
+    found = []
+    for same in zip(*(paired(group, group)[0] for group in groups.values()), strict=False):
+        numbers, lost = [value(each) for each in same], [damage(each) for each in same]
+        if len({*numbers}) > 1 and len({*lost}) > 1:
+            found.append(float(stats.spearmanr(numbers, lost).statistic))
+    return found
 
 
 def _put(record: OutlierRecord, factor: float) -> Injected:
@@ -132,23 +156,13 @@ def _put(record: OutlierRecord, factor: float) -> Injected:
     return next(each for each in record.injected if each.factor == factor)
 
 
-def _times(claim: str, logs: Sequence[float], least: float) -> Finding:
-    """Whether a ratio is above `least`, from its logarithm in each run."""
+def _times(claim: str, logs: Sequence[float], least: float, family: str = UNDER, unit: str = "times") -> Finding:
+    """Whether a ratio is above `least`, from its logarithm in each run: the geometric mean with its interval."""
     gap = over_seeds(logs)
     low, ratio, high = (math.exp(x) for x in (gap.low, gap.value, gap.high))
-    told = f"{ratio:.2f} times [{low:.2f}, {high:.2f}]"
-    estimate = Interval(ratio, low, high, gap.kind)
-    return Finding(claim, decided(low > least, high < least, len(logs)), told, estimate, "times", UNDER, runs=len(logs))
-
-
-def _correlation(x: Sequence[float], y: Sequence[float]) -> Interval:
-    """Spearman's rank correlation with Fisher's interval, runs being independent."""
-    from scipy import stats  # half a second that most commands do not need
-
-    value = float(stats.spearmanr(x, y).statistic)
-    half = 1.96 * 1.03 / math.sqrt(max(1, len(x) - 3))
-    centre = math.atanh(max(-0.9999, min(0.9999, value)))
-    return Interval(value, math.tanh(centre - half), math.tanh(centre + half), "Fisher's z for ranks")
+    told = f"{ratio:.2f} {unit} [{low:.2f}, {high:.2f}]"
+    estimate = Interval(ratio, low, high, gap.kind) if logs else None
+    return Finding(claim, decided(low > least, high < least, len(logs)), told, estimate, unit, family, runs=len(logs))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -164,7 +178,8 @@ def _arms(groups: Groups) -> Table:
             {
                 "arm": ARMS[arm].label,
                 "steps": fmean(each.steps for each in group),
-                "right": 100 * fmean(each.answers["float"].right / each.total for each in group),
+                "right": 100 * fmean(map(accuracy, group)),
+                "learnt": sum(accuracy(each) >= LEARNT for each in group),
                 "loss": fmean(each.answers["float"].loss for each in group),
                 "kurtosis": median(kurtosis),
                 "least": min(kurtosis),
@@ -175,13 +190,14 @@ def _arms(groups: Groups) -> Table:
             }
         )
     columns = {
-        "arm": "s", "steps": ".0f", "right": ".1f", "loss": ".3f", "kurtosis": ".2f", "least": ".2f", "most": ".2f",
-        "max-median": ".1f", "read": ".2f", "seeds": "d",
+        "arm": "s", "steps": ".0f", "right": ".1f", "learnt": "d", "loss": ".3f", "kurtosis": ".2f", "least": ".2f",
+        "most": ".2f", "max-median": ".1f", "read": ".2f", "seeds": "d",
     }  # fmt: skip
     legend = (
-        "right: percent of validation problems; loss: in nats. kurtosis, max-median: the largest over layers of the "
-        "residual stream, first tokens left out, median over seeds with the least and most of a seed; at most 64. "
-        "read: the largest kurtosis of what a linear map reads. Arms that are stopped stop at 95 % of 512 problems."
+        "right: percent of validation problems; learnt: runs with 90 and more, which count; loss: in nats. kurtosis, "
+        "max-median: the largest over layers of the residual stream, first tokens left out, median over seeds with the "
+        "least and most of a seed; at most 64. read: the largest kurtosis of what a linear map reads. Arms that are "
+        "stopped stop at 95 % of 512 problems."
     )
     return Table("What makes outlier features", columns, rows, legend, [*_makes(groups), *_hurts(groups)])
 
@@ -268,12 +284,13 @@ def draw(records: list[OutlierRecord], path: Path) -> None:
             colour, label = ARMS[arm].colour, ARMS[arm].label
             made.plot([largest(each) for each in group], [-place] * len(group), "o", ms=4, color=colour)
             hurt.plot(
-                [largest(each) for each in group], [max(1e-5, damage(each)) for each in group],
+                [largest(each) for each in group], [damage(each) for each in group],
                 "o", ms=4, color=colour, label=label,
             )  # fmt: skip
         made.set_yticks([-place for place in range(len(groups))], [ARMS[arm].label for arm in groups], fontsize=7)
         made.set(xscale="log", xlabel="largest kurtosis of the residual stream, every seed")
-        hurt.set(xscale="log", yscale="log", xlabel="largest kurtosis", ylabel="nats lost under int8")
+        hurt.set(xscale="log", xlabel="largest kurtosis", ylabel="nats lost under int8")
+        hurt.set_yscale("symlog", linthresh=1e-3)
         arm, group = next(iter(groups.items()))
         factors = [each.factor for each in group[0].injected]
         for name, colour in (("tensor", "#b5403a"), ("token", "#c08a3e"), ("weights", "#4f8f5b")):

@@ -19,8 +19,7 @@ from tinylatent.lab.recipes_depth import ALL, ANSWER, ARMS, LAYERS, STEPS, TASK,
 from tinylatent.lab.run import VERSION, read_record
 from tinylatent.lab.studies import depth
 from tinylatent.lab.study import rebuild
-from tinylatent.lenses.depth import depth_score, erase, mean_stream, over_later, sizes, skip
-from tinylatent.lenses.reducing import per_prompt
+from tinylatent.lenses.depth import depth_score, erase, mean_stream, sizes, skip
 from tinylatent.methods import Direct
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.config import Training
@@ -40,8 +39,8 @@ def record(arm, seed, uses=(0, 0, 2, 3, 4, 6), rise=0.5, cosine=0.1, future=0.2,
 
     levels = {
         str(hops): Level(
-            right=right, total=100,
-            lens={name: [float(L - layer) for layer in range(L + 1)] for name in ("to_final", "from_final", "overlap")},
+            right=right, total=100, held_right=right // 2, held_total=100,
+            lens={name: [float(L - layer) for layer in range(L + 1)] for name in ("to_final", "from_final")},
             scores={name: 1.0 + (rise + more) * hops for name in SCORES},
             erased=erased(hops), attributed=erased(hops), missed=0.01,
         )
@@ -77,6 +76,7 @@ def verdicts(found):
 
 STAIRS = "answers alone: the last function is used later in depth than the first"
 MORE_STAIRS = "the last function is later than the first by more layers after answers alone than after all tokens"
+STAIRCASE = "{}: every function is used later than the one before (a staircase)"
 GROWS = "the depth score (output, mean) grows with the number of hops"
 STRENGTHENS = "after all tokens the later half of layers strengthens what is there more than after answers alone"
 CHANGES = "after answers alone the later half of layers changes later predictions more than after all tokens"
@@ -86,7 +86,8 @@ def test_what_records_say_is_said():
     flat = {"uses": (0, 2, 2, 2, 2, 6), "rise": 0.0, "cosine": 0.5, "future": 0.1}
     found = verdicts(records(**{ALL: flat}))
     assert found[STAIRS] == found[MORE_STAIRS] == found[f"answers alone: {GROWS}"] == HOLDS
-    assert found[f"all tokens: {GROWS}"] == OPEN
+    assert found[STAIRCASE.format("answers alone")] == HOLDS
+    assert found[STAIRCASE.format("all tokens")] == found[f"all tokens: {GROWS}"] == OPEN
     assert found[STRENGTHENS] == found[CHANGES] == HOLDS
 
 
@@ -103,10 +104,26 @@ def test_equal_arms_leave_it_open():
     assert found[MORE_STAIRS] == found[STRENGTHENS] == found[CHANGES] == OPEN
 
 
+def test_runs_that_have_not_learnt_decide_nothing():
+    found = depth.tables(records(**{ANSWER: {"right": 80}}))
+    told = {each.claim: (each.verdict, each.runs) for each in found[0].findings}
+    assert told[STAIRS] == told[MORE_STAIRS] == (OPEN, 0)
+    assert told[f"all tokens: {GROWS}"] == (HOLDS, 5)
+    assert [row["learnt"] for row in found[0].rows][:2] == [0, 5]
+    assert "answers alone" not in {row["arm"] for row in found[1].rows}
+
+
+def test_a_function_that_is_never_used_has_no_place_in_depth():
+    assert depth.climb(record(ANSWER, 7, uses=(0, -1, 2, 3, 4, 6))) is None
+    told = {each.claim: each.runs for each in depth.tables(records(answer={"uses": (0, -1, 2, 3, 4, 6)}))[0].findings}
+    assert told[STAIRS] == 0
+
+
 def test_last_uses_slopes_and_halves_by_hand():
     known = record(ANSWER, 7)
     assert depth.last_use(known, TASK.hops) == [0, 0, 2, 3, 4, 6]
-    assert depth.climb(known) == 4
+    assert (depth.climb(known), depth.step(known)) == (4, 1)
+    assert depth.step(record(ANSWER, 7, uses=(0, 0, 3, 3, 4, 6))) == 0
     assert depth.slope(known, "output, mean") == pytest.approx(0.5)
     assert depth.late(known, "cosine_layer") == pytest.approx(0.1)
     assert depth.late(known, "future") == pytest.approx(0.2)
@@ -115,7 +132,8 @@ def test_last_uses_slopes_and_halves_by_hand():
 
 def test_tables_by_hand():
     learnt, uses, scores, layers, maps, outliers = depth.tables(records(all={"right": 50}))
-    assert [row["least"] for row in learnt.rows][:2] == [95, 50]
+    assert [row["4 hops"] for row in learnt.rows][:2] == [95, 50]
+    assert learnt.rows[0]["held out"] == pytest.approx(47)
     assert uses.rows[0]["f4"] == 4
     assert (uses.rows[0]["climb"], uses.rows[0]["climb low"]) == (4, 4)
     row = next(row for row in scores.rows if (row["arm"], row["score"]) == ("answers alone", "output, max"))
@@ -163,7 +181,7 @@ def test_maps_go_to_the_next_seed():
 
 TINY = Experiment(
     replace(TASK, hops=2, items=4, functions=3), Direct(), ModelConfig(8, 2, 2, init="fan_in"),
-    Training(steps=4, batch_size=8), Seeds.all(0),
+    Training(steps=4, batch_size=8, num_train=60), Seeds.all(0),
 )  # fmt: skip
 
 
@@ -177,25 +195,32 @@ def measured(tmp_path_factory):
 
 
 def test_a_reading_is_what_lenses_measure(measured):
-    folder, _, found = measured
+    folder, reading, found = measured
     _, model = load(folder / "start")
-    rows, hops_P = TINY.rows("validation"), TINY.task.steps(TINY.rows("validation"))
+    rows = reading._rows(2 * 8 * 5)
+    hops_P = TINY.task.steps(rows)
     seen = {hops: of_rows(TINY, model, rows[hops_P == hops][:5]) for hops in (1, 2)}
     filler = mean_stream([each.record for each in seen.values()])
-    known = seen[2].record
+    known, counted_BS = seen[2].record, seen[2].counted_BS
     assert known.mask_BS.all()
-    assert found.levels["2"].total == len(known.mask_BS)
-    wanted = erase(known, filler, seen[2].counted_BS).amax(-1).mean(1)[:, 1:]
+    assert counted_BS.nonzero()[:, 1].tolist() == [4] * 5, "the slot of ="
+    wanted = erase(known, filler, counted_BS).amax(-1).mean(1)[:, 1:]
     np.testing.assert_allclose(found.levels["2"].erased, wanted, rtol=1e-3, atol=1e-6)
-    splits = torch.tensor([[2, 3, 4]] * len(known.mask_BS))
-    future = skip(known, splits_BN=splits)
-    score = depth_score(per_prompt(over_later(future.contribution), future.counted_RS, 0.9, future.row_R).mean(1))
-    assert found.levels["2"].scores["contributions, 0.9"] == pytest.approx(score.item(), rel=1e-3)
+    future = skip(known, splits_BN=torch.tensor([[2, 3, 4]] * 5))
+    at_answer = future.contribution[..., 4].unflatten(-1, (5, 3)).quantile(0.9, -1)  # over the splits of a problem
+    later = torch.stack(
+        [at_answer[layer, layer + 1 :].mean(0) if layer < 1 else 0 * at_answer[0, 0] for layer in (0, 1)]
+    )
+    assert found.levels["2"].scores["contributions, 0.9"] == pytest.approx(depth_score(later.mean(1)).item(), abs=1e-3)
+    output = future.output[..., 4].unflatten(-1, (5, 3)).mean((1, 2))
+    assert found.levels["2"].scores["output, mean"] == pytest.approx(depth_score(output).item(), abs=1e-3)
     norms = [sizes(each.record).residual[1][:, 1:].mean(1) for each in seen.values()]
     assert found.sizes["residual"][1] == pytest.approx(torch.cat(norms).mean().item(), rel=1e-3)
     answers = model.backbone.readout(model.backbone.finish(known.stream[-1]))[:, -1].argmax(-1)
     right = TINY.task.score(rows[hops_P == 2][:5], answers[:, None].numpy())
-    assert found.levels["2"].right == right.sum()
+    assert (found.levels["2"].right, found.levels["2"].total) == (right.sum(), 5)
+    held = TINY.rows("validation")
+    assert sum(each.held_total for each in found.levels.values()) == len(held)
     assert found.maps.keys() == {UNTRAINED, "other"}
     assert len(found.maps["other"].r2) == 3
     assert max(map(max, found.maps["other"].r2)) <= 1
