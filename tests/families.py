@@ -79,16 +79,19 @@ def small(family, **options):
 
 
 LAYERED = ["GPT-2", "Llama", "Qwen2", "Qwen3", "Mistral", "Gemma", "Gemma3", "Olmo2", "GPTNeoX"]
-"""Families whose layers are looked into."""
+"""Families whose layers are looked into, in float64."""
+ROUGHLY = ["Gemma2"]
+"""And in float32."""
 SETTINGS = {"GPTNeoX, in turn": {"use_parallel_residual": False}, "Qwen3": {"head_dim": 4}}
 
 
 def layered(family):
-    """A small model of a family behind a backbone, in float64; its settings may follow its name."""
+    """A small model of a family behind a backbone, in float64 where it is exact; its settings may follow its name."""
     from tinylatent.models.huggingface import HFBackbone, as_gpt2  # not at the top: shape checks hook in first
 
     if family == "GPT-2":
         from tinylatent.models.decoder import Decoder, ModelConfig
 
         return HFBackbone(spread(as_gpt2(Decoder.fresh(VOCABULARY, POSITIONS, ModelConfig(WIDTH, 2, 4)).double())))
-    return HFBackbone(small(family.split(",")[0], **SETTINGS.get(family, {})))
+    model = small(family.split(",")[0], **SETTINGS.get(family, {}))
+    return HFBackbone(model.float() if family in ROUGHLY else model)

@@ -2,7 +2,7 @@
 
     found = ridge_maps(shallow_MNd, deep_LNk, fit=0.8)
     found.r2_ML              # share of the variance explained, on tokens that the maps were not fitted to
-    best_source(found.r2_ML)      # for each layer of the second, the layer of the first that predicts it best
+    found.r2_ML.argmax(0)    # for each layer of the second, the layer of the first that predicts it best
 
 Csordás et al. 2025 (arXiv 2505.13898, section 3.4) train such maps by AdamW; here each is the ridge solution, from one
 pass of second moments. Relative errors as theirs divide by the norm of the target, offset included: a large common
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tinylatent.lenses.residuals import Record
@@ -28,7 +28,8 @@ class Maps:
     relative_error_ML: Float[Tensor, "M L"]
     """Mean of |error| / |target| over tokens."""
     r2_ML: Float[Tensor, "M L"]
-    """1 - sum |error|^2 / sum |target - its mean|^2: at most 1, below 0 where the mean would be better."""
+    """1 - sum |error|^2 / sum |target - its mean|^2: at most 1, below 0 where the mean would be better; NaN for a
+    target that is the same everywhere."""
 
 
 def tokens(records: Sequence[Record], keep_first: int = 1) -> Float[Tensor, "L1 N d"]:
@@ -77,8 +78,3 @@ def ridge_maps(
         error_ML[point] = (missed_Lnk.norm(dim=-1) / length_Ln).mean(1)
         r2_ML[point] = 1 - missed_Lnk.square().sum((1, 2)) / spread_L
     return Maps(error_ML, r2_ML)
-
-
-def best_source(r2_ML: Float[Tensor, "M L"]) -> Int[Tensor, " L"]:
-    """For each point of the second model, the point of the first that predicts it best."""
-    return r2_ML.argmax(0)

@@ -7,7 +7,7 @@ the others beside the lens they are about. In float64, on every placement of nor
 import pytest
 import torch
 from fakes import random
-from families import LAYERED, layered
+from families import LAYERED, ROUGHLY, layered
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,10 +26,16 @@ PARTS = ["layer", "attention", "mlp"]
 
 
 def close(found, wanted):
-    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-9)
+    rough = found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=2e-3 if rough else 1e-8, atol=1e-4 if rough else 1e-9)
 
 
-@pytest.fixture(scope="module", params=[*KINDS, *LAYERED])
+def nothing(found):
+    """Whether numbers are 0 up to rounding."""
+    return found.abs().max() < (1e-4 if found.dtype == torch.float32 else 1e-9)
+
+
+@pytest.fixture(scope="module", params=[*KINDS, *LAYERED, *ROUGHLY])
 def model(request, tiny):
     return tiny(**KINDS[request.param]) if request.param in KINDS else layered(request.param)
 
@@ -125,11 +131,12 @@ def test_structure_of_skipping(found):
     assert not future.contribution[lower].any()
     skipped_BS = MASK & ~first_BS
     for layer in range(L):
-        close(everywhere.contribution[layer, layer][skipped_BS], torch.ones(12, dtype=torch.float64))
-        assert not future.contribution[layer, layer].abs().max() > 1e-9
-    assert future.contribution[L - 1].abs().max() < 1e-9
-    assert future.output[L - 1].abs().max() < 1e-9
-    assert everywhere.contribution[:, :, first_BS].abs().max() < 1e-9, "what comes before changes nothing"
+        own = everywhere.contribution[layer, layer][skipped_BS]
+        close(own, torch.ones_like(own))
+        assert nothing(future.contribution[layer, layer])
+    assert nothing(future.contribution[L - 1])
+    assert nothing(future.output[L - 1])
+    assert nothing(everywhere.contribution[:, :, first_BS]), "what comes before changes nothing"
     for effects in (everywhere, future):
         assert (effects.output >= 0).all()
         assert (effects.output <= 2**0.5).all()
@@ -137,10 +144,10 @@ def test_structure_of_skipping(found):
 
 
 def test_nothing_skipped_changes_nothing(found):
-    """Invariant 2, to the last bit: the first six tokens are kept, and no row has more."""
+    """Invariant 2, to the last bit in equal batches: the first six tokens are kept, and no row has more."""
     effects = skip(found, keep_first=6)
-    assert not effects.contribution.any() or effects.contribution.max() < 1e-12
-    assert effects.output.max() < 1e-12
+    assert not effects.contribution.any()
+    assert not effects.output.any()
 
 
 def test_a_layer_that_adds_nothing_is_skipped_without_effect(tiny):
@@ -189,7 +196,8 @@ def test_the_next_layer_reads_directly_all_that_it_reads(found):
 
 
 def test_erasing_is_what_it_is_for_a_row_alone(model, found):
-    filler, counted_BS = random(found.depth + 1, found.stream.shape[-1]), MASK & (found.rank_BS() >= 2)
+    filler = random(found.depth + 1, found.stream.shape[-1]).to(found.stream)
+    counted_BS = MASK & (found.rank_BS() >= 2)
     effects = erase(found, filler, counted_BS)
     for row in range(3):
         _, streams, likely = alone(model, row)
@@ -218,16 +226,16 @@ def test_structure_of_erasing(found):
     counted_BS[:, 4] = True
     filler = mean_stream([found])
     effects = erase(found, filler, counted_BS)
-    assert not effects[:, :, 5].abs().max() > 1e-9
+    assert nothing(effects[:, :, 5])
     assert not effects[..., :4].any()
     assert not effects[..., 5].any()
     last = effects[-1].clone()
     last[:, 4, 4] = 0
-    assert last.abs().max() < 1e-9
+    assert nothing(last)
     assert effects[-1, :, 4, 4].min() > 1e-6
     only = record_tokens(found.model, IDS[:1], MASK[:1])
     own = erase(only, only.stream[:, 0, 3], torch.ones_like(MASK[:1]))
-    assert own[:, 0, 3].abs().max() < 1e-9
+    assert nothing(own[:, 0, 3])
     assert own[:, 0, 4].max() > 1e-6
 
 
@@ -263,19 +271,24 @@ def test_sizes_are_their_formulas(model, found):
                 def length(x):
                     return dot(x, x) ** 0.5
 
-                at = (layer, row, slot)
-                assert measured.residual[at].item() == pytest.approx(length(h))
-                assert measured.attention[at].item() == pytest.approx(length(a))
-                assert measured.mlp[at].item() == pytest.approx(length(m))
+                at, near = (
+                    (layer, row, slot),
+                    {"rel": 1e-4, "abs": 1e-5} if measured.residual.dtype == torch.float32 else {},
+                )
+                assert measured.residual[at].item() == pytest.approx(length(h), **near)
+                assert measured.attention[at].item() == pytest.approx(length(a), **near)
+                assert measured.mlp[at].item() == pytest.approx(length(m), **near)
                 for name, x, y in (("attention", a, h), ("mlp", m, middle), ("layer", both, h)):
                     if name == "mlp" and not model.sums:
                         assert measured.relative_mlp[at].isnan()
                         assert measured.cosine_mlp[at].isnan()
                         continue
                     ratio, cosine = getattr(measured, f"relative_{name}"), getattr(measured, f"cosine_{name}")
-                    assert ratio[at].item() == pytest.approx(length(x) / length(y))
-                    assert cosine[at].item() == pytest.approx(dot(x, y) / length(x) / length(y))
-                assert measured.cosine_neighbours[at].item() == pytest.approx(dot(h, out) / length(h) / length(out))
+                    assert ratio[at].item() == pytest.approx(length(x) / length(y), **near)
+                    assert cosine[at].item() == pytest.approx(dot(x, y) / length(x) / length(y), **near)
+                assert measured.cosine_neighbours[at].item() == pytest.approx(
+                    dot(h, out) / length(h) / length(out), **near
+                )
     assert measured.residual.shape == (found.depth + 1, 3, 6)
 
 
@@ -288,7 +301,7 @@ def test_bounds_of_sizes(model, found):
     assert model.sums == (found.gap() < 1e-5)
     if model.sums:
         mlp = measured.relative_mlp * (1 if model.parallel else 1 + measured.relative_attention)
-        assert (measured.relative_layer <= measured.relative_attention + mlp + 1e-9)[:, MASK].all()
+        assert (measured.relative_layer <= measured.relative_attention + mlp + 1e-5)[:, MASK].all()
     scaled = type(found)(
         found.model, 7 * found.stream, 7 * found.attention, 7 * found.mlp, found.mask_BS, found.positions_BS
     )

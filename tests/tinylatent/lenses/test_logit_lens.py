@@ -13,10 +13,16 @@ IDS = torch.tensor([[0, 0, 3, 4], [6, 2, 1, 4]])
 MASK = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]], dtype=torch.bool)
 
 
-@pytest.fixture(scope="module", params=["pre", "post", "after", "protected", *LAYERED])
+KINDS = {
+    **{norm: {"norm": norm} for norm in ("pre", "post", "after", "protected", "none")}, "loops": {"loops": 2},
+    "experts": {"experts": 2},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[*KINDS, *LAYERED])
 def record(request, tiny):
-    known = request.param in ("pre", "post", "after", "protected")
-    return record_tokens(tiny(norm=request.param) if known else layered(request.param), IDS, MASK)
+    known = request.param in KINDS
+    return record_tokens(tiny(**KINDS[request.param]) if known else layered(request.param), IDS, MASK)
 
 
 def test_it_is_its_formulas(record):

@@ -275,8 +275,14 @@ def test_norms_of_queries_and_keys_bound_attention(part):
             attention.qkv_proj[part] *= factor
         before.append(attention(x_BTD)[0])
     torch.testing.assert_close(*before, **EXACT)
-    _, (k_BHSK, _) = attention(x_BTD)
-    assert k_BHSK.norm(dim=-1).max() <= 2.0 + 1e-9  # sqrt(d_head), so that no score is above 2 * 2 / sqrt(4)
+    with torch.no_grad():
+        attention.query_norm.copy_(torch.tensor([1.0, -2.0, 0.5, 1.5]))
+        attention.key_norm.copy_(torch.tensor([0.5, 3.0, -1.0, 2.0]))
+    q_BTHK = (x_BTD @ attention.qkv_proj[:8].T).unflatten(-1, (2, 4))
+    query = torch.nn.functional.rms_norm(q_BTHK, (4,), attention.query_norm).transpose(1, 2)
+    _, (key, _) = attention(x_BTD)
+    scores = query @ key.transpose(-1, -2) / 2
+    assert scores.abs().max() <= 2 * (attention.query_norm * attention.key_norm).abs().max(), "sqrt(d_head) times gains"
 
 
 def test_first_sizes_of_a_protected_decoder():

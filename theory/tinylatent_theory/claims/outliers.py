@@ -273,5 +273,8 @@ def kurtosis_saturates_while_rounding_grows(trial: Trial) -> Finding:
 
 
 def _step(x_nd: Float[Tensor, "n d"]) -> float:
-    """The least difference between numbers that rounding tells apart: found from what it returns."""
-    return float(rounded(x_nd).abs().max()) / 127
+    """The least difference that rounding leaves between numbers near 0, which are put below the others."""
+    most = x_nd.abs().max()
+    near_m = torch.linspace(-1, 1, 2001, dtype=x_nd.dtype) * most / 30
+    column_md = near_m[:, None] * F.one_hot(torch.tensor(1), x_nd.shape[1])
+    return float(rounded(torch.cat([x_nd, column_md]))[len(x_nd) :, 1].unique().diff().min())
