@@ -12,7 +12,8 @@ from tinylatent.core.files import write_text
 from tinylatent.lab.experiment import device_named
 from tinylatent.lab.folders import load
 from tinylatent.lab.lens_figures import draw_lenses
-from tinylatent.lab.lensed import Prompts, Settings, of_model, of_run, read_passages, tables
+from tinylatent.lab.lensed import Settings, tables
+from tinylatent.lab.prompts import Prompts, of_model, of_run, read_passages
 from tinylatent.training.checkpoints import find_checkpoint
 
 

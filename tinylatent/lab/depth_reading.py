@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load, train
-from tinylatent.lab.lensed import Prompts, of_rows
+from tinylatent.lab.prompts import Prompts, of_rows
 from tinylatent.lab.reading import OfTrained
 from tinylatent.lab.run import NotInstalledError, Progress, Record, new_record, note_progress, short
 from tinylatent.lenses.attribution import integrated_gradients

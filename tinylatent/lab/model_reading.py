@@ -13,7 +13,8 @@ import msgspec
 import torch
 from tinylatent_tasks import MultiHop
 
-from tinylatent.lab.lensed import Prompts, Settings, of_examples, scores_of, tables
+from tinylatent.lab.lensed import Settings, scores_of, tables
+from tinylatent.lab.prompts import Prompts, of_examples
 from tinylatent.lab.run import Progress, Record, Run, new_record, note_progress, short
 from tinylatent.lab.tables import Table, Value
 from tinylatent.models.pretrained import Pretrained

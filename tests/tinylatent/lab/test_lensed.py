@@ -11,18 +11,8 @@ from tinylatent_tasks import Composition
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.lens_figures import FIGURES, draw_lenses
-from tinylatent.lab.lensed import (
-    Passage,
-    Settings,
-    drawn,
-    of_examples,
-    of_model,
-    of_run,
-    read_passages,
-    scores_of,
-    splits_of,
-    tables,
-)
+from tinylatent.lab.lensed import Settings, scores_of, splits_of, tables
+from tinylatent.lab.prompts import Passage, drawn, of_examples, of_model, of_run, read_passages
 from tinylatent.lenses.depth import depth_score, skip
 from tinylatent.lenses.logit_lens import logit_lens
 from tinylatent.methods import METHODS

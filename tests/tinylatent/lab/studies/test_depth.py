@@ -14,7 +14,7 @@ from tinylatent.lab.depth_reading import UNTRAINED, DepthReading, DepthRecord, L
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN
 from tinylatent.lab.folders import load, train
-from tinylatent.lab.lensed import of_rows
+from tinylatent.lab.prompts import of_rows
 from tinylatent.lab.recipes_depth import ALL, ANSWER, ARMS, LAYERS, STEPS, TASK, arm_of, build
 from tinylatent.lab.run import VERSION, read_record
 from tinylatent.lab.studies import depth
