@@ -3,7 +3,8 @@
 Arms differ from the first, which is trained on answers alone, in one thing: the loss on all tokens, weights that layers
 share, where norms stand, weight decay (of all weights, those of norms too), or the number of layers. Problems are drawn
 with equal numbers of hops. The rate is one for all and was not searched; matrices begin at the size of their inputs
-(`init fan_in`), without which six narrow layers did not learn in a pilot. Only runs that learn are told of.
+(`init fan_in`), without which six narrow layers did not learn in a pilot, and after 3,000 steps models of all tokens
+were right in 83 % alone. Only runs that learn are told of.
 """
 
 from dataclasses import dataclass, replace
@@ -20,9 +21,9 @@ from tinylatent.training.config import Training
 TASK = Composition()
 LAYERS = 6
 MODEL = ModelConfig(64, LAYERS, 4, mlp="relu", init="fan_in")
-STEPS = 3000
+STEPS = 5000
 TRAINING = Training(
-    STEPS, batch_size=256, learning_rate=1e-3, warmup=0.07, schedule="constant", weight_decay=0.01, clip_norm=1.0,
+    STEPS, batch_size=256, learning_rate=1e-3, warmup=0.04, schedule="constant", weight_decay=0.01, clip_norm=1.0,
     beta2=0.98, log_every=250, num_train=50_000,
 )  # fmt: skip
 
@@ -40,16 +41,12 @@ class Arm:
 
 
 ANSWER, ALL, SHALLOW = "answer", "all", "shallow"
-TIED = (("layers", 1), ("loops", LAYERS))
 ARMS = {
     ANSWER: Arm("answers alone", "#3b6fb6"),
     ALL: Arm("all tokens", "#b5403a", question=1.0),
-    "tied": Arm("one layer six times", "#4f8f5b", model=TIED),
-    "tied-all": Arm("one layer six times, all tokens", "#8fbf9a", question=1.0, model=TIED),
-    "looped": Arm("two layers three times", "#2f6f5b", model=(("layers", 2), ("loops", 3))),
+    "tied": Arm("one layer six times", "#4f8f5b", model=(("layers", 1), ("loops", LAYERS))),
     "post": Arm("norms on sums", "#7b5ea7", model=(("norm", "post"),)),
     "after": Arm("norms on additions", "#b79ad1", model=(("norm", "after"),)),
-    "decay-0": Arm("no weight decay", "#c08a3e", weight_decay=0.0),
     "decay-30": Arm("weight decay 0.3", "#8a5f1b", weight_decay=0.3),
     SHALLOW: Arm("three layers", "#777777", model=(("layers", 3),)),
 }

@@ -139,7 +139,7 @@ def _findings(groups: Groups) -> Iterator[Finding]:
         "after answers alone the later half of layers changes later predictions more than after all tokens",
         answer, every, partial(late, name="future"), "distance",
     )  # fmt: skip
-    for arm in ("tied", "looped", "post", "after", "decay-0", "decay-30"):
+    for arm in ("tied", "post", "after", "decay-30"):
         if arm in groups:
             yield _more(
                 f"{ARMS[arm].label}: the depth score (contributions, mean) grows more with hops than in the first arm",
