@@ -7,7 +7,7 @@ import torch
 from tinylatent_tasks import MNNS
 
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lenses.residuals import record
+from tinylatent.lenses.residuals import record_trace
 from tinylatent.methods import Coconut, CoT2
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.objectives.method import Model
@@ -39,14 +39,15 @@ def llama():
 def test_contributions_add_up(make, method, unchecked):
     model, examples = make(), Symbols(TASK, TASK.split("train", 0)[:5]).examples()
     model.stage.fill_(2)
-    solution, residuals = record(lambda edit: method.solve(model, examples, group=2, edit=edit))
+    solution = method.solve(model, examples, group=2)
+    residuals = record_trace(solution.trace)
     slots = examples.prompt_BN.shape[1] + solution.trace.steps - 1
     assert residuals.stream.shape == (4, 10, slots, model.backbone.table.width)
     assert residuals.gap() < 1e-5
     total = residuals.stream[0] + residuals.attention.sum(0) + residuals.mlp.sum(0)
     torch.testing.assert_close(total, residuals.stream[-1], rtol=1e-4, atol=1e-5)
-    plain = method.solve(model, examples, group=2)
-    assert torch.equal(plain.answer_BA, solution.answer_BA)
+    said = residuals.logits(residuals.stream[-1][:, -1]).argmax(-1)
+    assert torch.equal(said[:, None], solution.answer_BA)
     fed = residuals.stream[0][:, examples.prompt_BN.shape[1] :]  # what is fed, beside positions where a model adds them
     places = getattr(model.backbone, "pos_emb", torch.zeros(slots, 1))[examples.prompt_BN.shape[1] : slots]
     torch.testing.assert_close(fed - places, solution.trace.inputs_BTD, rtol=1e-4, atol=1e-5)

@@ -30,11 +30,13 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A lens's table."""
 
     title: str
+    """Of the table."""
     columns: dict[str, str]
     """How the numbers of each are written."""
     cells: dict[str, list[str | int | float | None]]
     """Column by column."""
     legend: str
+    """What the columns mean."""
 
     @classmethod
     def of(cls, table: Table) -> "Seen":

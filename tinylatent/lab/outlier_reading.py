@@ -43,6 +43,7 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What is answered, rounded in one way."""
 
     right: int
+    """Right answers."""
     loss: float
     """Cross-entropy of the right answer in nats, mean over problems."""
 
@@ -51,9 +52,11 @@ class Injected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The same function with an outlier in what one layer reads."""
 
     factor: float
+    """How much larger it is."""
     kurtosis: float
     """Of what that layer reads."""
     max_median: float
+    """The same of the ratio."""
     answers: dict[str, Answers]
     """By the way of rounding."""
 
@@ -77,6 +80,7 @@ class OutlierRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     rotated_kurtosis: list[float] = msgspec.field(default_factory=list)
     """Of that stream."""
     injected: list[Injected] = msgspec.field(default_factory=list)
+    """Outliers put in, larger and larger."""
 
     @cached_property
     def reading(self) -> "OutlierReading":

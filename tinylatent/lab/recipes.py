@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from tinylatent_tasks import MNNS, Arithmetic, MultiHop, Reachability, Recommendation, SubsetSum, Task
+from tinylatent_tasks import MNNS, Arithmetic, Composition, MultiHop, Reachability, Recommendation, SubsetSum, Task
 
 from tinylatent.core.registry import Registry, owner
 from tinylatent.core.seeds import Seeds
@@ -125,10 +125,11 @@ COMPARISONS: dict[str, Comparison] = {
         tuned=_rates(direct=5e-3, pause=5e-3, discrete=5e-3, coconut=5e-3, cot2=1e-2),
     ),
     "arithmetic": Comparison("arithmetic", Arithmetic(), training=Training(6000, num_train=LARGE)),
+    "composition": Comparison("composition", Composition(), training=Training(6000, num_train=LARGE)),
     "recommendation": Comparison("recommendation", Recommendation(), training=Training(6000, num_train=LARGE)),
 }  # fmt: skip
 """Every comparison by name. Rates of the smaller models are from study `mnns-tuning-small`, those of the other tasks
-from `tasks-tuning`; arithmetic and recommendation have not been tuned."""
+from `tasks-tuning`; arithmetic, composition and recommendation have not been tuned."""
 CHOSEN: dict[str, Method] = {"coconut": Coconut(mixing=0.0)}
 """Settings of a method's own that its search chose, where they are not the defaults."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tinylatent.core.precision import wide
 from tinylatent.models.backbone import SITES, Edit, Site
 
 STACKS = ("h", "layers")
@@ -83,11 +84,11 @@ def _missed(before: Tensor, attention: Tensor, mlp: Tensor, after: Tensor) -> fl
     Rounding is that of the stream; what is missed must also be small beside what was added, however large the stream.
     """
     eps = torch.finfo(after.dtype).eps
-    before, attention, mlp, after = (x.double() for x in (before, attention, mlp, after))
+    before, attention, mlp, after = (wide(x) for x in (before, attention, mlp, after))
     error = (before + attention + mlp - after).abs().max()
     rounding = 4 * eps * torch.stack([before, attention, mlp, after]).abs().max()
     added = eps**0.5 * (attention.abs() + mlp.abs()).max()
-    return float(error / torch.maximum(rounding, added).clamp(min=torch.finfo(torch.float64).tiny))
+    return float(error / torch.maximum(rounding, added).clamp(min=torch.finfo(error.dtype).tiny))
 
 
 def _returning_tuples(run: Callable[[], object], blocks: Sequence[nn.Module]) -> list[bool]:

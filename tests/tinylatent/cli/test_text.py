@@ -209,7 +209,7 @@ def test_export_refuses_no_problems(capsys):
 
 
 def test_export_names_the_tasks_there_are(refused):
-    assert "unknown task 'nosuch': expected one of arithmetic, mnns" in refused(["export", "nosuch"])
+    assert "unknown task 'nosuch': expected one of arithmetic, composition, mnns" in refused(["export", "nosuch"])
 
 
 def test_a_billion_problems_stream(capsys):

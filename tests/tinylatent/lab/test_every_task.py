@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tinylatent_tasks import MNNS, Arithmetic, MultiHop, Reachability, Recommendation, SubsetSum
+from tinylatent_tasks import MNNS, Arithmetic, Composition, MultiHop, Reachability, Recommendation, SubsetSum
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.evaluation.evaluate import evaluate
@@ -27,6 +27,7 @@ SMALL = {
     "which": Reachability(depth=3, least=1, nodes=9, edges=12),
     "whether": Reachability("whether", depth=2, least=1, nodes=8, edges=10, bound=True),
     "arithmetic": Arithmetic(2, 5),
+    "composition": Composition(3, items=4, functions=3, capacity=4),
     "recommendation": Recommendation(4, 3, 2, events=4),
 }
 SHORT = Training(steps=6, batch_size=8, num_train=64)

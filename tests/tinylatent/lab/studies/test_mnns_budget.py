@@ -55,6 +55,6 @@ def test_the_best_budget_of_each_width_is_named():
 def test_a_run_of_another_method_is_told():
     other = record_of(replace(mnns_budget.grid("full")[0], method=Direct()), 50)
     with pytest.raises(
-        ValueError, match=rf"run {other.id} is of Direct\(\): expected discrete chain of thought or CoT2"
+        ValueError, match=rf"run {other.id} is of Direct\(question=0\.0\): expected discrete chain of thought or CoT2"
     ):
         mnns_budget.tables([other])
