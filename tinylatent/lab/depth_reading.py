@@ -25,7 +25,7 @@ from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load, train
 from tinylatent.lab.prompts import Prompts, of_rows
 from tinylatent.lab.reading import OfTrained
-from tinylatent.lab.run import NotInstalledError, Progress, Record, new_record, note_progress, short
+from tinylatent.lab.run import Progress, Record, new_record, note_progress, short
 from tinylatent.lenses.attribution import integrated_gradients
 from tinylatent.lenses.depth import Effects, depth_score, erase, local, mean_stream, over_later, sizes, skip
 from tinylatent.lenses.logit_lens import logit_lens
@@ -124,6 +124,7 @@ class DepthReading(OfTrained):
     """
 
     version: ClassVar[int] = 1
+    about: ClassVar[str] = " of depth"
     record = DepthRecord
 
     problems: int = 64
@@ -143,23 +144,9 @@ class DepthReading(OfTrained):
         return {"version": self.version, "start": self.start.to_json(), "problems": self.problems, **target}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "DepthReading":
-        """The reading that wrote these values.
-
-        Raises:
-            NotInstalledError: a task or method is not installed.
-            ValueError: they describe no reading of this version.
-        """
-        if values.get("version") != cls.version:
-            raise ValueError(f"not a reading of depth of version {cls.version}: measure it again")
-        try:
-            target = values.get("target")
-            other = None if target is None else Experiment.from_json(target)
-            return cls(Experiment.from_json(values["start"]), values["problems"], other)
-        except NotInstalledError:
-            raise
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a reading of depth this version can read ({error}): measure it again") from error
+    def _settings(cls, values: dict[str, Any]) -> dict[str, Any]:
+        target = values.get("target")
+        return {**values, "target": None if target is None else Experiment.from_json(target)}
 
     @property
     def work(self) -> int:

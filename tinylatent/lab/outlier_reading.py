@@ -15,9 +15,8 @@ from typing import Any, ClassVar
 import msgspec
 import torch
 
-from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.reading import OfTrained
-from tinylatent.lab.run import NotInstalledError, Progress, Record, new_record, note_progress, short
+from tinylatent.lab.run import Progress, Record, new_record, note_progress, short
 from tinylatent.lenses.outliers import Outliers, budget, input_correlation, stream_outliers
 from tinylatent.lenses.preserving import inject, rotated
 from tinylatent.lenses.quantised import Scale, quantised, watched
@@ -111,6 +110,7 @@ class OutlierReading(OfTrained):
     """
 
     version: ClassVar[int] = 1
+    about: ClassVar[str] = " of outliers"
     record = OutlierRecord
 
     def __post_init__(self) -> None:
@@ -120,23 +120,6 @@ class OutlierReading(OfTrained):
     def to_json(self) -> dict[str, Any]:
         """The reading as plain values."""
         return {"version": self.version, "start": self.start.to_json()}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "OutlierReading":
-        """The reading that wrote these values.
-
-        Raises:
-            NotInstalledError: a task or method is not installed.
-            ValueError: they describe no reading of this version.
-        """
-        if values.get("version") != cls.version:
-            raise ValueError(f"not a reading of outliers of version {cls.version}: measure it again")
-        try:
-            return cls(Experiment.from_json(values["start"]))
-        except NotInstalledError:
-            raise
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a reading of outliers this version can read ({error}): measure it again") from error
 
     @property
     def work(self) -> int:

@@ -65,7 +65,8 @@ def of_rows(experiment: Experiment, model: Model, rows: np.ndarray, device: torc
     Raises:
         ValueError: the model's layers cannot be looked into.
     """
-    examples = experiment.asks(rows).examples(device)
+    speaker = experiment.asks(rows)
+    examples = speaker.examples(device)
     streams = experiment.streams(torch.arange(len(rows), device=torch.device(device)))
     trace = experiment.method.solve(model, examples, streams).trace
     with torch.no_grad():
@@ -84,7 +85,7 @@ def of_rows(experiment: Experiment, model: Model, rows: np.ndarray, device: torc
         counted_BS[row_b, slot_B[row_b]] = True
         ids_BS[row_b, slot_B[row_b]] = examples.answer_BA[row_b, place]
     first = int(mask_BS.any(0).nonzero()[0, 0])
-    words = [each[first:] for each in _words(experiment, trace, S)]
+    words = [each[first:] for each in _words(experiment, speaker, trace, S)]
     return Prompts(record.cut(first), words, counted_BS[:, first:], ids_BS[:, first:])
 
 
@@ -94,15 +95,11 @@ def _slot_before(mask_BS: Tensor, slot: int) -> Tensor:
     return torch.where(mask_BS[:, :slot], place_S, 0).amax(1)
 
 
-def _words(experiment: Experiment, trace: Any, slots: int) -> list[list[str]]:
+def _words(experiment: Experiment, speaker: Any, trace: Any, slots: int) -> list[list[str]]:
     """What stands in every slot: a token, or which latent of which segment."""
-    speaker: Any = experiment.asks(experiment.rows("validation")[:1])
-
-    def name(id: int) -> str:
-        if hasattr(speaker, "name"):
-            return str(speaker.name(id))
-        return [*experiment.task.vocabulary.tokens, *experiment.extra_tokens][id]
-
+    name: Callable[[int], str] = getattr(speaker, "name", None) or (
+        [*experiment.task.vocabulary.tokens, *experiment.extra_tokens].__getitem__
+    )
     names = [[name(id) for id in row] for row in trace.prompt_BN.tolist()]
     for span in trace.spans:
         if span.name == PROMPT:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import msgspec
 import numpy as np
@@ -131,8 +131,34 @@ class ReadingRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class OfTrained(Run):
     """Base of all that is asked of a trained experiment."""
 
+    about: ClassVar[str] = ""
+    """What is asked, as errors say it after "a reading", such as " of states"."""
     start: Experiment
     """The run that is read."""
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The reading that wrote these values.
+
+        Raises:
+            NotInstalledError: a task or method is not installed.
+            ValueError: they describe no reading of this version.
+        """
+        if values.get("version") != cls.version:
+            raise ValueError(f"not a reading{cls.about} of version {cls.version}: measure it again")
+        try:
+            others = {name: value for name, value in values.items() if name not in ("version", "start")}
+            settings = cls._settings(others)
+            return cls(Experiment.from_json(values["start"]), **settings)
+        except NotInstalledError:
+            raise
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a reading{cls.about} this version can read ({error}): measure it again") from error
+
+    @classmethod
+    def _settings(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What else it was made with, from the other values that were written."""
+        return values
 
     @property
     def starts_from(self) -> Experiment:
@@ -197,24 +223,8 @@ class Reading(OfTrained):
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Reading":
-        """The reading that wrote these values.
-
-        Raises:
-            NotInstalledError: a task or method is not installed.
-            ValueError: they describe no reading of this version.
-        """
-        if values.get("version") != cls.version:
-            raise ValueError(f"not a reading of version {cls.version}: measure it again")
-        try:
-            readers = tuple(Reader.from_json(each) for each in values["readers"])
-            start = Experiment.from_json(values["start"])
-            others = {name: value for name, value in values.items() if name not in ("version", "start", "readers")}
-            return cls(start, readers, **others)
-        except NotInstalledError:
-            raise
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a reading this version can read ({error}): measure it again") from error
+    def _settings(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {**values, "readers": tuple(Reader.from_json(each) for each in values["readers"])}
 
     @property
     def work(self) -> int:

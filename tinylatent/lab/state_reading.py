@@ -32,10 +32,9 @@ from tinylatent.evaluation.states import (
     state_gain,
 )
 from tinylatent.evaluation.statistics import pass_at_k
-from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.reading import OfTrained
 from tinylatent.lab.records import DEFAULT
-from tinylatent.lab.run import NotInstalledError, Progress, Record, new_record, note_progress
+from tinylatent.lab.run import Progress, Record, new_record, note_progress
 from tinylatent.methods import GRPO, DiscreteCoT
 from tinylatent.methods.ctrls import Stateful
 from tinylatent.methods.ctrls_states import steps_of
@@ -158,6 +157,7 @@ class StateReading(OfTrained):
     """
 
     version: ClassVar[int] = 1
+    about: ClassVar[str] = " of states"
     record = StateRecord
 
     problems: int = 1000
@@ -192,23 +192,8 @@ class StateReading(OfTrained):
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "StateReading":
-        """The reading that wrote these values.
-
-        Raises:
-            NotInstalledError: a task or method is not installed.
-            ValueError: they describe no reading of this version.
-        """
-        if values.get("version") != cls.version:
-            raise ValueError(f"not a reading of states of version {cls.version}: measure it again")
-        try:
-            others = {name: value for name, value in values.items() if name not in ("version", "start", "temperatures")}
-            start = Experiment.from_json(values["start"])
-            return cls(start, temperatures=tuple(map(float, values["temperatures"])), **others)
-        except NotInstalledError:
-            raise
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a reading of states this version can read ({error}): measure it again") from error
+    def _settings(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {**values, "temperatures": tuple(map(float, values["temperatures"]))}
 
     @property
     def work(self) -> int:
