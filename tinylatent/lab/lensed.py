@@ -72,12 +72,22 @@ def splits_of(record: Record, count: int, seed: int) -> Int[Tensor, "B N"]:
     return torch.tensor(np.array(rows), device=record.mask_BS.device)
 
 
-def tables(prompts: Prompts, settings: Settings, tell: Callable[[str], None] = lambda name: None) -> dict[str, Table]:
-    """Every lens's table by its name; `tell` hears which is measured now."""
+def on_future(record: Record, settings: Settings) -> Effects:
+    """Effects of skipping each layer before a split on what comes after it: the dearest of all sweeps."""
+    return skip(record, splits_BN=splits_of(record, settings.splits, settings.seed))
+
+
+def tables(
+    prompts: Prompts,
+    settings: Settings,
+    tell: Callable[[str], None] = lambda name: None,
+    future: Effects | None = None,
+) -> dict[str, Table]:
+    """Every lens's table by its name; `tell` hears which is measured now, `future` are effects that are known."""
     steps = {
         "sizes": lambda: _sizes(prompts.record),
         "lens": lambda: _lens(prompts),
-        "skip": lambda: _skips(prompts, settings),
+        "skip": lambda: _skips(prompts.record, future or on_future(prompts.record, settings)),
         "outliers": lambda: _outliers(prompts.record),
         "erasure": lambda: _erasure(prompts, settings),
         "attribution": lambda: _attribution(prompts, settings),
@@ -124,19 +134,14 @@ def _lens(prompts: Prompts) -> Table:
     return Table("Logit lens", columns, rows, legend)
 
 
-def _skips(prompts: Prompts, settings: Settings) -> Table:
+def _skips(record: Record, future: Effects) -> Table:
     """Effects of skipping each layer on all tokens, on later tokens, and directly on later layers."""
-    record = prompts.record
-    swept = {
-        "all": skip(record),
-        "future": skip(record, splits_BN=splits_of(record, settings.splits, settings.seed)),
-        "direct": local(record),
-    }
+    swept = {"all": skip(record), "future": future, "direct": local(record)}
     rows: Rows = [row for name, effects in swept.items() for row in _effects(name, effects)]
     columns = {
         "effect on": "s", "skipped": "d", "on": "s", "mean": ".4f", "low": ".4f", "high": ".4f", "max": ".4f",
     }  # fmt: skip
-    scores = _scores(swept["future"])
+    scores = _scores(future)
     remarks = [f"depth score of effects on the future ({name}): {_told(values)}" for name, values in scores.items()]
     legend = (
         "skipped: a layer; on: a later layer's contribution, as |c - c'| / |c|, or the output, as the distance of "
@@ -165,13 +170,13 @@ def _effects(name: str, effects: Effects) -> Iterator[dict[str, Value]]:
             }
 
 
-def scores_of(record: Record, settings: Settings) -> dict[str, list[float]]:
+def scores_of(future: Effects) -> dict[str, list[float]]:
     """Depth scores of effects on the future, prompt by prompt, by what is affected and how tokens are taken.
 
     Half way where nothing has an effect.
     """
-    future = skip(record, splits_BN=splits_of(record, settings.splits, settings.seed))
-    return {name: short(values.nan_to_num((record.depth - 1) / 2)) for name, values in _scores(future).items()}
+    half = (len(future.output) - 1) / 2
+    return {name: short(values.nan_to_num(half)) for name, values in _scores(future).items()}
 
 
 def _scores(future: Effects) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import msgspec
 import torch
 from tinylatent_tasks import MultiHop
 
-from tinylatent.lab.lensed import Settings, scores_of, tables
+from tinylatent.lab.lensed import Settings, on_future, scores_of, tables
 from tinylatent.lab.prompts import Prompts, of_examples
 from tinylatent.lab.run import Progress, Record, Run, new_record, note_progress, short
 from tinylatent.lab.tables import Table, Value
@@ -159,9 +159,10 @@ class ModelReading(Run):
             heard.append(name)
             note_progress(folder, len(heard) - 1, on_progress)
 
-        seen = {name: Seen.of(table) for name, table in tables(prompts, SETTINGS, tell).items()}
+        future = on_future(prompts.record, SETTINGS)
+        seen = {name: Seen.of(table) for name, table in tables(prompts, SETTINGS, tell, future).items()}
         note_progress(folder, LENSES, on_progress)
-        found = {"seen": seen, "scores": scores_of(prompts.record, SETTINGS), "likely": _likely(prompts)}
+        found = {"seen": seen, "scores": scores_of(future), "likely": _likely(prompts)}
         model = Pretrained(self.folder).found().digest
         record: ModelRecord = new_record(self, training=[], device=device, model=model, **found)
         return record

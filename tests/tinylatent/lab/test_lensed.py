@@ -11,7 +11,7 @@ from tinylatent_tasks import Composition
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.lens_figures import FIGURES, draw_lenses
-from tinylatent.lab.lensed import Settings, scores_of, splits_of, tables
+from tinylatent.lab.lensed import Settings, on_future, scores_of, splits_of, tables
 from tinylatent.lab.prompts import Passage, drawn, of_examples, of_model, of_run, read_passages
 from tinylatent.lenses.depth import depth_score, skip
 from tinylatent.lenses.logit_lens import logit_lens
@@ -119,7 +119,7 @@ def test_tables_hold_what_the_lenses_measure():
     assert float(row["max"]) == pytest.approx(effects.output[0].max().item(), abs=1e-3)
     score_B = depth_score(mean_LB.T)
     assert any(f"(output, mean): {score_B.mean().item():.2f} [" in remark for remark in found["skip"].remarks)
-    kept = scores_of(record, Settings(splits=2))["output, mean"]
+    kept = scores_of(on_future(record, Settings(splits=2)))["output, mean"]
     torch.testing.assert_close(torch.tensor(kept), score_B, rtol=1e-3, atol=1e-4)
     assert {each["token"] for each in read(found["erasure"])} <= {word for each in prompts.words for word in each}
 
