@@ -49,7 +49,7 @@ def test_stored_results_are_rebuilt_byte_for_byte(stored, tmp_path, monkeypatch)
 
 
 TO_BE_RUN = {
-    "depth", "depth-smollm",
+    "depth", "depth-latent", "depth-smollm",
     "methods", "methods-tuning", "outliers",
 }  # fmt: skip
 """Studies whose full profiles have not been run: nothing is told of them as measured."""

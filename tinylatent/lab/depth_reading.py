@@ -8,7 +8,6 @@ predict another run's residual stream from this one's, and that of a model that 
 Letters: L layers, B problems, S slots, K hops.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,13 +20,14 @@ import torch
 from tinylatent_tasks import Composition
 from torch import Tensor
 
+from tinylatent.lab.answering import counted, depth_scores, rights, swept_at_answers
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load, train
 from tinylatent.lab.prompts import Prompts, of_rows
 from tinylatent.lab.reading import OfTrained
 from tinylatent.lab.run import Progress, Record, new_record, note_progress, short
 from tinylatent.lenses.attribution import integrated_gradients
-from tinylatent.lenses.depth import Effects, depth_score, erase, local, mean_stream, over_later, sizes, skip
+from tinylatent.lenses.depth import Effects, erase, mean_stream, sizes
 from tinylatent.lenses.logit_lens import logit_lens
 from tinylatent.lenses.maps import ridge_maps, tokens
 from tinylatent.lenses.outliers import input_correlation, stream_outliers
@@ -38,8 +38,6 @@ from tinylatent.training.checkpoints import find_checkpoint
 
 FEW, MAPPED = 2048, 2000
 """Most tokens whose correlation is measured, and problems that maps are fitted to and asked for."""
-WAYS: tuple[str | float, ...] = ("mean", 0.9, "max")
-"""How effects of a problem's splits become one number."""
 UNTRAINED = "untrained"
 Curve = list[float]
 Grid = list[list[float]]
@@ -180,11 +178,11 @@ class DepthReading(OfTrained):
         filler, swept = mean_stream([each.record for each in seen.values()]), {}
         levels = {}
         for done, (hops, prompts) in enumerate(seen.items(), 1):
-            swept[hops] = _swept(prompts)
+            swept[hops] = swept_at_answers(prompts)
             unseen = held[self._task.steps(held) == hops]
             found = {"held_right": 0, "held_total": len(unseen)}
             if len(unseen):
-                found["held_right"] = int(_right(of_rows(self.start, model, unseen, device)).sum())
+                found["held_right"] = int(rights(of_rows(self.start, model, unseen, device)).sum())
             levels[str(hops)] = _level(prompts, filler, swept[hops]["future"], **found)
             note_progress(folder, done, on_progress)
         together = _together([each.record for each in seen.values()], [*swept.values()])
@@ -230,36 +228,9 @@ class DepthReading(OfTrained):
 # What is measured
 
 
-def _counted(prompts: Prompts) -> tuple[Tensor, Tensor]:
-    """Slots that predict answers, and the right tokens there."""
-    assert prompts.counted_BS is not None, "problems of a task have answers"
-    assert prompts.ids_BS is not None, "problems of a task have answers"
-    return prompts.counted_BS, prompts.ids_BS
-
-
-@torch.no_grad()
-def _right(prompts: Prompts) -> Tensor:
-    """Which answers are right."""
-    counted_BS, ids_BS = _counted(prompts)
-    said_n = prompts.record.logits(prompts.record.stream[-1][counted_BS]).argmax(-1)
-    return said_n == ids_BS[counted_BS]
-
-
-def _swept(prompts: Prompts) -> dict[str, Effects]:
-    """Effects of skipped layers, counted where the answer is predicted alone."""
-    record, (counted_BS, _) = prompts.record, _counted(prompts)
-    length = int(record.mask_BS.sum(1).min())
-    splits_BN = torch.arange(2, length, device=counted_BS.device).repeat(len(counted_BS), 1)
-    found = {"all": skip(record), "future": skip(record, splits_BN=splits_BN), "direct": local(record)}
-    return {
-        name: replace(effects, counted_RS=effects.counted_RS & counted_BS[effects.row_R])
-        for name, effects in found.items()
-    }
-
-
 def _level(prompts: Prompts, filler: Tensor, future: Effects, held_right: int, held_total: int) -> Level:
     """What is asked of problems of one number of hops."""
-    record, (counted_BS, ids_BS) = prompts.record, _counted(prompts)
+    record, (counted_BS, ids_BS) = prompts.record, counted(prompts)
     lens = logit_lens(record, top=1)
     attributed, missed = [], 0.0
     for layer in range(record.depth + 1):
@@ -267,32 +238,18 @@ def _level(prompts: Prompts, filler: Tensor, future: Effects, held_right: int, h
         attributed.append(found.attribution_BS.abs().mean(0)[1:])
         missed = max(missed, float(found.error_B.abs().max()))
     effects = erase(record, filler, counted_BS).amax(-1)
-    right = _right(prompts)
+    right = rights(prompts)
     return Level(
         right=int(right.sum()),
         total=len(right),
         held_right=held_right,
         held_total=held_total,
         lens={name: short(getattr(lens, name)[:, counted_BS].mean(1)) for name in ("to_final", "from_final")},
-        scores={name: value for how in WAYS for name, value in _scores(future, how).items()},
+        scores=depth_scores(future),
         erased=short(effects.mean(1)[:, 1:]),
         attributed=short(torch.stack(attributed)),
         missed=short(missed),
     )
-
-
-def _scores(future: Effects, how: str | float) -> dict[str, float | None]:
-    """Depth scores of the mean effect over problems: splits first, then later layers, then problems."""
-
-    def reduced(values: Tensor) -> Tensor:
-        return per_prompt(values, future.counted_RS, how, future.row_R)
-
-    by_layer = {
-        f"contributions, {how}": over_later(reduced(future.contribution)).mean(1),
-        f"output, {how}": reduced(future.output).mean(1),
-    }
-    scores = {name: float(depth_score(effect_L)) for name, effect_L in by_layer.items()}
-    return {name: None if math.isnan(score) else short(score) for name, score in scores.items()}
 
 
 def _together(records: list[Residuals], swept: list[dict[str, Effects]]) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class Prompts:
     """Slots that predict an answer; None where no answers are known."""
     ids_BS: Int[Tensor, "B S"] | None = None
     """The right token at each of these; of a run's own answer, behind what it said before."""
+    asked: int | None = None
+    """Slots of the prompt, before those of a run's steps and answer; None for a text."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -86,7 +88,7 @@ def of_rows(experiment: Experiment, model: Model, rows: np.ndarray, device: torc
         ids_BS[row_b, slot_B[row_b]] = examples.answer_BA[row_b, place]
     first = int(mask_BS.any(0).nonzero()[0, 0])
     words = [each[first:] for each in _words(experiment, speaker, trace, S)]
-    return Prompts(record.cut(first), words, counted_BS[:, first:], ids_BS[:, first:])
+    return Prompts(record.cut(first), words, counted_BS[:, first:], ids_BS[:, first:], trace.spans[0].stop - first)
 
 
 def _slot_before(mask_BS: Tensor, slot: int) -> Tensor:

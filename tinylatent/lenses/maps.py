@@ -71,8 +71,8 @@ def ridge_maps(
     for point in range(M):
         x_Nd = source_MNd[point] - source_MNd[point, :known].mean(0)
         moments_dd = x_Nd[:known].T @ x_Nd[:known]
-        penalty = ridge * moments_dd.diagonal().mean()
-        moments_dd.diagonal().add_(penalty)
+        spread = moments_dd.diagonal().mean()
+        moments_dd.diagonal().add_(ridge * spread if spread > 0 else 1.0)  # one source everywhere explains nothing
         maps_Ldk = torch.linalg.solve(moments_dd, x_Nd[:known].T @ centred_LNk[:, :known])
         missed_Lnk = x_Nd[known:] @ maps_Ldk - centred_LNk[:, known:]
         error_ML[point] = (missed_Lnk.norm(dim=-1) / length_Ln).mean(1)

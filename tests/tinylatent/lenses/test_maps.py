@@ -36,6 +36,15 @@ def test_a_stream_predicts_itself_and_a_constant_is_its_offset():
     assert found.relative_error_ML[:, 2].max() < 1e-9
 
 
+def test_a_source_that_is_the_same_everywhere_explains_nothing():
+    """Such as the stream before the first layer at a slot that always holds one token."""
+    found = ridge_maps(torch.full((1, 60, 4), 1.5), TARGET)
+    error = (TARGET[:, :48].mean(1, keepdim=True) - TARGET[:, 48:]).square().sum((1, 2))
+    spread = (TARGET[:, 48:] - TARGET[:, 48:].mean(1, keepdim=True)).square().sum((1, 2))
+    close(found.r2_ML[0], 1 - error / spread)
+    assert found.r2_ML.max() <= 0
+
+
 def test_an_affine_change_of_the_source_changes_nothing():
     changed = SOURCE @ random(4, 4, seed=5) + 7
     close(ridge_maps(changed, TARGET, ridge=1e-14).r2_ML, ridge_maps(SOURCE, TARGET, ridge=1e-14).r2_ML)

@@ -2,18 +2,28 @@
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from tinylatent.engine.controls import CONTROLS
 from tinylatent.evaluation.statistics import Interval, accuracy_interval, mean_interval, paired_difference
 from tinylatent.lab.findings import Finding, decided
 from tinylatent.lab.records import DEFAULT, ExperimentRecord, Ranking, Sampling
-from tinylatent.lab.run import Record
 
 Name = TypeVar("Name", bound=Hashable)
 Item = TypeVar("Item")
-OfRun = TypeVar("OfRun", bound=Record)
 Records = Sequence[ExperimentRecord]
+
+
+class Seeded(Protocol):
+    """A record of a run that has seeds, or reads one that has."""
+
+    @property
+    def seeds(self) -> Mapping[str, int]:
+        """The seeds of that run."""
+        ...
+
+
+OfRun = TypeVar("OfRun", bound=Seeded)
 Statistic = Literal["pass", "majority"]
 """What several answers to a problem come to: whether any of k is right, or whether most are."""
 
@@ -144,7 +154,7 @@ def over_seeds(values: Sequence[float], level: float = 0.95) -> Interval:
     return mean_interval(values, level)
 
 
-def _split_seed(record: Record) -> int:
+def _split_seed(record: Seeded) -> int:
     """The seed of a run's split, which is left out of what was written where it is 0."""
     return record.seeds.get("split", 0)
 

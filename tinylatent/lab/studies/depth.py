@@ -5,11 +5,10 @@ steps, judged by eye on four examples, while large language models did not. Here
 five seeds, intervals over them. A token's last use is the last layer before which its residual, replaced by the mean
 one, still changes the answer by more than USED; a staircase is a last use that rises from every function to the next.
 Depth scores are of effects on the future where the answer is predicted. Claims are about answers alone against all
-tokens; other arms change one thing each. A run counts where it answers LEARNT of the problems of every number of hops:
-how a model uses depth for what it cannot do is not asked.
+tokens; other arms change one thing each. Only runs that have learnt count (`by_hops`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -18,10 +17,11 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from tinylatent.lab.depth_reading import UNTRAINED, DepthReading, DepthRecord
-from tinylatent.lab.findings import Finding, decided
+from tinylatent.lab.findings import Finding
 from tinylatent.lab.plots import figure, legend_below
 from tinylatent.lab.recipes_depth import ALL, ANSWER, ARMS, LAYERS, SHALLOW, TASK, arm_of, build
-from tinylatent.lab.studies.compare import grouped, over_seeds, paired
+from tinylatent.lab.studies.by_hops import LEARNT, above, has_learnt, mean, more, slope
+from tinylatent.lab.studies.compare import grouped, over_seeds
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
 
@@ -34,8 +34,6 @@ USED = 0.1
 """Distance of probabilities, of at most the root of two, that counts as a use."""
 KNOWS = 1.0
 """Nats of KL(lens || final) below which the lens has the answer."""
-LEARNT = 0.9
-"""Share of right answers, at every number of hops, of a run that counts."""
 FAMILY = "use of depth"
 Groups = dict[str, list[DepthRecord]]
 Rows = list[dict[str, Value]]
@@ -67,11 +65,6 @@ def last_use(record: DepthRecord, hops: int) -> list[int]:
     ]
 
 
-def has_learnt(record: DepthRecord) -> bool:
-    """Whether a run answers problems of every number of hops."""
-    return all(each.right >= LEARNT * each.total for each in record.levels.values())
-
-
 def climb(record: DepthRecord) -> float | None:
     """How much later the last function is used than the first, in layers, in problems of most hops."""
     uses = last_use(record, TASK.hops)[1 : TASK.hops + 1]
@@ -82,16 +75,6 @@ def step(record: DepthRecord) -> float | None:
     """The least rise of the last use from a function to the next, in layers, in problems of most hops."""
     uses = last_use(record, TASK.hops)[1 : TASK.hops + 1]
     return None if min(uses) < 0 else float(min(after - before for before, after in pairwise(uses)))
-
-
-def slope(record: DepthRecord, score: str) -> float | None:
-    """Least-squares slope of a depth score with the number of hops, in layers a hop; None where one is missing."""
-    points = {int(hops): level.scores[score] for hops, level in record.levels.items()}
-    known = {hops: value for hops, value in points.items() if value is not None}
-    if len(known) < len(points):
-        return None
-    centre = fmean(known)
-    return sum((hops - centre) * value for hops, value in known.items()) / sum((hops - centre) ** 2 for hops in known)
 
 
 def late(record: DepthRecord, name: str) -> float | None:
@@ -114,65 +97,35 @@ def tables(records: list[DepthRecord]) -> list[Table]:
 
 def _findings(groups: Groups) -> Iterator[Finding]:
     answer, every = groups[ANSWER], groups[ALL]
-    yield _above("answers alone: the last function is used later in depth than the first", answer, climb, "layers")
-    yield _above(
-        "answers alone: every function is used later than the one before (a staircase)", answer, step, "layers"
-    )
-    yield _above("all tokens: every function is used later than the one before (a staircase)", every, step, "layers")
+    yield above("answers alone: the last function is used later in depth than the first", answer, climb, "layers")
+    yield above("answers alone: every function is used later than the one before (a staircase)", answer, step, "layers")
+    yield above("all tokens: every function is used later than the one before (a staircase)", every, step, "layers")
     for score in ("contributions, mean", "output, mean"):
         told = f"the depth score ({score}) grows with the number of hops"
-        yield _above(f"answers alone: {told}", answer, partial(slope, score=score), "layers a hop")
-        yield _above(f"all tokens: {told}", every, partial(slope, score=score), "layers a hop")
-        yield _more(
+        yield above(f"answers alone: {told}", answer, partial(slope, score=score), "layers a hop")
+        yield above(f"all tokens: {told}", every, partial(slope, score=score), "layers a hop")
+        yield more(
             f"the depth score ({score}) grows more with hops after answers alone than after all tokens",
             answer, every, partial(slope, score=score), "layers a hop",
         )  # fmt: skip
-    yield _more(
+    yield more(
         "the last function is later than the first by more layers after answers alone than after all tokens",
         answer, every, climb, "layers",
     )  # fmt: skip
-    yield _more(
+    yield more(
         "after all tokens the later half of layers strengthens what is there more than after answers alone",
         every, answer, partial(late, name="cosine_layer"), "cosine",
     )  # fmt: skip
-    yield _more(
+    yield more(
         "after answers alone the later half of layers changes later predictions more than after all tokens",
         answer, every, partial(late, name="future"), "distance",
     )  # fmt: skip
     for arm in ("tied", "post", "after", "decay-30"):
         if arm in groups:
-            yield _more(
+            yield more(
                 f"{ARMS[arm].label}: the depth score (contributions, mean) grows more with hops than in the first arm",
                 groups[arm], answer, partial(slope, score="contributions, mean"), "layers a hop",
             )  # fmt: skip
-
-
-Value_of = Callable[[DepthRecord], float | None]
-
-
-def _above(claim: str, group: Sequence[DepthRecord], value: Value_of, unit: str) -> Finding:
-    """Whether a value is above 0 in runs that have learnt and have one."""
-    found = [value(each) for each in group if has_learnt(each)]
-    return _found(claim, [each for each in found if each is not None], unit)
-
-
-def _more(
-    claim: str, ours: Sequence[DepthRecord], theirs: Sequence[DepthRecord], value: Value_of, unit: str
-) -> Finding:
-    """Whether a value is larger in one arm than in another, on the seeds where both have learnt and have one."""
-    gaps = []
-    for mine, other in zip(*paired(ours, theirs), strict=True):
-        found = value(mine), value(other)
-        if has_learnt(mine) and has_learnt(other) and found[0] is not None and found[1] is not None:
-            gaps.append(found[0] - found[1])
-    return _found(claim, gaps, unit)
-
-
-def _found(claim: str, gaps: Sequence[float], unit: str) -> Finding:
-    gap = over_seeds(gaps)
-    verdict = decided(gap.low > 0, gap.high < 0, len(gaps))
-    evidence = f"{gap.value:+.2f} {unit} [{gap.low:+.2f}, {gap.high:+.2f}]"
-    return Finding(claim, verdict, evidence, gap if gaps else None, unit, FAMILY, runs=len(gaps))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -198,7 +151,7 @@ def _learnt(groups: Groups) -> Table:
         f"learnt: runs that answer {100 * LEARNT:g} % at every number of hops; no other counts below. missed: largest "
         "error of integrated gradients, in probability."
     )
-    return Table("What was learnt", columns, rows, legend, [*_findings(groups)])
+    return Table("What was learnt", columns, rows, legend, [replace(each, family=FAMILY) for each in _findings(groups)])
 
 
 def _hops(group: Sequence[DepthRecord]) -> list[int]:
@@ -236,7 +189,7 @@ def _scores(groups: Groups) -> Table:
         for score in group[0].levels[str(TASK.least)].scores:
             row: dict[str, Value] = {"arm": ARMS[arm].label, "score": score}
             for hops in _hops(group):
-                row[f"{hops} hops"] = _mean(each.levels[str(hops)].scores[score] for each in group)
+                row[f"{hops} hops"] = mean(each.levels[str(hops)].scores[score] for each in group)
             gap = over_seeds([each for each in (slope(each, score) for each in group) if each is not None])
             rows.append({**row, "slope": gap.value, "slope low": gap.low, "slope high": gap.high})
     columns = {"arm": "s", "score": "s", **{f"{hops} hops": ".2f" for hops in range(TASK.least, TASK.hops + 1)}}
@@ -247,12 +200,6 @@ def _scores(groups: Groups) -> Table:
         "slope: layers a hop, with its 95 % interval over seeds. A score that saturates is half way, (layers - 1) / 2."
     )
     return Table("Depth scores", columns, rows, legend)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """The mean of those that are there."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
 
 
 def _layers(groups: Groups) -> Table:

@@ -1,0 +1,62 @@
+"""Answering: which answers of prompts are right, and how layers that are skipped change what is predicted there.
+
+Letters: L layers, B problems, S slots, R rows of a sweep.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tinylatent.lab.prompts import Prompts
+from tinylatent.lab.run import short
+from tinylatent.lenses.depth import Effects, depth_score, local, over_later, skip
+from tinylatent.lenses.reducing import per_prompt
+
+WAYS: tuple[str | float, ...] = ("mean", 0.9, "max")
+"""How effects of a problem's splits become one number."""
+
+
+def counted(prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """Slots that predict answers, and the right tokens there."""
+    assert prompts.counted_BS is not None, "problems of a task have answers"
+    assert prompts.ids_BS is not None, "problems of a task have answers"
+    return prompts.counted_BS, prompts.ids_BS
+
+
+@torch.no_grad()
+def rights(prompts: Prompts) -> Tensor:
+    """Which answers are right."""
+    counted_BS, ids_BS = counted(prompts)
+    said_n = prompts.record.logits(prompts.record.stream[-1][counted_BS]).argmax(-1)
+    return said_n == ids_BS[counted_BS]
+
+
+def swept_at_answers(prompts: Prompts) -> dict[str, Effects]:
+    """Effects of skipped layers, counted where the answer is predicted alone."""
+    record, (counted_BS, _) = prompts.record, counted(prompts)
+    length = int(record.mask_BS.sum(1).min())
+    splits_BN = torch.arange(2, length, device=counted_BS.device).repeat(len(counted_BS), 1)
+    found = {"all": skip(record), "future": skip(record, splits_BN=splits_BN), "direct": local(record)}
+    return {
+        name: replace(effects, counted_RS=effects.counted_RS & counted_BS[effects.row_R])
+        for name, effects in found.items()
+    }
+
+
+def depth_scores(future: Effects) -> dict[str, float | None]:
+    """Depth scores of the mean effect over problems: splits first, then later layers, then problems.
+
+    By what is affected and how a problem's splits are taken together; None where nothing has an effect.
+    """
+    found: dict[str, float | None] = {}
+    for how in WAYS:
+        contribution, output = (
+            per_prompt(values, future.counted_RS, how, future.row_R) for values in (future.contribution, future.output)
+        )
+        by_layer = {"contributions": over_later(contribution).mean(1), "output": output.mean(1)}
+        for name, effect_L in by_layer.items():
+            score = float(depth_score(effect_L))
+            found[f"{name}, {how}"] = None if math.isnan(score) else short(score)
+    return found

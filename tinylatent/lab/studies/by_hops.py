@@ -1,0 +1,100 @@
+"""By hops: what studies of depth share: who has learnt, how a score rises with hops, and findings about such runs.
+
+A run counts where it answers LEARNT of the problems of every number of hops: how a model uses depth for what it cannot
+do is not asked.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Protocol, TypeVar
+
+from tinylatent.lab.findings import Finding, decided
+from tinylatent.lab.studies.compare import Seeded, over_seeds, paired
+
+LEARNT = 0.9
+"""Share of right answers, at every number of hops, of a run that counts."""
+
+
+class Level(Protocol):
+    """Problems of one number of hops."""
+
+    @property
+    def right(self) -> int:
+        """Right answers."""
+        ...
+
+    @property
+    def total(self) -> int:
+        """Problems that were asked."""
+        ...
+
+    @property
+    def scores(self) -> Mapping[str, float | None]:
+        """Depth scores by name."""
+        ...
+
+
+class ByHops(Seeded, Protocol):
+    """A record that tells problems apart by their number of hops."""
+
+    @property
+    def levels(self) -> Mapping[str, Level]:
+        """By the number of hops."""
+        ...
+
+
+OfHops = TypeVar("OfHops", bound=ByHops)
+
+
+def has_learnt(record: ByHops) -> bool:
+    """Whether a run answers problems of every number of hops."""
+    return all(each.right >= LEARNT * each.total for each in record.levels.values())
+
+
+def slope(record: ByHops, score: str) -> float | None:
+    """Least-squares slope of a depth score with the number of hops, in layers a hop; None where one is missing."""
+    points = {int(hops): level.scores[score] for hops, level in record.levels.items()}
+    known = {hops: value for hops, value in points.items() if value is not None}
+    if len(known) < len(points):
+        return None
+    centre = fmean(known)
+    return sum((hops - centre) * value for hops, value in known.items()) / sum((hops - centre) ** 2 for hops in known)
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are there."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Findings
+
+
+def above(claim: str, group: Sequence[OfHops], value: Callable[[OfHops], float | None], unit: str) -> Finding:
+    """Whether a value is above 0 in runs that have learnt and have one."""
+    found = [value(each) for each in group if has_learnt(each)]
+    return _found(claim, [each for each in found if each is not None], unit)
+
+
+def more(
+    claim: str,
+    ours: Sequence[OfHops],
+    theirs: Sequence[OfHops],
+    value: Callable[[OfHops], float | None],
+    unit: str,
+) -> Finding:
+    """Whether a value is larger in one arm than in another, on the seeds where both have learnt and have one."""
+    gaps = []
+    for mine, other in zip(*paired(ours, theirs), strict=True):
+        found = value(mine), value(other)
+        if has_learnt(mine) and has_learnt(other) and found[0] is not None and found[1] is not None:
+            gaps.append(found[0] - found[1])
+    return _found(claim, gaps, unit)
+
+
+def _found(claim: str, gaps: Sequence[float], unit: str) -> Finding:
+    gap = over_seeds(gaps)
+    verdict = decided(gap.low > 0, gap.high < 0, len(gaps))
+    evidence = f"{gap.value:+.2f} {unit} [{gap.low:+.2f}, {gap.high:+.2f}]"
+    return Finding(claim, verdict, evidence, gap if gaps else None, unit, runs=len(gaps))

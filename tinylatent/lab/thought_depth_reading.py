@@ -1,0 +1,289 @@
+"""Thought depth reading: where in depth a trained run's steps of thought find what the oracle says they should.
+
+Problems of one number of steps are solved as the run's method solves them, all slots known then: the prompt's last slot
+predicts the first step, the first step's slot the second, and so on to the answer. There, before every layer and after
+the last, two readers look for the states that each step of the task can reach. The lens is the model's own readout: how
+often does a state within the frontier rank above one outside it? A probe is a linear map from the stream to the
+frontier, fitted to some problems and asked for others; it finds what the readout does not show. A model that was never
+trained, probed alike, says what a probe finds by itself.
+
+Effects of skipped layers are told at every such slot, and where the answer is predicted by depth scores, as
+`depth_reading` does. A skipped layer changes what later slots attend to, not the latents that were fed.
+
+Letters: L layers, B problems, S slots, C states, T steps with the answer's, P predicting slots (one, or T).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinylatent.lab.answering import depth_scores, rights, swept_at_answers
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.prompts import Prompts, of_rows
+from tinylatent.lab.reading import OfTrained
+from tinylatent.lab.run import Progress, Record, new_record, note_progress, short
+from tinylatent.lenses.depth import sizes
+from tinylatent.lenses.maps import ridge_maps
+from tinylatent.lenses.reducing import per_prompt
+
+SIZES = ("relative_layer", "cosine_layer")
+"""What is told of slots, by kind."""
+Curve = list[float]
+Grid = list[list[float]]
+Cube = list[Grid]
+
+
+class Steps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Problems of one number of steps."""
+
+    right: int
+    """Right answers."""
+    total: int
+    """Problems that were asked."""
+    scores: dict[str, float | None]
+    """Depth scores of effects on the future where the answer is predicted, by what is affected and how a problem's
+    splits are taken together; absent where nothing has an effect."""
+    own: Grid
+    """Mean effect of a skipped layer, at all tokens but the first, on what a slot predicts: by slot and layer."""
+
+
+class Frontier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The states of each step, looked for at each predicting slot, before every layer and after the last: by slot, step
+    and layer, in problems of most steps."""
+
+    lens: Cube
+    """How often the readout ranks a state within the frontier above one outside it; 0.5 by chance."""
+    walk: Cube
+    """How often it ranks the state of the one best walk above another."""
+    probe: Cube
+    """Share of the frontier's variance that a linear map explains in problems that it was not fitted to."""
+    untrained: Cube
+    """The same in a model that was never trained."""
+
+
+class ThoughtDepthRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
+    """A trained run, and how its steps of thought use its layers."""
+
+    levels: dict[str, Steps]
+    """By the number of steps, the answer's included."""
+    frontier: Frontier
+    """Where in depth it appears."""
+    sizes: dict[str, dict[str, Curve]]
+    """Relative contributions and cosines by layer: in the prompt, at slots that predict a step or the answer."""
+    overlap: Grid
+    """What two predicting slots have in common that follow each other, from the second on: of the readout's
+    probabilities of states, of the oracle's frontiers, and of its best walk."""
+
+    @cached_property
+    def reading(self) -> "ThoughtDepthReading":
+        """The run it is of."""
+        return ThoughtDepthReading.from_json(self.run)
+
+    @property
+    def seeds(self) -> Mapping[str, int]:
+        """The seeds of the run that was read."""
+        return dict(self.run["start"]["seeds"])
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return sum(each.right for each in self.levels.values()) / sum(each.total for each in self.levels.values())
+
+    def summary(self) -> str:
+        """The run that was read, and its accuracy."""
+        return f"{self.reading.label}: {self.accuracy:.1%} right"
+
+
+@dataclass(frozen=True)
+class ThoughtDepthReading(OfTrained):
+    """A trained run, and how much is asked of it.
+
+    Raises ValueError for numbers out of range.
+    """
+
+    version: ClassVar[int] = 1
+    about: ClassVar[str] = " of thoughts in depth"
+    record = ThoughtDepthRecord
+
+    problems: int = 64
+    """Of each number of steps, for effects of skipped layers."""
+    probed: int = 2000
+    """Of most steps, for what is looked for in the stream."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("problems", 2), ("probed", 2 * self.start.model.width)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: expected {least} or more")
+
+    def to_json(self) -> dict[str, Any]:
+        """The reading as plain values."""
+        start = self.start.to_json()
+        return {"version": self.version, "start": start, "problems": self.problems, "probed": self.probed}
+
+    @property
+    def work(self) -> int:
+        """Numbers of steps, and the frontier."""
+        return len(self._levels) + 1
+
+    @property
+    def label(self) -> str:
+        """The run that is read."""
+        return f"thoughts in depth of {self.start.label}"
+
+    @cached_property
+    def _levels(self) -> dict[int, np.ndarray]:
+        """Problems by their number of steps, the answer's included, drawn by the run's seed; enough of most steps."""
+        task, seed, count = self.start.task, self.start.seeds.derive("sampling", "looked at"), self.probed
+        while True:
+            rows = np.asarray(task.problems(count, seed))
+            steps_P = task.batch(rows).steps_B
+            known, counts = np.unique(steps_P, return_counts=True)
+            if counts.min() >= self.problems and counts[-1] >= self.probed:
+                return {steps: rows[steps_P == steps] for steps in known.tolist()}
+            count *= 2
+
+    def measure(
+        self,
+        folder: Path,
+        device: torch.device | str = "cpu",
+        on_progress: Progress | None = None,
+        start: Path | None = None,
+    ) -> ThoughtDepthRecord:
+        """Loads the run from its folder, or trains it under this one's, and looks into it."""
+        start, model, saved = self.opened(folder, device, start)
+        levels = {}
+        for done, (steps, rows) in enumerate(self._levels.items(), 1):
+            levels[str(steps)] = _steps(of_rows(self.start, model, rows[: self.problems], device))
+            note_progress(folder, done, on_progress)
+        rows = self._levels[max(self._levels)][: self.probed]
+        states = _States.of(self.start, rows, device)
+        fresh = replace(self.start, seeds=replace(self.start.seeds, init=self.start.seeds.init + 1))
+        prompts = of_rows(self.start, model, rows, device)
+        untrained = _probe(of_rows(fresh, fresh.fresh(device), rows, device), states)
+        note_progress(folder, len(levels) + 1, on_progress)
+        record: ThoughtDepthRecord = new_record(
+            self,
+            training=saved.manifest.get("environments"),
+            device=device,
+            levels=levels,
+            frontier=Frontier(**_lens(prompts, states), probe=_probe(prompts, states), untrained=untrained),
+            sizes=_sizes(prompts),
+            overlap=_overlap(prompts, states),
+        )
+        return record
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is measured
+
+
+@dataclass(frozen=True)
+class _States:
+    """What the oracle says of problems of one number of steps."""
+
+    ids_C: Tensor
+    """Tokens of the states."""
+    share_BTC: Tensor
+    """The frontier of every step."""
+    walk_BTC: Tensor
+    """1 for the state of the best walk."""
+
+    @classmethod
+    def of(cls, experiment: Experiment, rows: np.ndarray, device: torch.device | str) -> "_States":
+        batch = experiment.task.batch(rows)
+        share_BTV = torch.from_numpy(batch.frontier_BTV).to(device)
+        chain_BT = torch.from_numpy(batch.chain_BT).to(device)
+        walk_BTV = torch.zeros_like(share_BTV).scatter(-1, chain_BT[..., None], 1.0)
+        ids_C = (share_BTV.sum((0, 1)) > 0).nonzero()[:, 0]
+        return cls(ids_C, share_BTV[..., ids_C], walk_BTV[..., ids_C])
+
+
+def _slots(prompts: Prompts) -> range:
+    """Slots that predict steps and the answer: the prompt's last one and all behind it."""
+    assert prompts.asked is not None, "problems of a task have prompts"
+    return range(prompts.asked - 1, prompts.record.mask_BS.shape[1])
+
+
+def _steps(prompts: Prompts) -> Steps:
+    """What is asked of problems of one number of steps."""
+    right, swept = rights(prompts), swept_at_answers(prompts)
+    return Steps(
+        right=int(right.sum()),
+        total=len(right),
+        scores=depth_scores(swept["future"]),
+        own=short(swept["all"].output[..., _slots(prompts)].mean(1).T),
+    )
+
+
+def _lens(prompts: Prompts, states: _States) -> dict[str, Cube]:
+    """How often the readout ranks states that are looked for above others."""
+    found: dict[str, list[Tensor]] = {"lens": [], "walk": []}
+    for slot in _slots(prompts):
+        logit_LBC = _read(prompts, slot, states)
+        found["lens"].append(_above(logit_LBC, states.share_BTC > 0))
+        found["walk"].append(_above(logit_LBC, states.walk_BTC > 0))
+    return {name: short(torch.stack(each)) for name, each in found.items()}
+
+
+@torch.no_grad()
+def _read(prompts: Prompts, slot: int, states: _States, layers: slice = slice(None)) -> Tensor:
+    """Logits of states at a slot, of the stream before every layer and after the last."""
+    record = prompts.record
+    return torch.stack([record.logits(stream_BD)[:, states.ids_C] for stream_BD in record.stream[layers, :, slot]])
+
+
+def _above(logit_LBC: Tensor, inside_BTC: Tensor) -> Tensor:
+    """(T, L): mean over problems of the share of pairs of a state inside and one outside that are ranked so.
+
+    Ties count half. Problems without a state outside, or inside, are left out.
+    """
+    higher_LBCC = (logit_LBC[..., :, None] - logit_LBC[..., None, :]).sign() / 2 + 0.5
+    pair_BTCC = (inside_BTC[..., :, None] & ~inside_BTC[..., None, :]).to(higher_LBCC)
+    pairs_BT = pair_BTCC.sum((2, 3))
+    found_LBT = torch.einsum("lbcd,btcd->lbt", higher_LBCC, pair_BTCC) / pairs_BT.clamp(min=1)
+    return (found_LBT.sum(1) / (pairs_BT > 0).sum(0).clamp(min=1)).T
+
+
+def _probe(prompts: Prompts, states: _States) -> Cube:
+    """What a linear map finds of the frontiers."""
+    target_TBC = states.share_BTC.transpose(0, 1)
+    found = [ridge_maps(prompts.record.stream[:, :, slot], target_TBC).r2_ML.T for slot in _slots(prompts)]
+    return short(torch.stack(found))
+
+
+def _sizes(prompts: Prompts) -> dict[str, dict[str, Curve]]:
+    """Relative contributions and cosines by kind of slot."""
+    measured, mask_BS = sizes(prompts.record), prompts.record.mask_BS
+    slot_S, slots = torch.arange(mask_BS.shape[1], device=mask_BS.device), _slots(prompts)
+    kinds = {"prompt": slot_S < slots.start, "steps": (slot_S >= slots.start) & (slot_S < slots[-1])}
+    kinds["answer"] = slot_S == slots[-1]
+    free_BS = mask_BS & (prompts.record.rank_BS() >= 1)
+    return {
+        kind: {name: short(per_prompt(getattr(measured, name), free_BS & here_S).mean(-1)) for name in SIZES}
+        for kind, here_S in kinds.items()
+        if here_S.any()
+    }
+
+
+def _overlap(prompts: Prompts, states: _States) -> Grid:
+    """By pair of predicting slots: overlaps of what is read there, of frontiers, of walks."""
+    found = []
+    for number, slot in enumerate(_slots(prompts)[1:], 1):
+        said = [_said(prompts, each, states) for each in (slot - 1, slot)]
+        shares, walks = states.share_BTC.transpose(0, 1), states.walk_BTC.transpose(0, 1)
+        pairs = (said, shares[number - 1 : number + 1], walks[number - 1 : number + 1])
+        found.append([short(float(torch.minimum(one, other).sum(-1).mean())) for one, other in pairs])
+    return found
+
+
+@torch.no_grad()
+def _said(prompts: Prompts, slot: int, states: _States) -> Tensor:
+    """(B, C): the readout's probabilities of states at a slot."""
+    return prompts.record.logits(prompts.record.stream[-1, :, slot]).softmax(-1)[:, states.ids_C]
