@@ -1,4 +1,4 @@
-"""What programs list on pages: every claim, every study with its stored runs, every published run."""
+"""What programs list on pages: every claim, every study with its stored runs, every published run and analysis."""
 
 import inspect
 from collections import Counter
@@ -67,6 +67,19 @@ def published(about: str | None, body: str) -> str:
         rows.append(f"| `{name}` | {_cell(recipe.title)} | {recipe.shape} | {recipe.before or ''} | {sizes} |")
     head = "| recipe | what | model | starts from | steps | billion tokens | GB |"
     return "\n".join([head, "| - | - | - | - | -: | -: | -: |", *rows, ""])
+
+
+def analyses(about: str | None, body: str) -> str:
+    """A row for each published analysis: what it looks into, and what it takes."""
+    from tinylatent.lab.published_lenses import LENSED, plan
+
+    rows = []
+    for name, recipe in LENSED.items():
+        found = plan(recipe)
+        sizes = f"{recipe.prompts} | {found.passes:,} | {found.operations / 1e15:.0f} | {found.memory / 1e9:.0f}"
+        rows.append(f"| `{name}` | {_cell(recipe.title)} | {sizes} |")
+    head = "| analysis | what | prompts | passes of a layer | PFLOP | GB |"
+    return "\n".join([head, "| - | - | -: | -: | -: | -: |", *rows, ""])
 
 
 def _minutes(runs: list[dict]) -> str:

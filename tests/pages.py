@@ -6,7 +6,7 @@
     <!-- settings: x --> the settings of task or method x
     <!-- bench -->      the stored figures of `tinylatent bench`
     <!-- ledger -->     every claim; <!-- origins --> counts them by whose they are, <!-- studies --> lists all studies,
-                        <!-- published --> all published runs
+                        <!-- published --> all published runs; <!-- analyses --> all published analyses
     <!-- printed: n --> what the n-th block of code of docs/real_model.md printed; `python -m tests.real_model` runs it
 """
 
@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.listed import ledger, origins, published, studies
+from tests.listed import analyses, ledger, origins, published, studies
 from tests.schema import _default as default
 from tests.schema import own_fields, render
 
@@ -274,6 +274,7 @@ WRITERS: dict[str, Callable[[str | None, str], str]] = {
     "bench": _bench,
     "ledger": ledger,
     "published": published,
+    "analyses": analyses,
     "printed": _printed,
     "origins": origins,
     "studies": studies,

@@ -1,18 +1,23 @@
 """Answering: which answers of prompts are right, and how layers that are skipped change what is predicted there.
 
+How a model uses depth is asked of problems that it answers rightly: for what it cannot do it may use anything.
+
 Letters: L layers, B problems, S slots, R rows of a sweep.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tinylatent.lab.prompts import Prompts
+from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.prompts import Prompts, of_rows
 from tinylatent.lab.run import short
 from tinylatent.lenses.depth import Effects, depth_score, local, over_later, skip
 from tinylatent.lenses.reducing import per_prompt
+from tinylatent.objectives.method import Model
 
 WAYS: tuple[str | float, ...] = ("mean", 0.9, "max")
 """How effects of a problem's splits become one number."""
@@ -23,6 +28,25 @@ def counted(prompts: Prompts) -> tuple[Tensor, Tensor]:
     assert prompts.counted_BS is not None, "problems of a task have answers"
     assert prompts.ids_BS is not None, "problems of a task have answers"
     return prompts.counted_BS, prompts.ids_BS
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Problems of one number of steps that were asked."""
+
+    prompts: Prompts
+    """Of the first that were answered rightly; of the first of all where there are not two such."""
+    right: int
+    """Right answers to all."""
+    total: int
+    """How many there were."""
+
+
+def answered(experiment: Experiment, model: Model, rows: np.ndarray, most: int, device: torch.device | str) -> Answered:
+    """Asks a run's model problems and keeps at most so many that it answers rightly."""
+    right_P = rights(of_rows(experiment, model, rows, device)).cpu().numpy()
+    known = rows[right_P] if right_P.sum() >= 2 else rows
+    return Answered(of_rows(experiment, model, known[:most], device), int(right_P.sum()), len(rows))
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """Depth reading: a trained run on compositions, looked into by every lens, by the number of hops of its problems.
 
 Problems of one number of hops have prompts of one length, so that a place in the prompt is one kind of token. They are
-drawn from all problems, trained on or not: the question is how a model does what it can do. Effects on the future are
+drawn from all problems, trained on or not, and those are looked into that are answered rightly: the question is how a
+model does what it can do. Effects on the future are
 those where the answer is predicted, since other slots predict what nobody knows. Numbers are means over problems. Maps
 predict another run's residual stream from this one's, and that of a model that was never trained, which is the floor.
 
@@ -20,10 +21,10 @@ import torch
 from tinylatent_tasks import Composition
 from torch import Tensor
 
-from tinylatent.lab.answering import counted, depth_scores, rights, swept_at_answers
+from tinylatent.lab.answering import Answered, answered, counted, depth_scores, rights, swept_at_answers
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load, train
-from tinylatent.lab.prompts import Prompts, of_rows
+from tinylatent.lab.prompts import of_rows
 from tinylatent.lab.reading import OfTrained
 from tinylatent.lab.run import Progress, Record, new_record, note_progress, short
 from tinylatent.lenses.attribution import integrated_gradients
@@ -126,7 +127,7 @@ class DepthReading(OfTrained):
     record = DepthRecord
 
     problems: int = 64
-    """How many of each number of hops."""
+    """How many of each number of hops are looked into, among those that are answered rightly."""
     target: Experiment | None = None
     """Another run, whose residual stream this one's is to predict."""
 
@@ -174,18 +175,18 @@ class DepthReading(OfTrained):
         rows = self._rows(self._task.hops * 8 * self.problems)
         hops_P, held = self._task.steps(rows), self.start.rows("validation")
         every = range(self._task.least, self._task.hops + 1)
-        seen = {hops: of_rows(self.start, model, rows[hops_P == hops][: self.problems], device) for hops in every}
-        filler, swept = mean_stream([each.record for each in seen.values()]), {}
-        levels = {}
-        for done, (hops, prompts) in enumerate(seen.items(), 1):
-            swept[hops] = swept_at_answers(prompts)
+        asked = {hops: answered(self.start, model, rows[hops_P == hops], self.problems, device) for hops in every}
+        seen = [each.prompts.record for each in asked.values()]
+        filler, swept, levels = mean_stream(seen), {}, {}
+        for done, (hops, each) in enumerate(asked.items(), 1):
+            swept[hops] = swept_at_answers(each.prompts)
             unseen = held[self._task.steps(held) == hops]
             found = {"held_right": 0, "held_total": len(unseen)}
             if len(unseen):
                 found["held_right"] = int(rights(of_rows(self.start, model, unseen, device)).sum())
-            levels[str(hops)] = _level(prompts, filler, swept[hops]["future"], **found)
+            levels[str(hops)] = _level(each, filler, swept[hops]["future"], **found)
             note_progress(folder, done, on_progress)
-        together = _together([each.record for each in seen.values()], [*swept.values()])
+        together = _together(seen, [*swept.values()])
         note_progress(folder, len(seen) + 1, on_progress)
         maps = self._maps(model, folder, device)
         note_progress(folder, len(seen) + 2, on_progress)
@@ -228,9 +229,9 @@ class DepthReading(OfTrained):
 # What is measured
 
 
-def _level(prompts: Prompts, filler: Tensor, future: Effects, held_right: int, held_total: int) -> Level:
+def _level(asked: Answered, filler: Tensor, future: Effects, held_right: int, held_total: int) -> Level:
     """What is asked of problems of one number of hops."""
-    record, (counted_BS, ids_BS) = prompts.record, counted(prompts)
+    record, (counted_BS, ids_BS) = asked.prompts.record, counted(asked.prompts)
     lens = logit_lens(record, top=1)
     attributed, missed = [], 0.0
     for layer in range(record.depth + 1):
@@ -238,10 +239,9 @@ def _level(prompts: Prompts, filler: Tensor, future: Effects, held_right: int, h
         attributed.append(found.attribution_BS.abs().mean(0)[1:])
         missed = max(missed, float(found.error_B.abs().max()))
     effects = erase(record, filler, counted_BS).amax(-1)
-    right = rights(prompts)
     return Level(
-        right=int(right.sum()),
-        total=len(right),
+        right=asked.right,
+        total=asked.total,
         held_right=held_right,
         held_total=held_total,
         lens={name: short(getattr(lens, name)[:, counted_BS].mean(1)) for name in ("to_final", "from_final")},

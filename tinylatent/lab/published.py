@@ -22,6 +22,7 @@ from tinylatent_tasks import Arithmetic, Reachability, Recommendation, Task
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.lines import LinesFile
+from tinylatent.lab.published_lenses import LENSED
 from tinylatent.methods import (
     GRPO,
     HRPO,
@@ -310,9 +311,10 @@ def published(name: str) -> Published:
         ValueError: there is none.
     """
     if name not in PUBLISHED:
-        close = difflib.get_close_matches(name.lower(), PUBLISHED, 1, 0.4)
+        every = [*PUBLISHED, *LENSED]
+        close = difflib.get_close_matches(name.lower(), every, 1, 0.4)
         meant = f"did you mean {close[0]}? Recipes are" if close else "expected one of"
-        raise ValueError(f"unknown recipe {name!r}: {meant} {', '.join(PUBLISHED)}")
+        raise ValueError(f"unknown recipe {name!r}: {meant} {', '.join(every)}")
     return PUBLISHED[name]
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinylatent.lab.answering import depth_scores, rights, swept_at_answers
+from tinylatent.lab.answering import Answered, answered, depth_scores, swept_at_answers
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.prompts import Prompts, of_rows
 from tinylatent.lab.reading import OfTrained
@@ -113,7 +113,7 @@ class ThoughtDepthReading(OfTrained):
     record = ThoughtDepthRecord
 
     problems: int = 64
-    """Of each number of steps, for effects of skipped layers."""
+    """Of each number of steps, answered rightly, for effects of skipped layers."""
     probed: int = 2000
     """Of most steps, for what is looked for in the stream."""
 
@@ -160,7 +160,7 @@ class ThoughtDepthReading(OfTrained):
         start, model, saved = self.opened(folder, device, start)
         levels = {}
         for done, (steps, rows) in enumerate(self._levels.items(), 1):
-            levels[str(steps)] = _steps(of_rows(self.start, model, rows[: self.problems], device))
+            levels[str(steps)] = _steps(answered(self.start, model, rows[: 8 * self.problems], self.problems, device))
             note_progress(folder, done, on_progress)
         rows = self._levels[max(self._levels)][: self.probed]
         states = _States.of(self.start, rows, device)
@@ -211,14 +211,14 @@ def _slots(prompts: Prompts) -> range:
     return range(prompts.asked - 1, prompts.record.mask_BS.shape[1])
 
 
-def _steps(prompts: Prompts) -> Steps:
+def _steps(asked: Answered) -> Steps:
     """What is asked of problems of one number of steps."""
-    right, swept = rights(prompts), swept_at_answers(prompts)
+    swept = swept_at_answers(asked.prompts)
     return Steps(
-        right=int(right.sum()),
-        total=len(right),
+        right=asked.right,
+        total=asked.total,
         scores=depth_scores(swept["future"]),
-        own=short(swept["all"].output[..., _slots(prompts)].mean(1).T),
+        own=short(swept["all"].output[..., _slots(asked.prompts)].mean(1).T),
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from tinylatent.cli.main import main, parse
 from tinylatent.lab import published as recipes
 from tinylatent.lab.published import PUBLISHED, TINY
+from tinylatent.lab.published_lenses import LENSED
 from tinylatent.models import huggingface_shapes
 from tinylatent.models.huggingface_small import save_small_model
 
@@ -14,9 +15,9 @@ from tinylatent.models.huggingface_small import save_small_model
 def test_all_are_listed_with_model_and_words(capsys):
     assert main(["published"]) == 0
     said = capsys.readouterr().out
-    assert all(name in said and each.title in said for name, each in PUBLISHED.items())
+    assert all(name in said and each.title in said for name, each in (PUBLISHED | LENSED).items())
     assert main(["published", "--json"]) == 0
-    assert [*json.loads(capsys.readouterr().out)] == [*PUBLISHED]
+    assert [*json.loads(capsys.readouterr().out)] == [*PUBLISHED, *LENSED]
 
 
 def test_a_plan_is_told(capsys):
@@ -38,6 +39,30 @@ def test_a_plan_as_json_has_all_sizes(capsys):
     held = found["weights"] + found["gradients"] + found["moments"] + max(found["forward"], found["cache"])
     assert found["memory"] == held
     assert found["differs"] == [*PUBLISHED["hrpo-gsm8k"].differs]
+
+
+def test_an_analysis_is_planned_tried_and_done(tmp_path, monkeypatch, capsys):
+    """What it is done on is a small model here."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["published", "depth-qwen3-8b", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "qwen3-8b, 8,190,735,360 parameters in 36 layers" in said
+    assert said.count("differs: ") == len(LENSED["depth-qwen3-8b"].differs)
+    assert main(["published", "depth-qwen3-8b", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"] == 36
+    assert main(["published", "depth-qwen3-8b", "--tiny"]) == 0
+    said = capsys.readouterr()
+    assert "Integrated gradients: " in said.out
+    assert "it tells that the analysis runs" in said.err
+    assert [*tmp_path.iterdir()] == []
+    save_small_model(tmp_path / "model", "Qwen3", chat=False)
+    (tmp_path / "lines").write_text('{"question": "1 + 1 =", "answer": "2"}\n' * 2, "utf-8")
+    monkeypatch.setattr(huggingface_shapes, "misplaced", lambda name, folder: [])
+    words = ["--model", str(tmp_path / "model"), "--lines", str(tmp_path / "lines"), "--out", str(tmp_path / "seen")]
+    assert main(["published", "depth-qwen3-8b", *words]) == 0
+    said = capsys.readouterr()
+    assert (tmp_path / "seen" / "attribution.csv").exists()
+    assert f"differs: {LENSED['depth-qwen3-8b'].differs[0]}" in said.err
 
 
 @pytest.mark.slow
@@ -90,6 +115,11 @@ def test_one_is_done_on_lines(tmp_path, monkeypatch, capsys):
         (["coconut-prosqa", "--model", "MODEL"], "MODEL holds another model than gpt2 (transformer."),
         (["coconut-prosqa", "--dry-run", "--model", "MODEL"], "holds another model than gpt2 (transformer."),
         (["cot2-prosqa", "--model", "MODEL", "--half"], "--half has no effect without --spread fsdp"),
+        (["depth-qwen3"], "unknown recipe 'depth-qwen3': did you mean depth-qwen3-8b?"),
+        (["depth-qwen3-8b"], "depth-qwen3-8b needs --model, a folder with qwen3-8b, and --lines, a file of prompts"),
+        (["depth-qwen3-8b", "--model", "MODEL", "--lines", "LINES"], "MODEL holds another model than qwen3-8b ("),
+        (["depth-qwen3-8b", "--seed", "1"], "--seed has no effect with depth-qwen3-8b, which trains nothing"),
+        (["depth-qwen3-8b", "--tiny", "--json"], "--json has no effect with depth-qwen3-8b, unless --dry-run"),
     ],
 )
 def test_mistakes_are_one_line(words, complaint, tmp_path, capsys):

@@ -11,6 +11,7 @@ from tinylatent_tasks import Composition, MultiHop
 
 from tinylatent.core.files import write_text
 from tinylatent.core.seeds import Seeds
+from tinylatent.lab.answering import rights
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN
 from tinylatent.lab.folders import load, train
@@ -125,7 +126,7 @@ def test_discrete_steps_are_held_against_their_walk():
 
 
 def test_runs_that_have_not_learnt_decide_nothing():
-    found = depth_latent.tables(records(cot2={"right": 80}))
+    found = depth_latent.tables(records(cot2={"right": 70}))
     told = {each.claim: (each.verdict, each.runs) for each in found[0].findings}
     assert told[COMPUTES.format("composition: CoT2")] == (OPEN, 0)
     assert told[COMPUTES.format("composition: Coconut")] == (HOLDS, 5)
@@ -194,7 +195,7 @@ def test_runs_are_of_their_arms():
 
 TINY = Experiment(
     MultiHop(hops=3, least=2, nodes=4, branching=2, bound=True), CoT2(), ModelConfig(8, 2, 2, init="fan_in"),
-    Training(steps=3, batch_size=8, num_train=60), Seeds.all(0),
+    Training(steps=60, batch_size=16, num_train=60, learning_rate=1e-2), Seeds.all(0),
 )  # fmt: skip
 
 
@@ -240,7 +241,11 @@ def test_a_reading_is_what_lenses_measure(measured):
     said = [known.logits(known.stream[-1, :, each]).softmax(-1)[:, ids] for each in (slot - 1, slot)]
     oracle = np.minimum(share_PTV[:, 0, ids], share_PTV[:, 1, ids]).sum(1).mean()
     assert found.overlap[0][:2] == pytest.approx([torch.minimum(*said).sum(1).mean().item(), oracle], abs=1e-4)
-    few = of_rows(TINY, model, reading._levels[3][:5])
+    every = reading._levels[3][:40]
+    right = rights(of_rows(TINY, model, every)).numpy()
+    assert (found.levels["3"].right, found.levels["3"].total) == (right.sum(), 40)
+    assert right.sum() > 1
+    few = of_rows(TINY, model, every[right][:5])
     effects = skip(few.record).output[0, :, slot].mean()
     assert found.levels["3"].own[1][0] == pytest.approx(effects.item(), abs=1e-4)
 
