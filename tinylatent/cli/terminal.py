@@ -121,13 +121,28 @@ def refuse_idle(command: Any, names: Sequence[str], why: str) -> None:
             raise ValueError(f"--{field.name.replace('_', '-')} has no effect {why}: leave it out")
 
 
+PLAIN = {
+    r".*Error parsing (--\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 is \2: expected a whole number",
+    r".*Error parsing (--\S+): could not convert string to float: (.*)": r"\1 is \2: expected a number, such as 1e-3",
+    r".*invalid choice (.*) for argument '(--\S+)'. Expected one of \((.*)\)": r"\2 is \1: expected one of \3",
+    r".*Missing value for argument '(--\S+)'\. Expected .*": r"\1 needs a value",
+    r"Unrecognized options: (.*)": r"unknown: \1",
+    r".*Missing from (\S.*?): ([A-Z|]+|--\S+ \S+) (.*?)\.? \(required\)": r"\1 needs \2: \3",
+}
+"""What the parser of flags says, and the same as the rest of the program says things."""
+
+
 def one_line(boxed: str) -> str:
     """The first paragraph of a message drawn in a box, as one line; boxes have no walls where there is no Unicode."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("╭╮╰╯│─ \t") for line in boxed.splitlines()]
     title, *body = ["" if set(line) == {"-"} else line for line in lines] or [""]  # rules are empty
     words = " ".join(takewhile(bool, dropwhile(operator.not_, body)))
     text = re.sub(r"^Error parsing (?!--)\S+: ", "", words).removeprefix(f"{title}: ").rstrip(".")
-    return text if title == "Value error" else f"{title}: {text}"
+    whole = text if title == "Value error" else f"{title}: {text}"
+    for pattern, plain in PLAIN.items():
+        if found := re.fullmatch(pattern, whole):
+            return found.expand(plain)
+    return whole
 
 
 def description(text: str | None) -> str:
