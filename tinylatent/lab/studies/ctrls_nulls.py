@@ -38,8 +38,8 @@ AGREEMENTS = 0.05
 """The same of agreements, which are 1 at most."""
 CHAINS = 0.1
 """The same of mean numbers of different right derivations."""
-ALIKE = 0.1
-"""Entropies in nats apart by less are called matched."""
+ALIKE, ALIKE_SHARE = 0.1, 0.25
+"""Entropies apart by less are called matched: in nats, and as a share of the larger."""
 NULLS = {
     1: "the bound: states reach no more than resampled tokens, rewards no more than the best fixed sequence",
     2: "Dirichlet: with single states it does as well as categorical",
@@ -234,8 +234,12 @@ def _exploration(groups: Groups) -> Iterator[Part]:
 
 def unlike(group: Records, drawn: str, matched: str) -> str:
     """How far entropies of two ways of sampling are apart at most, in words; nothing where they are alike."""
-    most = max(abs(record.draws[drawn].entropy - record.draws[matched].entropy) for record in group)
-    return f"entropies differ by up to {most:.2f} nats" if most > ALIKE else ""
+    pairs = [(record.draws[drawn].entropy, record.draws[matched].entropy) for record in group]
+    most = max(abs(ours - theirs) for ours, theirs in pairs)
+    share = max(abs(ours - theirs) / max(ours, theirs, 1e-9) for ours, theirs in pairs)
+    if most <= ALIKE and share <= ALIKE_SHARE:
+        return ""
+    return f"entropies differ by up to {most:.2f} nats, {100 * share:.0f} % of the larger"
 
 
 def _drawn(group: Records, drawn: str, matched: str, n: int) -> Callable[[float], Interval]:

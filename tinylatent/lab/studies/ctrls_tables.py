@@ -32,7 +32,7 @@ from tinylatent.lab.studies.ctrls_counts import (
     passed,
     resampled,
 )
-from tinylatent.lab.studies.ctrls_nulls import several
+from tinylatent.lab.studies.ctrls_nulls import ALIKE, ALIKE_SHARE, several, unlike
 from tinylatent.lab.studies.latentr3_second import follows
 from tinylatent.lab.tables import Table, Value
 from tinylatent.methods import CTRLSRL
@@ -225,6 +225,8 @@ def explorations(places: Places) -> Table:
         for kind, group in groups.items():
             rows += [_sampled(prefix, kind, group, way) for way in group[0].draws]
             for drawn, matched in pairs_of_ways(group[0]):
+                if unlike(group, drawn, matched):
+                    continue
                 n = max(PASSES)
                 gap = few_lead(group, group, passed(drawn, n), passed(matched, n))
                 claim = f"{KINDS[kind][0]}, {drawn}: pass@{n} is above that of plain tokens of equal entropy"
@@ -238,8 +240,9 @@ def explorations(places: Places) -> Table:
         "name. matched: the chain of thought without states at the temperature at which its chains have the same "
         "entropy, found for each run by halving; the mean temperature is shown. plain: without states, at the "
         "temperature in the name. entropy: of a problem's chains with their answers, from the samples themselves, in "
-        "nats; at most the logarithm of their number. Where both entropies of a pair are not alike, no temperature "
-        "made them so, and the pair has no meaning. pass@n: unbiased; percent. different: mean number of different "
+        "nats; at most the logarithm of their number. Where both entropies of a pair are apart by more than "
+        f"{ALIKE:g} nats or {100 * ALIKE_SHARE:g} % of the larger in a run, no temperature made them alike, and the "
+        "pair is not judged. pass@n: unbiased; percent. different: mean number of different "
         "derivations that prove a right answer among n samples; empty on arithmetic and multi-hop lookup, where a "
         "problem has one. Subset sum proves a yes alone."
     )
@@ -270,6 +273,7 @@ def gridded(prefix: str, groups: Groups) -> Table:
     """A row a reinforced arm: exploration, bonus, accuracy, and where training ended."""
     rows: list[dict[str, Value]] = []
     findings: list[Finding] = []
+    small: dict[tuple[float, ...], list[str]] = {}
     for kind, group in groups.items():
         if not kind.startswith("rl"):
             continue
@@ -283,7 +287,7 @@ def gridded(prefix: str, groups: Groups) -> Table:
         row |= dict.fromkeys(("cosine", "least", "most"))
         if (points := cosines(method)) is not None:
             row |= {"cosine": fmean(points), "least": min(points), "most": max(points)}
-            findings.append(placed(PLACES[prefix].title, follows(KINDS[kind][0], points)))
+            small.setdefault(points, []).append(KINDS[kind][0])
         rows.append({**row, "seeds": len(group)})
         if kind in GRID.values() and kind != GRID[0.0, 0.0] and GRID[0.0, 0.0] in groups:
             claim = f"{KINDS[kind][0]}: more often right than without exploration and bonus"
@@ -300,8 +304,10 @@ def gridded(prefix: str, groups: Groups) -> Table:
         "over seeds. RL without a remark has epsilon .1 and bonus .01. naive density: as if nothing were explored. "
         "cosine, least, most: of the update with the slope of the expected reward in the transition network's weights, "
         "by finite differences, in small cases with random weights, computed anew with this table "
-        "(`lab/state_directions.py`); empty where tokens are sampled."
+        "(`lab/state_directions.py`); empty where tokens are sampled. These cases are the same whatever the task and "
+        "the states, so that arms whose updates are computed alike share one finding, told with the first task."
     )
+    findings += [] if prefix else [follows("; ".join(names), points) for points, names in small.items()]
     title = f"{PLACES[prefix].title.capitalize()}: exploration, bonus and density"
     return Table(title, columns, rows, legend, findings)
 

@@ -265,7 +265,10 @@ def test_reach_and_exploration_and_the_grid_tell_what_was_counted():
     assert {row["reward"] for row in table.rows} == {0.75}
     assert [row["cosine"] for row in table.rows] == [pytest.approx(0.86), pytest.approx(0.86), None]
     judged = {each.claim: each.verdict for each in table.findings}
-    assert judged["arithmetic: RL: in small cases its update follows the slope of the expected reward"] == HOLDS
+    alike = "; ".join((KINDS["rl"][0], KINDS[GRID[0.0, 0.0]][0]))
+    assert judged[f"{alike}: in small cases its update follows the slope of the expected reward"] == HOLDS
+    elsewhere = ctrls_tables.gridded("hops-", groups).findings
+    assert not any("small cases" in each.claim for each in elsewhere), "the cases are no other task's"
     table = ctrls_tables.gridded("", place("rl-permuted"))
     assert [each.verdict for each in table.findings] == [OPEN]
 
