@@ -11,6 +11,7 @@ from tinylatent_tasks.mnns import MNNS
 from tinylatent_tasks.multihop import MultiHop
 from tinylatent_tasks.reachability import Reachability
 from tinylatent_tasks.recommendation import Recommendation
+from tinylatent_tasks.stories import Stories
 from tinylatent_tasks.subset_sum import SubsetSum
 from tinylatent_tasks.task import Task
 
@@ -22,6 +23,7 @@ __all__ = [
     "MultiHop",
     "Reachability",
     "Recommendation",
+    "Stories",
     "SubsetSum",
     "Task",
     "Vocabulary",

@@ -121,12 +121,22 @@ class Reachability(Task):
     @property
     def positions(self) -> int:
         """<bos>, one or two tokens an edge, the mark, candidates and root, and the steps of the deepest problem."""
-        return 5 + self._edge_tokens * self.edges + self.longest
+        return 1 + self._edge_tokens * self.edges + self._question_tokens + self.longest
 
     @property
     def _edge_tokens(self) -> int:
         """Tokens of an edge."""
         return 1 if self.bound else 2
+
+    @property
+    def _question_tokens(self) -> int:
+        """Tokens behind the edges, at most."""
+        return 4
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What nodes are called."""
+        return node_tokens(self.nodes, bound=False)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -266,17 +276,23 @@ class Reachability(Task):
         """<bos>, the edges, the mark, the candidates, the root; padded on the left to the most edges."""
         rows_PM = self.rows(problems)
         root_P, candidate_P2, edges_PE2 = _parts(rows_PM)
-        asked_PQ = np.column_stack([candidate_P2[:, : 2 - self._whether], root_P]) + self._first
+        asked_PQ = self._asked(root_P, candidate_P2)
         there_PE = edges_PE2[..., 0] >= 0
         missing_P1 = (~there_PE).sum(axis=1)[:, None]
-        index_PN = np.arange(2 + self._edge_tokens * self.edges) - self._edge_tokens * missing_P1
-        prompt_PN = np.where(index_PN < 0, Vocabulary.pad, self.vocabulary.index(MARK))
-        prompt_PN[index_PN == 0] = Vocabulary.bos
-        inside_PN = index_PN > 0
-        inside_PN[:, -1] = False
-        prompt_PN[inside_PN] = edge_tokens(edges_PE2[there_PE], self.nodes, self.bound) + self._first
+        index_PN = np.arange(1 + self._edge_tokens * self.edges) - self._edge_tokens * missing_P1
+        prompt_PN = np.where(index_PN < 0, Vocabulary.pad, Vocabulary.bos)
+        prompt_PN[index_PN > 0] = self._told(edges_PE2[there_PE])
         mask_PN = np.concatenate([index_PN >= 0, np.ones(asked_PQ.shape, bool)], axis=1)
         return np.concatenate([prompt_PN, asked_PQ], axis=1), mask_PN
+
+    def _told(self, edges_X2: Integers) -> Integers:
+        """The tokens of edges, one edge after the other."""
+        return edge_tokens(edges_X2, self.nodes, self.bound) + self._first
+
+    def _asked(self, root_P: Integers, candidate_P2: Integers) -> Integers:
+        """The tokens (P, Q) of the question."""
+        mark_P = np.full(len(root_P), self.vocabulary.index(MARK))
+        return np.column_stack([mark_P, candidate_P2[:, : 2 - self._whether] + self._first, root_P + self._first])
 
     def chain(self, problems: npt.ArrayLike) -> Integers:
         """Token ids (P, T) of the best trace, which the module describes; shorter ones are padded."""
@@ -352,12 +368,12 @@ class Reachability(Task):
         row_M = self.rows([problem])[0]
         steps = self.steps([row_M])[0]
         edges = row_M[3:].reshape(-1, 2)
-        candidates = " or ".join(f"n{node}" for node in row_M[1:3] if node >= 0)
+        candidates = " or ".join(self.names[node] for node in row_M[1:3] if node >= 0)
         lines = {
-            "problem": f"from n{row_M[0]} to {candidates}" + f" within {self.depth} steps" * self._whether,
+            "problem": f"from {self.names[row_M[0]]} to {candidates}" + f" within {self.depth} steps" * self._whether,
             "answer": self.vocabulary.decode(self.answer_ids(self.answer([row_M]))[0]),
             "best walk": self.vocabulary.decode(self.chain([row_M])[0, : steps - self._whether]),
-            "edges": ", ".join(f"n{source} n{target}" for source, target in edges if source >= 0),
+            "edges": ", ".join(f"{self.names[u]} {self.names[v]}" for u, v in edges if u >= 0),
         }
         return self.described(problem, lines)
 
@@ -396,8 +412,8 @@ class Reachability(Task):
         """A node, such as "n3", or yes or no."""
         if self._whether:
             return self.answer_ids([read_as(value, truth, "yes or no")])[0]
-        names = {f"n{node}": node for node in range(self.nodes)}
-        return self.answer_ids([read_as(value, names.get, f"a node from n0 to n{self.nodes - 1}")])[0]
+        names = {name: node for node, name in enumerate(self.names)}
+        return self.answer_ids([read_as(value, names.get, f"a node from {self.names[0]} to {self.names[-1]}")])[0]
 
     def say(self, answer_ids_A: Integers) -> str | None:
         """The node's name, or yes or no."""

@@ -31,6 +31,7 @@ SMALLEST = {
     "subset-sum": {"numbers": "3", "high": "4"},
     "multihop": {"hops": "2", "nodes": "5", "capacity": "3"},
     "reachability": {"depth": "2", "nodes": "8", "edges": "9"},
+    "stories": {"depth": "2", "nodes": "8", "edges": "9"},
     "arithmetic": {"operations": "2", "modulus": "5"},
     "composition": {"hops": "2", "items": "4", "functions": "3"},
     "recommendation": {"categories": "2", "brands": "2", "numbers": "2", "events": "4", "intents": "2"},

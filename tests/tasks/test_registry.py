@@ -19,6 +19,7 @@ from tinylatent_tasks import (
     MultiHop,
     Reachability,
     Recommendation,
+    Stories,
     SubsetSum,
     Vocabulary,
 )
@@ -110,6 +111,23 @@ EXAMPLES = {
                 asks, 2 * depth + 2 + more, 2 * depth + more + extra, depth, 1
             ),
             st.sampled_from(["which", "whether"]),
+            st.integers(1, 4),
+            st.integers(0, 4),
+            st.integers(0, 8),
+        ),
+    },
+    "stories": {
+        "good": [{}, {"depth": 2, "least": 1, "nodes": 9, "edges": 12, "capacity": 3}, {"nodes": 64, "edges": 80}],
+        "bad": [
+            ({"asks": "whether"}, "a story has an edge in six words and asks which of two"),
+            ({"bound": True}, "a story has an edge in six words"),
+            ({"depth": 0}, "depth is 0"),
+            ({"nodes": 65}, "from 8 to 64"),
+        ],
+        "random": st.builds(
+            lambda depth, more, extra: Stories(
+                nodes=2 * depth + 2 + more, edges=2 * depth + more + extra, depth=depth, least=1
+            ),
             st.integers(1, 4),
             st.integers(0, 4),
             st.integers(0, 8),
@@ -389,7 +407,7 @@ def test_a_question_names_all_that_is_given(task):
     assert question.endswith((".", "?"))
     batch = task.batch(row[None])
     for id_ in batch.prompt_BN[0][batch.prompt_mask_BN[0]][1:]:
-        for word in task.vocabulary.tokens[id_].strip("=?").split(">"):
+        for word in task.vocabulary.tokens[id_].strip("=?.").split(">"):
             assert re.search(rf"(?<!\w){re.escape(word)}(?!\w)", question), word
 
 

@@ -13,7 +13,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from tinylatent_tasks import MNNS, Arithmetic, Composition, MultiHop, Reachability, Recommendation, SubsetSum, Task
+from tinylatent_tasks import (
+    MNNS,
+    Arithmetic,
+    Composition,
+    MultiHop,
+    Reachability,
+    Recommendation,
+    Stories,
+    SubsetSum,
+    Task,
+)
 
 from tinylatent.core.registry import Registry, owner
 from tinylatent.core.seeds import Seeds
@@ -124,12 +134,16 @@ COMPARISONS: dict[str, Comparison] = {
         Training(6000, num_train=LARGE), key="a graph with its question up to names and order",
         tuned=_rates(direct=5e-3, pause=5e-3, discrete=5e-3, coconut=5e-3, cot2=1e-2),
     ),
+    "stories": Comparison(
+        "stories", Stories(nodes=8, edges=8), ModelConfig(64, 4, 4, init="fan_in"), Training(6000, num_train=LARGE),
+        key="a graph with its question up to names and order",
+    ),
     "arithmetic": Comparison("arithmetic", Arithmetic(), training=Training(6000, num_train=LARGE)),
     "composition": Comparison("composition", Composition(), training=Training(6000, num_train=LARGE)),
     "recommendation": Comparison("recommendation", Recommendation(), training=Training(6000, num_train=LARGE)),
 }  # fmt: skip
 """Every comparison by name. Rates of the smaller models are from study `mnns-tuning-small`, those of the other tasks
-from `tasks-tuning`; arithmetic, composition and recommendation have not been tuned."""
+from `tasks-tuning`; stories, arithmetic, composition and recommendation have not been tuned."""
 CHOSEN: dict[str, Method] = {"coconut": Coconut(mixing=0.0)}
 """Settings of a method's own that its search chose, where they are not the defaults."""
 

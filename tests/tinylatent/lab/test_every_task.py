@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tinylatent_tasks import MNNS, Arithmetic, Composition, MultiHop, Reachability, Recommendation, SubsetSum
+from tinylatent_tasks import MNNS, Arithmetic, Composition, MultiHop, Reachability, Recommendation, Stories, SubsetSum
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.evaluation.evaluate import evaluate
@@ -26,6 +26,7 @@ SMALL = {
     "multihop, two facts": MultiHop(3, 2, 5, branching=2),
     "which": Reachability(depth=3, least=1, nodes=9, edges=12),
     "whether": Reachability("whether", depth=2, least=1, nodes=8, edges=10, bound=True),
+    "stories": Stories(depth=2, least=1, nodes=8, edges=8),
     "arithmetic": Arithmetic(2, 5),
     "composition": Composition(3, items=4, functions=3, capacity=4),
     "recommendation": Recommendation(4, 3, 2, events=4),
