@@ -1,9 +1,9 @@
 """Outlier reading: a trained run asked for its outlier features, and for what rounding to int8 does to its answers.
 
-Every problem of the validation part is answered in full precision and rounded in several ways, tensors by the largest
-entry that was seen on the same problems without padding; so are versions of the
-model that compute the same function: with the residual stream in another basis, and with an outlier put in, larger and
-larger. Both need norms before attention and MLP, and are left out elsewhere.
+Problems drawn from all of the task's, trained on or not, are answered in full precision and rounded in several ways,
+tensors by the largest entry that was seen on the same problems without padding; so are versions of the model that
+compute the same function: with the residual stream in another basis, and with an outlier put in, larger and larger.
+Both need norms before attention and MLP, and are left out elsewhere.
 """
 
 from collections.abc import Mapping
@@ -34,6 +34,8 @@ WAYS: dict[str, tuple[Scale | None, bool] | None] = {
     "float": None, "tensor": ("tensor", True), "token": ("token", True), "weights": (None, True),
 }  # fmt: skip
 """How linear maps are rounded: what they read, and whether their weights are."""
+PROBLEMS = 1000
+"""How many are asked."""
 SAMPLE = 2048
 """Most tokens whose correlation and budget are measured."""
 
@@ -141,7 +143,8 @@ class OutlierReading(OfTrained):
         """Loads the run from its folder, or trains it under this one's, and asks it."""
         start, model, saved = self.opened(folder, device, start)
         decoder: Decoder = model.backbone
-        examples = self.start.speaker("validation").examples(device)
+        rows = self.start.task.problems(PROBLEMS, self.start.seeds.derive("sampling", "looked at"))
+        examples = self.start.asks(rows).examples(device)
         found: dict[str, Any] = {"total": len(examples), "answers": answers(decoder, examples)}
         read = {name: [each.kurtosis(), each.max_median()] for name, each in read_by(decoder, examples).items()}
         found |= {

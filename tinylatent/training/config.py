@@ -50,7 +50,7 @@ class Training:
     """Added to the root of AdamW's or SOAP's second moments; gradients much smaller than it move weights less. Shampoo
     adds its own 1e-6 to its matrices."""
     beta1: float | None = None
-    """Decay of first moments; 0.9 for AdamW and Shampoo and 0.95 for SOAP by default."""
+    """Decay of first moments; 0.9 for AdamW and 0.95 for SOAP by default. Shampoo has none."""
     beta2: float | None = None
     """Decay of second moments; 0.999 for AdamW and 0.95 for SOAP by default. Shampoo sums them."""
 
@@ -90,7 +90,7 @@ class Training:
         for name in ("beta1", "beta2"):
             if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.{name} is {getattr(self, name)}: expected a share in [0, 1); try 0.9")
-        if self.optimizer == "shampoo" and (self.beta2 is not None or self.epsilon != type(self).epsilon):
-            raise ValueError("training.epsilon and training.beta2 mean nothing to shampoo: leave both out")
+        if self.optimizer == "shampoo" and (self.beta1, self.beta2, self.epsilon) != (None, None, type(self).epsilon):
+            raise ValueError("training.beta1, beta2 and epsilon mean nothing to shampoo: leave them out")
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ValueError(f"training.clip_norm is {self.clip_norm}: expected a positive norm; try 1.0")

@@ -156,7 +156,13 @@ def _fit(
         batch = next(served)
         if spare > 0:
             batch = batch.with_offsets(offsets(len(batch), spare, seeds, step).to(device))
-        log.add(train_step(model, method, optimizer, recipe, *team.share(batch, state), team))
+        try:
+            log.add(train_step(model, method, optimizer, recipe, *team.share(batch, state), team))
+        except torch.linalg.LinAlgError:
+            raise ValueError(
+                f"{recipe.optimizer} finds no root of its matrices at step {step + 1}: training diverged; lower "
+                "training.learning_rate"
+            ) from None
         if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
             log.write(step + 1, optimizer, method, model)
             all_there = log.lines[0]["step"] <= recipe.log_every  # else some are lost, and would look like silence

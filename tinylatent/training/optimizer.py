@@ -20,6 +20,10 @@ from tinylatent.training.config import Training
 
 REFRESHED = 10
 """Steps between roots of Shampoo's matrices; SOAP's own are as many apart."""
+DAMPED = 1e-3
+"""What Shampoo's matrices begin with on their diagonal: its default of 1e-6 is lost beside summed squares in float32,
+and the root of 0 is infinite. Its momentum is left out, since that feeds updates, which are scaled already, back into what
+is scaled next, and grows without bound where the scale is above 1."""
 
 
 def trainable(model: nn.Module) -> list[str]:
@@ -119,7 +123,9 @@ def _optimizer(recipe: Training, groups: list[dict[str, Any]], fused: bool) -> t
         raise MissingExtraError(f"optimizer {recipe.optimizer} needs", "pytorch_optimizer", "optimizers") from error
     if recipe.optimizer == "soap":
         return SOAP(groups, betas=(beta1, beta2), eps=recipe.epsilon)
-    return Shampoo(groups, momentum=beta1, weight_decouple=True, preconditioning_compute_steps=REFRESHED)
+    return Shampoo(
+        groups, momentum=0.0, weight_decouple=True, preconditioning_compute_steps=REFRESHED, matrix_eps=DAMPED
+    )
 
 
 def attached(model: nn.Module, trained: Sequence[nn.Parameter]) -> Callable[[], None]:

@@ -137,7 +137,7 @@ KINDS = {
     "soap, others": ({"optimizer": "soap", "beta1": 0.7, "beta2": 0.8}, partial(SOAP, betas=(0.7, 0.8), eps=1e-8)),
     "shampoo": (
         {"optimizer": "shampoo"},
-        partial(Shampoo, momentum=0.9, weight_decouple=True, preconditioning_compute_steps=10),
+        partial(Shampoo, momentum=0.0, weight_decouple=True, preconditioning_compute_steps=10, matrix_eps=1e-3),
     ),
 }
 
@@ -377,3 +377,9 @@ def test_training_with_a_bound_on_the_gradient_is_that_by_hand():
         torch.testing.assert_close(trained.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
     gaps = [(trained.state_dict()[name] - tensor).abs().max() for name, tensor in unbound.state_dict().items()]
     assert max(gaps) > 1e-4, "the bound acts, so the test above can fail"
+
+
+def test_an_optimizer_whose_matrices_have_no_root_is_told(tmp_path):
+    run = experiment(CoT2(), optimizer="shampoo", learning_rate=1e20, steps=60, clip_norm=None, validate=0)
+    with pytest.raises(ValueError, match="shampoo finds no root of its matrices at step [0-9]+: training diverged"):
+        train(run, tmp_path)

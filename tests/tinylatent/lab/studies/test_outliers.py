@@ -14,8 +14,8 @@ from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN
 from tinylatent.lab.folders import load, train
-from tinylatent.lab.outlier_reading import FACTORS, WAYS, Answers, Injected, OutlierReading, OutlierRecord
-from tinylatent.lab.recipes_outliers import ARMS, STEPS, arm_of, build
+from tinylatent.lab.outlier_reading import FACTORS, PROBLEMS, WAYS, Answers, Injected, OutlierReading, OutlierRecord
+from tinylatent.lab.recipes_outliers import ARMS, LONGER, STEPS, arm_of, build
 from tinylatent.lab.run import VERSION, read_record
 from tinylatent.lab.studies import outliers
 from tinylatent.lab.study import rebuild
@@ -70,14 +70,21 @@ def verdicts(found):
 
 
 def test_what_records_say_is_said():
-    high = {name: {"high": 20.0, "lost": 3.0} for name in ("fast", "matched")}
-    found = verdicts(records(**high, slow={"high": 2.0, "lost": 0.1}, epsilon={"high": 8.0}))
+    found = verdicts(
+        records(
+            fast={"high": 20.0, "lost": 3.0},
+            slow={"high": 2.0, "lost": 0.1},
+            epsilon={"high": 8.0},
+            longer={"high": 30.0},
+        )
+    )
     assert found["a rate of 1e-3 makes more than one of 3e-4"] == HOLDS
     assert found["a rate of 3e-3 makes more than one of 1e-3"] == HOLDS
     assert found["epsilon 1e-8 makes more than 1e-4"] == FAILS
     assert found["usual blocks make more than protected ones, at 1e-3"] == OPEN
     assert found["usual blocks make more than protected ones, at 3e-3"] == HOLDS
-    assert found["stopped at equal accuracy, AdamW makes more than SOAP"] == HOLDS
+    assert found["AdamW makes more than SOAP, at 3e-3"] == HOLDS
+    assert found["training that goes on makes more than training that stops, at 3e-3"] == HOLDS
     for name in ("kurtosis of the residual stream", "max-median ratio of the residual stream"):
         assert found[f"arms with a larger {name} lose more when everything is rounded to int8"] == HOLDS
     at = "from an outlier of 30 times to one of 300 times the"
@@ -113,11 +120,18 @@ def test_rank_correlations_are_over_arms_seed_by_seed():
 
 
 def test_runs_that_have_not_learnt_or_do_not_match_decide_nothing():
-    found = records(fast={"high": 20.0, "right": 80}, matched={"high": 20.0, "right": 99})
+    found = records(fast={"high": 20.0, "right": 80}, soap={"high": 20.0, "right": 91}, adamw={"right": 99})
     told = {each.claim: (each.verdict, each.runs) for each in outliers.tables(found)[0].findings}
     assert told["a rate of 3e-3 makes more than one of 1e-3"] == (OPEN, 0)
-    assert told["stopped at equal accuracy, AdamW makes more than SOAP"] == (OPEN, 0)
+    assert told["AdamW makes more than SOAP, at 1e-3"] == (OPEN, 0)
+    assert told["a rate of 1e-3 makes more than one of 3e-4"][1] == 5, "99 and 95 are alike"
     assert [row["learnt"] for row in outliers.tables(found)[0].rows][:3] == [5, 5, 0]
+
+
+def test_training_that_goes_on_need_not_match():
+    found = outliers.tables(records(longer={"high": 20.0, "right": 100}, fast={"right": 90}))[0].findings
+    told = {each.claim: (each.verdict, each.runs) for each in found}
+    assert told["training that goes on makes more than training that stops, at 3e-3"] == (HOLDS, 5)
 
 
 def test_tables_by_hand():
@@ -154,7 +168,8 @@ def test_runs_are_of_their_arms():
         run = build(arm, 7)
         assert arm_of(run) == arm
         assert arm_of(replace(run, training=replace(run.training, steps=3))) == arm
-        assert run.training.steps == STEPS
+        assert run.training.steps == (LONGER if arm == outliers.UNMATCHED else STEPS)
+        assert (run.training.enough is None) == (arm == outliers.UNMATCHED)
     with pytest.raises(ValueError, match="is no run of study outliers: expected one of adamw, slow"):
         arm_of(replace(build("adamw", 0), model=ModelConfig(32)))
 
@@ -180,7 +195,7 @@ def measured(tmp_path_factory):
 def test_a_reading_is_what_lenses_measure(measured):
     folder, _, found = measured
     decoder = load(folder / "start")[1].backbone
-    examples = TINY.speaker("validation").examples()
+    examples = TINY.asks(TINY.task.problems(PROBLEMS, TINY.seeds.derive("sampling", "looked at"))).examples()
     ids_BN, mask_BN = examples.prompt_BN, examples.prompt_mask_BN
     record = record_tokens(decoder, ids_BN, mask_BN)
     free = mask_BN & (record.rank_BS() >= 1)
@@ -206,7 +221,7 @@ def test_what_maps_read_is_measured_without_padding(measured):
     """Row by row, over tokens that hold an input."""
     folder, _, found = measured
     decoder = load(folder / "start")[1].backbone
-    examples = TINY.speaker("validation").examples()
+    examples = TINY.asks(TINY.task.problems(PROBLEMS, TINY.seeds.derive("sampling", "looked at"))).examples()
     seen = []
     for ids_N, mask_N in zip(examples.prompt_BN, examples.prompt_mask_BN, strict=True):
         stream = record_tokens(decoder, ids_N[mask_N][None]).stream[0]
