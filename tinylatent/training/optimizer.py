@@ -22,8 +22,8 @@ REFRESHED = 10
 """Steps between roots of Shampoo's matrices; SOAP's own are as many apart."""
 DAMPED = 1e-3
 """What Shampoo's matrices begin with on their diagonal: its default of 1e-6 is lost beside summed squares in float32,
-and the root of 0 is infinite. Its momentum is left out, since that feeds updates, which are scaled already, back into what
-is scaled next, and grows without bound where the scale is above 1."""
+and the root of 0 is infinite. Its momentum is left out, since that feeds updates, which are scaled already, back into
+what is scaled next, and grows without bound where the scale is above 1."""
 
 
 def trainable(model: nn.Module) -> list[str]:

@@ -381,5 +381,5 @@ def test_training_with_a_bound_on_the_gradient_is_that_by_hand():
 
 def test_an_optimizer_whose_matrices_have_no_root_is_told(tmp_path):
     run = experiment(CoT2(), optimizer="shampoo", learning_rate=1e20, steps=60, clip_norm=None, validate=0)
-    with pytest.raises(ValueError, match="shampoo finds no root of its matrices at step [0-9]+: training diverged"):
+    with pytest.raises(ValueError, match=r"shampoo finds no root of its matrices at step [0-9]+: training diverged"):
         train(run, tmp_path)
