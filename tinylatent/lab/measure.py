@@ -95,6 +95,7 @@ def measure(
             for difficulty, (own, asked) in levels.items()
         },
         **_learning(experiment, saved, folder, rows, start, device),
+        course=_course(folder),
         stopped=Stopped(step=saved.step, advice=advice) if advice else None,
         majority_baseline=majority_baseline(experiment, rows),
         accuracy_ceiling=task.accuracy_ceiling(rows),
@@ -205,6 +206,12 @@ def _trained(experiment: Experiment) -> np.ndarray:
     """Problems of the training part, all or evenly spread ones: in a listed space neighbours are alike."""
     rows = experiment.rows("train")
     return rows[np.linspace(0, len(rows) - 1, min(len(rows), MAX_OF_TRAINING)).astype(int)]
+
+
+def _course(folder: Path) -> dict[str, float]:
+    """Share of right validation answers along training, by step."""
+    right = "validation_accuracy"
+    return {str(line["step"]): line[right] for line in read_metrics(folder) if line.get(right) is not None}
 
 
 def _learning(

@@ -34,6 +34,7 @@ from tinylatent.lab import (
     recipes_latentr3,
     recipes_latentseek,
     recipes_methods,
+    recipes_stories,
 )
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.tasks import TASKS
@@ -135,7 +136,7 @@ COMPARISONS: dict[str, Comparison] = {
         tuned=_rates(direct=5e-3, pause=5e-3, discrete=5e-3, coconut=5e-3, cot2=1e-2),
     ),
     "stories": Comparison(
-        "stories", Stories(nodes=8, edges=8), ModelConfig(64, 4, 4, init="fan_in"), Training(6000, num_train=LARGE),
+        "stories", Stories(nodes=8, edges=10), ModelConfig(64, 4, 4, init="fan_in"), Training(6000, num_train=LARGE),
         key="a graph with its question up to names and order",
     ),
     "arithmetic": Comparison("arithmetic", Arithmetic(), training=Training(6000, num_train=LARGE)),
@@ -278,6 +279,7 @@ OF_STUDIES: dict[str, Any] = {
     "latentr3": recipes_latentr3,
     "ctrls": recipes_ctrls,
     "methods": recipes_methods,
+    "prosqa-like": recipes_stories,
 }
 """Modules of recipes by the study that they are of: ARMS (label, method, colour), `build(arm, seed, **settings)`, and
 SEARCHED, the arms whose learning rates were searched for."""

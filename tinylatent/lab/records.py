@@ -229,6 +229,8 @@ class ExperimentRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=
     """For a run that starts from another: what it could do before."""
     metrics: list[dict[str, Any]] = msgspec.field(default_factory=list)
     """For a run that starts from another: every line of metrics.jsonl."""
+    course: dict[str, float] = msgspec.field(default_factory=dict)
+    """Share of right answers to the problems that training validated on, by step; older records have none."""
     stopped: Stopped | None = None
     """Why it ended early, if it did."""
     accuracy_ceiling: float = 1.0

@@ -80,6 +80,14 @@ def test_a_large_training_part_is_asked_in_places_evenly_spread(monkeypatch):
     assert record.train.keys == checksum(np.unique(RUN.task.key(chosen)).tobytes())
 
 
+def test_the_course_is_what_training_validated():
+    run = replace(RUN, training=replace(RUN.training, log_every=4, validate=6))
+    course = measure(run, None).course
+    assert [*course] == ["4", "8", "12"]
+    assert all(round(6 * right, 3) == round(6 * right) for right in course.values())
+    assert measure(replace(run, training=replace(run.training, validate=0)), None).course == {}
+
+
 def test_the_majority_baseline_is_the_most_frequent_training_answer(measured):
     record, _ = measured
     assert record.majority_baseline == measuring.majority_baseline(RUN, RUN.rows("validation"))
