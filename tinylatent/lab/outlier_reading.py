@@ -47,6 +47,9 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Right answers."""
     loss: float
     """Cross-entropy of the right answer in nats, mean over problems."""
+    moved: float
+    """KL(full precision || rounded) of the answer in nats, mean over problems: never below 0, and no luck of the right
+    answer's."""
 
 
 class Injected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,7 +80,9 @@ class OutlierRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     steps: int
     """Batches it was trained on; fewer where it stopped at a share of right answers."""
     rotated: dict[str, Answers] = msgspec.field(default_factory=dict)
-    """The residual stream in a random basis, by the way of rounding."""
+    """The residual stream in a random basis, norms' weights within the matrices after them, by the way of rounding."""
+    folded: dict[str, Answers] = msgspec.field(default_factory=dict)
+    """The same in the usual basis."""
     rotated_kurtosis: list[float] = msgspec.field(default_factory=list)
     """Of that stream."""
     injected: list[Injected] = msgspec.field(default_factory=list)
@@ -154,7 +159,7 @@ class OutlierReading(OfTrained):
         note_progress(folder, 1, on_progress)
         if self.start.model.norm == "pre" and self.start.model.experts == 1:
             turned = rotated(decoder, torch.Generator().manual_seed(self.start.seeds.derive("sampling", "rotation")))
-            found |= {"rotated": answers(turned, examples)}
+            found |= {"rotated": answers(turned, examples), "folded": answers(rotated(decoder, None), examples)}
             found |= {"rotated_kurtosis": stream_of(turned, examples)["kurtosis"]}
             note_progress(folder, 2, on_progress)
             found |= {"injected": [_injected(decoder, examples, factor) for factor in FACTORS]}
@@ -174,7 +179,7 @@ def answers(decoder: Decoder, examples: Examples) -> dict[str, Answers]:
         examples.prompt_mask_BN,
         read_by(decoder, examples),
     )
-    found = {}
+    found, whole_BV = {}, None
     for name, how in WAYS.items():
         inputs, weights = (None, False) if how is None else how
         with quantised(decoder, inputs, seen, weights):
@@ -182,7 +187,10 @@ def answers(decoder: Decoder, examples: Examples) -> dict[str, Answers]:
         logs_BV = decoder.readout(hidden_BND[:, -1]).log_softmax(-1)
         right_B = examples.answer_BA[:, 0]
         loss = -logs_BV.gather(1, right_B[:, None]).mean()
-        found[name] = Answers(right=int((logs_BV.argmax(-1) == right_B).sum()), loss=short(float(loss)))
+        whole_BV = logs_BV if whole_BV is None else whole_BV  # full precision comes first
+        moved = (whole_BV.exp() * (whole_BV - logs_BV)).sum(-1).mean().clamp(min=0.0)
+        right = int((logs_BV.argmax(-1) == right_B).sum())
+        found[name] = Answers(right=right, loss=short(float(loss)), moved=short(float(moved)))
     return found
 
 

@@ -45,17 +45,21 @@ def inject(decoder: Decoder, layer: int, part: Part, channel: int, factor: float
 
 
 @torch.no_grad()
-def rotated(decoder: Decoder, generator: torch.Generator) -> Decoder:
-    """A copy whose residual stream is written in a random orthogonal basis, logits being the same.
+def rotated(decoder: Decoder, generator: torch.Generator | None) -> Decoder:
+    """A copy whose residual stream is written in a random orthogonal basis, logits being the same; None turns nothing.
 
-    Weights of norms go into the matrices after them first. A layer norm takes the mean over neurons away, so that the
+    Weights of norms go into the matrices after them first, which alone changes what rounding does: a copy that is not
+    turned is what one that is turned is to be compared with. A layer norm takes the mean over neurons away, so that the
     basis keeps that one direction. The last norm reads the stream turned back.
 
     Raises:
         ValueError: another placement of norms.
     """
     _parts(decoder)
-    changed, turn_DD = copy.deepcopy(decoder), _turn(decoder.embedding, generator)
+    changed = copy.deepcopy(decoder)
+    turn_DD = torch.eye(decoder.embedding.shape[1]).to(decoder.embedding)
+    if generator is not None:
+        turn_DD = _turn(decoder.embedding, generator)
     changed.embedding.copy_(changed.embedding @ turn_DD)
     changed.pos_emb.copy_(changed.pos_emb @ turn_DD)
     for block in _parts(changed):

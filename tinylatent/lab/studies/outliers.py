@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab.findings import Finding, decided
@@ -65,8 +66,11 @@ def reading(arm: str, seed: int, profile: Profile = "full") -> OutlierReading:
 
 
 def damage(record: OutlierRecord, way: str = "tensor") -> float:
-    """Nats that the right answer loses when everything is rounded."""
-    return record.answers[way].loss - record.answers["float"].loss
+    """How far answers move when everything is rounded: KL(full precision || rounded) in nats.
+
+    The loss of the right answer moves either way by luck where few answers change.
+    """
+    return record.answers[way].moved
 
 
 def accuracy(record: OutlierRecord) -> float:
@@ -108,11 +112,12 @@ def _hurts(groups: Groups) -> Iterator[Finding]:
         "kurtosis of the residual stream": largest,
         "kurtosis of what linear maps read": lambda each: max(kurtosis for kurtosis, _ in each.read.values()),
         "max-median ratio of the residual stream": lambda each: largest(each, "max-median"),
+        "max-median ratio of what linear maps read": lambda each: max(ratio for _, ratio in each.read.values()),
     }
     for name, value in measures.items():
-        known = _correlations(groups, value)
+        known = _correlations({arm: group for arm, group in groups.items() if arm != UNMATCHED}, value)
         ranks = over_seeds(known)
-        claim = f"arms with a larger {name} lose more when everything is rounded to int8"
+        claim = f"arms with a larger {name} answer more differently when everything is rounded to int8"
         told = f"rank correlation over arms {ranks.value:+.2f} [{ranks.low:+.2f}, {ranks.high:+.2f}]"
         verdict = decided(ranks.low > 0, ranks.high < 0, len(known))
         estimate = ranks if known else None
@@ -130,21 +135,22 @@ def _hurts(groups: Groups) -> Iterator[Finding]:
         turned = [each for each in groups[arm] if accuracy(each) >= LEARNT]
         less = [math.log(largest(each) / max(each.rotated_kurtosis)) for each in turned]
         yield _times(f"{ARMS[arm].label}: a random basis of the residual stream has less kurtosis", less, 1.0)
-        gap = over_seeds([damage(each) - each.rotated["tensor"].loss + each.rotated["float"].loss for each in turned])
+        gap = over_seeds([each.folded["tensor"].moved - each.rotated["tensor"].moved for each in turned])
         told = f"{gap.value:+.4f} nats [{gap.low:+.4f}, {gap.high:+.4f}]"
-        claim = f"{ARMS[arm].label}: rounding to int8 costs more in the usual basis than in a random one"
+        claim = f"{ARMS[arm].label}: rounding to int8 moves answers more in the usual basis than in a random one"
         verdict = decided(gap.low > 0, gap.high < 0, len(turned))
         yield Finding(claim, verdict, told, gap if turned else None, "nats", UNDER, runs=len(turned))
 
 
 def _correlations(groups: Groups, value: Callable[[OutlierRecord], float]) -> list[float]:
-    """Spearman's rank correlation of a number with the damage, over arms, seed by seed."""
+    """Spearman's rank correlation of a number with the damage, over arms that have learnt, seed by seed."""
     from scipy import stats  # half a second that most commands do not need
 
     found = []
-    for same in zip(*(paired(group, group)[0] for group in groups.values()), strict=False):
+    for every in zip(*(paired(group, group)[0] for group in groups.values()), strict=False):
+        same = [each for each in every if accuracy(each) >= LEARNT]
         numbers, lost = [value(each) for each in same], [damage(each) for each in same]
-        if len({*numbers}) > 1 and len({*lost}) > 1:
+        if len(same) > 2 and len({*numbers}) > 1 and len({*lost}) > 1:
             found.append(float(stats.spearmanr(numbers, lost).statistic))
     return found
 
@@ -228,19 +234,23 @@ def _rounded(groups: Groups) -> Table:
             row: dict[str, Value] = {"arm": ARMS[arm].label, "rounded": way}
             row["right"] = 100 * fmean(each.answers[way].right / each.total for each in group)
             row["loss"] = fmean(each.answers[way].loss for each in group)
+            row["moved"] = fmean(each.answers[way].moved for each in group)
             turned = [each for each in group if each.rotated]
-            row["right, turned"] = row["loss, turned"] = None
+            row |= dict.fromkeys(("right, turned", "moved, folded", "moved, turned"))
             if turned:
                 row["right, turned"] = 100 * fmean(each.rotated[way].right / each.total for each in turned)
-                row["loss, turned"] = fmean(each.rotated[way].loss for each in turned)
+                row["moved, folded"] = fmean(each.folded[way].moved for each in turned)
+                row["moved, turned"] = fmean(each.rotated[way].moved for each in turned)
             rows.append(row)
     columns = {
-        "arm": "s", "rounded": "s", "right": ".2f", "loss": ".4f", "right, turned": ".2f", "loss, turned": ".4f",
+        "arm": "s", "rounded": "s", "right": ".2f", "loss": ".4f", "moved": ".5f", "right, turned": ".2f",
+        "moved, folded": ".5f", "moved, turned": ".5f",
     }  # fmt: skip
     legend = (
         "int8, symmetric: tensor and token say over what the largest entry is taken of what linear maps read, weights "
-        "being rounded too; weights: these alone. turned: the residual stream in a random basis, the same function. "
-        "Means over seeds; loss in nats."
+        "being rounded too; weights: these alone. loss: of the right answer; moved: KL(full precision || rounded) of "
+        "answers, both in nats. folded: weights of norms within the matrices after them, the same function; turned: "
+        "the residual stream in a random basis as well. Means over seeds."
     )
     return Table("Rounding to int8", columns, rows, legend)
 
@@ -280,15 +290,16 @@ def draw(records: list[OutlierRecord], path: Path) -> None:
     with figure(path, 13, 4.2, columns=3) as (made, hurt, put):
         for place, (arm, group) in enumerate(groups.items()):
             colour, label = ARMS[arm].colour, ARMS[arm].label
-            made.plot([largest(each) for each in group], [-place] * len(group), "o", ms=4, color=colour)
-            hurt.plot(
-                [largest(each) for each in group], [damage(each) for each in group],
-                "o", ms=4, color=colour, label=label,
-            )  # fmt: skip
+            for learnt in (True, False):
+                here = [each for each in group if (accuracy(each) >= LEARNT) == learnt]
+                look: dict[str, Any] = {"ms": 4, "color": colour, "mfc": colour if learnt else "none"}
+                made.plot([largest(each) for each in here], [-place] * len(here), "o", **look)
+                if learnt:
+                    kurtosis, moved = [largest(each) for each in here], [damage(each) for each in here]
+                    hurt.plot(kurtosis, moved, "o", label=label, **look)
         made.set_yticks([-place for place in range(len(groups))], [ARMS[arm].label for arm in groups], fontsize=7)
-        made.set(xscale="log", xlabel="largest kurtosis of the residual stream, every seed")
-        hurt.set(xscale="log", xlabel="largest kurtosis", ylabel="nats lost under int8")
-        hurt.set_yscale("symlog", linthresh=1e-3)
+        made.set(xscale="log", xlabel="largest kurtosis of the residual stream, every seed; hollow: not learnt")
+        hurt.set(xscale="log", yscale="log", xlabel="largest kurtosis", ylabel="KL(full || int8), nats")
         arm, group = next(iter(groups.items()))
         factors = [each.factor for each in group[0].injected]
         for name, colour in (("tensor", "#b5403a"), ("token", "#c08a3e"), ("weights", "#4f8f5b")):
