@@ -90,7 +90,7 @@ class PublishedRun:
     def _told(self, recipe: Published | PublishedLens, found: Plan | LensPlan, lines: list[str]) -> None:
         self._check_model(recipe)
         if self.json:
-            print(json_text({**asdict(found), "memory": found.memory, "differs": recipe.differs}))
+            print(json_text({**asdict(found), "memory": found.memory, "differs": departures(recipe)}))
             return
         if self.model is not None:
             print(f"every tensor of {self.model} has its place in {recipe.shape}", file=sys.stderr)
@@ -121,7 +121,7 @@ class PublishedRun:
                 f"{recipe.data.title}; --tiny tries the recipe without"
             )
         experiment = recipe.experiment(str(self.model), lines, self.seed)
-        carried_out(self, experiment, None, [f"differs: {each}" for each in recipe.differs])
+        carried_out(self, experiment, None, [f"differs: {each}" for each in recipe.departures])
 
     def _look(self, recipe: PublishedLens) -> None:
         """An analysis: prints what it takes, tries it in small, or draws it."""
@@ -183,7 +183,12 @@ def told(recipe: Published, found: Plan) -> list[str]:
     lines = [f"{recipe.title} ({recipe.source})", *(f"  {name:12s} {text}" for name, text in rows.items()), "  memory"]
     lines += [f"    {name:22s} {size / GIGA:8.2f} GB" for name, size in sizes.items() if size]
     lines.append(f"    {'in all':22s} {found.memory / GIGA:8.2f} GB, in one process")
-    return [*lines, *(f"  differs: {each}" for each in recipe.differs)]
+    return [*lines, *(f"  differs: {each}" for each in recipe.departures)]
+
+
+def departures(recipe: Published | PublishedLens) -> tuple[str, ...]:
+    """Where a run or an analysis differs from what was published."""
+    return recipe.departures if isinstance(recipe, Published) else recipe.differs
 
 
 def told_lens(recipe: PublishedLens, found: LensPlan) -> list[str]:

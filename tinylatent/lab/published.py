@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from tinylatent_tasks import Arithmetic, Reachability, Recommendation, Task
+from tinylatent_tasks.splits import VALIDATION_SHARE
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
@@ -108,8 +109,14 @@ class Published:
 
     @property
     def epochs(self) -> float:
-        """How often training sees every example."""
-        return self.training.steps * self.training.batch_size / self.data.examples
+        """How often training sees every example that it is given."""
+        given = self.data.examples if self.data.full is not None else self.data.examples * (1 - VALIDATION_SHARE)
+        return self.training.steps * self.training.batch_size / given
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """Where it differs, that of all recipes on lines included."""
+        return self.differs if self.data.full is not None else (*self.differs, HELD_OUT)
 
     @property
     def group(self) -> int:
@@ -155,6 +162,10 @@ LIKE_PROSQA = Data(
     Reachability(nodes=22, edges=36, depth=4),
 )  # fmt: skip
 
+HELD_OUT = (
+    "a fifth of the lines is held out for validation and not trained on, whatever files a paper has for it; so an "
+    "epoch of theirs is one and a quarter here"
+)
 COCONUT = "Hao et al. 2024, arXiv 2412.06769, and args/ of facebookresearch/coconut"
 COT2 = "Gozeten et al. 2025, arXiv 2505.23648, and alperengozeten/CoT2"
 HRPO_BY = "Yue et al. 2025, arXiv 2505.18454, tables 4 and 5, and the authors' code"
@@ -285,8 +296,9 @@ PUBLISHED: dict[str, Published] = {
             steps=3 * 49_250 // 128, batch_size=128, micro_batch=4, learning_rate=3e-4, weight_decay=0.0,
             warmup=20 / 1154, log_every=10, save_every=200, validate=0,
         ),
-        dtype="bfloat16", checkpointing=True,
+        checkpointing=True,
         differs=(
+            "weights in float32, since AdamW does not move them in bfloat16; the authors train in half precision",
             "the rate falls with a cosine; the authors' falls linearly, and they stop early",
             "every prefix of a user is a line of its own, which your file must hold",
         ),
@@ -297,7 +309,7 @@ PUBLISHED: dict[str, Published] = {
             steps=49_250 // 32, batch_size=32, micro_batch=4, learning_rate=1e-4, weight_decay=0.0,
             warmup=200 / 1539, log_every=10, save_every=200, validate=0,
         ),
-        before="latentr3-titles", dtype="bfloat16", checkpointing=True,
+        before="latentr3-titles", checkpointing=True,
         differs=("one rate of the four that the authors try",),
     ),
 }  # fmt: skip

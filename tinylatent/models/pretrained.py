@@ -13,6 +13,11 @@ Attention = Literal["sdpa", "eager"]
 CONFIG = "config.json"
 WEIGHTS = ("*.safetensors", "*.bin")
 """Patterns of the files that hold weights."""
+WORDS = (
+    "added_tokens.json", "chat_template.jinja", "merges.txt", "special_tokens_map.json", "tokenizer.json",
+    "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+)  # fmt: skip
+"""Files that say what text its tokens are."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Pretrained:
 
 
 def digest_of(folder: str) -> str:
-    """A checksum of a model's weights and configuration, read once.
+    """A checksum of a model's weights, configuration, tokenizer and chat template, read once.
 
     Raises:
         ValueError: the folder holds no model.
@@ -90,6 +95,7 @@ def digest_of(folder: str) -> str:
         raise ValueError(
             f"{folder} holds no model: expected a folder with {CONFIG} and weights, as save_pretrained writes it"
         )
+    files += sorted(path / name for name in WORDS if (path / name).exists())
     return _digest(tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files))
 
 

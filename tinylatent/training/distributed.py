@@ -1,6 +1,7 @@
 """Several processes: one model trained by all that torchrun starts, each on its share of every batch.
 
-    torchrun --nproc-per-node 8 -m tinylatent run cot2 --hf.path models/x --text.task multihop --spread fsdp --out a
+    torchrun --nproc-per-node 8 -m tinylatent run cot2 --hf.path models/x --text.task multihop --spread fsdp --out a \
+        --device cuda
 
 `ddp` keeps the whole model in every process, `fsdp` a part of weights, gradients and moments in each (fully_shard, the
 second edition of FSDP), which it gathers for the time of a step. Batches, their order, and what each row samples are
@@ -24,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from tinylatent.objectives.examples import Examples
@@ -125,6 +126,16 @@ class Together(Alone):
         loss: Loss = (model if self.spread == "fsdp" else self._wrapped)(call)
         return loss
 
+    def ask(self, model: Model, call: Callable[[Model], Any]) -> Any:
+        """What a call finds with whole weights; they are parts again when it is done."""
+        if self.spread == "ddp":
+            return call(model)
+        found = model(call)
+        for part in model.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()
+        return found
+
     def backward(self, value: Tensor) -> None:
         """Adds gradients of all processes: both wrappers take the mean, so that the loss is multiplied first."""
         (value * self.count).backward()
@@ -191,7 +202,16 @@ class Together(Alone):
             raise ValueError(broken[0])
 
     def restore(self, saved: Checkpoint, model: Model, optimizer: Any) -> None:
-        """Loads a checkpoint that any number of processes has written."""
+        """Loads a checkpoint that any number of processes has written together.
+
+        Raises:
+            ValueError: one process alone, which was not spread, has written it.
+        """
+        if not (saved.folder / ".metadata").exists():
+            raise ValueError(
+                f"{saved.folder} was written by a process alone: go on without --spread, or start another run from it "
+                "with --start"
+            )
         optimizers = () if optimizer is None else optimizer
         own, moments = get_state_dict(model, optimizers)
         known = given(model) if saved.manifest.get("given") else set()
@@ -227,7 +247,7 @@ def joined(spread: Spread, half: bool = False) -> Iterator[Together]:
         raise ValueError(f"spread as {spread}, but this is one process: start it by torchrun --nproc-per-node N")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield Together(spread, half)
         dist.barrier()

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import accumulate, pairwise
 from operator import add
 from pathlib import Path
@@ -100,7 +100,7 @@ def fit(
         device, at_once = examples.prompt_BN.device, recipe.micro_batch or BATCH
         asked = Validation(validation, recipe.validate, seeds, device, verify, at_once)
     heard = on_progress if on_progress is not None and team.leads else lambda step, loss: None
-    log = _Log(folder, recipe.batch_size, heard, asked, team.leads)
+    log = _Log(folder, recipe.batch_size, heard, asked, team)
     said = say if team.leads else lambda text: None
     try:
         return _fit(model, method, examples, recipe, seeds, names, spare, folder, log, said, verify, team)
@@ -350,10 +350,10 @@ class _Log:
         batch: int,
         on_progress: Callable[[int, float], None],
         asked: Validation | None,
-        writes: bool,
+        team: Alone,
     ):
         self.path = None if folder is None else folder / METRICS
-        self.writes = writes
+        self.team = team
         self.batch, self.on_progress, self.asked = batch, on_progress, asked
         self.metrics: dict[str, list[Tensor]] = {}
         self.began = time.perf_counter()
@@ -399,12 +399,12 @@ class _Log:
         }
         if self.asked is not None:
             check_finite(model, step)
-            record["validation_accuracy"] = self.asked.accuracy(method, model)
+            record["validation_accuracy"] = self.team.ask(model, partial(self.asked.accuracy, method))
             zero_gradients(optimizer)  # a method that searches may have left some
         self.step, self.since = step, time.perf_counter()
         self.lines.append(record)
         self.metrics = {}
-        if self.path is not None and self.writes:
+        if self.path is not None and self.team.leads:
             with naming(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json_text(record) + "\n")
         self.on_progress(step, value)

@@ -68,7 +68,7 @@ def make_optimizer(
     and nothing is checked.
 
     Raises:
-        ValueError: a group fits no parameter, or all parameters are frozen.
+        ValueError: a group fits no parameter, all parameters are frozen, or one that is trained has half precision.
         MissingExtraError: the package of SOAP and Shampoo is not there.
     """
     flat = flat and recipe.optimizer == "adamw"
@@ -83,6 +83,12 @@ def make_optimizer(
         index = _place(name, groups)
         parameter, frozen = parameters[name], index > 0 and groups[index - 1].frozen
         parameter.requires_grad_(not frozen)
+        if not frozen and parameter.dtype in (torch.bfloat16, torch.float16):
+            raise ValueError(
+                f"{name} is {str(parameter.dtype).removeprefix('torch.')}, whose steps are coarser than most of an "
+                "optimizer's: it would not move. Load the model as float32, or train adapters (hf.lora.rank), which "
+                "are; torchrun with --spread fsdp --half computes in bfloat16 beside full weights"
+            )
         if not frozen:
             sorted_out.setdefault((index, parameter.dtype), []).append(parameter)
     if not sorted_out:

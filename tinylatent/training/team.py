@@ -38,6 +38,10 @@ class Alone:
         loss: Loss = model(call)
         return loss
 
+    def ask(self, model: Model, call: Callable[[Model], Any]) -> Any:
+        """What a call finds that reads the model without training it, as validation does."""
+        return call(model)
+
     def backward(self, value: Tensor) -> None:
         """Adds the gradient of a part of the loss to that of the whole batch."""
         value.backward()

@@ -25,8 +25,9 @@ def test_a_plan_is_told(capsys):
     said = capsys.readouterr().out
     assert "gpt2, 124,439,808 parameters, 124,439,808 trained; float32" in said
     assert "coconut, stages 6, share 0.1, mixing 0.0" in said
-    assert "6,986 steps of 128, 50.0 epochs" in said
-    assert said.count("differs: ") == len(PUBLISHED["coconut-prosqa"].differs)
+    assert "6,986 steps of 128, 62.5 epochs" in said
+    assert said.count("differs: ") == len(PUBLISHED["coconut-prosqa"].departures)
+    assert "a fifth of the lines is held out for validation" in said
     assert main(["published", "latentseek-gsm8k", "--dry-run"]) == 0
     assert "none: it searches when it is asked" in capsys.readouterr().out
     assert main(["published", "cot2-prosqa", "--dry-run"]) == 0
@@ -38,7 +39,7 @@ def test_a_plan_as_json_has_all_sizes(capsys):
     found = json.loads(capsys.readouterr().out)
     held = found["weights"] + found["gradients"] + found["moments"] + max(found["forward"], found["cache"])
     assert found["memory"] == held
-    assert found["differs"] == [*PUBLISHED["hrpo-gsm8k"].differs]
+    assert found["differs"] == [*PUBLISHED["hrpo-gsm8k"].departures]
 
 
 def test_an_analysis_is_planned_tried_and_done(tmp_path, monkeypatch, capsys):

@@ -299,9 +299,16 @@ def test_what_adapters_learned_before_a_reference_is_kept_by_all_who_come_after(
     assert torch.equal(load(tmp_path / "resumed")[1].state_dict()[weight], model.state_dict()[weight])
 
 
-def test_half_precision_and_checkpointing_train(folder, tmp_path):
-    run = experiment(folder, dtype="bfloat16", checkpointing=True)
+def test_a_whole_model_in_half_precision_is_refused_since_it_would_not_move(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"is bfloat16, whose steps are coarser than most of an optimizer's"):
+        train(experiment(folder, dtype="bfloat16"), tmp_path / "run")
+
+
+def test_adapters_train_beside_half_precision_and_checkpointing(folder, tmp_path):
+    run = experiment(folder, dtype="bfloat16", checkpointing=True, lora=LoRA(2))
+    before = {name: x.clone() for name, x in run.fresh().named_parameters() if x.requires_grad}
     model = train(run, tmp_path / "run")
+    assert all((x != before[name]).any() for name, x in model.named_parameters() if name in before)
     assert model.backbone.table.weight.dtype == torch.bfloat16
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert evaluate(run.speaker("validation"), run.method, model).right_P.shape == (len(run.rows("validation")),)
@@ -382,3 +389,13 @@ def test_a_run_on_titles_in_text_has_their_ranks(folder, tmp_path):
     assert len(record.ranking.ranks["default"]) == sum(record.total)
     assert set(record.ranking.ranks) >= {"default", "beam"}
     assert np.mean(record.ranking.nll) > 0
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_run_is_of_its_tokenizer_too(name, folder, tmp_path):
+    """What a text is in tokens is part of a run's identity."""
+    other = tmp_path / "model"
+    shutil.copytree(folder, other)
+    known = Pretrained(str(other)).found().digest
+    (other / name).write_text((other / name).read_text("utf-8") + "\n", "utf-8")
+    assert Pretrained(str(other)).found().digest != known

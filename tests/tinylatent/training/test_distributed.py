@@ -13,15 +13,16 @@ from tinylatent_tasks import MNNS
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.folders import train
 from tinylatent.methods import CTRLS, GRPO, Coconut, CoT2
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.checkpoints import find_checkpoint, load_weights, read_metrics
 from tinylatent.training.config import Training
-from tinylatent.training.distributed import joined
+from tinylatent.training.distributed import Together, joined
 
 TASK, CONFIG = MNNS(digits=3, high=4), ModelConfig(16, 2, 2)
 RECIPE = Training(
-    steps=4, batch_size=8, micro_batch=2, learning_rate=1e-2, log_every=1, save_every=2, validate=0,
+    steps=4, batch_size=8, micro_batch=2, learning_rate=1e-2, log_every=1, save_every=2, validate=6,
     weight_decay=0.1,
 )  # fmt: skip
 CLIPPED = {"coconut": 0.5}
@@ -112,3 +113,11 @@ def test_what_cannot_be_spread_is_refused(monkeypatch):
     examples = run.method.supervise(run.speaker("train")).rows(slice(0, 8))
     with pytest.raises(ValueError, match="a batch of 8 for 3 processes: expected"):
         team.share(examples, None)
+
+
+def test_several_do_not_go_on_from_what_one_alone_has_written(tmp_path):
+    """Its checkpoint is no distributed one; the reverse goes."""
+    run = Experiment(TASK, CoT2(), CONFIG, replace(RECIPE, steps=2), Seeds.all(1))
+    train(run, tmp_path)
+    with pytest.raises(ValueError, match="was written by a process alone: go on without --spread, or start another"):
+        Together.restore(None, find_checkpoint(tmp_path), run.fresh(), None)

@@ -61,7 +61,8 @@ def train(folder, spread, steps, team):
     team.agreed = interrupt
     handle = register_optimizer_step_pre_hook(look)
     with contextlib.suppress(KeyboardInterrupt):
-        fit(model, method, examples, recipe, run.seeds, folder=folder / f"run-{spread}", verify=odd, team=team)
+        how = {"folder": folder / f"run-{spread}", "verify": odd, "validation": run.speaker("validation")}
+        fit(model, method, examples, recipe, run.seeds, team=team, **how)
     handle.remove()
     return first
 
