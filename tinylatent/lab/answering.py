@@ -35,18 +35,25 @@ class Answered:
     """Problems of one number of steps that were asked."""
 
     prompts: Prompts
-    """Of the first that were answered rightly; of the first of all where there are not two such."""
+    """Of the first that were answered rightly; of the first of all where there are too few such."""
     right: int
     """Right answers to all."""
     total: int
     """How many there were."""
+    rows: np.ndarray
+    """The problems that the prompts are of."""
 
 
-def answered(experiment: Experiment, model: Model, rows: np.ndarray, most: int, device: torch.device | str) -> Answered:
-    """Asks a run's model problems and keeps at most so many that it answers rightly."""
+def answered(
+    experiment: Experiment, model: Model, rows: np.ndarray, most: int, device: torch.device | str, least: int = 2
+) -> Answered:
+    """Asks a run's model problems and keeps at most so many that it answers rightly.
+
+    Fewer than `least` would not do: then it keeps any.
+    """
     right_P = rights(of_rows(experiment, model, rows, device)).cpu().numpy()
-    known = rows[right_P] if right_P.sum() >= 2 else rows
-    return Answered(of_rows(experiment, model, known[:most], device), int(right_P.sum()), len(rows))
+    known = (rows[right_P] if right_P.sum() >= least else rows)[:most]
+    return Answered(of_rows(experiment, model, known, device), int(right_P.sum()), len(rows), known)
 
 
 @torch.no_grad()

@@ -2,9 +2,9 @@
 
 Problems of one number of hops have prompts of one length, so that a place in the prompt is one kind of token. They are
 drawn from all problems, trained on or not, and those are looked into that are answered rightly: the question is how a
-model does what it can do. Effects on the future are
-those where the answer is predicted, since other slots predict what nobody knows. Numbers are means over problems. Maps
-predict another run's residual stream from this one's, and that of a model that was never trained, which is the floor.
+model does what it can do. Effects on the future are those where the answer is predicted, since other slots predict what
+nobody knows. Numbers are means over problems. Maps predict another run's residual stream from this one's and, as the
+floor, from that of a model that was never trained.
 
 Letters: L layers, B problems, S slots, K hops.
 """
@@ -39,7 +39,8 @@ from tinylatent.training.checkpoints import find_checkpoint
 
 FEW, MAPPED = 2048, 2000
 """Most tokens whose correlation is measured, and problems that maps are fitted to and asked for."""
-UNTRAINED = "untrained"
+OTHER, FLOOR = "other", "floor"
+"""Maps to another run's stream: from this run's, and from that of a model never trained."""
 Curve = list[float]
 Grid = list[list[float]]
 
@@ -93,7 +94,8 @@ class DepthRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True,
     outliers: dict[str, Curve]
     """Kurtosis, max-median ratio and input correlation of the residual stream."""
     maps: dict[str, Map] = msgspec.field(default_factory=dict)
-    """To a model that was never trained and, where one was named, to another run."""
+    """To another run's stream, where one was named, from this one's (OTHER) and from that of a model that was never
+    trained (FLOOR): what any features of the same tokens explain."""
 
     @cached_property
     def reading(self) -> "DepthReading":
@@ -201,18 +203,21 @@ class DepthReading(OfTrained):
         return np.asarray(self._task.problems(count, self.start.seeds.derive("sampling", "looked at")))
 
     def _maps(self, model: Model, folder: Path, device: torch.device | str) -> dict[str, Map]:
-        """From this model's stream to an untrained one's, and to that of the run that is named, on equal problems."""
-        rows = self._rows(MAPPED)
+        """To the stream of the run that is named, from this model's and from an untrained one's, on equal problems."""
+        if self.target is None:
+            return {}
+        rows = np.unique(self._rows(MAPPED), axis=0)
+        rows = rows[np.random.default_rng(self.start.seeds.split).permutation(len(rows))]
 
         def stream(whole: Experiment, other: Model) -> Tensor:
             return tokens([of_rows(whole, other, rows, device).record])
 
-        source = stream(self.start, model)
+        target = stream(self.target, self._opened(self.target, folder, device))
         fresh = replace(self.start, seeds=replace(self.start.seeds, init=self.start.seeds.init + 1))
-        found = {UNTRAINED: _map(source, stream(fresh, fresh.fresh(device)))}
-        if self.target is not None:
-            found["other"] = _map(source, stream(self.target, self._opened(self.target, folder, device)))
-        return found
+        return {
+            OTHER: _map(stream(self.start, model), target),
+            FLOOR: _map(stream(fresh, fresh.fresh(device)), target),
+        }
 
     @staticmethod
     def _opened(whole: Experiment, folder: Path, device: torch.device | str) -> Model:

@@ -4,11 +4,13 @@ Problems of one number of steps are solved as the run's method solves them, all 
 predicts the first step, the first step's slot the second, and so on to the answer. There, before every layer and after
 the last, two readers look for the states that each step of the task can reach. The lens is the model's own readout: how
 often does a state within the frontier rank above one outside it? A probe is a linear map from the stream to the
-frontier, fitted to some problems and asked for others; it finds what the readout does not show. A model that was never
-trained, probed alike, says what a probe finds by itself.
+frontier, fitted to some problems and asked for others; it finds what the readout does not show. How often a state that
+was possible before and is so no longer ranks above one that is neither tells what a step holds on to. A model that was
+never trained, read alike, says what all of that finds by itself. Problems are different ones, answered rightly.
 
 Effects of skipped layers are told at every such slot, and where the answer is predicted by depth scores, as
-`depth_reading` does. A skipped layer changes what later slots attend to, not the latents that were fed.
+`depth_reading` does. A skipped layer changes what later slots attend to, not the latents that were fed: depth scores
+are those of an answer that is given clean steps.
 
 Letters: L layers, B problems, S slots, C states, T steps with the answer's, P predicting slots (one, or T).
 """
@@ -22,9 +24,10 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from tinylatent.lab.answering import Answered, answered, depth_scores, swept_at_answers
+from tinylatent.lab.answering import Answered, answered, depth_scores, rights, swept_at_answers
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.prompts import Prompts, of_rows
 from tinylatent.lab.reading import OfTrained
@@ -47,6 +50,10 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Right answers."""
     total: int
     """Problems that were asked."""
+    held_right: int
+    """Right answers to problems of the validation part, none of them trained on."""
+    held_total: int
+    """How many there are."""
     scores: dict[str, float | None]
     """Depth scores of effects on the future where the answer is predicted, by what is affected and how a problem's
     splits are taken together; absent where nothing has an effect."""
@@ -62,10 +69,10 @@ class Frontier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How often the readout ranks a state within the frontier above one outside it; 0.5 by chance."""
     walk: Cube
     """How often it ranks the state of the one best walk above another."""
+    before: Cube
+    """How often it ranks a state of the step before, if it is of this one no longer, above one that is of neither."""
     probe: Cube
     """Share of the frontier's variance that a linear map explains in problems that it was not fitted to."""
-    untrained: Cube
-    """The same in a model that was never trained."""
 
 
 class ThoughtDepthRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
@@ -75,11 +82,10 @@ class ThoughtDepthRecord(Record, frozen=True, kw_only=True, forbid_unknown_field
     """By the number of steps, the answer's included."""
     frontier: Frontier
     """Where in depth it appears."""
+    untrained: Frontier
+    """The same in a model that was never trained."""
     sizes: dict[str, dict[str, Curve]]
     """Relative contributions and cosines by layer: in the prompt, at slots that predict a step or the answer."""
-    overlap: Grid
-    """What two predicting slots have in common that follow each other, from the second on: of the readout's
-    probabilities of states, of the oracle's frontiers, and of its best walk."""
 
     @cached_property
     def reading(self) -> "ThoughtDepthReading":
@@ -115,7 +121,7 @@ class ThoughtDepthReading(OfTrained):
     problems: int = 64
     """Of each number of steps, answered rightly, for effects of skipped layers."""
     probed: int = 2000
-    """Of most steps, for what is looked for in the stream."""
+    """Most problems of most steps, answered rightly, for what is looked for in the stream."""
 
     def __post_init__(self) -> None:
         for name, least in (("problems", 2), ("probed", 2 * self.start.model.width)):
@@ -141,12 +147,15 @@ class ThoughtDepthReading(OfTrained):
     def _levels(self) -> dict[int, np.ndarray]:
         """Problems by their number of steps, the answer's included, drawn by the run's seed; enough of most steps."""
         task, seed, count = self.start.task, self.start.seeds.derive("sampling", "looked at"), self.probed
+        there = 0
         while True:
-            rows = np.asarray(task.problems(count, seed))
+            rows = np.unique(np.asarray(task.problems(count, seed)), axis=0)
+            rows = rows[np.random.default_rng(seed).permutation(len(rows))]
             steps_P = task.batch(rows).steps_B
             known, counts = np.unique(steps_P, return_counts=True)
-            if counts.min() >= self.problems and counts[-1] >= self.probed:
+            if counts[-1] >= self.probed or len(rows) == there:  # in a small space there may be fewer
                 return {steps: rows[steps_P == steps] for steps in known.tolist()}
+            there = len(rows)
             count *= 2
 
     def measure(
@@ -158,25 +167,30 @@ class ThoughtDepthReading(OfTrained):
     ) -> ThoughtDepthRecord:
         """Loads the run from its folder, or trains it under this one's, and looks into it."""
         start, model, saved = self.opened(folder, device, start)
-        levels = {}
+        levels, held = {}, self.start.rows("validation")
+        held_P = self.start.task.batch(held).steps_B
         for done, (steps, rows) in enumerate(self._levels.items(), 1):
-            levels[str(steps)] = _steps(answered(self.start, model, rows[: 8 * self.problems], self.problems, device))
+            unseen = held[held_P == steps]
+            levels[str(steps)] = _steps(
+                answered(self.start, model, rows[: 8 * self.problems], self.problems, device),
+                held_right=int(rights(of_rows(self.start, model, unseen, device)).sum()) if len(unseen) else 0,
+                held_total=len(unseen),
+            )
             note_progress(folder, done, on_progress)
-        rows = self._levels[max(self._levels)][: self.probed]
-        states = _States.of(self.start, rows, device)
+        most, enough = self._levels[max(self._levels)][: self.probed], 2 * self.start.model.width
+        asked = answered(self.start, model, most, self.probed, device, least=enough)
+        states = _States.of(self.start, asked.rows, device)
         fresh = replace(self.start, seeds=replace(self.start.seeds, init=self.start.seeds.init + 1))
-        prompts = of_rows(self.start, model, rows, device)
-        untrained = _probe(of_rows(fresh, fresh.fresh(device), rows, device), states)
-        note_progress(folder, len(levels) + 1, on_progress)
         record: ThoughtDepthRecord = new_record(
             self,
             training=saved.manifest.get("environments"),
             device=device,
             levels=levels,
-            frontier=Frontier(**_lens(prompts, states), probe=_probe(prompts, states), untrained=untrained),
-            sizes=_sizes(prompts),
-            overlap=_overlap(prompts, states),
+            frontier=_frontier(asked.prompts, states),
+            untrained=_frontier(of_rows(fresh, fresh.fresh(device), asked.rows, device), states),
+            sizes=_sizes(asked.prompts),
         )
+        note_progress(folder, len(levels) + 1, on_progress)
         return record
 
 
@@ -211,51 +225,59 @@ def _slots(prompts: Prompts) -> range:
     return range(prompts.asked - 1, prompts.record.mask_BS.shape[1])
 
 
-def _steps(asked: Answered) -> Steps:
+def _steps(asked: Answered, held_right: int, held_total: int) -> Steps:
     """What is asked of problems of one number of steps."""
     swept = swept_at_answers(asked.prompts)
     return Steps(
         right=asked.right,
         total=asked.total,
+        held_right=held_right,
+        held_total=held_total,
         scores=depth_scores(swept["future"]),
         own=short(swept["all"].output[..., _slots(asked.prompts)].mean(1).T),
     )
 
 
-def _lens(prompts: Prompts, states: _States) -> dict[str, Cube]:
-    """How often the readout ranks states that are looked for above others."""
-    found: dict[str, list[Tensor]] = {"lens": [], "walk": []}
+def _frontier(prompts: Prompts, states: _States) -> Frontier:
+    """What both readers find at every predicting slot."""
+    inside_BTC, walk_BTC = states.share_BTC > 0, states.walk_BTC > 0
+    earlier_BTC = F.pad(inside_BTC, (0, 0, 1, 0))[:, :-1]
+    ranked: dict[str, list[Tensor]] = {"lens": [], "walk": [], "before": []}
     for slot in _slots(prompts):
         logit_LBC = _read(prompts, slot, states)
-        found["lens"].append(_above(logit_LBC, states.share_BTC > 0))
-        found["walk"].append(_above(logit_LBC, states.walk_BTC > 0))
-    return {name: short(torch.stack(each)) for name, each in found.items()}
+        ranked["lens"].append(_above(logit_LBC, inside_BTC, ~inside_BTC))
+        ranked["walk"].append(_above(logit_LBC, walk_BTC, ~walk_BTC))
+        ranked["before"].append(_above(logit_LBC, earlier_BTC & ~inside_BTC, ~earlier_BTC & ~inside_BTC))
+    cubes = {name: short(torch.stack(each)) for name, each in ranked.items()}
+    return Frontier(**cubes, probe=_probe(prompts, states))
 
 
 @torch.no_grad()
-def _read(prompts: Prompts, slot: int, states: _States, layers: slice = slice(None)) -> Tensor:
+def _read(prompts: Prompts, slot: int, states: _States) -> Tensor:
     """Logits of states at a slot, of the stream before every layer and after the last."""
     record = prompts.record
-    return torch.stack([record.logits(stream_BD)[:, states.ids_C] for stream_BD in record.stream[layers, :, slot]])
+    return torch.stack([record.logits(stream_BD)[:, states.ids_C] for stream_BD in record.stream[:, :, slot]])
 
 
-def _above(logit_LBC: Tensor, inside_BTC: Tensor) -> Tensor:
-    """(T, L): mean over problems of the share of pairs of a state inside and one outside that are ranked so.
+def _above(logit_LBC: Tensor, upper_BTC: Tensor, lower_BTC: Tensor) -> Tensor:
+    """(T, L): mean over problems of the share of pairs, of one set and of another, whose first has the larger logit.
 
-    Ties count half. Problems without a state outside, or inside, are left out.
+    Ties count half. Problems without a pair are left out; 0.5 where none has one.
     """
     higher_LBCC = (logit_LBC[..., :, None] - logit_LBC[..., None, :]).sign() / 2 + 0.5
-    pair_BTCC = (inside_BTC[..., :, None] & ~inside_BTC[..., None, :]).to(higher_LBCC)
+    pair_BTCC = (upper_BTC[..., :, None] & lower_BTC[..., None, :]).to(higher_LBCC)
     pairs_BT = pair_BTCC.sum((2, 3))
     found_LBT = torch.einsum("lbcd,btcd->lbt", higher_LBCC, pair_BTCC) / pairs_BT.clamp(min=1)
-    return (found_LBT.sum(1) / (pairs_BT > 0).sum(0).clamp(min=1)).T
+    problems_T = (pairs_BT > 0).sum(0)
+    mean_LT = found_LBT.sum(1) / problems_T.clamp(min=1)
+    return torch.where(problems_T > 0, mean_LT, 0.5).T
 
 
 def _probe(prompts: Prompts, states: _States) -> Cube:
-    """What a linear map finds of the frontiers."""
+    """What a linear map finds of the frontiers; 0 where a frontier is the same everywhere."""
     target_TBC = states.share_BTC.transpose(0, 1)
     found = [ridge_maps(prompts.record.stream[:, :, slot], target_TBC).r2_ML.T for slot in _slots(prompts)]
-    return short(torch.stack(found))
+    return short(torch.stack(found).nan_to_num(0.0))
 
 
 def _sizes(prompts: Prompts) -> dict[str, dict[str, Curve]]:
@@ -270,20 +292,3 @@ def _sizes(prompts: Prompts) -> dict[str, dict[str, Curve]]:
         for kind, here_S in kinds.items()
         if here_S.any()
     }
-
-
-def _overlap(prompts: Prompts, states: _States) -> Grid:
-    """By pair of predicting slots: overlaps of what is read there, of frontiers, of walks."""
-    found = []
-    for number, slot in enumerate(_slots(prompts)[1:], 1):
-        said = [_said(prompts, each, states) for each in (slot - 1, slot)]
-        shares, walks = states.share_BTC.transpose(0, 1), states.walk_BTC.transpose(0, 1)
-        pairs = (said, shares[number - 1 : number + 1], walks[number - 1 : number + 1])
-        found.append([short(float(torch.minimum(one, other).sum(-1).mean())) for one, other in pairs])
-    return found
-
-
-@torch.no_grad()
-def _said(prompts: Prompts, slot: int, states: _States) -> Tensor:
-    """(B, C): the readout's probabilities of states at a slot."""
-    return prompts.record.logits(prompts.record.stream[-1, :, slot]).softmax(-1)[:, states.ids_C]

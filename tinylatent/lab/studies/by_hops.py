@@ -52,6 +52,12 @@ def has_learnt(record: ByHops) -> bool:
     return all(each.right >= LEARNT * each.total for each in record.levels.values())
 
 
+def learnt(groups: Mapping[str, Sequence[OfHops]]) -> dict[str, list[OfHops]]:
+    """The runs of each arm that have learnt; arms without any are left out."""
+    kept = {arm: [record for record in group if has_learnt(record)] for arm, group in groups.items()}
+    return {arm: group for arm, group in kept.items() if group}
+
+
 def slope(record: ByHops, score: str) -> float | None:
     """Least-squares slope of a depth score with the number of hops, in layers a hop; None where one is missing."""
     points = {int(hops): level.scores[score] for hops, level in record.levels.items()}
@@ -86,12 +92,25 @@ def more(
     unit: str,
 ) -> Finding:
     """Whether a value is larger in one arm than in another, on the seeds where both have learnt and have one."""
-    gaps = []
-    for mine, other in zip(*paired(ours, theirs), strict=True):
+
+    def gap(mine: OfHops, other: OfHops) -> float | None:
         found = value(mine), value(other)
-        if has_learnt(mine) and has_learnt(other) and found[0] is not None and found[1] is not None:
-            gaps.append(found[0] - found[1])
-    return _found(claim, gaps, unit)
+        return None if found[0] is None or found[1] is None else found[0] - found[1]
+
+    return apart(claim, ours, theirs, gap, unit)
+
+
+def apart(
+    claim: str,
+    ours: Sequence[OfHops],
+    theirs: Sequence[OfHops],
+    gap: Callable[[OfHops, OfHops], float | None],
+    unit: str,
+) -> Finding:
+    """Whether a difference between two arms is above 0, on the seeds where both have learnt and there is one."""
+    pairs = [pair for pair in zip(*paired(ours, theirs), strict=True) if has_learnt(pair[0]) and has_learnt(pair[1])]
+    found = [gap(mine, other) for mine, other in pairs]
+    return _found(claim, [each for each in found if each is not None], unit)
 
 
 def _found(claim: str, gaps: Sequence[float], unit: str) -> Finding:

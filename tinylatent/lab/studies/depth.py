@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from tinylatent.lab.depth_reading import UNTRAINED, DepthReading, DepthRecord
+from tinylatent.lab.depth_reading import FLOOR, OTHER, DepthReading, DepthRecord
 from tinylatent.lab.findings import Finding
 from tinylatent.lab.plots import figure, legend_below
-from tinylatent.lab.recipes_depth import ALL, ANSWER, ARMS, LAYERS, SHALLOW, TASK, arm_of, build
-from tinylatent.lab.studies.by_hops import LEARNT, above, has_learnt, mean, more, slope
+from tinylatent.lab.recipes_depth import ALL, ANSWER, ARMS, EARLY, LAYERS, SHALLOW, TASK, arm_of, build
+from tinylatent.lab.studies.by_hops import LEARNT, above, has_learnt, learnt, mean, more, slope
 from tinylatent.lab.studies.compare import grouped, over_seeds
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     import matplotlib.axes  # which commands that draw nothing do not load
 
 SEEDS: dict[Profile, range] = {"quick": range(3), "full": range(5, 10)}
-QUICK, QUICK_STEPS, QUICK_PROBLEMS = (ANSWER, ALL), 700, 24
+QUICK, QUICK_STEPS, QUICK_PROBLEMS = (ANSWER, EARLY, ALL), 700, 24
 USED = 0.1
 """Distance of probabilities, of at most the root of two, that counts as a use."""
 KNOWS = 1.0
 """Nats of KL(lens || final) below which the lens has the answer."""
 FAMILY = "use of depth"
+MAPS = {OTHER: "answers alone, another seed", FLOOR: "the same, from a model never trained"}
+"""Where maps of a run lead to, in words."""
 Groups = dict[str, list[DepthRecord]]
 Rows = list[dict[str, Value]]
 
@@ -86,9 +88,9 @@ def late(record: DepthRecord, name: str) -> float | None:
 def tables(records: list[DepthRecord]) -> list[Table]:
     """Findings and accuracy; last uses, depth scores, layers, the lens, maps, outliers."""
     groups = grouped(records, lambda record: arm_of(record.reading.start))
-    told = {arm: kept for arm, group in groups.items() if (kept := [each for each in group if has_learnt(each)])}
-    shown = told or groups
-    return [_learnt(groups), _uses(shown), _scores(shown), _layers(shown), _maps(shown), _outliers(shown)]
+    told = learnt(groups)
+    mapped = [_maps(told)] if any(each.maps for group in told.values() for each in group) else []
+    return [_learnt(groups), _uses(told), _scores(told), _layers(told), *mapped, _outliers(told)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,7 +98,7 @@ def tables(records: list[DepthRecord]) -> list[Table]:
 
 
 def _findings(groups: Groups) -> Iterator[Finding]:
-    answer, every = groups[ANSWER], groups[ALL]
+    answer, early, every = groups[ANSWER], groups[EARLY], groups[ALL]
     yield above("answers alone: the last function is used later in depth than the first", answer, climb, "layers")
     yield above("answers alone: every function is used later than the one before (a staircase)", answer, step, "layers")
     yield above("all tokens: every function is used later than the one before (a staircase)", every, step, "layers")
@@ -106,19 +108,19 @@ def _findings(groups: Groups) -> Iterator[Finding]:
         yield above(f"all tokens: {told}", every, partial(slope, score=score), "layers a hop")
         yield more(
             f"the depth score ({score}) grows more with hops after answers alone than after all tokens",
-            answer, every, partial(slope, score=score), "layers a hop",
+            early, every, partial(slope, score=score), "layers a hop",
         )  # fmt: skip
     yield more(
         "the last function is later than the first by more layers after answers alone than after all tokens",
-        answer, every, climb, "layers",
+        early, every, climb, "layers",
     )  # fmt: skip
     yield more(
         "after all tokens the later half of layers strengthens what is there more than after answers alone",
-        every, answer, partial(late, name="cosine_layer"), "cosine",
+        every, early, partial(late, name="cosine_layer"), "cosine",
     )  # fmt: skip
     yield more(
         "after answers alone the later half of layers changes later predictions more than after all tokens",
-        answer, every, partial(late, name="future"), "distance",
+        early, every, partial(late, name="future"), "distance",
     )  # fmt: skip
     for arm in ("tied", "post", "after", "decay-30"):
         if arm in groups:
@@ -233,7 +235,7 @@ def _maps(groups: Groups) -> Table:
     """How well one model's stream predicts another's."""
     rows: Rows = []
     for arm, group in groups.items():
-        for name in (UNTRAINED, "other"):
+        for name in MAPS:
             maps = [each.maps[name] for each in group if name in each.maps]
             for layer in range(len(maps[0].r2[0]) if maps else 0):
                 columns_of = [[row[layer] for row in each.r2] for each in maps]
@@ -241,7 +243,7 @@ def _maps(groups: Groups) -> Table:
                 rows.append(
                     {
                         "from": ARMS[arm].label,
-                        "to": "a model never trained" if name == UNTRAINED else "answers alone, another seed",
+                        "to": MAPS[name],
                         "layer": layer,
                         "best source": fmean(best),
                         "r2": fmean(map(max, columns_of)),
@@ -250,8 +252,10 @@ def _maps(groups: Groups) -> Table:
                 )
     columns = {"from": "s", "to": "s", "layer": "d", "best source": ".1f", "r2": ".3f", "relative error": ".3f"}
     legend = (
-        "ridge maps with an offset, fitted to 80 % of the tokens of validation problems and asked for the others; by "
-        "layer of the second model, the layer of the first that predicts it best, and how well. Means over seeds."
+        "ridge maps with an offset, fitted to 80 % of the tokens of problems, trained on or not, and asked for the "
+        "others, whose problems are different but may begin alike; by layer of the second model, the layer of the "
+        "first that predicts it best, and how well. From a model never trained: the floor, what any features of the "
+        "same tokens explain of the second. Means over seeds."
     )
     return Table("Maps", columns, rows, legend)
 
@@ -281,12 +285,12 @@ def _outliers(groups: Groups) -> Table:
 
 def draw(records: list[DepthRecord], path: Path) -> None:
     """Both losses: the staircase, and effects of skipped layers on later ones; depth scores by the number of hops."""
-    groups = grouped(records, lambda record: arm_of(record.reading.start))
+    groups = learnt(grouped(records, lambda record: arm_of(record.reading.start)))
     with figure(path, 17, 3.6, columns=6) as panels:
-        for axes, arm in zip(panels[:2], (ANSWER, ALL), strict=True):
-            _staircase(axes, groups[arm], ARMS[arm].label)
-        for axes, arm in zip(panels[2:4], (ANSWER, ALL), strict=True):
-            _heat(axes, groups[arm], ARMS[arm].label)
+        for place, arm in enumerate((EARLY, ALL)):
+            if arm in groups:
+                _staircase(panels[place], groups[arm], ARMS[arm].label)
+                _heat(panels[2 + place], groups[arm], ARMS[arm].label)
         for axes, score in zip(panels[4:], ("contributions, mean", "output, mean"), strict=True):
             for arm, group in groups.items():
                 points = {k: [each.levels[str(k)].scores[score] for each in group] for k in _hops(group)}
@@ -297,7 +301,8 @@ def draw(records: list[DepthRecord], path: Path) -> None:
                 axes.fill_between([*means], low, high, color=colour, alpha=0.15, linewidth=0)
                 axes.plot([*means], value, "o-", ms=3, color=colour, label=ARMS[arm].label)
             axes.set(title=f"depth score: {score}", xlabel="hops", xticks=range(TASK.least, TASK.hops + 1))
-        legend_below(panels[4:], 5)
+        if groups:
+            legend_below(panels[4:], 4)
 
 
 def _heat(axes: "matplotlib.axes.Axes", group: Sequence[DepthRecord], title: str) -> None:

@@ -3,22 +3,23 @@
 Discrete chains of thought, CoT2 and Coconut, with direct answers and pauses beside, on compositions of permutations and
 on multi-hop lookup with several states a step. The published analyses of depth (Csordás et al. 2025, arXiv 2505.13898)
 look at models that answer at once or write. Here: where in depth do the states of a step appear, as the model's own
-readout shows them and as a linear map finds them? Does a step compute, so that its input holds the states before and
-its output the next, or refine what it was fed? Does a problem of more hops use more depth where steps are taken one at
-a time? Intervals are over seeds. Only runs that have learnt count (`by_hops`).
+readout shows them and as a linear map finds them? Does a thought carry the states of its step, and does what a step
+says hold on to those before? Does the depth score of an answer grow with the number of hops where it is given clean
+steps? Intervals are over seeds. Only runs that have learnt count, and of those what they answer rightly (`by_hops`).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tinylatent.evaluation.statistics import Interval
 from tinylatent.lab.findings import Finding
 from tinylatent.lab.plots import figure, legend_below
 from tinylatent.lab.recipes_thought_depth import ARMS, HOPS, LAYERS, PLACES, TAUGHT, UNTAUGHT, arm_of, build, split
-from tinylatent.lab.studies.by_hops import LEARNT, above, has_learnt, mean, more, slope
+from tinylatent.lab.studies.by_hops import LEARNT, above, apart, has_learnt, learnt, mean, more, slope
 from tinylatent.lab.studies.compare import grouped, over_seeds, placed
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
@@ -36,6 +37,9 @@ FAMILY = "depth of thoughts"
 Groups = Mapping[str, Sequence[ThoughtDepthRecord]]
 Rows = list[dict[str, Value]]
 Curve = Sequence[float]
+Cube = list[list[list[float]]]
+READERS = {"lens": "states of a step's frontier", "walk": "states of the best walk"}
+"""What the readout is asked for, and in words."""
 
 
 def grid(profile: Profile) -> list[ThoughtDepthReading]:
@@ -62,13 +66,7 @@ def thinks(record: ThoughtDepthRecord) -> bool:
     return len(record.frontier.lens) > 1
 
 
-def readout(record: ThoughtDepthRecord) -> list[list[list[float]]]:
-    """What the readout shows: of the best walk, if that is what the arm says, else of the frontier."""
-    _, kind = split(arm_of(record.reading.start))
-    return record.frontier.walk if kind == "discrete" else record.frontier.lens
-
-
-def own(cube: list[list[list[float]]], back: int = 0) -> list[Curve]:
+def own(cube: Cube, back: int = 0) -> list[Curve]:
     """By predicting slot: the curve over layers of the step that it predicts, or of one so many before it."""
     slots, steps = len(cube), len(cube[0])
     pairs = [(slot, steps - slots + slot - back) for slot in range(slots)]
@@ -90,24 +88,27 @@ def appears(curve: Curve, floor: float, least: float) -> float | None:
     return place - 1 + (half - before) / (after - before)
 
 
-def depth_of(record: ThoughtDepthRecord) -> float | None:
-    """The mean layer at which the readout shows the states of a step, over the slots that predict one."""
-    return mean(appears(curve, 0.5, SURE) for curve in own(readout(record)))
+def later(mine: ThoughtDepthRecord, other: ThoughtDepthRecord, reader: str) -> float | None:
+    """How many layers later a reader shows the states of a step in one run than in another, over the slots where it
+    shows them in both."""
+    cubes: tuple[Cube, Cube] = getattr(mine.frontier, reader), getattr(other.frontier, reader)
+    pairs = zip(*(map(lambda curve: appears(curve, 0.5, SURE), own(cube)) for cube in cubes), strict=True)
+    return mean(None if ours is None or theirs is None else ours - theirs for ours, theirs in pairs)
 
 
-def computes(record: ThoughtDepthRecord) -> float | None:
-    """How much more of a step's frontier a linear map finds after the last layer than in the slot's input, on average.
+def carries(record: ThoughtDepthRecord) -> float | None:
+    """How much more of a step's states a linear map finds in the step's thought, as the next slot is fed it, than in
+    that of a model never trained, on average."""
+    if not thinks(record):
+        return None
+    fed, floor = (own(each.probe, 1) for each in (record.frontier, record.untrained))
+    return fmean(curve[0] for curve in fed) - fmean(curve[0] for curve in floor)
 
-    Of slots from the second on: the input of the first is the prompt's last token.
-    """
-    return mean(curve[-1] - curve[0] for curve in own(record.frontier.probe)[1:]) if thinks(record) else None
 
-
-def refines(record: ThoughtDepthRecord) -> float | None:
-    """By how much more what two following slots say overlaps than what they should say, on average."""
-    _, kind = split(arm_of(record.reading.start))
-    should = 2 if kind == "discrete" else 1
-    return fmean(pair[0] - pair[should] for pair in record.overlap) if record.overlap else None
+def holds_on(record: ThoughtDepthRecord) -> float | None:
+    """How much more often than by chance what a step says ranks states that were possible before, and are so no longer,
+    above states that are neither; on average from the second slot on."""
+    return fmean(curve[-1] for curve in own(record.frontier.before)[1:]) - 0.5 if thinks(record) else None
 
 
 def staircase(record: ThoughtDepthRecord) -> float | None:
@@ -135,27 +136,32 @@ def frontier_found(record: ThoughtDepthRecord) -> float | None:
 def _findings(groups: Groups, prefix: str) -> Iterator[Finding]:
     """What is claimed in one place."""
     here = {kind: groups[prefix + kind] for kind in (*UNTAUGHT, *TAUGHT) if prefix + kind in groups}
+    names = {kind: ARMS[prefix + kind][0] for kind in here}
     thinking = {kind: group for kind, group in here.items() if kind in TAUGHT}
     for kind, group in thinking.items():
-        name = ARMS[prefix + kind][0]
-        claim = f"{name}: a step computes: a linear map finds more of its states after the last layer than in its input"
-        yield above(claim, group, computes, "of the variance")
-        yield above(f"{name}: what steps say overlaps more than what they should say", group, refines, "probability")
+        claim = f"{names[kind]}: a linear map finds more of a step's states in its thought than without training"
+        yield above(claim, group, carries, "of the variance")
+        claim = (
+            f"{names[kind]}: what a step says ranks states of the step before, that are its own no longer, above others"
+        )
+        yield above(claim, group, holds_on, "of pairs")
     for ours, theirs in (("cot2", "discrete"), ("coconut", "discrete"), ("coconut", "cot2")):
         if {ours, theirs} <= thinking.keys():
-            names = [ARMS[prefix + kind][0] for kind in (ours, theirs)]
-            claim = "{}: the states of a step appear later in depth than in {}".format(*names)
-            yield more(claim, here[ours], here[theirs], depth_of, "layers")
+            for reader, what in READERS.items() if prefix else [("lens", "the states of a step")]:
+                claim = f"{names[ours]}: {what} appear later in depth than in {names[theirs]}"
+                yield apart(claim, here[ours], here[theirs], partial(later, reader=reader), "layers")
             if prefix:
-                claim = "{}: a linear map finds more of the frontier than in {}".format(*names)
+                claim = f"{names[ours]}: a linear map finds more of the frontier than in {names[theirs]}"
                 yield more(claim, here[ours], here[theirs], frontier_found, "of the variance")
     for score in SCORES:
-        told = f"the depth score ({score}) grows with the number of hops"
+        told = f"the depth score ({score}) of an answer"
         for kind, group in here.items():
-            yield above(f"{ARMS[prefix + kind][0]}: {told}", group, partial(slope, score=score), "layers a hop")
+            given = ", given clean steps," if kind in thinking else ""
+            claim = f"{names[kind]}: {told}{given} grows with the number of hops"
+            yield above(claim, group, partial(slope, score=score), "layers a hop")
         for kind, group in thinking.items():
             if "direct" in here:
-                claim = f"{told}, more without steps than in {ARMS[prefix + kind][0]}"
+                claim = f"{told} grows more with hops without steps than in {names[kind]}, given clean ones"
                 yield more(claim, here["direct"], group, partial(slope, score=score), "layers a hop")
     if "direct" in here:
         claim = "direct: the answer is found later in depth than the first state, where it is predicted"
@@ -170,9 +176,8 @@ def tables(records: list[ThoughtDepthRecord]) -> list[Table]:
     """Findings and accuracy; where states appear, step by step and layer by layer; depth scores; layers."""
     groups = grouped(records, lambda record: arm_of(record.reading.start))
     groups = {arm: groups[arm] for arm in ARMS if arm in groups}
-    told = {arm: kept for arm, group in groups.items() if (kept := [each for each in group if has_learnt(each)])}
-    shown = told or groups
-    return [_learnt(groups), _steps(shown), _curves(shown), _scores(shown), _layers(shown)]
+    told = learnt(groups)
+    return [_learnt(groups), _steps(told), _curves(told), _scores(told), _layers(told)]
 
 
 def _named(arm: str) -> dict[str, Value]:
@@ -191,11 +196,14 @@ def _learnt(groups: Groups) -> Table:
         for hops in range(1, HOPS + 1):
             levels = [each.levels[str(hops)] for each in group if str(hops) in each.levels]
             row[f"{hops} hops"] = 100 * fmean(level.right / level.total for level in levels) if levels else None
+        held = [each.levels[str(HOPS)] for each in group]
+        row["held out"] = mean(100 * each.held_right / each.held_total if each.held_total else None for each in held)
         rows.append({**row, "learnt": sum(map(has_learnt, group)), "seeds": len(group)})
-    columns = NAMED | {f"{hops} hops": ".1f" for hops in range(1, HOPS + 1)} | {"learnt": "d", "seeds": "d"}
+    columns = NAMED | {f"{hops} hops": ".1f" for hops in range(1, HOPS + 1)}
+    columns |= {"held out": ".1f", "learnt": "d", "seeds": "d"}
     legend = (
-        f"percent right of all problems, mean over seeds. learnt: runs that answer {100 * LEARNT:g} % at every number "
-        "of hops; no other counts below."
+        f"percent right of all problems, mean over seeds; held out: of {HOPS} hops that no run trained on. learnt: "
+        f"runs that answer {100 * LEARNT:g} % at every number of hops; no other counts below, nor is drawn."
     )
     found = [
         replace(placed(PLACES[prefix].title, each), family=FAMILY)
@@ -213,36 +221,39 @@ def _steps(groups: Groups) -> Table:
         slots = len(group[0].frontier.lens)
         for slot in range(slots):
             row = _named(arm) | {"step": "answer" if slot == slots - 1 else str(slot + 1)}
-            lens = [own(readout(each))[slot] for each in group]
-            probe, floor = ([own(cube)[slot] for cube in cubes] for cubes in _probes(group))
-            row |= {"lens, input": fmean(curve[0] for curve in lens), "lens": fmean(curve[-1] for curve in lens)}
-            row["appears"] = mean(appears(curve, 0.5, SURE) for curve in lens)
-            row |= {"map, input": fmean(curve[0] for curve in probe), "map": fmean(curve[-1] for curve in probe)}
-            row["untrained"] = fmean(max(curve) for curve in floor)
-            row["before"] = mean(own(each.frontier.probe, 1)[slot - 1][-1] for each in group) if slot else None
-            pairs = [each.overlap[slot - 1] for each in group] if slot else []
-            for place, name in enumerate(("overlap", "of frontiers", "of walks")):
-                row[name] = mean(pair[place] for pair in pairs)
+            for reader in READERS:
+                curves = [own(getattr(each.frontier, reader))[slot] for each in group]
+                row |= {f"{reader}, input": fmean(curve[0] for curve in curves)}
+                row |= {reader: fmean(curve[-1] for curve in curves)}
+                row[f"{reader} appears"] = mean(appears(curve, 0.5, SURE) for curve in curves)
+            for name, cubes in (
+                ("map", [each.frontier.probe for each in group]),
+                ("untrained", [each.untrained.probe for each in group]),
+            ):
+                row[name] = fmean(own(cube)[slot][-1] for cube in cubes)
+                row[f"{name}, fed"] = mean(own(cube, 1)[slot - 1][0] for cube in cubes) if slot else None
+            held = [own(each.frontier.before)[slot][-1] for each in group] if slot else []
+            row["holds on"], row["untrained holds on"] = mean(held), None
+            if slot:
+                row["untrained holds on"] = fmean(own(each.untrained.before)[slot][-1] for each in group)
             rows.append({**row, "seeds": len(group)})
-    columns = NAMED | {
-        "step": "s", "lens, input": ".3f", "lens": ".3f", "appears": ".2f", "map, input": ".3f", "map": ".3f",
-        "untrained": ".3f", "before": ".3f", "overlap": ".3f", "of frontiers": ".3f", "of walks": ".3f", "seeds": "d",
+    columns = NAMED | {"step": "s"}
+    for reader in READERS:
+        columns |= {f"{reader}, input": ".3f", reader: ".3f", f"{reader} appears": ".2f"}
+    columns |= {
+        "map": ".3f", "map, fed": ".3f", "untrained": ".3f", "untrained, fed": ".3f", "holds on": ".3f",
+        "untrained holds on": ".3f", "seeds": "d",
     }  # fmt: skip
     legend = (
         f"in problems of {HOPS} hops, where a step or the answer is predicted. lens: how often the readout ranks a "
-        "state of the step above another, after the last layer and of the slot's input; 0.5 by chance; of the "
-        "frontier, in discrete CoT of the best walk. appears: the layer, from 0, the input, to "
+        "state of the step's frontier above another, after the last layer and of the slot's input; 0.5 by chance; "
+        "walk: the same of the best walk's state. appears: the layer, from 0, the input, to "
         f"{LAYERS}, the output, at which it is half way from chance. map: share of the frontier's variance that a "
-        "linear map explains in problems it was not fitted to; untrained: the most at any layer of a model never "
-        "trained; before: of the step before, after the last layer. overlap: of the readout's probabilities of states "
-        "here and at the slot before; of frontiers, of walks: what it should be. Means over seeds."
+        "linear map explains in problems it was not fitted to, after the last layer; fed: of the step before, in the "
+        "thought that this slot is fed. holds on: how often what is said ranks a state of the step before, if it is of "
+        "this one no longer, above one of neither. untrained: in a model never trained. Means over seeds."
     )
     return Table("Where the states of a step are", columns, rows, legend)
-
-
-def _probes(group: Sequence[ThoughtDepthRecord]) -> tuple[list[list[list[list[float]]]], ...]:
-    """What maps find in every run, and in models never trained."""
-    return [each.frontier.probe for each in group], [each.frontier.untrained for each in group]
 
 
 def _curves(groups: Groups) -> Table:
@@ -320,9 +331,9 @@ def _skipped(record: ThoughtDepthRecord, kind: str, layer: int) -> float | None:
 
 def draw(records: list[ThoughtDepthRecord], path: Path) -> None:
     """By task: states of a step by layer, as the readout shows them, as maps find them; scores by hops."""
-    groups = grouped(records, lambda record: arm_of(record.reading.start))
-    prefixes = [prefix for prefix in PLACES if any(split(arm)[0] == prefix for arm in groups)]
-    with figure(path, 3.4 * 3 * len(prefixes), 3.8, columns=3 * len(prefixes)) as panels:
+    every = grouped(records, lambda record: arm_of(record.reading.start))
+    groups, prefixes = learnt(every), [prefix for prefix in PLACES if any(split(arm)[0] == prefix for arm in every)]
+    with figure(path, 3.4 * 3 * len(prefixes), 4.2, columns=3 * len(prefixes)) as panels:
         for place, prefix in enumerate(prefixes):
             lens, probe, score = panels[3 * place : 3 * place + 3]
             for arm, group in groups.items():
@@ -330,9 +341,12 @@ def draw(records: list[ThoughtDepthRecord], path: Path) -> None:
                     _drawn(lens, probe, score, arm, group)
             title = PLACES[prefix].title
             lens.set(title=f"{title}: readout ranks\nthe step's states first", xlabel="layer", ylim=(0.3, 1.02))
-            probe.set(title="a map's R²: next states,\ndashed the ones before", xlabel="layer", ylim=(-0.1, 1.02))
+            probe.set(
+                title="a map's R²: its states, dashed\nin a model never trained", xlabel="layer", ylim=(-0.1, 1.02)
+            )
             score.set(title="depth score\n(contributions, mean)", xlabel="hops", xticks=range(1, HOPS + 1))
-        legend_below(panels, 8)
+        if groups:
+            legend_below(panels, 8)
 
 
 def _drawn(
@@ -342,21 +356,30 @@ def _drawn(
     arm: str,
     group: Sequence[ThoughtDepthRecord],
 ) -> None:
-    """One arm's curves, means over slots from the second on and over seeds."""
+    """One arm's curves, means over slots from the second on, with 95 % over seeds."""
     label, _, colour = ARMS[arm]
 
-    def over(curves: Callable[[ThoughtDepthRecord], list[Curve]]) -> list[float]:
-        every = [curve for each in group for curve in curves(each)[-(HOPS - 1) :]]
-        return [fmean(layer) for layer in zip(*every, strict=True)]
+    def over(cubes: list[Cube]) -> list[Interval]:
+        seeds = [[fmean(layer) for layer in zip(*own(cube)[-(HOPS - 1) :], strict=True)] for cube in cubes]
+        return [over_seeds(layer) for layer in zip(*seeds, strict=True)]
 
-    lens.plot(over(lambda each: own(readout(each))), "o-", ms=3, color=colour, label=label)
-    probe.plot(over(lambda each: own(each.frontier.probe)), "o-", ms=3, color=colour)
-    if thinks(group[0]):
-        probe.plot(over(lambda each: own(each.frontier.probe, 1)), "--", color=colour)
-    known = [hops for hops in range(1, HOPS + 1) if str(hops) in group[0].levels]
-    values = [mean(each.levels[str(hops)].scores[SCORES[0]] for each in group) for hops in known]
-    points = {hops: value for hops, value in zip(known, values, strict=True) if value is not None}
-    score.plot([*points], [*points.values()], "o-", ms=3, color=colour)
+    def line(axes: "matplotlib.axes.Axes", found: list[Interval], places: Sequence[int], **look: Any) -> None:
+        low, value, high = ([getattr(each, end) for each in found] for end in ("low", "value", "high"))
+        axes.plot(places, value, color=colour, **look)
+        if len(group) > 1:
+            axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+
+    layers = range(LAYERS + 1)
+    line(lens, over([each.frontier.lens for each in group]), layers, marker="o", ms=3, label=label)
+    line(probe, over([each.frontier.probe for each in group]), layers, marker="o", ms=3)
+    line(probe, over([each.untrained.probe for each in group]), layers, linestyle="--")
+    points = {
+        hops: [value for each in group if (value := each.levels[str(hops)].scores[SCORES[0]]) is not None]
+        for hops in range(1, HOPS + 1)
+        if str(hops) in group[0].levels
+    }
+    known = {hops: over_seeds(values) for hops, values in points.items() if values}
+    line(score, [*known.values()], [*known], marker="o", ms=3)
 
 
 STUDY = Study(

@@ -10,12 +10,12 @@ from records import NOWHERE
 
 from tinylatent.core.files import write_text
 from tinylatent.core.seeds import Seeds
-from tinylatent.lab.depth_reading import UNTRAINED, DepthReading, DepthRecord, Level, Map
+from tinylatent.lab.depth_reading import FLOOR, OTHER, DepthReading, DepthRecord, Level, Map
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN
 from tinylatent.lab.folders import load, train
 from tinylatent.lab.prompts import of_rows
-from tinylatent.lab.recipes_depth import ALL, ANSWER, ARMS, LAYERS, STEPS, TASK, arm_of, build
+from tinylatent.lab.recipes_depth import ALL, ANSWER, ARMS, EARLY, ENOUGH, LAYERS, STEPS, TASK, arm_of, build
 from tinylatent.lab.run import VERSION, read_record
 from tinylatent.lab.studies import depth
 from tinylatent.lab.study import rebuild
@@ -49,9 +49,9 @@ def record(arm, seed, uses=(0, 0, 2, 3, 4, 6), rise=0.5, cosine=0.1, future=0.2,
     plain = {name: [1.0] * L for name in ("attention", "mlp", "relative_attention", "relative_mlp", "cosine_attention")}
     square = [[0.0] * L for _ in range(L)]
     best = [[0.9 if m == layer else 0.1 for layer in range(L + 1)] for m in range(L + 1)]
-    maps = {UNTRAINED: Map(r2=best, relative_error=best)}
+    maps = {}
     if reading.target is not None:
-        maps["other"] = Map(r2=best, relative_error=best)
+        maps = {name: Map(r2=best, relative_error=best) for name in (OTHER, FLOOR)}
     return DepthRecord(
         version=VERSION, id=reading.identity, run=reading.to_json(), environments=NOWHERE, levels=levels,
         sizes={
@@ -93,7 +93,7 @@ def test_what_records_say_is_said():
 
 def test_and_the_opposite_too():
     falls = {"uses": (6, 5, 4, 3, 2, 6), "rise": -0.5, "cosine": 0.7, "future": 0.1}
-    found = verdicts(records(**{ANSWER: falls}))
+    found = verdicts(records(**{ANSWER: falls, EARLY: falls}))
     assert found[STAIRS] == found[MORE_STAIRS] == found[f"answers alone: {GROWS}"] == FAILS
     assert found[f"all tokens: {GROWS}"] == HOLDS
     assert found[STRENGTHENS] == found[CHANGES] == FAILS
@@ -105,11 +105,11 @@ def test_equal_arms_leave_it_open():
 
 
 def test_runs_that_have_not_learnt_decide_nothing():
-    found = depth.tables(records(**{ANSWER: {"right": 70}}))
+    found = depth.tables(records(**{ANSWER: {"right": 70}, EARLY: {"right": 70}}))
     told = {each.claim: (each.verdict, each.runs) for each in found[0].findings}
     assert told[STAIRS] == told[MORE_STAIRS] == (OPEN, 0)
     assert told[f"all tokens: {GROWS}"] == (HOLDS, 5)
-    assert [row["learnt"] for row in found[0].rows][:2] == [0, 5]
+    assert [row["learnt"] for row in found[0].rows][:3] == [0, 0, 5]
     assert "answers alone" not in {row["arm"] for row in found[1].rows}
 
 
@@ -130,9 +130,16 @@ def test_last_uses_slopes_and_halves_by_hand():
     assert depth.last_use(record(ANSWER, 7, uses=(-1, 0, 2, 3, 4, 6)), TASK.hops)[0] == -1
 
 
+def test_where_nothing_was_learnt_nothing_is_shown(tmp_path):
+    none = {arm: {"right": 70} for arm in ARMS}
+    _, *others = depth.tables(records(**none))
+    assert not any(table.rows for table in others)
+    depth.draw(records(**none), tmp_path / "figure.png")
+
+
 def test_tables_by_hand():
     learnt, uses, scores, layers, maps, outliers = depth.tables(records(all={"right": 50}))
-    assert [row["4 hops"] for row in learnt.rows][:2] == [95, 50]
+    assert [row["4 hops"] for row in learnt.rows][:3] == [95, 95, 50]
     assert learnt.rows[0]["held out"] == pytest.approx(47)
     assert uses.rows[0]["f4"] == 4
     assert (uses.rows[0]["climb"], uses.rows[0]["climb low"]) == (4, 4)
@@ -140,7 +147,7 @@ def test_tables_by_hand():
     assert (row["1 hops"], row["4 hops"], row["slope"]) == pytest.approx((1.5, 3.0, 0.5))
     assert layers.rows[0]["lens, 4"] == LAYERS
     assert {row["best source"] - row["layer"] for row in maps.rows} == {0}
-    assert {row["to"] for row in maps.rows} == {"a model never trained", "answers alone, another seed"}
+    assert {row["to"] for row in maps.rows} == {*depth.MAPS.values()}
     assert (outliers.rows[0]["kurtosis"], outliers.rows[0]["least"], outliers.rows[0]["most"]) == (8, 6, 10)
 
 
@@ -163,8 +170,10 @@ def test_runs_are_of_their_arms():
         run = build(arm, 7)
         assert arm_of(run) == arm
         assert arm_of(replace(run, training=replace(run.training, steps=3))) == arm
-        assert run.training.steps == STEPS
-    with pytest.raises(ValueError, match="is no run of study depth: expected one of answer, all"):
+        assert run.training.steps == (2 * STEPS if arm == ALL else STEPS)
+        assert run.training.warmup * run.training.steps == pytest.approx(200)
+        assert run.training.enough == (ENOUGH if arm in (EARLY, ALL) else None)
+    with pytest.raises(ValueError, match="is no run of study depth: expected one of answer, early, all"):
         arm_of(replace(build(ANSWER, 0), model=ModelConfig(32)))
 
 
@@ -229,9 +238,12 @@ def test_a_reading_is_what_lenses_measure(measured):
     assert found.sizes["residual"][1] == pytest.approx(torch.cat(norms).mean().item(), rel=1e-3)
     held = TINY.rows("validation")
     assert sum(each.held_total for each in found.levels.values()) == len(held)
-    assert found.maps.keys() == {UNTRAINED, "other"}
-    assert len(found.maps["other"].r2) == 3
-    assert max(map(max, found.maps["other"].r2)) <= 1
+    assert found.maps.keys() == {OTHER, FLOOR}
+    assert len(found.maps[OTHER].r2) == 3
+    assert max(map(max, found.maps[OTHER].r2)) <= 1
+    assert found.maps[FLOOR] != found.maps[OTHER]
+    again = DepthReading(TINY, problems=5)
+    assert again.measure(folder / "again", start=folder / "start").maps == {}, "there is nothing to predict"
 
 
 def test_a_target_that_is_finished_is_not_trained_again(measured, monkeypatch):

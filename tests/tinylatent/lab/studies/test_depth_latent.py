@@ -34,31 +34,40 @@ def curve(place, end=1.0, start=0.0):
     return [start if layer < place else end for layer in range(LAYERS + 1)]
 
 
-def record(arm, seed, at=2, gain=0.8, over=0.0, rise=0.0, stairs=2, held=None, right=95, profile="full"):
+def record(arm, seed, at=2, fed=0.9, on=0.0, rise=0.0, stairs=2, held=0.8, right=95, walk=None, profile="full"):
     """A reading.
 
-    at: the layer at which a step's states appear. gain: what a map finds more than in the input. over: how much more
-    steps overlap than they should. rise: of scores with hops. stairs: how much later a direct answer is found than its
-    first state. held: the share of a step's frontier that a map finds.
+    at: the layer at which a step's states appear. fed: what a map finds of the step before in a thought. on: how much
+    more often than by chance states of the step before rank first. rise: of scores with hops. stairs: how much later a
+    direct answer is found than its first state. held: the share of a step's frontier that a map finds. walk: the layer
+    at which the best walk's state appears.
     """
     reading = depth_latent.reading(arm, seed, profile)
     prefix, kind = split(arm)
     slots, more = 1 if kind == "direct" else HOPS, 0.01 * (seed % 5 - 2)
     off = HOPS - slots
-    held = gain if held is None else held
 
     def cube(mine, other):
         return [[mine(step) if step == slot + off else other(step) for step in range(HOPS)] for slot in range(slots)]
 
-    lens = cube(lambda step: curve(at, 1.0 + more / 10, 0.5), lambda step: [0.5] * (LAYERS + 1))
-    probe = cube(lambda step: curve(at, held + more, held - gain), lambda step: [0.1] * (LAYERS + 1))
+    def level(value):
+        return [value] * (LAYERS + 1)
+
+    lens, best = (
+        cube(lambda step, place=place: curve(place, 1.0 + more / 10, 0.5), lambda step: level(0.5))
+        for place in (at, at if walk is None else walk)
+    )
+    probe = cube(lambda step: curve(at, held + more, 0.0), lambda step: level(fed + more))
     if slots == 1:
         probe[0] = [curve(max(0, min(LAYERS, 1 + stairs * step // (HOPS - 1))), 0.9 + more) for step in range(HOPS)]
-    floor = cube(lambda step: [0.05] * (LAYERS + 1), lambda step: [0.0] * (LAYERS + 1))
+    before = cube(lambda step: level(0.5 + on + more / 10), lambda step: level(0.5))
+    floor = cube(lambda step: level(0.05), lambda step: level(0.1))
+    none = cube(lambda step: level(0.5), lambda step: level(0.5))
     first = 1 if not prefix else 2
     levels = {
         str(hops): Steps(
-            right=right, total=100, scores={name: 1.0 + (rise + more / 100) * hops for name in SCORES},
+            right=right, total=100, held_right=right // 2, held_total=100,
+            scores={name: 1.0 + (rise + more / 100) * hops for name in SCORES},
             own=[[0.5] * LAYERS for _ in range(1 if kind == "direct" else hops)],
         )
         for hops in range(first, HOPS + 1)
@@ -67,8 +76,8 @@ def record(arm, seed, at=2, gain=0.8, over=0.0, rise=0.0, stairs=2, held=None, r
     sizes = {kind: {"relative_layer": [0.5] * LAYERS, "cosine_layer": [0.1] * LAYERS} for kind in kinds}
     return ThoughtDepthRecord(
         version=VERSION, id=reading.identity, run=reading.to_json(), environments=NOWHERE, levels=levels,
-        frontier=Frontier(lens=lens, walk=lens, probe=probe, untrained=floor), sizes=sizes,
-        overlap=[[0.3 + over + more, 0.3, 0.2] for _ in range(slots - 1)],
+        frontier=Frontier(lens=lens, walk=best, before=before, probe=probe),
+        untrained=Frontier(lens=none, walk=none, before=none, probe=floor), sizes=sizes,
     )  # fmt: skip
 
 
@@ -82,55 +91,71 @@ def verdicts(found):
     return {each.claim: each.verdict for each in depth_latent.tables(found)[0].findings}
 
 
-COMPUTES = "{}: a step computes: a linear map finds more of its states after the last layer than in its input"
-OVERLAPS = "{}: what steps say overlaps more than what they should say"
+CARRIES = "{}: a linear map finds more of a step's states in its thought than without training"
+HOLDS_ON = "{}: what a step says ranks states of the step before, that are its own no longer, above others"
 LATER = "{}: the states of a step appear later in depth than in {}"
-GROWS = "the depth score (output, mean) grows with the number of hops"
+GROWS = "the depth score (output, mean) of an answer"
 FOUND_LATER = "composition: direct: the answer is found later in depth than the first state, where it is predicted"
-MORE_FOUND = "multi-hop, branching 2: {}: a linear map finds more of the frontier than in {}"
+HOP = "multi-hop, branching 2: {}"
+MORE_FOUND = HOP.format("{}: a linear map finds more of the frontier than in {}")
 
 
 def test_what_records_say_is_said():
     found = verdicts(
-        records(cot2={"at": 3}, coconut={"over": 0.2, "gain": -0.3}, direct={"rise": 0.3}, hops_cot2={"held": 0.95})
+        records(
+            cot2={"at": 3}, coconut={"on": 0.2, "fed": 0.0}, direct={"rise": 0.3}, hops_cot2={"held": 0.95, "walk": 3}
+        )
     )
-    assert found[COMPUTES.format("composition: CoT2")] == HOLDS
-    assert found[COMPUTES.format("composition: Coconut")] == FAILS
-    assert found[OVERLAPS.format("composition: Coconut")] == HOLDS
-    assert found[OVERLAPS.format("composition: CoT2")] == OPEN
+    assert found[CARRIES.format("composition: CoT2")] == HOLDS
+    assert found[CARRIES.format("composition: Coconut")] == FAILS
+    assert found[HOLDS_ON.format("composition: Coconut")] == HOLDS
+    assert found[HOLDS_ON.format("composition: CoT2")] == OPEN
     assert found[LATER.format("composition: CoT2", "discrete CoT")] == HOLDS
     assert found[LATER.format("composition: Coconut", "CoT2")] == FAILS
     assert found[LATER.format("composition: Coconut", "discrete CoT")] == OPEN
-    assert found[f"composition: direct: {GROWS}"] == HOLDS
-    assert found[f"composition: CoT2: {GROWS}"] == OPEN
-    assert found[f"composition: {GROWS}, more without steps than in CoT2"] == HOLDS
+    assert found[HOP.format("CoT2: states of the best walk appear later in depth than in discrete CoT")] == HOLDS
+    assert found[HOP.format("CoT2: states of a step's frontier appear later in depth than in discrete CoT")] == OPEN
+    assert found[f"composition: direct: {GROWS} grows with the number of hops"] == HOLDS
+    assert found[f"composition: CoT2: {GROWS}, given clean steps, grows with the number of hops"] == OPEN
+    assert found[f"composition: {GROWS} grows more with hops without steps than in CoT2, given clean ones"] == HOLDS
     assert found[FOUND_LATER] == HOLDS
     assert found[MORE_FOUND.format("CoT2", "discrete CoT")] == HOLDS
     assert found[MORE_FOUND.format("Coconut", "CoT2")] == FAILS
 
 
 def test_and_the_opposite_too():
-    found = verdicts(records(cot2={"at": 1, "over": -0.1, "rise": 0.3}, direct={"stairs": -2, "rise": -0.1}))
+    found = verdicts(records(cot2={"at": 1, "on": -0.1, "rise": 0.3}, direct={"stairs": -2, "rise": -0.1}))
     assert found[LATER.format("composition: CoT2", "discrete CoT")] == FAILS
-    assert found[OVERLAPS.format("composition: CoT2")] == FAILS
-    assert found[f"composition: direct: {GROWS}"] == FAILS
-    assert found[f"composition: {GROWS}, more without steps than in CoT2"] == FAILS
+    assert found[HOLDS_ON.format("composition: CoT2")] == FAILS
+    assert found[f"composition: direct: {GROWS} grows with the number of hops"] == FAILS
+    assert found[f"composition: {GROWS} grows more with hops without steps than in CoT2, given clean ones"] == FAILS
     assert found[FOUND_LATER] == FAILS
 
 
-def test_discrete_steps_are_held_against_their_walk():
-    """Whose overlap should be 0.2 where that of frontiers is 0.3."""
-    assert depth_latent.refines(record("discrete", 7)) == pytest.approx(0.1)
-    assert depth_latent.refines(record("cot2", 7)) == pytest.approx(0.0)
-    assert depth_latent.refines(record("direct", 7)) is None
+def test_layers_are_compared_at_slots_where_both_show_the_states():
+    mine, other = record("cot2", 7, at=3), record("discrete", 7, at=1)
+    assert depth_latent.later(mine, other, "lens") == pytest.approx(2)
+    other.frontier.lens[0][0][:] = [0.5, 1.0, 1.0, 1.0, 0.6]
+    mine.frontier.lens[1][1][:] = curve(4, 1.0, 0.5)
+    assert depth_latent.later(mine, other, "lens") == pytest.approx((3 + 2 + 2) / 3), "the first slot of it ends below"
+    for slot in range(HOPS):
+        mine.frontier.lens[slot][slot][:] = [0.5] * (LAYERS + 1)
+    assert depth_latent.later(mine, other, "lens") is None
 
 
 def test_runs_that_have_not_learnt_decide_nothing():
     found = depth_latent.tables(records(cot2={"right": 70}))
     told = {each.claim: (each.verdict, each.runs) for each in found[0].findings}
-    assert told[COMPUTES.format("composition: CoT2")] == (OPEN, 0)
-    assert told[COMPUTES.format("composition: Coconut")] == (HOLDS, 5)
+    assert told[CARRIES.format("composition: CoT2")] == (OPEN, 0)
+    assert told[CARRIES.format("composition: Coconut")] == (HOLDS, 5)
     assert ("composition", "CoT2") not in {(row["task"], row["method"]) for row in found[1].rows}
+
+
+def test_where_nothing_was_learnt_nothing_is_shown(tmp_path):
+    none = {arm.replace("-", "_"): {"right": 70} for arm in ARMS}
+    _, *others = depth_latent.tables(records(**none))
+    assert not any(table.rows for table in others)
+    depth_latent.draw(records(**none), tmp_path / "figure.png")
 
 
 def test_layers_at_which_curves_appear():
@@ -153,10 +178,12 @@ def test_own_steps_and_those_before():
 def test_tables_by_hand():
     learnt, steps, curves, scores, layers = depth_latent.tables(records(direct={"rise": 0.5}))
     assert [row["1 hops"] for row in learnt.rows] == [95] * 5 + [None] * 3
+    assert {row["held out"] for row in learnt.rows} == {47}
     row = next(row for row in steps.rows if (row["method"], row["step"]) == ("CoT2", "2"))
-    assert (row["lens, input"], row["appears"], row["before"]) == pytest.approx((0.5, 1.5, 0.1))
-    assert (row["map, input"], row["map"], row["untrained"]) == pytest.approx((0, 0.8, 0.05), abs=1e-9)
-    assert (row["overlap"], row["of frontiers"], row["of walks"]) == pytest.approx((0.3, 0.3, 0.2))
+    assert (row["lens, input"], row["lens"], row["lens appears"]) == pytest.approx((0.5, 1.0, 1.5))
+    assert (row["map"], row["map, fed"]) == pytest.approx((0.8, 0.9))
+    assert (row["untrained"], row["untrained, fed"]) == pytest.approx((0.05, 0.1))
+    assert (row["holds on"], row["untrained holds on"]) == pytest.approx((0.5, 0.5))
     assert [row["step"] for row in steps.rows if row["method"] == "direct"] == ["answer"]
     row = next(r for r in curves.rows if (r["method"], r["slot"], r["states of"], r["reader"]) == ("CoT2", 2, 2, "map"))
     assert [row[str(layer)] for layer in range(LAYERS + 1)] == pytest.approx([0, 0, 0.8, 0.8, 0.8], abs=1e-9)
@@ -212,7 +239,9 @@ def test_a_reading_is_what_lenses_measure(measured):
     """Every number of one slot anew, pair by pair and by least squares."""
     folder, reading, found = measured
     _, model = load(folder / "start")
-    rows = reading._levels[3][:60]
+    every = reading._levels[3][:60]
+    right = rights(of_rows(TINY, model, every)).numpy()
+    rows = every[right] if right.sum() >= 16 else every
     prompts = of_rows(TINY, model, rows)
     known = prompts.record
     assert known.mask_BS.all()
@@ -221,26 +250,26 @@ def test_a_reading_is_what_lenses_measure(measured):
     ids = np.flatnonzero(share_PTV.any((0, 1)))
     slot, step, layer = prompts.asked, 1, 1  # the slot of the first step, which predicts the second
     logit_PC = known.logits(known.stream[layer, :, slot])[:, ids].numpy()
-    kept = []
-    for logits, shares in zip(logit_PC, share_PTV[:, step, ids], strict=True):
-        pairs = [(a, b) for a in range(len(ids)) for b in range(len(ids)) if shares[a] > 0 and shares[b] == 0]
-        if pairs:
-            kept.append(np.mean([float(logits[a] > logits[b]) for a, b in pairs]))
-    assert found.frontier.lens[1][step][layer] == pytest.approx(np.mean(kept), abs=1e-4)
-    walk = TINY.task.chain(rows)[:, step]
-    ranks = [
-        np.mean([row[ids == id] > row[ids == other] for other in ids if other != id])
-        for row, id in zip(logit_PC, walk, strict=True)
-    ]
-    assert found.frontier.walk[1][step][layer] == pytest.approx(np.mean(ranks), abs=1e-4)
-    x = np.column_stack([known.stream[layer, :, slot].numpy(), np.ones(60)]).astype(float)
+    now, then = share_PTV[:, step, ids] > 0, share_PTV[:, step - 1, ids] > 0
+
+    def ranked(upper, lower):
+        """Pair by pair."""
+        kept = []
+        for logits, ups, lows in zip(logit_PC, upper, lower, strict=True):
+            pairs = [logits[a] > logits[b] for a in np.flatnonzero(ups) for b in np.flatnonzero(lows)]
+            kept += [np.mean(pairs)] if pairs else []
+        return np.mean(kept) if kept else 0.5
+
+    assert found.frontier.lens[1][step][layer] == pytest.approx(ranked(now, ~now), abs=1e-4)
+    walk = TINY.task.chain(rows)[:, [step]] == ids
+    assert found.frontier.walk[1][step][layer] == pytest.approx(ranked(walk, ~walk), abs=1e-4)
+    assert found.frontier.before[1][step][layer] == pytest.approx(ranked(then & ~now, ~then & ~now), abs=1e-4)
+    fit = round(0.8 * len(rows))
+    x = np.column_stack([known.stream[layer, :, slot].numpy(), np.ones(len(rows))]).astype(float)
     y = share_PTV[:, step, ids].astype(float)
-    missed = y[48:] - x[48:] @ np.linalg.lstsq(x[:48], y[:48], rcond=None)[0]
-    r2 = 1 - (missed**2).sum() / ((y[48:] - y[48:].mean(0)) ** 2).sum()
-    assert found.frontier.probe[1][step][layer] == pytest.approx(r2, abs=1e-3)
-    said = [known.logits(known.stream[-1, :, each]).softmax(-1)[:, ids] for each in (slot - 1, slot)]
-    oracle = np.minimum(share_PTV[:, 0, ids], share_PTV[:, 1, ids]).sum(1).mean()
-    assert found.overlap[0][:2] == pytest.approx([torch.minimum(*said).sum(1).mean().item(), oracle], abs=1e-4)
+    missed = y[fit:] - x[fit:] @ np.linalg.lstsq(x[:fit], y[:fit], rcond=None)[0]
+    r2 = 1 - (missed**2).sum() / ((y[fit:] - y[fit:].mean(0)) ** 2).sum()
+    assert found.frontier.probe[1][step][layer] == pytest.approx(0.0 if np.isnan(r2) else r2, abs=1e-2)
     every = reading._levels[3][:40]
     right = rights(of_rows(TINY, model, every)).numpy()
     assert (found.levels["3"].right, found.levels["3"].total) == (right.sum(), 40)
@@ -248,17 +277,27 @@ def test_a_reading_is_what_lenses_measure(measured):
     few = of_rows(TINY, model, every[right][:5])
     effects = skip(few.record).output[0, :, slot].mean()
     assert found.levels["3"].own[1][0] == pytest.approx(effects.item(), abs=1e-4)
+    held = TINY.rows("validation")
+    assert sum(each.held_total for each in found.levels.values()) == len(held)
+
+
+def test_problems_are_different_and_few_where_there_are_few():
+    rows = ThoughtDepthReading(TINY, probed=60)._levels[3]
+    assert len(np.unique(rows, axis=0)) == len(rows) >= 60
+    small = replace(TINY, task=Composition(hops=2, items=4, functions=3), method=Direct())
+    levels = ThoughtDepthReading(small, probed=60)._levels
+    assert {steps: len(rows) for steps, rows in levels.items()} == {1: 12, 2: 36}, "all there are"
 
 
 def test_shapes_and_floors(measured):
     _, _, found = measured
     assert [*found.levels] == ["2", "3"]
-    for name in ("lens", "walk", "probe", "untrained"):
-        cube = np.array(getattr(found.frontier, name))
-        assert cube.shape == (3, 3, 3), "slots, steps, layers"
-        assert cube.max() <= 1
-    assert np.array(found.frontier.untrained) != pytest.approx(np.array(found.frontier.probe))
-    assert np.array(found.overlap).shape == (2, 3)
+    for part in (found.frontier, found.untrained):
+        for name in ("lens", "walk", "before", "probe"):
+            cube = np.array(getattr(part, name))
+            assert cube.shape == (3, 3, 3), "slots, steps, layers"
+            assert cube.max() <= 1
+    assert np.array(found.untrained.probe) != pytest.approx(np.array(found.frontier.probe))
     assert [*found.sizes] == ["prompt", "steps", "answer"]
     assert len(found.levels["2"].own) == 2
 
@@ -267,7 +306,6 @@ def test_a_direct_answer_has_one_slot(tmp_path):
     run = replace(TINY, task=Composition(hops=2, items=4, functions=3), method=Direct())
     found = ThoughtDepthReading(run, problems=4, probed=40).measure(tmp_path)
     assert np.array(found.frontier.lens).shape == (1, 2, 3)
-    assert found.overlap == []
     assert [*found.sizes] == ["prompt", "answer"]
     assert [*found.levels] == ["1", "2"]
 
