@@ -201,7 +201,11 @@ def told_lens(recipe: PublishedLens, found: LensPlan) -> list[str]:
         f"{asked.most} nodes",
         "passes": f"{found.passes:,} of one layer over one prompt at most, {found.operations / 1e15:.1f} PFLOP",
     }
-    sizes = {"weights": found.weights, "record": found.record, "effects of skips": found.sweep}
+    sizes = {
+        "weights": found.weights,
+        "record": found.record,
+        "recording, or sweeps": max(found.stacking, found.sweep + found.outcomes),
+    }
     lines = [f"{recipe.title} ({recipe.source})", *(f"  {name:12s} {text}" for name, text in rows.items()), "  memory"]
     lines += [f"    {name:22s} {size / GIGA:8.2f} GB" for name, size in sizes.items()]
     lines.append(f"    {'in all':22s} {found.memory / GIGA:8.2f} GB")

@@ -1,10 +1,12 @@
 """Model reading: a model of transformers looked into by every lens, on multi-hop questions of one number of hops.
 
 Questions are posed as its tokenizer poses them, the right answer behind each. What lenses see is kept as their tables;
-depth scores are kept problem by problem, so that those of several numbers of hops can be compared.
+depth scores are kept problem by problem, so that those of several numbers of hops can be compared. Effects on the
+future are those of a layer skipped at all tokens before the one that predicts the answer, read where the answer is
+predicted: all but the last words of a question are facts, of which effects say nothing about hops.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,10 +15,11 @@ import msgspec
 import torch
 from tinylatent_tasks import MultiHop
 
-from tinylatent.lab.lensed import Settings, on_future, scores_of, tables
+from tinylatent.lab.lensed import Settings, scores_of, tables
 from tinylatent.lab.prompts import Prompts, of_examples
 from tinylatent.lab.run import Progress, Record, Run, new_record, note_progress, short
 from tinylatent.lab.tables import Table, Value
+from tinylatent.lenses.depth import Effects, skip
 from tinylatent.models.pretrained import Pretrained
 from tinylatent.objectives.text import Text, Wording
 
@@ -61,6 +64,8 @@ class ModelRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """Checksum of its weights and configuration."""
     likely: list[float]
     """Probability of the right answer's tokens, problem by problem: the product."""
+    right: list[bool]
+    """Whether all of them are the likeliest, problem by problem."""
 
     @cached_property
     def reading(self) -> "ModelReading":
@@ -159,18 +164,28 @@ class ModelReading(Run):
             heard.append(name)
             note_progress(folder, len(heard) - 1, on_progress)
 
-        future = on_future(prompts.record, SETTINGS)
+        future = on_answer(prompts)
         seen = {name: Seen.of(table) for name, table in tables(prompts, SETTINGS, tell, future).items()}
         note_progress(folder, LENSES, on_progress)
-        found = {"seen": seen, "scores": scores_of(future), "likely": _likely(prompts)}
+        likely, right = _answers(prompts)
+        found = {"seen": seen, "scores": scores_of(future), "likely": likely, "right": right}
         model = Pretrained(self.folder).found().digest
         record: ModelRecord = new_record(self, training=[], device=device, model=model, **found)
         return record
 
 
+def on_answer(prompts: Prompts) -> Effects:
+    """Effects of skipping each layer before the token that predicts the answer, where the answer is predicted."""
+    counted_BS, record = prompts.counted_BS, prompts.record
+    assert counted_BS is not None, "questions have answers"
+    first_B = counted_BS.int().argmax(1)
+    effects = skip(record, splits_BN=record.rank_BS().gather(1, first_B[:, None]))
+    return replace(effects, counted_RS=effects.counted_RS & counted_BS[effects.row_R])
+
+
 @torch.no_grad()
-def _likely(prompts: Prompts) -> list[float]:
-    """Probability of each right answer."""
+def _answers(prompts: Prompts) -> tuple[list[float], list[bool]]:
+    """The probability of each right answer, and whether it is what the model would say."""
     counted_BS, ids_BS = prompts.counted_BS, prompts.ids_BS
     assert counted_BS is not None, "questions have answers"
     assert ids_BS is not None, "questions have answers"
@@ -178,5 +193,5 @@ def _likely(prompts: Prompts) -> list[float]:
     log_n = logs_nV.gather(1, ids_BS[counted_BS][:, None])[:, 0].double()
     row_n = counted_BS.nonzero()[:, 0].cpu()
     total_B = torch.zeros(len(counted_BS), dtype=torch.float64).index_add(0, row_n, log_n.cpu())
-    likely: list[float] = short(total_B.exp())
-    return likely
+    wrong_B = torch.zeros(len(counted_BS)).index_add(0, row_n, (logs_nV.argmax(-1) != ids_BS[counted_BS]).float().cpu())
+    return short(total_B.exp()), (wrong_B == 0).tolist()

@@ -54,6 +54,8 @@ HERE = (
     "weights in float32; the authors load 8 bits and compute in bfloat16",
     "means with intervals over questions beside maxima; first tokens are never skipped",
     "integrated gradients at midpoints, tripled until they add up; the authors take 256 nodes from the left",
+    "attention and MLP are not skipped apart, scores are not told by MATH's levels or hops of MQuAKE (study depth-smollm "
+    "tells them by hops), and models are not mapped onto each other",
 )
 LENSED = {
     f"depth-{shape}": PublishedLens(f"use of depth of {shape}", CSORDAS, shape, 10, 512, ASKED, HERE)
@@ -75,13 +77,17 @@ class LensPlan:
     weights: int
     record: int
     """Streams, attention's and the MLP's additions of all prompts."""
+    stacking: int
+    """What recording takes for a moment beside the record: its tensors before they are one."""
     sweep: int
     """What effects of skipped layers on contributions of others, slot by slot, take."""
+    outcomes: int
+    """Probabilities of the clean run at every slot, and those they are put together from."""
 
     @property
     def memory(self) -> int:
         """The sum of all."""
-        return self.weights + self.record + self.sweep
+        return self.weights + self.record + max(self.stacking, self.sweep + self.outcomes)
 
 
 def plan(recipe: PublishedLens) -> LensPlan:
@@ -104,6 +110,8 @@ def plan(recipe: PublishedLens) -> LensPlan:
         operations=2.0 * each * S * (forwards + 2 * backwards),
         weights=4 * weights,
         record=4 * (3 * L + 1) * recipe.prompts * S * backbone.table.width,
+        stacking=4 * (3 * L + 1) * recipe.prompts * S * backbone.table.width,
+        outcomes=2 * 4 * recipe.prompts * S * len(backbone.table),
         sweep=4 * L * (L + 1) * recipe.prompts * (asked.splits + 2) * S,
     )
 

@@ -37,7 +37,8 @@ def test_plans_have_true_sizes():
     assert (found.parameters, found.layers) == (8_030_261_248, 32)
     assert found.weights == 4 * found.parameters
     assert found.record == 4 * (33 + 32 + 32) * 10 * 512 * 4096
-    assert found.memory == found.weights + found.record + found.sweep
+    assert found.memory == found.weights + found.record + max(found.stacking, found.sweep + found.outcomes)
+    assert found.outcomes == 2 * 4 * 10 * 512 * 128_256
     a_layer = 2 * 4096 * (4096 + 1024) + 3 * 4096 * 14_336 + 2 * 4096
     forward, backward = passes(32, 10, 512, LENSED["depth-llama-3.1-8b"].settings)
     assert found.operations == pytest.approx(2 * a_layer * 512 * (forward + 2 * backward))

@@ -2,11 +2,12 @@
 
 SmolLM2-135M-Instruct, which `make model` fetches, on multi-hop questions in its chat template with the right answer
 behind each: every measurement of Csordás et al. 2025 (arXiv 2505.13898), in minutes on two cores. They find that depth
-scores of large models do not grow with the difficulty of problems. Nothing is trained, so that intervals are over
-problems of several draws, and say nothing of other models.
+scores of large models do not grow with the difficulty of problems. Scores are told of all questions and of those that
+it answers rightly: for what it cannot do it may use anything. Nothing is trained, so that intervals are over problems
+of several draws, and say nothing of other models.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -28,7 +29,11 @@ HOPS = (1, 2, 3)
 SEEDS: dict[Profile, range] = {"quick": range(1), "full": range(5, 10)}
 QUICK_PROBLEMS = 4
 FAMILY = "depth of a real model"
+OF = ("all questions", "questions answered rightly")
+FEWEST = 4
+"""Questions of every number of hops, without which there is no slope."""
 Rows = list[dict[str, Value]]
+Groups = Mapping[int, Sequence[ModelRecord]]
 
 
 def grid(profile: Profile) -> list[ModelReading]:
@@ -48,42 +53,57 @@ def tables(records: list[ModelRecord]) -> list[Table]:
     ]
 
 
-def _scores(groups: dict[int, list[ModelRecord]]) -> Table:
-    """Depth scores and how likely right answers are."""
+def _scores(groups: Groups) -> Table:
+    """Depth scores, of all questions and of those answered rightly, and how likely right answers are."""
     rows: Rows = []
-    for hops, group in groups.items():
-        likely = [value for each in group for value in each.likely]
-        for name in group[0].scores:
-            values = [value for each in group for value in each.scores[name]]
-            found = mean_interval(values)
-            rows.append(
-                {
-                    "hops": hops, "score of effects on": name, "mean": found.value, "low": found.low,
-                    "high": found.high, "questions": len(values), "right answer": fmean(likely),
-                }
-            )  # fmt: skip
+    for of in OF:
+        for hops, group in groups.items():
+            for name in group[0].scores:
+                values = _values(group, name, of)
+                found = mean_interval(values) if len(values) > 1 else None
+                row: dict[str, Value] = {"of": of, "hops": hops, "score of effects on": name}
+                row |= dict.fromkeys(("mean", "low", "high"))
+                if found is not None:
+                    row |= {"mean": found.value, "low": found.low, "high": found.high}
+                row["right answer"] = fmean(value for each in group for value in each.likely)
+                rows.append(row | {"questions": len(values)})
     columns = {
-        "hops": "d", "score of effects on": "s", "mean": ".2f", "low": ".2f", "high": ".2f", "questions": "d",
-        "right answer": ".3f",
+        "of": "s", "hops": "d", "score of effects on": "s", "mean": ".2f", "low": ".2f", "high": ".2f",
+        "right answer": ".3f", "questions": "d",
     }  # fmt: skip
     legend = (
-        "the mean layer, counted from 0 to 29, weighted by what skipping it does to later tokens, question by "
-        "question, as the mean or the maximum over tokens; intervals over questions. right answer: its mean "
+        "the mean layer, counted from 0 to 29, weighted by what skipping it at all tokens before the answer is "
+        "predicted does where it is, question by question, as the mean or the maximum over the answer's tokens; 95 % "
+        f"intervals over questions. of: {OF[0]}, or those that the model answers rightly. right answer: its mean "
         "probability."
     )
     return Table("Depth scores of SmolLM2-135M-Instruct", columns, rows, legend, [*_findings(groups)])
 
 
-def _findings(groups: dict[int, list[ModelRecord]]) -> Iterator[Finding]:
-    for name in next(iter(groups.values()))[0].scores:
-        gap = _slope({hops: [v for each in group for v in each.scores[name]] for hops, group in groups.items()})
-        verdict = decided(gap.low > 0, gap.high < 0)
-        told = f"{gap.value:+.2f} layers a hop [{gap.low:+.2f}, {gap.high:+.2f}]"
-        claim = f"the depth score of effects on the future ({name}) grows with the number of hops"
-        yield Finding(claim, verdict, told, gap, "layers a hop", FAMILY)
+def _values(group: Sequence[ModelRecord], name: str, of: str) -> list[float]:
+    """A depth score of every question that is asked for."""
+    return [
+        value
+        for each in group
+        for value, right in zip(each.scores[name], each.right, strict=True)
+        if right or of == OF[0]
+    ]
 
 
-def _slope(values: dict[int, Sequence[float]]) -> Interval:
+def _findings(groups: Groups) -> Iterator[Finding]:
+    for of in OF:
+        for name in next(iter(groups.values()))[0].scores:
+            values = {hops: _values(group, name, of) for hops, group in groups.items()}
+            if min(map(len, values.values())) < FEWEST:
+                continue
+            gap = _slope(values)
+            verdict = decided(gap.low > 0, gap.high < 0)
+            told = f"{gap.value:+.2f} layers a hop [{gap.low:+.2f}, {gap.high:+.2f}]"
+            claim = f"{of}: the depth score of effects on the answer ({name}) grows with the number of hops"
+            yield Finding(claim, verdict, told, gap, "layers a hop", FAMILY)
+
+
+def _slope(values: Mapping[int, Sequence[float]]) -> Interval:
     """Least-squares slope with a bootstrap interval over questions, those of each number of hops drawn anew."""
     rng = np.random.default_rng(0)
     hops = np.array([*values], float) - fmean(values)
@@ -119,7 +139,7 @@ def _by_layer(groups: dict[int, list[ModelRecord]], lens: str) -> Table:
     return Table(first.title, columns, rows, first.legend)
 
 
-def _skips(groups: dict[int, list[ModelRecord]]) -> Table:
+def _skips(groups: Groups) -> Table:
     """What skipping a layer does to the output, and on average to later layers."""
     rows: Rows = []
     numbers = {hops: _numbers(group, "skip", "effect on", "skipped", "on") for hops, group in groups.items()}
@@ -137,13 +157,13 @@ def _skips(groups: dict[int, list[ModelRecord]]) -> Table:
     columns |= {f"{what}, {hops}": ".3f" for hops in groups for what in ("layers", "output")}
     legend = (
         "layers, k: mean of |c - c'| / |c| over later layers, in questions of k hops; output, k: distance of "
-        "probabilities. all: skipped at all tokens but the first; future: before a split, read after it; direct: taken "
-        "from one later layer's input alone. Means over tokens, questions and draws."
+        "probabilities. all: skipped at all tokens but the first; future: at all tokens before the answer is predicted, "
+        "read where it is; direct: taken from one later layer's input alone. Means over tokens, questions and draws."
     )
     return Table("Effects of skipping a layer", columns, rows, legend)
 
 
-def _outliers(groups: dict[int, list[ModelRecord]]) -> Table:
+def _outliers(groups: Groups) -> Table:
     """Outlier features, over all draws and numbers of hops."""
     records = [each for group in groups.values() for each in group]
     rows: Rows = []
@@ -174,7 +194,7 @@ def draw(records: list[ModelRecord], path: Path) -> None:
         relative.set(title="contribution / residual", yscale="log")
         cosine.set(title="cosine of contribution and residual")
         lens.set(title="KL(lens || final) at the answer, nats")
-        future.set(title="effect on later predictions")
+        future.set(title="effect on the answer")
         for axes in (relative, cosine, lens, future):
             axes.set_xlabel("layer")
         future.legend()

@@ -9,10 +9,11 @@ import torch
 
 from tinylatent.core.files import write_text
 from tinylatent.lab.lensed import tables
-from tinylatent.lab.model_reading import SETTINGS, ModelReading, Seen
+from tinylatent.lab.model_reading import SETTINGS, ModelReading, Seen, on_answer
 from tinylatent.lab.run import read_record
 from tinylatent.lab.studies import depth_smollm
 from tinylatent.lab.study import rebuild
+from tinylatent.lenses.depth import skip
 from tinylatent.models.huggingface_small import save_small_model
 
 
@@ -42,7 +43,22 @@ def test_a_reading_is_what_lenses_see(model, made):
     logs = prompts.record.logits(prompts.record.stream[-1]).log_softmax(-1)
     by_hand = (logs.gather(2, prompts.ids_BS[..., None])[..., 0] * prompts.counted_BS).sum(1).exp()
     np.testing.assert_allclose(found.likely, by_hand.detach(), rtol=1e-3)
+    said = (logs.argmax(-1) == prompts.ids_BS) | ~prompts.counted_BS
+    assert found.right == said.all(1).tolist()
     assert {len(values) for values in found.scores.values()} == {2}
+
+
+def test_effects_are_of_layers_before_the_answer_and_read_there(model):
+    """Row by row: skipped up to the slot before the one that predicts the answer's first token."""
+    prompts = ModelReading(2, 1, 2, 2, folder=str(model)).prompts()
+    effects = on_answer(prompts)
+    assert (effects.counted_RS == prompts.counted_BS).all()
+    for row in range(2):
+        alone = prompts.record.alone(row)
+        here = prompts.counted_BS[row, prompts.record.mask_BS[row]]
+        first = int(here.nonzero()[0, 0])
+        wanted = skip(alone, splits_BN=torch.tensor([[first]])).output[:, 0, here]
+        torch.testing.assert_close(effects.output[:, row, prompts.counted_BS[row]], wanted, rtol=1e-3, atol=1e-6)
 
 
 def test_a_reading_is_written_and_read(made):
@@ -71,8 +87,9 @@ def test_it_can_be_shown(made, tmp_path):
     for table in outcome.tables:
         assert {name for row in table.rows for name in row} == set(table.columns), table.title
     scores = outcome.tables[0]
-    assert [row["questions"] for row in scores.rows] == [4] * 12
-    assert len(scores.findings) == 4
+    right = [sum(sum(each.right) for each in made[2 * place : 2 * place + 2]) for place in range(3)]
+    assert [row["questions"] for row in scores.rows] == [4] * 12 + [each for each in right for _ in range(4)]
+    assert len(scores.findings) == 4, "none of so few right answers"
     first = [value for each in made[:2] for value in each.scores["contributions, mean"]]
     assert scores.rows[0]["mean"] == pytest.approx(np.mean(first))
     skips = next(table for table in outcome.tables if table.title == "Effects of skipping a layer")
