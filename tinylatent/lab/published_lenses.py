@@ -54,8 +54,8 @@ HERE = (
     "weights in float32; the authors load 8 bits and compute in bfloat16",
     "means with intervals over questions beside maxima; first tokens are never skipped",
     "integrated gradients at midpoints, tripled until they add up; the authors take 256 nodes from the left",
-    "attention and MLP are not skipped apart, scores are not told by MATH's levels or hops of MQuAKE (study depth-smollm "
-    "tells them by hops), and models are not mapped onto each other",
+    "attention and MLP are not skipped apart, scores are not told by MATH's levels or hops of MQuAKE (study "
+    "depth-smollm tells them by hops), and models are not mapped onto each other",
 )
 LENSED = {
     f"depth-{shape}": PublishedLens(f"use of depth of {shape}", CSORDAS, shape, 10, 512, ASKED, HERE)
