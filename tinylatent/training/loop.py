@@ -156,13 +156,7 @@ def _fit(
         batch = next(served)
         if spare > 0:
             batch = batch.with_offsets(offsets(len(batch), spare, seeds, step).to(device))
-        try:
-            log.add(train_step(model, method, optimizer, recipe, *team.share(batch, state), team))
-        except torch.linalg.LinAlgError:
-            raise ValueError(
-                f"{recipe.optimizer} finds no root of its matrices at step {step + 1}: training diverged; lower "
-                "training.learning_rate"
-            ) from None
+        log.add(train_step(model, method, optimizer, recipe, *team.share(batch, state), team))
         if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
             log.write(step + 1, optimizer, method, model)
             all_there = log.lines[0]["step"] <= recipe.log_every  # else some are lost, and would look like silence
@@ -219,11 +213,22 @@ def train_step(
         if recipe.clip_norm is not None:
             clip_gradient(optimizer, recipe.clip_norm)
         losses.append(Loss(reduce(add, values), found))
-        optimizer.step()
+        _stepped(optimizer, recipe, state.step + 1)
         zero_gradients(optimizer)
     more = _mean([method.after(model, part, now) for part, now in zip(parts, states, strict=True)], sizes)
     losses[-1] = Loss(losses[-1].value, {**losses[-1].metrics, **more})
     return team.whole(losses)
+
+
+def _stepped(optimizer: torch.optim.Optimizer, recipe: Training, step: int) -> None:
+    """A step of the optimizer; ValueError where its own matrices are finite no longer."""
+    try:
+        optimizer.step()
+    except torch.linalg.LinAlgError:
+        raise ValueError(
+            f"{recipe.optimizer} finds no root of its matrices at step {step}: training diverged; lower "
+            "training.learning_rate"
+        ) from None
 
 
 def _mean(metrics: list[Mapping[str, Tensor]], sizes: list[int]) -> dict[str, Tensor]:

@@ -83,13 +83,8 @@ def make_optimizer(
         index = _place(name, groups)
         parameter, frozen = parameters[name], index > 0 and groups[index - 1].frozen
         parameter.requires_grad_(not frozen)
-        if not frozen and parameter.dtype in (torch.bfloat16, torch.float16):
-            raise ValueError(
-                f"{name} is {str(parameter.dtype).removeprefix('torch.')}, whose steps are coarser than most of an "
-                "optimizer's: it would not move. Load the model as float32, or train adapters (hf.lora.rank), which "
-                "are; torchrun with --spread fsdp --half computes in bfloat16 beside full weights"
-            )
         if not frozen:
+            _refuse_half(name, parameter)
             sorted_out.setdefault((index, parameter.dtype), []).append(parameter)
     if not sorted_out:
         raise ValueError("every part of the model is frozen: leave one for the optimizer")
@@ -114,6 +109,16 @@ def make_optimizer(
         optimizer.register_step_pre_hook(lambda *_: check())
     optimizer.register_step_post_hook(lambda *_: weights_moved(backbone))
     return optimizer
+
+
+def _refuse_half(name: str, parameter: Tensor) -> None:
+    """ValueError for a parameter in half precision."""
+    if parameter.dtype in (torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"{name} is {str(parameter.dtype).removeprefix('torch.')}, whose steps are coarser than most of an "
+            "optimizer's: it would not move. Load the model as float32, or train adapters (hf.lora.rank), which are; "
+            "torchrun with --spread fsdp --half computes in bfloat16 beside full weights"
+        )
 
 
 def _optimizer(recipe: Training, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:

@@ -158,7 +158,8 @@ def _skips(groups: Groups) -> Table:
     legend = (
         "layers, k: mean of |c - c'| / |c| over later layers, in questions of k hops; output, k: distance of "
         "probabilities. all: skipped at all tokens but the first; future: at all tokens before the answer is "
-        "predicted, read where it is; direct: taken from one later layer's input alone. Means over tokens, questions and draws."
+        "predicted, read where it is; direct: taken from one later layer's input alone. Means over tokens, questions "
+        "and draws."
     )
     return Table("Effects of skipping a layer", columns, rows, legend)
 
