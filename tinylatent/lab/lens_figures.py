@@ -91,10 +91,13 @@ def _lens(rows: Sequence[Row], path: Path) -> None:
 def _skip(rows: Sequence[Row], path: Path) -> None:
     import numpy as np
 
-    names = {"all": "skipped at all tokens", "future": "skipped before, read after a split", "direct": "read directly"}
+    names = {
+        "all": "skipped at all tokens", "all, attention": "its attention alone", "all, mlp": "its MLP alone",
+        "future": "skipped before, read after a split", "direct": "read directly",
+    }  # fmt: skip
     layers = 1 + max(int(row["skipped"]) for row in rows if row["skipped"] is not None)
-    with sheet(path, 13, 6.4) as drawn:
-        grid = drawn.add_gridspec(2, 3, height_ratios=(2, 1))
+    with sheet(path, 21, 6.4) as drawn:
+        grid = drawn.add_gridspec(2, len(names), height_ratios=(2, 1))
         for column, (name, title) in enumerate(names.items()):
             mean_LL = np.full((layers, layers), np.nan)
             for row in _of(rows, **{"effect on": name}):

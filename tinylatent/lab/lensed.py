@@ -7,6 +7,7 @@ Letters: B prompts, S slots, N splits.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
@@ -18,7 +19,18 @@ from tinylatent.lab.prompts import Prompts
 from tinylatent.lab.run import short
 from tinylatent.lab.tables import Table, Value
 from tinylatent.lenses.attribution import Target, integrated_gradients
-from tinylatent.lenses.depth import Effects, Sizes, depth_score, erase, local, mean_stream, over_later, sizes, skip
+from tinylatent.lenses.depth import (
+    Effects,
+    Part,
+    Sizes,
+    depth_score,
+    erase,
+    local,
+    mean_stream,
+    over_later,
+    sizes,
+    skip,
+)
 from tinylatent.lenses.logit_lens import logit_lens
 from tinylatent.lenses.outliers import input_correlation, stream_outliers
 from tinylatent.lenses.reducing import bootstrap, per_prompt
@@ -137,6 +149,7 @@ def _lens(prompts: Prompts) -> Table:
 def _skips(record: Record, future: Effects) -> Table:
     """Effects of skipping each layer on all tokens, on later tokens, and directly on later layers."""
     swept = {"all": skip(record), "future": future, "direct": local(record)}
+    swept |= {f"all, {part}": skip(record, part) for part in get_args(Part) if part != "layer"}
     rows: Rows = [row for name, effects in swept.items() for row in _effects(name, effects)]
     columns = {
         "effect on": "s", "skipped": "d", "on": "s", "mean": ".4f", "low": ".4f", "high": ".4f", "max": ".4f",
@@ -145,9 +158,9 @@ def _skips(record: Record, future: Effects) -> Table:
     remarks = [f"depth score of effects on the future ({name}): {_told(values)}" for name, values in scores.items()]
     legend = (
         "skipped: a layer; on: a later layer's contribution, as |c - c'| / |c|, or the output, as the distance of "
-        "probabilities. all: skipped at all tokens but the first; future: skipped before a split, read after it; "
-        "direct: its contribution taken from one later layer's input alone. mean over tokens, then prompts, with 95 % "
-        "intervals over prompts; max over all tokens."
+        "probabilities. all: skipped at all tokens but the first, or its attention or MLP alone; future: skipped before "
+        "a split, read after it; direct: its contribution taken from one later layer's input alone. mean over tokens, "
+        "then prompts, with 95 % intervals over prompts; max over all tokens."
     )
     return Table("Effects of skipping a layer", columns, rows, legend, remarks=remarks)
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from families import LAYERED, layered
+from families import LAYERED, ROUGHLY, layered
 
 from tinylatent.lenses.logit_lens import logit_lens
 from tinylatent.lenses.residuals import record_tokens
@@ -19,10 +19,15 @@ KINDS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[*KINDS, *LAYERED])
+@pytest.fixture(scope="module", params=[*KINDS, *LAYERED, *ROUGHLY])
 def record(request, tiny):
     known = request.param in KINDS
     return record_tokens(tiny(**KINDS[request.param]) if known else layered(request.param), IDS, MASK)
+
+
+def near(record):
+    """How closely numbers agree: Gemma 2 computes in float32."""
+    return 1e-5 if record.stream.dtype == torch.float32 else 1e-9
 
 
 def test_it_is_its_formulas(record):
@@ -33,9 +38,13 @@ def test_it_is_its_formulas(record):
             lens = record.logits(record.stream[layer, row, slot][None])[0].softmax(-1).tolist()
             at = (layer, row, slot)
             pairs = list(zip(lens, final, strict=True))
-            assert found.to_final[at].item() == pytest.approx(sum(p * math.log(p / q) for p, q in pairs), abs=1e-9)
-            assert found.from_final[at].item() == pytest.approx(sum(q * math.log(q / p) for p, q in pairs), abs=1e-9)
-            assert found.entropy[at].item() == pytest.approx(-sum(p * math.log(p) for p in lens))
+            assert found.to_final[at].item() == pytest.approx(
+                sum(p * math.log(p / q) for p, q in pairs), abs=near(record)
+            )
+            assert found.from_final[at].item() == pytest.approx(
+                sum(q * math.log(q / p) for p, q in pairs), abs=near(record)
+            )
+            assert found.entropy[at].item() == pytest.approx(-sum(p * math.log(p) for p in lens), rel=1e-5)
             best = [set(sorted(range(len(x)), key=x.__getitem__)[-3:]) for x in (lens, final)]
             assert found.overlap[at].item() == pytest.approx(len(best[0] & best[1]) / 3)
 
@@ -43,8 +52,8 @@ def test_it_is_its_formulas(record):
 def test_bounds_and_the_last_layer(record):
     found = logit_lens(record)
     for divergence in (found.to_final, found.from_final):
-        assert divergence.min() >= -1e-12
-        assert divergence[-1].abs().max() < 1e-12
+        assert divergence.min() >= -near(record)
+        assert divergence[-1].abs().max() < near(record)
         assert divergence[0][MASK].min() > 1e-6
     assert (found.overlap[-1][MASK] == 1).all()
     assert found.overlap.max() <= 1
@@ -55,7 +64,7 @@ def test_bounds_and_the_last_layer(record):
 def test_other_rows_and_padding_do_not_matter(record):
     found = logit_lens(record)
     alone = logit_lens(record_tokens(record.model, IDS[:1, 2:]))
-    torch.testing.assert_close(found.to_final[:, :1, 2:], alone.to_final, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(found.to_final[:, :1, 2:], alone.to_final, rtol=100 * near(record), atol=near(record))
 
 
 def test_more_tokens_than_there_are_is_told(tiny):

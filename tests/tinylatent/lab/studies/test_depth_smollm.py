@@ -93,7 +93,7 @@ def test_it_can_be_shown(made, tmp_path):
     first = [value for each in made[:2] for value in each.scores["contributions, mean"]]
     assert scores.rows[0]["mean"] == pytest.approx(np.mean(first))
     skips = next(table for table in outcome.tables if table.title == "Effects of skipping a layer")
-    assert [row["layers, 1"] for row in skips.rows if row["skipped"] == 1] == [0.0] * 3
+    assert [row["layers, 1"] for row in skips.rows if row["skipped"] == 1] == [0.0] * 5
     assert outcome.files["figure.png"].stat().st_size > 10_000
 
 
