@@ -75,8 +75,9 @@ class OutlierRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     stream: dict[str, list[float]]
     """Of the residual stream before every layer and after the last, first tokens left out: kurtosis, max-median ratio,
     input correlation, and the budget of kurtosis."""
-    read: dict[str, list[float]]
-    """Kurtosis and max-median ratio of what every linear map reads, by its weight's name."""
+    read: dict[str, tuple[float, float | None]]
+    """Kurtosis and max-median ratio of what every linear map reads, by its weight's name; no ratio where half of a
+    token's entries are 0, as a ReLU leaves them."""
     steps: int
     """Batches it was trained on; fewer where it stopped at a share of right answers."""
     rotated: dict[str, Answers] = msgspec.field(default_factory=dict)
@@ -151,10 +152,13 @@ class OutlierReading(OfTrained):
         rows = self.start.task.problems(PROBLEMS, self.start.seeds.derive("sampling", "looked at"))
         examples = self.start.asks(rows).examples(device)
         found: dict[str, Any] = {"total": len(examples), "answers": answers(decoder, examples)}
-        read = {name: [each.kurtosis(), each.max_median()] for name, each in read_by(decoder, examples).items()}
+        read = {
+            name: (short(each.kurtosis()), None if each.unrated else short(each.max_median()))
+            for name, each in read_by(decoder, examples).items()
+        }
         found |= {
             "stream": stream_of(decoder, examples),
-            "read": {name: short(values) for name, values in read.items()},
+            "read": read,
         }
         note_progress(folder, 1, on_progress)
         if self.start.model.norm == "pre" and self.start.model.experts == 1:

@@ -112,7 +112,9 @@ def _hurts(groups: Groups) -> Iterator[Finding]:
         "kurtosis of the residual stream": largest,
         "kurtosis of what linear maps read": lambda each: max(kurtosis for kurtosis, _ in each.read.values()),
         "max-median ratio of the residual stream": lambda each: largest(each, "max-median"),
-        "max-median ratio of what linear maps read": lambda each: max(ratio for _, ratio in each.read.values()),
+        "max-median ratio of what linear maps read": lambda each: max(
+            r for _, r in each.read.values() if r is not None
+        ),
     }
     for name, value in measures.items():
         known = _correlations({arm: group for arm, group in groups.items() if arm != UNMATCHED}, value)

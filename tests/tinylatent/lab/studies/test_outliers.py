@@ -56,7 +56,7 @@ def record(arm, seed, high=4.0, lost=0.5, saturated=True, right=95, profile="ful
     return OutlierRecord(
         version=VERSION, id=reading.identity, run=reading.to_json(), environments=NOWHERE, total=100, answers=answers,
         stream={"kurtosis": [1.0, high * wobble, 2.0, 1.0, 1.0], **others},
-        read={"blocks.0.mlp.up_proj": [high, 3.0], "blocks.1.mlp.up_proj": [7.0, 3.0]}, steps=100 + seed, **fields,
+        read={"blocks.0.mlp.up_proj": (high, 3.0 + high), "blocks.1.mlp.down_proj": (7.0, None)}, steps=100 + seed, **fields,
     )  # fmt: skip
 
 
@@ -237,6 +237,9 @@ def test_what_maps_read_is_measured_without_padding(measured):
     wanted = kurtosis(torch.cat(seen)).item()
     assert found.read["blocks.0.attention.qkv_proj"][0] == pytest.approx(wanted, rel=1e-3)
     assert len(found.read) == 8
+    ratios = {name: ratio for name, (_, ratio) in found.read.items()}
+    assert ratios["blocks.0.mlp.down_proj"] is None, "a ReLU leaves zeros"
+    assert ratios["blocks.0.attention.qkv_proj"] > 1
 
 
 def test_blocks_that_cannot_be_turned_are_read_without(tmp_path):
