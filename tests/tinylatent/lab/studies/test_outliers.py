@@ -56,7 +56,8 @@ def record(arm, seed, high=4.0, lost=0.5, saturated=True, right=95, profile="ful
     return OutlierRecord(
         version=VERSION, id=reading.identity, run=reading.to_json(), environments=NOWHERE, total=100, answers=answers,
         stream={"kurtosis": [1.0, high * wobble, 2.0, 1.0, 1.0], **others},
-        read={"blocks.0.mlp.up_proj": (high, 3.0 + high), "blocks.1.mlp.down_proj": (7.0, None)}, steps=100 + seed, **fields,
+        read={"blocks.0.mlp.up_proj": (high, 3.0 + high), "blocks.1.mlp.down_proj": (7.0, None)},
+        steps=100 + seed, **fields,
     )  # fmt: skip
 
 
@@ -182,7 +183,7 @@ def test_runs_are_of_their_arms():
 
 TINY = replace(
     build("adamw", 0), task=replace(build("adamw", 0).task, hops=2, items=4, functions=3),
-    model=ModelConfig(8, 2, 2, init="fan_in"), training=Training(steps=4, batch_size=8, num_train=60),
+    model=ModelConfig(8, 2, 2, mlp="relu", init="fan_in"), training=Training(steps=4, batch_size=8, num_train=60),
     seeds=Seeds.all(0),
 )  # fmt: skip
 
