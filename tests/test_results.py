@@ -50,7 +50,7 @@ def test_stored_results_are_rebuilt_byte_for_byte(stored, tmp_path, monkeypatch)
 
 TO_BE_RUN = {
     "depth", "depth-latent", "depth-smollm",
-    "methods", "methods-tuning", "outliers", "stories",
+    "methods", "methods-tuning", "stories",
 }  # fmt: skip
 """Studies whose full profiles have not been run: nothing is told of them as measured."""
 

@@ -289,6 +289,7 @@ def _injected(groups: Groups) -> Table:
 def draw(records: list[OutlierRecord], path: Path) -> None:
     """Kurtosis of every run by arm, damage beside kurtosis, and an outlier that is put in."""
     groups = grouped(records, lambda record: arm_of(record.reading.start))
+    width = records[0].reading.start.model.width
     with figure(path, 13, 4.2, columns=3) as (made, hurt, put):
         for place, (arm, group) in enumerate(groups.items()):
             colour, label = ARMS[arm].colour, ARMS[arm].label
@@ -302,6 +303,11 @@ def draw(records: list[OutlierRecord], path: Path) -> None:
         made.set_yticks([-place for place in range(len(groups))], [ARMS[arm].label for arm in groups], fontsize=7)
         made.set(xscale="log", xlabel="largest kurtosis of the residual stream, every seed; hollow: not learnt")
         hurt.set(xscale="log", yscale="log", xlabel="largest kurtosis", ylabel="KL(full || int8), nats")
+        for axis in (made.xaxis, hurt.xaxis, hurt.yaxis):
+            axis.set_minor_formatter("")
+        for axes in (made, hurt):
+            axes.set_xticks(ticks := [1, 2, 5, 10, 20, 50], map(str, ticks))
+            axes.set_xlim(1, width)
         arm, group = next(iter(groups.items()))
         factors = [each.factor for each in group[0].injected]
         for name, colour in (("tensor", "#b5403a"), ("token", "#c08a3e"), ("weights", "#4f8f5b")):
@@ -310,8 +316,7 @@ def draw(records: list[OutlierRecord], path: Path) -> None:
                 for place in range(len(factors))
             ]
             put.plot(factors, right, "o-", ms=4, color=colour, label=f"right, int8: {name}")
-        bound = group[0].reading.start.model.width
-        share = [fmean(each.injected[place].kurtosis for each in group) / bound for place in range(len(factors))]
+        share = [fmean(each.injected[place].kurtosis for each in group) / width for place in range(len(factors))]
         put.plot(factors, share, "s--", ms=4, color="black", label="kurtosis / its bound")
         put.set(xscale="log", xlabel=f"times an outlier was put in ({ARMS[arm].label})", ylabel="share", ylim=(0, 1.05))
         legend_below([hurt, put], 5)
