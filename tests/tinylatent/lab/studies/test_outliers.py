@@ -46,7 +46,7 @@ def record(arm, seed, high=4.0, lost=0.5, saturated=True, right=95, profile="ful
             "injected": [
                 Injected(
                     factor=factor, kurtosis=value * wobble, max_median=factor,
-                    answers={name: told(90, 0.1 * factor * wobble if name == "tensor" else 0.1) for name in WAYS},
+                    answers={name: told(90, 0.1 * factor * wobble, 0.01 * factor) for name in WAYS},
                 )
                 for factor, value in zip(FACTORS, grown, strict=True)
             ],
@@ -88,22 +88,27 @@ def test_what_records_say_is_said():
     assert found["AdamW makes more than SOAP, at 3e-3"] == HOLDS
     assert found["training that goes on makes more than training that stops, at 3e-3"] == HOLDS
     for name in ("kurtosis of the residual stream", "max-median ratio of the residual stream"):
-        assert found[f"arms with a larger {name} answer more differently when everything is rounded to int8"] == HOLDS
-    at = "from an outlier of 30 times to one of 300 times the"
-    assert found[f"{at} kurtosis of what is read at least doubles"] == FAILS
-    assert found[f"{at} max-median ratio of what is read at least doubles"] == HOLDS
-    assert found[f"{at} loss when everything is rounded to int8 at least doubles"] == HOLDS
+        assert (
+            found[f"of arms that stop, those with a larger {name} answer more differently when all is rounded to int8"]
+            == HOLDS
+        )
+    at = "AdamW 1e-3: from an outlier of {} times the"
+    assert found[at.format("1 times to one of 30") + " kurtosis of what is read doubles"] == FAILS
+    assert found[at.format("30 times to one of 300") + " kurtosis of what is read doubles"] == FAILS
+    assert found[at.format("30 times to one of 300") + " KL of answers when all is rounded to int8 doubles"] == HOLDS
     assert found["AdamW 1e-3: a random basis of the residual stream has less kurtosis"] == HOLDS
-    assert found["AdamW 3e-3: rounding to int8 moves answers more in the usual basis than in a random one"] == HOLDS
+    assert (
+        found["AdamW 3e-3: rounding everything to int8 moves answers more in the usual basis than in a random one"]
+        == HOLDS
+    )
 
 
 def test_and_the_opposite_too():
     found = verdicts(records(adamw={"high": 0.5, "saturated": False}, fast={"high": 40.0, "lost": 0.001}))
     assert found["a rate of 1e-3 makes more than one of 3e-4"] == FAILS
     assert found["AdamW 1e-3: a random basis of the residual stream has less kurtosis"] == FAILS
-    assert (
-        found["from an outlier of 30 times to one of 300 times the kurtosis of what is read at least doubles"] == HOLDS
-    )
+    claim = "AdamW 1e-3: from an outlier of 30 times to one of 300 times the kurtosis of what is read doubles"
+    assert found[claim] == HOLDS
 
 
 def test_ratios_are_geometric_means_over_seeds():
@@ -142,7 +147,8 @@ def test_tables_by_hand():
     arms, layers, rounding, put = outliers.tables(records(fast={"high": 8.0}))
     assert [row["arm"] for row in arms.rows] == [arm.label for arm in ARMS.values()]
     first = arms.rows[0]
-    assert (first["right"], first["steps"], first["read"]) == (95, 107, 7)
+    assert (first["right"], first["steps"], first["read"]) == (95, 107, 4), "hidden units are left out"
+    assert (first["from"], first["to"]) == (95, 95)
     assert (first["least"], first["kurtosis"], first["most"]) == pytest.approx((4.0, 4.08, 4.16))
     assert layers.rows[1]["kurtosis"] == pytest.approx(4.08)
     row = next(row for row in rounding.rows if (row["arm"], row["rounded"]) == ("AdamW 1e-3", "tensor"))
