@@ -219,8 +219,8 @@ def _arms(groups: Groups) -> Table:
         "right: percent of problems, trained on or not, mean over seeds; from, to: of single runs; learnt: runs with "
         "90 % and more, which count; loss: in nats. steps: batches until 90 % of 512 problems never trained on were "
         "right, or all there were. kurtosis, max-median: the largest over layers of the residual stream, first tokens "
-        "left out, median over seeds with the least and most of a seed; at most 64. turned: kurtosis in a random basis. "
-        "read: the largest kurtosis of what a linear map reads, hidden units of MLPs left out."
+        "left out, median over seeds with the least and most of a seed; at most 64. turned: kurtosis in a random "
+        "basis. read: the largest kurtosis of what a linear map reads, hidden units of MLPs left out."
     )
     return Table("What makes outlier features", columns, rows, legend, [*_makes(groups), *_hurts(groups)])
 
