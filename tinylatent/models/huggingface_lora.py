@@ -98,12 +98,24 @@ def switched_off(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def fold(model: nn.Module) -> None:
-    """Adds what adapters add to the matrices themselves, and lets the adapters begin anew from nothing."""
-    for layer in adapted(model):
-        for name in layer.active_adapters:
-            weight = layer.get_base_layer().weight
-            weight += layer.get_delta_weight(name).to(weight)
-            layer.lora_B[name].weight.zero_()
+    """Adds what adapters add to the matrices themselves, and lets the adapters begin anew from nothing.
+
+    Raises:
+        ValueError: matrices have half precision, whose grid most of what adapters learned would fall between; nothing
+            is changed then.
+    """
+    layers = [(layer, name) for layer in adapted(model) for name in layer.active_adapters]
+    learned = [(layer, name) for layer, name in layers if layer.lora_B[name].weight.any()]
+    half = [layer.get_base_layer().weight.dtype for layer, _ in learned]
+    if any(dtype in (torch.bfloat16, torch.float16) for dtype in half):
+        raise ValueError(
+            f"adapters have learned something, which a model in {str(half[0]).removeprefix('torch.')} is too coarse to "
+            "take in, as the reference of a KL term needs: load it as float32, or leave the KL term out (method.kl 0)"
+        )
+    for layer, name in learned:
+        weight = layer.get_base_layer().weight
+        weight += layer.get_delta_weight(name).to(weight)
+        layer.lora_B[name].weight.zero_()
 
 
 class SwitchedOff:

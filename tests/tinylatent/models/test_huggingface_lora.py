@@ -98,6 +98,22 @@ def test_what_was_learned_is_folded_in():
         same(rollout(backbone, PLAN, PROMPT, MASK).logits_BTV, before)
 
 
+def test_half_precision_takes_nothing_in_and_says_so():
+    """A hundredth of a matrix' spacing would be lost; adapters that have learned nothing change nothing."""
+    fresh = small("Llama").bfloat16()
+    add_lora(fresh, LoRA(rank=2))
+    fold(fresh)
+    model = small("Llama").bfloat16()
+    add_lora(model, LoRA(rank=2))
+    second = adapted(model)[-1].lora_B["default"].weight
+    with torch.no_grad():
+        second.fill_(1e-5)
+    weights = {name: x.clone() for name, x in model.named_parameters()}
+    with pytest.raises(ValueError, match=r"a model in bfloat16 is too coarse to take in.*load it as float32"):
+        fold(model)
+    assert all(torch.equal(x, weights[name]) for name, x in model.named_parameters())
+
+
 def test_a_view_is_a_backbone_without_adapters():
     model = with_adapters("Llama", seed=1)
     backbone, plain = HFBackbone(model), HFBackbone(small("Llama"))
