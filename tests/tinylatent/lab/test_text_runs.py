@@ -195,19 +195,32 @@ RUNS = [
 ]
 
 
+def started(whole, method):
+    """The run with this method, and with what that starts from."""
+    start = None
+    if method.starts_from is not None:
+        start = started(whole, replace(METHODS[method.starts_from](), **method.start_settings))
+    training = replace(whole.training, steps=0) if method.recipe.get("steps") == 0 else whole.training
+    return replace(whole, method=method, training=training, start=start)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_trained_on_lines(folder, tmp_path, name):
+    """Question, steps and answer from a file: some steps of training, and an answer to each line that was held out."""
+    lines = lines_file(tmp_path / "lines.jsonl")
+    run = started(experiment(folder, task=lines, training=replace(SHORT, num_train=None)), METHODS[name]())
+    model = train(run, tmp_path / "run")
+    found = evaluate(run.speaker("validation"), run.method, model, batch=4)
+    assert len(found.right_P) == len(run.rows("validation")) == 4
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
 @pytest.mark.parametrize(("name", "lora"), RUNS)
 def test_every_method_runs_on_a_small_llama(folder, tmp_path, name, lora):
     """Trained, with what it starts from, measured, recorded, and read again; the same twice."""
-    method, whole = METHODS[name](), experiment(folder, lora=lora)
-
-    def made(method):
-        start = None
-        if method.starts_from is not None:
-            start = made(replace(METHODS[method.starts_from](), **method.start_settings))
-        training = replace(SHORT, steps=0) if method.recipe.get("steps") == 0 else SHORT
-        return replace(whole, method=method, training=training, start=start)
-
-    run = made(method)
+    method = METHODS[name]()
+    run = started(experiment(folder, lora=lora), method)
     record = run.measure(tmp_path / "run")
     assert isinstance(record, ExperimentRecord)
     assert read_record(Experiment, json.loads(json.dumps(record.to_json()))) == record
