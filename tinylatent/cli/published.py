@@ -90,7 +90,7 @@ class PublishedRun:
     def _told(self, recipe: Published | PublishedLens, found: Plan | LensPlan, lines: list[str]) -> None:
         self._check_model(recipe)
         if self.json:
-            print(json_text({**asdict(found), "memory": found.memory, "differs": departures(recipe)}))
+            print(json_text({**asdict(found), "memory": found.memory, "differs": recipe.departures}))
             return
         if self.model is not None:
             print(f"every tensor of {self.model} has its place in {recipe.shape}", file=sys.stderr)
@@ -146,7 +146,7 @@ class PublishedRun:
             )
         self._check_model(recipe)
         Lens(self.model, self.out or Lens.out, self.lines, recipe.prompts, recipe.settings, self.device).run()
-        for each in recipe.differs:
+        for each in recipe.departures:
             say(f"differs: {each}")
 
     def _check_model(self, recipe: Published | PublishedLens) -> None:
@@ -186,11 +186,6 @@ def told(recipe: Published, found: Plan) -> list[str]:
     return [*lines, *(f"  differs: {each}" for each in recipe.departures)]
 
 
-def departures(recipe: Published | PublishedLens) -> tuple[str, ...]:
-    """Where a run or an analysis differs from what was published."""
-    return recipe.departures if isinstance(recipe, Published) else recipe.differs
-
-
 def told_lens(recipe: PublishedLens, found: LensPlan) -> list[str]:
     """What an analysis is and takes, line by line."""
     asked = recipe.settings
@@ -209,4 +204,4 @@ def told_lens(recipe: PublishedLens, found: LensPlan) -> list[str]:
     lines = [f"{recipe.title} ({recipe.source})", *(f"  {name:12s} {text}" for name, text in rows.items()), "  memory"]
     lines += [f"    {name:22s} {size / GIGA:8.2f} GB" for name, size in sizes.items()]
     lines.append(f"    {'in all':22s} {found.memory / GIGA:8.2f} GB")
-    return [*lines, *(f"  differs: {each}" for each in recipe.differs)]
+    return [*lines, *(f"  differs: {each}" for each in recipe.departures)]

@@ -6,28 +6,24 @@ Letters: L layers, B problems, S slots, R rows of a sweep.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.prompts import Prompts, of_rows
 from tinylatent.lab.run import short
-from tinylatent.lenses.depth import Effects, depth_score, local, over_later, skip
+from tinylatent.lenses.depth import Effects, depth_score, over_later, skip
 from tinylatent.lenses.reducing import per_prompt
 from tinylatent.objectives.method import Model
 
 WAYS: tuple[str | float, ...] = ("mean", 0.9, "max")
 """How effects of a problem's splits become one number."""
-
-
-def counted(prompts: Prompts) -> tuple[Tensor, Tensor]:
-    """Slots that predict answers, and the right tokens there."""
-    assert prompts.counted_BS is not None, "problems of a task have answers"
-    assert prompts.ids_BS is not None, "problems of a task have answers"
-    return prompts.counted_BS, prompts.ids_BS
 
 
 @dataclass(frozen=True)
@@ -51,29 +47,38 @@ def answered(
 
     Fewer than `least` would not do: then it keeps any.
     """
-    right_P = rights(of_rows(experiment, model, rows, device)).cpu().numpy()
-    known = (rows[right_P] if right_P.sum() >= least else rows)[:most]
-    return Answered(of_rows(experiment, model, known, device), int(right_P.sum()), len(rows), known)
+    prompts = of_rows(experiment, model, rows, device)
+    right_B = rights(prompts)
+    known = right_B if right_B.sum() >= least else torch.ones_like(right_B)
+    index_b = known.nonzero()[:most, 0]
+    return Answered(prompts.rows(index_b), int(right_B.sum()), len(rows), rows[index_b.cpu().numpy()])
 
 
 @torch.no_grad()
-def rights(prompts: Prompts) -> Tensor:
-    """Which answers are right."""
-    counted_BS, ids_BS = counted(prompts)
-    said_n = prompts.record.logits(prompts.record.stream[-1][counted_BS]).argmax(-1)
-    return said_n == ids_BS[counted_BS]
+def rights(prompts: Prompts) -> Bool[Tensor, " B"]:
+    """Which answers are right, in all their tokens."""
+    counted_BS, ids_BS = prompts.answers()
+    wrong_BS = torch.zeros_like(counted_BS)
+    wrong_BS[counted_BS] = prompts.record.logits(prompts.record.stream[-1][counted_BS]).argmax(-1) != ids_BS[counted_BS]
+    return ~wrong_BS.any(1)
 
 
-def swept_at_answers(prompts: Prompts) -> dict[str, Effects]:
-    """Effects of skipped layers, counted where the answer is predicted alone."""
-    record, (counted_BS, _) = prompts.record, counted(prompts)
-    length = int(record.mask_BS.sum(1).min())
-    splits_BN = torch.arange(2, length, device=counted_BS.device).repeat(len(counted_BS), 1)
-    found = {"all": skip(record), "future": skip(record, splits_BN=splits_BN), "direct": local(record)}
-    return {
-        name: replace(effects, counted_RS=effects.counted_RS & counted_BS[effects.row_R])
-        for name, effects in found.items()
-    }
+def at_answers(prompts: Prompts, effects: Effects) -> Effects:
+    """Effects that are counted where the answer is predicted alone."""
+    counted_BS, _ = prompts.answers()
+    return replace(effects, counted_RS=effects.counted_RS & counted_BS[effects.row_R])
+
+
+def on_answers(prompts: Prompts) -> Effects:
+    """Effects on the future where the answer is predicted, of layers skipped before every split there is."""
+    mask_BS = prompts.record.mask_BS
+    splits_BN = torch.arange(2, int(mask_BS.sum(1).min()), device=mask_BS.device).repeat(len(mask_BS), 1)
+    return at_answers(prompts, skip(prompts.record, splits_BN=splits_BN))
+
+
+def share_right(levels: Mapping[str, Any]) -> float:
+    """Share of right answers over all levels."""
+    return sum(each.right for each in levels.values()) / sum(each.total for each in levels.values())
 
 
 def depth_scores(future: Effects) -> dict[str, float | None]:

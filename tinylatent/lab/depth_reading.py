@@ -9,7 +9,6 @@ floor, from that of a model that was never trained.
 Letters: L layers, B problems, S slots, K hops.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,14 +20,14 @@ import torch
 from tinylatent_tasks import Composition
 from torch import Tensor
 
-from tinylatent.lab.answering import Answered, answered, counted, depth_scores, rights, swept_at_answers
+from tinylatent.lab.answering import Answered, answered, at_answers, depth_scores, on_answers, rights, share_right
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load, train
 from tinylatent.lab.prompts import of_rows
 from tinylatent.lab.reading import OfTrained
 from tinylatent.lab.run import Progress, Record, new_record, note_progress, short
 from tinylatent.lenses.attribution import integrated_gradients
-from tinylatent.lenses.depth import Effects, erase, mean_stream, sizes
+from tinylatent.lenses.depth import Effects, erase, local, mean_stream, sizes, skip
 from tinylatent.lenses.logit_lens import logit_lens
 from tinylatent.lenses.maps import ridge_maps, tokens
 from tinylatent.lenses.outliers import input_correlation, stream_outliers
@@ -36,6 +35,7 @@ from tinylatent.lenses.reducing import per_prompt
 from tinylatent.lenses.residuals import Record as Residuals
 from tinylatent.objectives.method import Model
 from tinylatent.training.checkpoints import find_checkpoint
+from tinylatent.training.loop import ended
 
 FEW, MAPPED = 2048, 2000
 """Most tokens whose correlation is measured, and problems that maps are fitted to and asked for."""
@@ -102,19 +102,9 @@ class DepthRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True,
         """The run it is of."""
         return DepthReading.from_json(self.run)
 
-    @property
-    def seeds(self) -> Mapping[str, int]:
-        """The seeds of the run that was read."""
-        return dict(self.run["start"]["seeds"])
-
-    @property
-    def accuracy(self) -> float:
-        """Share of right answers."""
-        return sum(each.right for each in self.levels.values()) / sum(each.total for each in self.levels.values())
-
     def summary(self) -> str:
         """The run that was read, and its accuracy."""
-        return f"{self.reading.label}: {self.accuracy:.1%} right"
+        return f"{self.reading.label}: {share_right(self.levels):.1%} right"
 
 
 @dataclass(frozen=True)
@@ -181,7 +171,11 @@ class DepthReading(OfTrained):
         seen = [each.prompts.record for each in asked.values()]
         filler, swept, levels = mean_stream(seen), {}, {}
         for done, (hops, each) in enumerate(asked.items(), 1):
-            swept[hops] = swept_at_answers(each.prompts)
+            swept[hops] = {
+                "all": at_answers(each.prompts, skip(each.prompts.record)),
+                "future": on_answers(each.prompts),
+                "direct": at_answers(each.prompts, local(each.prompts.record)),
+            }
             unseen = held[self._task.steps(held) == hops]
             found = {"held_right": 0, "held_total": len(unseen)}
             if len(unseen):
@@ -224,7 +218,7 @@ class DepthReading(OfTrained):
         """A run's model: from its own folder beside this one where it is finished, or trained under this one."""
         beside, own = folder.parent / whole.identity, folder / "target"
         saved = find_checkpoint(beside) if beside.is_dir() else None
-        if saved is None or saved.step < whole.training.steps:
+        if saved is None or not ended(saved, whole.training):
             train(whole, own, device)
             beside = own
         return load(beside, device)[1]
@@ -236,7 +230,7 @@ class DepthReading(OfTrained):
 
 def _level(asked: Answered, filler: Tensor, future: Effects, held_right: int, held_total: int) -> Level:
     """What is asked of problems of one number of hops."""
-    record, (counted_BS, ids_BS) = asked.prompts.record, counted(asked.prompts)
+    record, (counted_BS, ids_BS) = asked.prompts.record, asked.prompts.answers()
     lens = logit_lens(record, top=1)
     attributed, missed = [], 0.0
     for layer in range(record.depth + 1):

@@ -241,10 +241,9 @@ def _outliers(record: Record) -> Table:
 
 def _erasure(prompts: Prompts, settings: Settings) -> Table:
     """Effect on the answer of one token's residual replaced before one layer."""
-    assert prompts.counted_BS is not None, "only with answers"
     filler_LD, rows = mean_stream([prompts.record]), Rows()
     for row, part, words, live_S in _shown(prompts, settings):
-        counted_1S = prompts.counted_BS[row : row + 1, live_S]
+        counted_1S = prompts.answers()[0][row : row + 1, live_S]
         effects = erase(part, filler_LD, counted_1S)[:, 0].amax(-1)
         rows += _by_token(row, words, effects, "effect")
     columns = {"prompt": "d", "layer": "d", "slot": "d", "token": "s", "effect": ".4f"}
@@ -257,11 +256,9 @@ def _erasure(prompts: Prompts, settings: Settings) -> Table:
 
 def _attribution(prompts: Prompts, settings: Settings) -> Table:
     """Integrated gradients over the residual before every layer."""
-    assert prompts.counted_BS is not None, "only with answers"
-    assert prompts.ids_BS is not None, "only with answers"
     rows = Rows()
     for row, part, words, live_S in _shown(prompts, settings):
-        counted_1S, ids_1S = (x[row : row + 1, live_S] for x in (prompts.counted_BS, prompts.ids_BS))
+        counted_1S, ids_1S = (x[row : row + 1, live_S] for x in prompts.answers())
         for layer in range(part.depth + 1):
             found = integrated_gradients(part, layer, counted_1S, ids_1S, settings.target, most=settings.most)
             told: dict[str, Value] = {"change": float(found.change_B[0]), "missed": float(found.error_B[0])}

@@ -6,7 +6,7 @@ future are those of a layer skipped at all tokens before the one that predicts t
 predicted: all but the last words of a question are facts, of which effects say nothing about hops.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ import msgspec
 import torch
 from tinylatent_tasks import MultiHop
 
+from tinylatent.lab.answering import at_answers, rights
 from tinylatent.lab.lensed import Settings, scores_of, tables
 from tinylatent.lab.prompts import Prompts, of_examples
 from tinylatent.lab.run import Progress, Record, Run, new_record, note_progress, short
@@ -26,7 +27,7 @@ from tinylatent.objectives.text import Text, Wording
 FOLDER = "models/smollm2"
 """Where `make model` puts it."""
 LENSES = 6
-SETTINGS = Settings(splits=2, shown=1, target="log_probability", most=27)
+SETTINGS = Settings(shown=1, target="log_probability", most=27)
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -167,8 +168,8 @@ class ModelReading(Run):
         future = on_answer(prompts)
         seen = {name: Seen.of(table) for name, table in tables(prompts, SETTINGS, tell, future).items()}
         note_progress(folder, LENSES, on_progress)
-        likely, right = _answers(prompts)
-        found = {"seen": seen, "scores": scores_of(future), "likely": likely, "right": right}
+        found = {"seen": seen, "scores": scores_of(future), "likely": _likely(prompts)}
+        found |= {"right": rights(prompts).tolist()}
         model = Pretrained(self.folder).found().digest
         record: ModelRecord = new_record(self, training=[], device=device, model=model, **found)
         return record
@@ -176,22 +177,17 @@ class ModelReading(Run):
 
 def on_answer(prompts: Prompts) -> Effects:
     """Effects of skipping each layer before the token that predicts the answer, where the answer is predicted."""
-    counted_BS, record = prompts.counted_BS, prompts.record
-    assert counted_BS is not None, "questions have answers"
-    first_B = counted_BS.int().argmax(1)
-    effects = skip(record, splits_BN=record.rank_BS().gather(1, first_B[:, None]))
-    return replace(effects, counted_RS=effects.counted_RS & counted_BS[effects.row_R])
+    first_B, record = prompts.answers()[0].int().argmax(1), prompts.record
+    return at_answers(prompts, skip(record, splits_BN=record.rank_BS().gather(1, first_B[:, None])))
 
 
 @torch.no_grad()
-def _answers(prompts: Prompts) -> tuple[list[float], list[bool]]:
-    """The probability of each right answer, and whether it is what the model would say."""
-    counted_BS, ids_BS = prompts.counted_BS, prompts.ids_BS
-    assert counted_BS is not None, "questions have answers"
-    assert ids_BS is not None, "questions have answers"
+def _likely(prompts: Prompts) -> list[float]:
+    """The probability of each right answer."""
+    counted_BS, ids_BS = prompts.answers()
     logs_nV = prompts.record.logits(prompts.record.stream[-1][counted_BS]).log_softmax(-1)
     log_n = logs_nV.gather(1, ids_BS[counted_BS][:, None])[:, 0].double()
     row_n = counted_BS.nonzero()[:, 0].cpu()
     total_B = torch.zeros(len(counted_BS), dtype=torch.float64).index_add(0, row_n, log_n.cpu())
-    wrong_B = torch.zeros(len(counted_BS)).index_add(0, row_n, (logs_nV.argmax(-1) != ids_BS[counted_BS]).float().cpu())
-    return short(total_B.exp()), (wrong_B == 0).tolist()
+    likely: list[float] = short(total_B.exp())
+    return likely

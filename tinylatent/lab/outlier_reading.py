@@ -6,7 +6,6 @@ compute the same function: with the residual stream in another basis, and with a
 Both need norms before attention and MLP, and are left out elsewhere.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,11 +92,6 @@ class OutlierRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def reading(self) -> "OutlierReading":
         """The run it is of."""
         return OutlierReading.from_json(self.run)
-
-    @property
-    def seeds(self) -> Mapping[str, int]:
-        """The seeds of the run that was read."""
-        return dict(self.run["start"]["seeds"])
 
     @property
     def kurtosis(self) -> float:

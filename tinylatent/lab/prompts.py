@@ -42,6 +42,18 @@ class Prompts:
     asked: int | None = None
     """Slots of the prompt, before those of a run's steps and answer; None for a text."""
 
+    def answers(self) -> tuple[Bool[Tensor, "B S"], Int[Tensor, "B S"]]:
+        """Slots that predict answers, and the right tokens there; only where answers are known."""
+        assert self.counted_BS is not None, "answers are known"
+        assert self.ids_BS is not None, "answers are known"
+        return self.counted_BS, self.ids_BS
+
+    def rows(self, index_b: Int[Tensor, " b"]) -> "Prompts":
+        """Some of the prompts, all with known answers, of which the same was measured."""
+        counted_BS, ids_BS = self.answers()
+        words = [self.words[row] for row in index_b.tolist()]
+        return Prompts(self.record.rows(index_b), words, counted_BS[index_b], ids_BS[index_b], self.asked)
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Where prompts come from

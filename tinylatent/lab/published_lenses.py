@@ -43,7 +43,7 @@ class PublishedLens:
     """Tokens of a prompt with its answer, at most; what memory and passes are counted for."""
     settings: Settings
     """How much is asked."""
-    differs: tuple[str, ...] = ()
+    departures: tuple[str, ...] = ()
     """Where it differs from what was published."""
 
 

@@ -102,11 +102,6 @@ class ReadingRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """The run it is of."""
         return Reading.from_json(self.run)
 
-    @property
-    def seeds(self) -> Mapping[str, int]:
-        """The seeds of the run that was read."""
-        return dict(self.run["start"]["seeds"])
-
     def right(self, reader: str, part: str = "") -> tuple[list[int], list[int]]:
         """Right answers and problems of each key, in one part or in all."""
         parts = [self.parts[part]] if part else [*self.parts.values()]

@@ -54,8 +54,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def seeds(self) -> Mapping[str, int]:
-        """The seeds of its random numbers, by purpose."""
-        return dict(self.run.get("seeds", {}))
+        """The seeds of its random numbers, by purpose; those of the run that was read, where it draws none."""
+        return dict(self.run.get("seeds") or self.run.get("start", {}).get("seeds", {}))
 
     def summary(self) -> str:
         """One line about it."""

@@ -5,7 +5,6 @@ sequence of states, and by samples, whose diversity is set beside that of plain 
 is kept per key, so that intervals are computed from records alone.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -133,11 +132,6 @@ class StateRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True,
     def reading(self) -> "StateReading":
         """The run it is of."""
         return StateReading.from_json(self.run)
-
-    @property
-    def seeds(self) -> Mapping[str, int]:
-        """The seeds of the run that was read."""
-        return dict(self.run["start"]["seeds"])
 
     def summary(self) -> str:
         """The run that was read, and its accuracy."""

@@ -15,7 +15,6 @@ are those of an answer that is given clean steps.
 Letters: L layers, B problems, S slots, C states, T steps with the answer's, P predicting slots (one, or T).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,12 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tinylatent.lab.answering import Answered, answered, depth_scores, rights, swept_at_answers
+from tinylatent.lab.answering import Answered, answered, depth_scores, on_answers, rights, share_right
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.prompts import Prompts, of_rows
 from tinylatent.lab.reading import OfTrained
 from tinylatent.lab.run import Progress, Record, new_record, note_progress, short
-from tinylatent.lenses.depth import sizes
+from tinylatent.lenses.depth import sizes, skip
 from tinylatent.lenses.maps import ridge_maps
 from tinylatent.lenses.reducing import per_prompt
 
@@ -92,19 +91,9 @@ class ThoughtDepthRecord(Record, frozen=True, kw_only=True, forbid_unknown_field
         """The run it is of."""
         return ThoughtDepthReading.from_json(self.run)
 
-    @property
-    def seeds(self) -> Mapping[str, int]:
-        """The seeds of the run that was read."""
-        return dict(self.run["start"]["seeds"])
-
-    @property
-    def accuracy(self) -> float:
-        """Share of right answers."""
-        return sum(each.right for each in self.levels.values()) / sum(each.total for each in self.levels.values())
-
     def summary(self) -> str:
         """The run that was read, and its accuracy."""
-        return f"{self.reading.label}: {self.accuracy:.1%} right"
+        return f"{self.reading.label}: {share_right(self.levels):.1%} right"
 
 
 @dataclass(frozen=True)
@@ -227,14 +216,14 @@ def _slots(prompts: Prompts) -> range:
 
 def _steps(asked: Answered, held_right: int, held_total: int) -> Steps:
     """What is asked of problems of one number of steps."""
-    swept = swept_at_answers(asked.prompts)
+    everywhere = skip(asked.prompts.record)
     return Steps(
         right=asked.right,
         total=asked.total,
         held_right=held_right,
         held_total=held_total,
-        scores=depth_scores(swept["future"]),
-        own=short(swept["all"].output[..., _slots(asked.prompts)].mean(1).T),
+        scores=depth_scores(on_answers(asked.prompts)),
+        own=short(everywhere.output[..., _slots(asked.prompts)].mean(1).T),
     )
 
 

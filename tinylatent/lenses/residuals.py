@@ -81,6 +81,17 @@ class Record:
             positions_BS=self.positions_BS[:, first:],
         )
 
+    def rows(self, index_b: Int[Tensor, " b"]) -> "Record":
+        """Some of the rows."""
+        return replace(
+            self,
+            stream=self.stream[:, index_b],
+            attention=self.attention[:, index_b],
+            mlp=self.mlp[:, index_b],
+            mask_BS=self.mask_BS[index_b],
+            positions_BS=self.positions_BS[index_b],
+        )
+
     def alone(self, row: int) -> "Record":
         """One row by itself, without slots that hold no input: those change nothing."""
         live_S = self.mask_BS[row]

@@ -48,7 +48,7 @@ def test_an_analysis_is_planned_tried_and_done(tmp_path, monkeypatch, capsys):
     assert main(["published", "depth-qwen3-8b", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "qwen3-8b, 8,190,735,360 parameters in 36 layers" in said
-    assert said.count("differs: ") == len(LENSED["depth-qwen3-8b"].differs)
+    assert said.count("differs: ") == len(LENSED["depth-qwen3-8b"].departures)
     assert main(["published", "depth-qwen3-8b", "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["layers"] == 36
     assert main(["published", "depth-qwen3-8b", "--tiny"]) == 0
@@ -63,7 +63,7 @@ def test_an_analysis_is_planned_tried_and_done(tmp_path, monkeypatch, capsys):
     assert main(["published", "depth-qwen3-8b", *words]) == 0
     said = capsys.readouterr()
     assert (tmp_path / "seen" / "attribution.csv").exists()
-    assert f"differs: {LENSED['depth-qwen3-8b'].differs[0]}" in said.err
+    assert f"differs: {LENSED['depth-qwen3-8b'].departures[0]}" in said.err
 
 
 @pytest.mark.slow
