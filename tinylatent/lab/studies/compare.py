@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Literal, Protocol, TypeVar
 
 from tinylatent.engine.controls import CONTROLS
@@ -54,6 +55,20 @@ def totals(group: Records) -> list[list[int]]:
 def accuracy(group: Records, variant: str = DEFAULT) -> Interval:
     """Mean accuracy of runs that differ in seeds."""
     return accuracy_interval(rights(group, variant), totals(group))
+
+
+def share(record: ExperimentRecord, variant: str = DEFAULT) -> float:
+    """The accuracy of one run."""
+    return sum(record.evaluations[variant].right) / sum(record.total)
+
+
+GAP = 0.25
+"""Runs lie in two clusters where two neighbours, by accuracy, are further apart than that."""
+
+
+def clustered(group: Records, variant: str = DEFAULT) -> bool:
+    """Whether accuracies of runs lie in two clusters, apart by more than GAP: their mean says nothing then."""
+    return any(high - low > GAP for low, high in pairwise(sorted(share(record, variant) for record in group)))
 
 
 def difference(ours: Records, theirs: Records, control: str = DEFAULT) -> Interval:

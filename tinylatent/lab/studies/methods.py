@@ -12,7 +12,6 @@ one or of tuning.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -23,8 +22,10 @@ from tinylatent.lab.plots import figure, interval_row, legend_below, legend_mark
 from tinylatent.lab.recipes_methods import ARMS, BEFORE, PLACES, READ, RETRAINED, SEARCHED, arm_of, build, split
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.studies.compare import (
+    GAP,
     Records,
     accuracy,
+    clustered,
     controls,
     course,
     difference,
@@ -36,6 +37,7 @@ from tinylatent.lab.studies.compare import (
     positive,
     require_same_splits,
     rights,
+    share,
     totals,
 )
 from tinylatent.lab.study import Profile, Study
@@ -45,8 +47,6 @@ SEEDS: dict[Profile, range] = {"quick": range(3), "full": range(5, 10)}
 QUICK = tuple(f"mnns-{kind}" for kind in ("direct", "discrete", "cot2", "latentr3", "grpo"))
 PARTS: dict[Profile, int] = {"quick": 6, "full": 1}
 """By what the steps of training are divided."""
-GAP = 0.25
-"""Runs lie in two clusters where two neighbours, by accuracy, are further apart than that."""
 Groups = Mapping[str, Records]
 """Records of one place by kind of arm."""
 
@@ -90,14 +90,9 @@ def read(kind: str) -> str:
     return READ.get(kind, DEFAULT)
 
 
-def share(kind: str, record: ExperimentRecord) -> float:
-    """The accuracy of a run, read as its kind is."""
-    return sum(record.evaluations[read(kind)].right) / sum(record.total)
-
-
 def through(kind: str, record: ExperimentRecord) -> bool:
     """Whether a run is more than half of the way from the majority baseline to the ceiling of its task."""
-    return share(kind, record) > (record.majority_baseline + record.accuracy_ceiling) / 2
+    return share(record, read(kind)) > (record.majority_baseline + record.accuracy_ceiling) / 2
 
 
 def ahead(ours: str, mine: Records, theirs: str, other: Records) -> Interval:
@@ -107,16 +102,11 @@ def ahead(ours: str, mine: Records, theirs: str, other: Records) -> Interval:
     return paired_difference(rights(first, read(ours)), rights(second, read(theirs)), totals(first))
 
 
-def clustered(kind: str, group: Records) -> bool:
-    """Whether accuracies of runs lie in two clusters, apart by more than GAP."""
-    return any(high - low > GAP for low, high in pairwise(sorted(share(kind, record) for record in group)))
-
-
 def told(kind: str, group: Records) -> str:
     """The mean of an arm in percent; where runs lie in two clusters, how many are in the upper one, and both means."""
-    if not clustered(kind, group):
+    if not clustered(group, read(kind)):
         return f"{100 * accuracy(group, read(kind)).value:.1f}"
-    every = sorted(share(kind, record) for record in group)
+    every = sorted(share(record, read(kind)) for record in group)
     place = max(range(1, len(every)), key=lambda place: every[place] - every[place - 1])
     low, high = (100 * fmean(each) for each in (every[:place], every[place:]))
     return f"{len(every) - place} of {len(every)} at {high:.0f}, {place} at {low:.0f}"
@@ -191,7 +181,7 @@ def compared(prefix: str, groups: Groups) -> Table:
 
 def _row(prefix: str, kind: str, group: Records, groups: Groups) -> dict[str, Value]:
     """One arm."""
-    every, costs = [share(kind, record) for record in group], [record.cost for record in group]
+    every, costs = [share(record, read(kind)) for record in group], [record.cost for record in group]
     before = BEFORE.get(kind)
     row: dict[str, Value] = {"method": ARMS[prefix + kind][0], **percent(accuracy(group, read(kind)))}
     row |= dict.fromkeys(("control", "by", "retrained", "as", "gain", "gain low", "gain high"))
@@ -232,7 +222,7 @@ def findings(prefix: str, groups: Groups) -> Iterator[Finding]:
 
     Of arms whose runs lie in two clusters nothing is claimed.
     """
-    whole = {kind: group for kind, group in groups.items() if not clustered(kind, group)}
+    whole = {kind: group for kind, group in groups.items() if not clustered(group, read(kind))}
     for kind, rival in RETRAINED.items():
         if {kind, rival} <= whole.keys():
             claim = (
@@ -264,7 +254,11 @@ def draw(records: list[ExperimentRecord], path: Path) -> None:
                 colour = ARMS[prefix + kind][2]
                 interval_row(axes, -y, accuracy(group, read(kind)), colour)
                 axes.plot(
-                    [100 * share(kind, record) for record in group], [-y] * len(group), ".", color=colour, alpha=0.4
+                    [100 * share(record, read(kind)) for record in group],
+                    [-y] * len(group),
+                    ".",
+                    color=colour,
+                    alpha=0.4,
                 )
                 for name in controls(group):
                     axes.plot(100 * accuracy(group, name).value, -y, "o", color=colour, markerfacecolor="none", ms=3)

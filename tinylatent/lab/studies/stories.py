@@ -8,7 +8,6 @@ those that did not, how many are in either is told in place of their mean.
 """
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -17,14 +16,24 @@ from tinylatent.lab.findings import Finding
 from tinylatent.lab.plots import figure, interval_row, legend_below, legend_mark
 from tinylatent.lab.recipes_stories import ARMS, PLACE, arm_of, build
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
-from tinylatent.lab.studies.compare import Records, accuracy, better, controls, grouped, latents_matter, percent
+from tinylatent.lab.studies.compare import (
+    Records,
+    accuracy,
+    better,
+    clustered,
+    controls,
+    grouped,
+    latents_matter,
+    percent,
+    share,
+)
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
 
 SEEDS: dict[Profile, range] = {"quick": range(3), "full": range(5, 10)}
 QUICK, QUICK_STEPS = ("discrete",), 1500
-THROUGH, GAP = 0.75, 0.25
-"""Share of right answers of a run that broke through, half way from chance; and how far apart clusters are."""
+THROUGH = 0.75
+"""Share of right answers of a run that broke through, half way from chance."""
 RIVALS = (
     ("cot2", "discrete"), ("coconut", "coconut-pause"), ("coconut", "discrete"), ("cot2", "coconut"),
     ("discrete", "direct"), ("pause", "direct"),
@@ -46,7 +55,7 @@ def tables(records: list[ExperimentRecord]) -> list[Table]:
     rows: list[dict[str, Value]] = []
     for arm, group in groups.items():
         for control in group[0].evaluations:
-            shares = sorted(_share(record, control) for record in group)
+            shares = sorted(share(record, control) for record in group)
             row: dict[str, Value] = {"method": ARMS[arm][0], "latents": "own" if control == DEFAULT else control}
             row |= percent(accuracy(group, control))
             row |= {"least": 100 * shares[0], "most": 100 * shares[-1], "through": sum(x > THROUGH for x in shares)}
@@ -70,29 +79,19 @@ def tables(records: list[ExperimentRecord]) -> list[Table]:
     return [Table(f"{PLACE.title.capitalize()}: {PLACE.task}", columns, rows, legend, [*_findings(groups)])]
 
 
-def _share(record: ExperimentRecord, control: str = DEFAULT) -> float:
-    """The accuracy of a run."""
-    return sum(record.evaluations[control].right) / sum(record.total)
-
-
 def _breaks(group: Records) -> float | None:
     """The mean step at which runs that broke through first validated above THROUGH."""
     found = []
     for record in group:
         steps = [int(step) for step, right in record.course.items() if right > THROUGH]
-        if steps and _share(record) > THROUGH:
+        if steps and share(record) > THROUGH:
             found.append(min(steps))
     return fmean(found) if found else None
 
 
-def _clustered(group: Records) -> bool:
-    """Whether accuracies of runs lie in two clusters."""
-    return any(high - low > GAP for low, high in pairwise(sorted(map(_share, group))))
-
-
 def _findings(groups: Groups) -> Iterator[Finding]:
     """Who is more often right than whom, and who needs its latents; of arms in two clusters nothing is claimed."""
-    whole = {arm: group for arm, group in groups.items() if not _clustered(group)}
+    whole = {arm: group for arm, group in groups.items() if not clustered(group)}
     for ours, theirs in RIVALS:
         if {ours, theirs} <= whole.keys():
             yield better(ARMS[ours][0], whole[ours], ARMS[theirs][0], whole[theirs], "stories")
@@ -108,7 +107,7 @@ def draw(records: list[ExperimentRecord], path: Path) -> None:
         for y, (arm, group) in enumerate(groups.items()):
             label, _, colour = ARMS[arm]
             interval_row(after, -y, accuracy(group), colour)
-            after.plot([100 * _share(record) for record in group], [-y] * len(group), ".", color=colour, alpha=0.5)
+            after.plot([100 * share(record) for record in group], [-y] * len(group), ".", color=colour, alpha=0.5)
             for name in controls(group):
                 after.plot(100 * accuracy(group, name).value, -y, "o", color=colour, markerfacecolor="none", ms=4)
             for number, record in enumerate(group):
