@@ -3,8 +3,11 @@
 So an accuracy is the mean of ten percentages.
 """
 
+import json
+
 import msgspec
 
+from tinylatent.core.files import write_text
 from tinylatent.evaluation.ranking import FIGURES, Shop
 from tinylatent.evaluation.ranking import KS as CUTS
 from tinylatent.evaluation.statistics import Interval
@@ -23,6 +26,7 @@ from tinylatent.lab.records import (
     StageEnd,
 )
 from tinylatent.lab.run import VERSION, Environments
+from tinylatent.lab.study import rebuild
 
 NOWHERE = Environments(measuring={"commit": "none"})
 KEYS = [str(key) for key in range(10)]
@@ -160,3 +164,16 @@ def records_of(study, profile):
         more = [each for each in study.after(profile, records) if each.identity not in known]
         percent = 85
     return records
+
+
+def shown(study, profile, records, folder):
+    """What a study makes of records: no row has a column that is not there, and every finding says what it rests on."""
+    lines = ({"study": study.name, "profile": profile, **each.to_json()} for each in records)
+    write_text(folder / "runs.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    outcome = rebuild(study, folder)
+    for table in outcome.tables:
+        assert {name for row in table.rows for name in row} == set(table.columns), table.title
+        assert all(each.family and each.runs is not None and "[" in each.evidence for each in table.findings), (
+            table.title
+        )
+    return outcome

@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from records import NOWHERE
+from records import NOWHERE, shown
 
-from tinylatent.core.files import write_text
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.depth_reading import FLOOR, OTHER, DepthReading, DepthRecord, Level, Map
 from tinylatent.lab.experiment import Experiment
@@ -18,7 +17,6 @@ from tinylatent.lab.prompts import of_rows
 from tinylatent.lab.recipes_depth import ALL, ANSWER, ARMS, EARLY, ENOUGH, LAYERS, STEPS, TASK, arm_of, build
 from tinylatent.lab.run import VERSION, read_record
 from tinylatent.lab.studies import depth
-from tinylatent.lab.study import rebuild
 from tinylatent.lenses.depth import depth_score, erase, mean_stream, sizes, skip
 from tinylatent.methods import Direct
 from tinylatent.models.decoder import ModelConfig
@@ -156,12 +154,8 @@ def test_every_profile_can_be_shown(profile, tmp_path):
     arms = ARMS if profile == "full" else depth.QUICK
     made = [record(arm, seed, profile=profile) for arm in arms for seed in depth.SEEDS[profile]]
     assert [each.run for each in made] == [reading.to_json() for reading in depth.grid(profile)]
-    lines = ({"study": "depth", "profile": profile, **each.to_json()} for each in made)
-    write_text(tmp_path / "runs.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    outcome = rebuild(depth.STUDY, tmp_path)
-    for table in outcome.tables:
-        assert {name for row in table.rows for name in row} == set(table.columns), table.title
-        assert all(each.family and each.runs and "[" in each.evidence for each in table.findings)
+    outcome = shown(depth.STUDY, profile, made, tmp_path)
+    assert all(each.runs for table in outcome.tables for each in table.findings)
     assert outcome.files["figure.png"].stat().st_size > 10_000
 
 

@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from records import NOWHERE
+from records import NOWHERE, shown
 from tinylatent_tasks import Composition, MultiHop
 
-from tinylatent.core.files import write_text
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.answering import rights
 from tinylatent.lab.experiment import Experiment
@@ -19,7 +18,6 @@ from tinylatent.lab.prompts import of_rows
 from tinylatent.lab.recipes_thought_depth import ARMS, HOPS, LAYERS, STEPS, UNTAUGHT, arm_of, build, split
 from tinylatent.lab.run import VERSION, read_record
 from tinylatent.lab.studies import depth_latent
-from tinylatent.lab.study import rebuild
 from tinylatent.lab.thought_depth_reading import Frontier, Steps, ThoughtDepthReading, ThoughtDepthRecord
 from tinylatent.lenses.depth import skip
 from tinylatent.methods import CoT2, Direct
@@ -197,12 +195,8 @@ def test_every_profile_can_be_shown(profile, tmp_path):
     arms = ARMS if profile == "full" else depth_latent.QUICK
     made = [record(arm, seed, profile=profile) for arm in arms for seed in depth_latent.SEEDS[profile]]
     assert [each.run for each in made] == [reading.to_json() for reading in depth_latent.grid(profile)]
-    lines = ({"study": "depth-latent", "profile": profile, **each.to_json()} for each in made)
-    write_text(tmp_path / "runs.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    outcome = rebuild(depth_latent.STUDY, tmp_path)
-    for table in outcome.tables:
-        assert {name for row in table.rows for name in row} == set(table.columns), table.title
-        assert all(each.family and each.runs and "[" in each.evidence for each in table.findings)
+    outcome = shown(depth_latent.STUDY, profile, made, tmp_path)
+    assert all(each.runs for table in outcome.tables for each in table.findings)
     assert outcome.files["figure.png"].stat().st_size > 10_000
 
 

