@@ -15,6 +15,11 @@ def exact_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
 
 
+def is_half(x: Tensor) -> bool:
+    """Whether a tensor has half precision."""
+    return x.dtype in (torch.bfloat16, torch.float16)
+
+
 def full(x: Tensor) -> Tensor:
     """x in float32 at least: half precision has no room for a log-probability, nor for a ratio near 1."""
     return x.float() if x.dtype.itemsize < 4 else x

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tinylatent.core.extras import MissingExtraError
-from tinylatent.core.precision import full
+from tinylatent.core.precision import full, is_half
 from tinylatent.models.backbone import Backbone, Cache, Table
 
 ALL_LINEAR = "all-linear"
@@ -106,11 +106,11 @@ def fold(model: nn.Module) -> None:
     """
     layers = [(layer, name) for layer in adapted(model) for name in layer.active_adapters]
     learned = [(layer, name) for layer, name in layers if layer.lora_B[name].weight.any()]
-    half = [layer.get_base_layer().weight.dtype for layer, _ in learned]
-    if any(dtype in (torch.bfloat16, torch.float16) for dtype in half):
+    half = [weight for layer, _ in learned if is_half(weight := layer.get_base_layer().weight)]
+    if half:
         raise ValueError(
-            f"adapters have learned something, which a model in {str(half[0]).removeprefix('torch.')} is too coarse to "
-            "take in, as the reference of a KL term needs: load it as float32, or leave the KL term out (method.kl 0)"
+            f"adapters have learned something, which a model in {str(half[0].dtype).removeprefix('torch.')} is too "
+            "coarse to take in, as the reference of a KL term needs: load it as float32, or leave the KL term out (method.kl 0)"
         )
     for layer, name in learned:
         weight = layer.get_base_layer().weight

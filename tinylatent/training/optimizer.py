@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tinylatent.core.extras import MissingExtraError
+from tinylatent.core.precision import is_half
 from tinylatent.models.backbone import weights_moved
 from tinylatent.objectives.method import TABLE, Model, ParameterGroup, has_prefix, table_names
 from tinylatent.training.config import Training
@@ -113,7 +114,7 @@ def make_optimizer(
 
 def _refuse_half(name: str, parameter: Tensor) -> None:
     """ValueError for a parameter in half precision."""
-    if parameter.dtype in (torch.bfloat16, torch.float16):
+    if is_half(parameter):
         raise ValueError(
             f"{name} is {str(parameter.dtype).removeprefix('torch.')}, whose steps are coarser than most of an "
             "optimizer's: it would not move. Load the model as float32, or train adapters (hf.lora.rank), which are; "

@@ -42,7 +42,7 @@ PAIRS = (
 """Claims about outlier features, with the arm that should have more of them."""
 UNMATCHED = "longer"
 """Is trained beyond what the others stop at."""
-LEARNT, ALIKE = 0.9, 0.05
+LEARNT, ALIKE = 0.9, 0.03
 """Share of right answers of a run that counts, and how far apart two matched runs may be."""
 FAMILY, UNDER = "outlier features", "int8"
 SMALL, MIDDLE, LAST = FACTORS[0], FACTORS[2], FACTORS[-1]
