@@ -110,7 +110,8 @@ def fold(model: nn.Module) -> None:
     if half:
         raise ValueError(
             f"adapters have learned something, which a model in {str(half[0].dtype).removeprefix('torch.')} is too "
-            "coarse to take in, as the reference of a KL term needs: load it as float32, or leave the KL term out (method.kl 0)"
+            "coarse to take in, as the reference of a KL term needs: load it as float32, or leave the KL term out "
+            "(method.kl 0)"
         )
     for layer, name in learned:
         weight = layer.get_base_layer().weight
