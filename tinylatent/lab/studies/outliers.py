@@ -102,7 +102,8 @@ def _makes(groups: Groups) -> Iterator[Finding]:
             continue
         logs = []
         for mine, other in zip(*paired(groups[more], groups[fewer]), strict=True):
-            alike = more == UNMATCHED or abs(accuracy(mine) - accuracy(other)) <= ALIKE
+            apart = round(abs(accuracy(mine) - accuracy(other)), 6)  # shares of a thousand: no rounding decides
+            alike = more == UNMATCHED or apart <= ALIKE
             if alike and min(accuracy(mine), accuracy(other)) >= LEARNT:
                 logs.append(math.log(largest(mine) / largest(other)))
         yield _times(claim, logs, 1.0, FAMILY, "times the kurtosis")
