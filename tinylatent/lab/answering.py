@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from jaxtyping import Bool
@@ -18,7 +19,7 @@ from torch import Tensor
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.prompts import Prompts, of_rows
 from tinylatent.lab.run import short
-from tinylatent.lenses.depth import Effects, depth_score, over_later, skip
+from tinylatent.lenses.depth import Effects, depth_score, over_later, skip, without
 from tinylatent.lenses.reducing import per_prompt
 from tinylatent.objectives.method import Model
 
@@ -55,12 +56,49 @@ def answered(
 
 
 @torch.no_grad()
-def rights(prompts: Prompts) -> Bool[Tensor, " B"]:
-    """Which answers are right, in all their tokens."""
+def rights(prompts: Prompts, last_BSD: Tensor | None = None) -> Bool[Tensor, " B"]:
+    """Which answers are right, in all their tokens; had this been the last stream, if one is given."""
     counted_BS, ids_BS = prompts.answers()
+    last_BSD = prompts.record.stream[-1] if last_BSD is None else last_BSD
     wrong_BS = torch.zeros_like(counted_BS)
-    wrong_BS[counted_BS] = prompts.record.logits(prompts.record.stream[-1][counted_BS]).argmax(-1) != ids_BS[counted_BS]
+    wrong_BS[counted_BS] = prompts.record.logits(last_BSD[counted_BS]).argmax(-1) != ids_BS[counted_BS]
     return ~wrong_BS.any(1)
+
+
+class Without(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Answers with a layer skipped at all tokens but the first, by layer."""
+
+    given: list[float]
+    """Share of right answers, given the steps of the clean run."""
+    anew: list[float]
+    """Share of right answers where the steps were made without that layer, too."""
+    moved: list[float]
+    """Mean distance of the answer's probabilities from those of the clean run, steps made anew."""
+
+
+@torch.no_grad()
+def without_layers(
+    experiment: Experiment, model: Model, rows: np.ndarray, prompts: Prompts, device: torch.device | str
+) -> Without:
+    """Answers to the problems that these prompts are of, without each layer.
+
+    Given clean steps, a skipped layer harms an answer by what is no longer read; with steps made anew, by what is no
+    longer thought as well.
+    """
+    record, (counted_BS, _) = prompts.record, prompts.answers()
+    clean_nV = record.logits(record.stream[-1][counted_BS]).softmax(-1)
+    given, made, moved = [], [], []
+    for layer in range(record.depth):
+        given.append(_share(rights(prompts, without(record, layer))))
+        anew = of_rows(experiment, model, rows, device, skipped=layer)
+        made.append(_share(rights(anew)))
+        found_nV = anew.record.logits(anew.record.stream[-1][anew.answers()[0]]).softmax(-1)
+        moved.append(float((clean_nV - found_nV).norm(dim=-1).mean()))
+    return Without(given=short(given), anew=short(made), moved=short(moved))
+
+
+def _share(right_B: Tensor) -> float:
+    return float(right_B.double().mean())
 
 
 def at_answers(prompts: Prompts, effects: Effects) -> Effects:
@@ -92,7 +130,11 @@ def depth_scores(future: Effects) -> dict[str, float | None]:
             per_prompt(values, future.counted_RS, how, future.row_R) for values in (future.contribution, future.output)
         )
         by_layer = {"contributions": over_later(contribution).mean(1), "output": output.mean(1)}
-        for name, effect_L in by_layer.items():
-            score = float(depth_score(effect_L))
-            found[f"{name}, {how}"] = None if math.isnan(score) else short(score)
+        found |= {f"{name}, {how}": score_of(effect_L) for name, effect_L in by_layer.items()}
     return found
+
+
+def score_of(effect_L: Tensor) -> float | None:
+    """The depth score of a mean effect by layer; None where nothing has an effect."""
+    score = float(depth_score(effect_L))
+    return None if math.isnan(score) else short(score)

@@ -22,6 +22,7 @@ from tinylatent.core.seeds import derive
 from tinylatent.engine.plan import ANSWER
 from tinylatent.engine.trace import PROMPT
 from tinylatent.lab.experiment import Experiment
+from tinylatent.lenses.depth import skipping
 from tinylatent.lenses.residuals import Record, record_tokens, record_trace
 from tinylatent.models.pretrained import Pretrained
 from tinylatent.objectives.examples import Examples
@@ -73,8 +74,16 @@ def drawn(rows: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     return rows[np.sort(np.random.default_rng(derive(seed, "looked at")).permutation(len(rows))[:count])]
 
 
-def of_rows(experiment: Experiment, model: Model, rows: np.ndarray, device: torch.device | str = "cpu") -> Prompts:
+def of_rows(
+    experiment: Experiment,
+    model: Model,
+    rows: np.ndarray,
+    device: torch.device | str = "cpu",
+    skipped: int | None = None,
+) -> Prompts:
     """Problems of a run's task, as its method solves them; what is padding in all of them is left out.
+
+    skipped: a layer left out at all tokens but the first, from the prompt on: what is thought is thought without it.
 
     Raises:
         ValueError: the model's layers cannot be looked into.
@@ -82,9 +91,10 @@ def of_rows(experiment: Experiment, model: Model, rows: np.ndarray, device: torc
     speaker = experiment.asks(rows)
     examples = speaker.examples(device)
     streams = experiment.streams(torch.arange(len(rows), device=torch.device(device)))
-    trace = experiment.method.solve(model, examples, streams).trace
+    edit = None if skipped is None else skipping(skipped, _firsts(examples))
+    trace = experiment.method.solve(model, examples, streams, edit=edit).trace
     with torch.no_grad():
-        record = record_trace(trace)
+        record = record_trace(trace, edit)
     mask_BS, (B, S) = record.mask_BS, record.mask_BS.shape
     counted_BS, ids_BS = torch.zeros_like(mask_BS), torch.zeros(B, S, dtype=torch.long, device=mask_BS.device)
     span = trace.span(ANSWER)
@@ -101,6 +111,12 @@ def of_rows(experiment: Experiment, model: Model, rows: np.ndarray, device: torc
     first = int(mask_BS.any(0).nonzero()[0, 0])
     words = [each[first:] for each in _words(experiment, speaker, trace, S)]
     return Prompts(record.cut(first), words, counted_BS[:, first:], ids_BS[:, first:], trace.spans[0].stop - first)
+
+
+def _firsts(examples: Examples) -> Tensor:
+    """The slot of every prompt's first token."""
+    mask_BN = examples.prompt_mask_BN
+    return torch.zeros_like(examples.prompt_BN[:, 0]) if mask_BN is None else mask_BN.int().argmax(1)
 
 
 def _slot_before(mask_BS: Tensor, slot: int) -> Tensor:

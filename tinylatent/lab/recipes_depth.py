@@ -23,9 +23,9 @@ from tinylatent.training.config import Training
 TASK = Composition()
 LAYERS = 6
 MODEL = ModelConfig(64, LAYERS, 4, mlp="relu", init="fan_in")
-STEPS = 5000
+STEPS = 2500
 TRAINING = Training(
-    STEPS, batch_size=256, learning_rate=1e-3, warmup=0.04, schedule="constant", weight_decay=0.01, clip_norm=1.0,
+    STEPS, batch_size=256, learning_rate=1e-3, warmup=0.08, schedule="constant", weight_decay=0.01, clip_norm=1.0,
     beta2=0.98, log_every=250, num_train=50_000,
 )  # fmt: skip
 
@@ -45,7 +45,7 @@ class Arm:
 ENOUGH = 0.85
 """Share of right answers to problems never trained on at which arms stop that are compared at equal accuracy."""
 STOPPED = (("enough", ENOUGH),)
-LONGER = (("steps", 2 * STEPS), ("warmup", TRAINING.warmup / 2))
+LONGER = (("steps", 4 * STEPS), ("warmup", TRAINING.warmup / 4))
 ANSWER, EARLY, ALL, SHALLOW = "answer", "early", "all", "shallow"
 ARMS = {
     ANSWER: Arm("answers alone", "#3b6fb6"),

@@ -9,8 +9,9 @@ was possible before and is so no longer ranks above one that is neither tells wh
 never trained, read alike, says what all of that finds by itself. Problems are different ones, answered rightly.
 
 Effects of skipped layers are told at every such slot, and where the answer is predicted by depth scores, as
-`depth_reading` does. A skipped layer changes what later slots attend to, not the latents that were fed: depth scores
-are those of an answer that is given clean steps.
+`depth_reading` does. There a skipped layer changes what later slots attend to, not the latents that were fed: the
+answer is given clean steps. Answers are also asked for with a layer left out from the prompt on, so that steps are made
+anew without it.
 
 Letters: L layers, B problems, S slots, C states, T steps with the answer's, P predicting slots (one, or T).
 """
@@ -26,7 +27,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tinylatent.lab.answering import Answered, answered, depth_scores, on_answers, rights, share_right
+from tinylatent.lab.answering import (
+    Answered,
+    Without,
+    answered,
+    depth_scores,
+    on_answers,
+    rights,
+    score_of,
+    share_right,
+    without_layers,
+)
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.prompts import Prompts, of_rows
 from tinylatent.lab.reading import OfTrained
@@ -37,6 +48,8 @@ from tinylatent.lenses.reducing import per_prompt
 
 SIZES = ("relative_layer", "cosine_layer")
 """What is told of slots, by kind."""
+GIVEN, ANEW = "output, skipped at all tokens, clean steps", "output, skipped at all tokens, steps made anew"
+"""Depth scores of effects on the answer of layers that are skipped at all tokens but the first."""
 Curve = list[float]
 Grid = list[list[float]]
 Cube = list[Grid]
@@ -55,9 +68,12 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How many there are."""
     scores: dict[str, float | None]
     """Depth scores of effects on the future where the answer is predicted, by what is affected and how a problem's
-    splits are taken together; absent where nothing has an effect."""
+    splits are taken together; of effects of layers skipped at all tokens, with clean steps (GIVEN) and steps made anew
+    (ANEW); absent where nothing has an effect."""
     own: Grid
     """Mean effect of a skipped layer, at all tokens but the first, on what a slot predicts: by slot and layer."""
+    without: Without
+    """Answers without a layer, with clean steps and with steps that were made without it, too."""
 
 
 class Frontier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -160,8 +176,10 @@ class ThoughtDepthReading(OfTrained):
         held_P = self.start.task.batch(held).steps_B
         for done, (steps, rows) in enumerate(self._levels.items(), 1):
             unseen = held[held_P == steps]
+            few = answered(self.start, model, rows[: 8 * self.problems], self.problems, device)
             levels[str(steps)] = _steps(
-                answered(self.start, model, rows[: 8 * self.problems], self.problems, device),
+                few,
+                without_layers(self.start, model, few.rows, few.prompts, device),
                 held_right=int(rights(of_rows(self.start, model, unseen, device)).sum()) if len(unseen) else 0,
                 held_total=len(unseen),
             )
@@ -214,16 +232,18 @@ def _slots(prompts: Prompts) -> range:
     return range(prompts.asked - 1, prompts.record.mask_BS.shape[1])
 
 
-def _steps(asked: Answered, held_right: int, held_total: int) -> Steps:
+def _steps(asked: Answered, without: Without, held_right: int, held_total: int) -> Steps:
     """What is asked of problems of one number of steps."""
-    everywhere = skip(asked.prompts.record)
+    own_PL = skip(asked.prompts.record).output[..., _slots(asked.prompts)].mean(1).T
+    everywhere = {GIVEN: score_of(own_PL[-1]), ANEW: score_of(torch.tensor(without.moved))}
     return Steps(
         right=asked.right,
         total=asked.total,
         held_right=held_right,
         held_total=held_total,
-        scores=depth_scores(on_answers(asked.prompts)),
-        own=short(everywhere.output[..., _slots(asked.prompts)].mean(1).T),
+        scores=depth_scores(on_answers(asked.prompts)) | everywhere,
+        own=short(own_PL),
+        without=without,
     )
 
 

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tinylatent.lenses.residuals import NUMBERS_AT_ONCE, Record, in_parts
-from tinylatent.models.backbone import Site
+from tinylatent.models.backbone import Edit, Site
 
 LEAST = 1e-6
 """Norms are divided by this at least."""
@@ -143,6 +143,31 @@ def skip(
                 changed[layer, later, rows] = _relative(clean[later][source_r], contribution)
             output[layer, rows] = outcome.moved(last, source_r, counted_RS[rows])
     return Effects(changed * counted_RS, output, counted_RS, row_R)
+
+
+@torch.no_grad()
+def without(record: Record, layer: int, keep_first: int = 1) -> Float[Tensor, "B S D"]:
+    """The last stream of a run with one layer skipped at all tokens but the first `keep_first` of every row."""
+    skipped_BS1 = (record.rank_BS() >= keep_first)[..., None]
+    return record.on(layer + 1, torch.where(skipped_BS1, record.stream[layer], record.stream[layer + 1]))
+
+
+def skipping(layer: int, first_B: Int[Tensor, " B"]) -> Edit:
+    """An edit that skips a layer at every slot behind this one, for rollouts: latents are made anew by what is left.
+
+    first_B: the slot of every row's first token, or the last that is kept.
+    """
+    entered: list[Tensor] = []
+
+    def edit(number: int, site: Site, x_BTD: Tensor, slots: range) -> Tensor:
+        if number == layer and site == "resid_in":
+            entered[:] = [x_BTD]
+        if number == layer and site == "resid_out":
+            slot_T = torch.arange(slots.start, slots.stop, device=x_BTD.device)
+            return torch.where((slot_T > first_B[:, None])[..., None], entered[0], x_BTD)
+        return x_BTD
+
+    return edit
 
 
 def _sweep(record: Record, splits_BN: Tensor | None, keep_first: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,8 @@ from families import LAYERED, ROUGHLY, layered
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinylatent.lenses.depth import depth_score, erase, local, mean_stream, over_later, sizes, skip
+from tinylatent.lenses import depth
+from tinylatent.lenses.depth import depth_score, erase, local, mean_stream, over_later, sizes, skip, skipping
 from tinylatent.lenses.residuals import record_tokens
 from tinylatent.models.decoder import Decoder, ModelConfig
 
@@ -102,6 +103,18 @@ def test_skipping_everywhere_is_what_it_is_for_a_row_alone(model, found, part):
             close(effects.output[layer, row][MASK[row]], (likely - other).norm(dim=-1))
     assert not effects.contribution[:, :, ~MASK].any()
     assert not effects.output[:, ~MASK].any()
+
+
+def test_the_last_stream_without_a_layer_is_that_of_a_row_alone(model, found):
+    """Run on from there, and under the edit for rollouts, which takes padding as it comes."""
+    first_B = MASK.int().argmax(1)
+    for layer in range(found.depth):
+        last = depth.without(found, layer)
+        edited = record_tokens(model, IDS, MASK, change=skipping(layer, first_B)).stream[-1]
+        for row in range(3):
+            _, streams, _ = alone(model, row, without(layer, "layer", torch.arange(int(MASK[row].sum())) >= 1))
+            close(last[row, MASK[row]], streams[-1].to(last))
+            close(edited[row, MASK[row]], streams[-1].to(last))
 
 
 @pytest.mark.parametrize("part", PARTS)

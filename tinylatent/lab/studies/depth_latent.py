@@ -23,7 +23,7 @@ from tinylatent.lab.studies.by_hops import LEARNT, above, apart, has_learnt, lea
 from tinylatent.lab.studies.compare import grouped, over_seeds, placed
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
-from tinylatent.lab.thought_depth_reading import ThoughtDepthReading, ThoughtDepthRecord
+from tinylatent.lab.thought_depth_reading import ANEW, ThoughtDepthReading, ThoughtDepthRecord
 
 if TYPE_CHECKING:
     import matplotlib.axes  # which commands that draw nothing do not load
@@ -111,6 +111,13 @@ def holds_on(record: ThoughtDepthRecord) -> float | None:
     return fmean(curve[-1] for curve in own(record.frontier.before)[1:]) - 0.5 if thinks(record) else None
 
 
+def lost_in_thought(record: ThoughtDepthRecord) -> float | None:
+    """The share of answers that a skipped layer costs by what is no longer thought: right with clean steps, and not
+    with steps made without it; mean over layers, in problems of most hops."""
+    found = record.levels[str(HOPS)].without
+    return fmean(found.given) - fmean(found.anew) if thinks(record) else None
+
+
 def staircase(record: ThoughtDepthRecord) -> float | None:
     """How many layers later the answer is found than the first step's state, by linear maps, where the answer is
     predicted; None where one of them is not found."""
@@ -153,6 +160,11 @@ def _findings(groups: Groups, prefix: str) -> Iterator[Finding]:
             if prefix:
                 claim = f"{names[ours]}: a linear map finds more of the frontier than in {names[theirs]}"
                 yield more(claim, here[ours], here[theirs], frontier_found, "of the variance")
+    for kind, group in thinking.items():
+        claim = f"{names[kind]}: without a layer fewer answers are right where steps are made anew than with clean ones"
+        yield above(claim, group, lost_in_thought, "of answers")
+        claim = f"{names[kind]}: the depth score (output) of an answer whose steps are made anew grows with hops"
+        yield above(claim, group, partial(slope, score=ANEW), "layers a hop")
     for score in SCORES:
         told = f"the depth score ({score}) of an answer"
         for kind, group in here.items():
@@ -293,8 +305,9 @@ def _scores(groups: Groups) -> Table:
     legend = (
         "the mean layer, counted from 0, weighted by what skipping it before a split does where the answer is "
         "predicted: to contributions of later layers or to the output, as the mean, the 0.9 quantile or the maximum "
-        "over splits, mean over problems. Latents are not made anew. slope: layers a hop, with its 95 % interval over "
-        "seeds. Of multi-hop, one hop is not trained on."
+        "over splits, mean over problems, given clean steps. The last two are of a layer skipped at all tokens but the "
+        "first, with the clean run's steps and with steps made anew without it. slope: layers a hop, with its 95 % "
+        "interval over seeds. Of multi-hop, one hop is not trained on."
     )
     return Table("Depth scores", columns, rows, legend)
 
@@ -309,12 +322,18 @@ def _layers(groups: Groups) -> Table:
                 for name in group[0].sizes[kind]:
                     row[name.replace("_", " ")] = fmean(each.sizes[kind][name][layer] for each in group)
                 row["skipped"] = mean(_skipped(each, kind, layer) for each in group)
+                for name in ("given", "anew"):
+                    kept = [getattr(each.levels[str(HOPS)].without, name)[layer] for each in group]
+                    row[f"right, {name}"] = 100 * fmean(kept) if kind == "answer" else None
                 rows.append(row)
     columns = NAMED | {"slots": "s", "layer": "d", "relative layer": ".2f", "cosine layer": "+.2f", "skipped": ".3f"}
+    columns |= {"right, given": ".1f", "right, anew": ".1f"}
     legend = (
         f"in problems of {HOPS} hops, by kind of slot: prompt, those that predict steps, the one that predicts the "
         "answer. relative layer, cosine layer: of what a layer adds, to what enters it. skipped: distance of "
-        "probabilities there if the layer is skipped at all tokens but the first. Means over seeds."
+        "probabilities there if the layer is skipped at all tokens but the first. right: percent of answers, all right "
+        "with every layer, that are right without this one, given the clean run's steps, or with steps made anew "
+        "without it. Means over seeds."
     )
     return Table("Layers by kind of slot", columns, rows, legend)
 

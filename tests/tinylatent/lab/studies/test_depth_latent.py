@@ -10,7 +10,7 @@ from records import NOWHERE, shown
 from tinylatent_tasks import Composition, MultiHop
 
 from tinylatent.core.seeds import Seeds
-from tinylatent.lab.answering import rights
+from tinylatent.lab.answering import Without, rights
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.findings import FAILS, HOLDS, OPEN
 from tinylatent.lab.folders import load, train
@@ -18,13 +18,13 @@ from tinylatent.lab.prompts import of_rows
 from tinylatent.lab.recipes_thought_depth import ARMS, HOPS, LAYERS, STEPS, UNTAUGHT, arm_of, build, split
 from tinylatent.lab.run import VERSION, read_record
 from tinylatent.lab.studies import depth_latent
-from tinylatent.lab.thought_depth_reading import Frontier, Steps, ThoughtDepthReading, ThoughtDepthRecord
+from tinylatent.lab.thought_depth_reading import ANEW, GIVEN, Frontier, Steps, ThoughtDepthReading, ThoughtDepthRecord
 from tinylatent.lenses.depth import skip
 from tinylatent.methods import CoT2, Direct
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.config import Training
 
-SCORES = [f"{name}, {how}" for name in ("contributions", "output") for how in ("mean", 0.9, "max")]
+SCORES = [f"{name}, {how}" for name in ("contributions", "output") for how in ("mean", 0.9, "max")] + [GIVEN, ANEW]
 
 
 def curve(place, end=1.0, start=0.0):
@@ -32,13 +32,15 @@ def curve(place, end=1.0, start=0.0):
     return [start if layer < place else end for layer in range(LAYERS + 1)]
 
 
-def record(arm, seed, at=2, fed=0.9, on=0.0, rise=0.0, stairs=2, held=0.8, right=95, walk=None, profile="full"):
+def record(
+    arm, seed, at=2, fed=0.9, on=0.0, rise=0.0, stairs=2, held=0.8, right=95, walk=None, lost=0.0, profile="full"
+):
     """A reading.
 
     at: the layer at which a step's states appear. fed: what a map finds of the step before in a thought. on: how much
     more often than by chance states of the step before rank first. rise: of scores with hops. stairs: how much later a
     direct answer is found than its first state. held: the share of a step's frontier that a map finds. walk: the layer
-    at which the best walk's state appears.
+    at which the best walk's state appears. lost: the share of answers that a skipped layer costs by steps made anew.
     """
     reading = depth_latent.reading(arm, seed, profile)
     prefix, kind = split(arm)
@@ -67,6 +69,7 @@ def record(arm, seed, at=2, fed=0.9, on=0.0, rise=0.0, stairs=2, held=0.8, right
             right=right, total=100, held_right=right // 2, held_total=100,
             scores={name: 1.0 + (rise + more / 100) * hops for name in SCORES},
             own=[[0.5] * LAYERS for _ in range(1 if kind == "direct" else hops)],
+            without=Without(given=[0.5] * LAYERS, anew=[0.5 - lost + more / 10] * LAYERS, moved=[0.6] * LAYERS),
         )
         for hops in range(first, HOPS + 1)
     }  # fmt: skip
@@ -94,6 +97,8 @@ HOLDS_ON = "{}: what a step says ranks states of the step before, that are its o
 LATER = "{}: the states of a step appear later in depth than in {}"
 GROWS = "the depth score (output, mean) of an answer"
 FOUND_LATER = "composition: direct: the answer is found later in depth than the first state, where it is predicted"
+LOST = "composition: {}: without a layer fewer answers are right where steps are made anew than with clean ones"
+MADE_ANEW = "composition: {}: the depth score (output) of an answer whose steps are made anew grows with hops"
 HOP = "multi-hop, branching 2: {}"
 MORE_FOUND = HOP.format("{}: a linear map finds more of the frontier than in {}")
 
@@ -101,9 +106,10 @@ MORE_FOUND = HOP.format("{}: a linear map finds more of the frontier than in {}"
 def test_what_records_say_is_said():
     found = verdicts(
         records(
-            cot2={"at": 3}, coconut={"on": 0.2, "fed": 0.0}, direct={"rise": 0.3}, hops_cot2={"held": 0.95, "walk": 3}
+            cot2={"at": 3, "lost": 0.2}, coconut={"on": 0.2, "fed": 0.0, "lost": -0.2, "rise": 0.3},
+            direct={"rise": 0.3}, hops_cot2={"held": 0.95, "walk": 3},
         )
-    )
+    )  # fmt: skip
     assert found[CARRIES.format("composition: CoT2")] == HOLDS
     assert found[CARRIES.format("composition: Coconut")] == FAILS
     assert found[HOLDS_ON.format("composition: Coconut")] == HOLDS
@@ -119,6 +125,10 @@ def test_what_records_say_is_said():
     assert found[FOUND_LATER] == HOLDS
     assert found[MORE_FOUND.format("CoT2", "discrete CoT")] == HOLDS
     assert found[MORE_FOUND.format("Coconut", "CoT2")] == FAILS
+    lost = [found[LOST.format(name)] for name in ("CoT2", "Coconut", "discrete CoT")]
+    assert lost == [HOLDS, FAILS, OPEN]
+    assert LOST.format("direct") not in found
+    assert (found[MADE_ANEW.format("Coconut")], found[MADE_ANEW.format("CoT2")]) == (HOLDS, OPEN)
 
 
 def test_and_the_opposite_too():
@@ -187,7 +197,9 @@ def test_tables_by_hand():
     assert [row[str(layer)] for layer in range(LAYERS + 1)] == pytest.approx([0, 0, 0.8, 0.8, 0.8], abs=1e-9)
     row = next(row for row in scores.rows if (row["method"], row["score"]) == ("direct", "output, max"))
     assert (row["1 hops"], row["4 hops"], row["slope"]) == pytest.approx((1.5, 3.0, 0.5))
-    assert [row["skipped"] for row in layers.rows if (row["method"], row["layer"]) == ("direct", 0)] == [None, 0.5]
+    first = [row for row in layers.rows if (row["method"], row["layer"]) == ("direct", 0)]
+    assert [row["skipped"] for row in first] == [None, 0.5]
+    assert [row["right, given"] for row in first] == [row["right, anew"] for row in first] == [None, 50]
 
 
 @pytest.mark.parametrize("profile", ["quick", "full"])
@@ -275,6 +287,36 @@ def test_a_reading_is_what_lenses_measure(measured):
     assert sum(each.held_total for each in found.levels.values()) == len(held)
 
 
+@torch.no_grad()
+def test_steps_are_made_anew_without_a_layer(measured):
+    """Slot by slot, as the method answers; the last slot that is read predicts the answer."""
+    folder, reading, found = measured
+    _, model = load(folder / "start")
+    every = reading._levels[3][:40]
+    rows = every[rights(of_rows(TINY, model, every)).numpy()][:5]
+    examples, clean, told = TINY.asks(rows).examples("cpu"), of_rows(TINY, model, rows), found.levels["3"].without
+    for layer in range(2):
+        seen = {}
+
+        def edit(number, site, x_BTD, slots, layer=layer, seen=seen):
+            seen[number, site] = x_BTD
+            if (number, site) != (layer, "resid_out"):
+                return x_BTD
+            kept = [x_BTD[:, place] if slot == 0 else seen[layer, "resid_in"][:, place]
+                    for place, slot in enumerate(slots)]  # fmt: skip
+            seen[number, site] = torch.stack(kept, 1)
+            return seen[number, site]
+
+        answer_BA = TINY.method.solve(model, examples, edit=edit).answer_BA
+        assert told.anew[layer] == pytest.approx((answer_BA == examples.answer_BA).all(1).double().mean().item())
+        likely, other = (
+            clean.record.logits(last_BD).softmax(-1)
+            for last_BD in (clean.record.stream[-1][:, -1], seen[1, "resid_out"][:, -1])
+        )
+        assert told.moved[layer] == pytest.approx((likely - other).norm(dim=-1).mean().item(), abs=1e-4)
+    assert told.moved != pytest.approx(found.levels["3"].own[-1], abs=1e-3), "the steps are others"
+
+
 def test_problems_are_different_and_few_where_there_are_few():
     rows = ThoughtDepthReading(TINY, probed=60)._levels[3]
     assert len(np.unique(rows, axis=0)) == len(rows) >= 60
@@ -302,6 +344,9 @@ def test_a_direct_answer_has_one_slot(tmp_path):
     assert np.array(found.frontier.lens).shape == (1, 2, 3)
     assert [*found.sizes] == ["prompt", "answer"]
     assert [*found.levels] == ["1", "2"]
+    for level in found.levels.values():  # nothing is thought, so that nothing is made anew
+        assert level.without.given == level.without.anew
+        assert level.without.moved == pytest.approx(level.own[-1], abs=1e-4)
 
 
 def test_a_reading_is_written_and_read(measured):
