@@ -245,11 +245,16 @@ def _erasure(prompts: Prompts, settings: Settings) -> Table:
     for row, part, words, live_S in _shown(prompts, settings):
         counted_1S = prompts.answers()[0][row : row + 1, live_S]
         effects = erase(part, filler_LD, counted_1S)[:, 0].amax(-1)
-        rows += _by_token(row, words, effects, "effect")
-    columns = {"prompt": "d", "layer": "d", "slot": "d", "token": "s", "effect": ".4f"}
+        rows += [
+            {"prompt": row, "layer": layer, **told, "effect": float(value)}
+            for layer, effect_S in enumerate(effects)
+            for told, value in zip(_slots(words, counted_1S[0]), effect_S, strict=True)
+        ]
+    columns = {"prompt": "d", "layer": "d", **SLOT, "effect": ".4f"}
     legend = (
         "effect: the largest distance between probabilities where the answer is predicted, if this token's residual "
-        "before this layer is replaced by the mean one; the first token is never replaced."
+        "before this layer is replaced by the mean one; the first token is never replaced. predicts: 1 where the "
+        "answer is predicted."
     )
     return Table("Erased residuals", columns, rows, legend)
 
@@ -263,16 +268,14 @@ def _attribution(prompts: Prompts, settings: Settings) -> Table:
             found = integrated_gradients(part, layer, counted_1S, ids_1S, settings.target, most=settings.most)
             told: dict[str, Value] = {"change": float(found.change_B[0]), "missed": float(found.error_B[0])}
             rows += [
-                {"prompt": row, "layer": layer, "slot": slot, "token": word, "attribution": float(value), **told}
-                for slot, (word, value) in enumerate(zip(words, found.attribution_BS[0], strict=True))
+                {"prompt": row, "layer": layer, **slot, "attribution": float(value), **told}
+                for slot, value in zip(_slots(words, counted_1S[0]), found.attribution_BS[0], strict=True)
             ]
-    columns = {
-        "prompt": "d", "layer": "d", "slot": "d", "token": "s", "attribution": "+.4f", "change": "+.4f",
-        "missed": "+.4f",
-    }  # fmt: skip
+    columns = {"prompt": "d", "layer": "d", **SLOT, "attribution": "+.4f", "change": "+.4f", "missed": "+.4f"}
     legend = (
         f"attribution: what a token's residual before a layer contributes to the answer's {settings.target}; change: "
-        "what those of a layer should add up to; missed: their sum less that."
+        "what those of a layer should add up to; missed: their sum less that. predicts: 1 where the answer is "
+        "predicted."
     )
     worst = max(rows, key=lambda row: abs(float(row["missed"] or 0)), default={"missed": 0.0, "change": 0.0})
     remark = "attributions miss what they should add up to by {missed:.4f} of {change:.4f} at most".format(**worst)
@@ -288,9 +291,12 @@ def _shown(prompts: Prompts, settings: Settings) -> Iterator[tuple[int, Record, 
         yield row, record.alone(row), words, live_S
 
 
-def _by_token(row: int, words: list[str], values_LS: Tensor, name: str) -> Rows:
+SLOT = {"slot": "d", "token": "s", "predicts": "d"}
+
+
+def _slots(words: list[str], counted_S: Tensor) -> Rows:
+    """A slot's place, what it holds, and 1 where it predicts the answer."""
     return [
-        {"prompt": row, "layer": layer, "slot": slot, "token": word, name: float(values_LS[layer, slot])}
-        for layer in range(len(values_LS))
-        for slot, word in enumerate(words)
+        {"slot": slot, "token": word, "predicts": int(counted)}
+        for slot, (word, counted) in enumerate(zip(words, counted_S, strict=True))
     ]

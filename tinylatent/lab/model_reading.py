@@ -27,7 +27,7 @@ from tinylatent.objectives.text import Text, Wording
 FOLDER = "models/smollm2"
 """Where `make model` puts it."""
 LENSES = 6
-SETTINGS = Settings(shown=1, target="log_probability", most=27)
+SETTINGS = Settings(shown=2, target="log_probability", most=27)
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

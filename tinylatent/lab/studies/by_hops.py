@@ -14,6 +14,8 @@ from tinylatent.lab.studies.compare import Seeded, over_seeds, paired
 
 LEARNT = 0.8
 """Share of right answers, at every number of hops, of a run that counts."""
+USED = 0.1
+"""Distance of probabilities, of at most the root of two, that counts as a use of an erased residual."""
 
 
 class Level(Protocol):

@@ -20,7 +20,7 @@ from tinylatent.lab.depth_reading import FLOOR, OTHER, DepthReading, DepthRecord
 from tinylatent.lab.findings import Finding
 from tinylatent.lab.plots import figure, legend_below
 from tinylatent.lab.recipes_depth import ALL, ANSWER, ARMS, EARLY, LAYERS, SHALLOW, TASK, arm_of, build
-from tinylatent.lab.studies.by_hops import LEARNT, above, has_learnt, learnt, mean, more, slope
+from tinylatent.lab.studies.by_hops import LEARNT, USED, above, has_learnt, learnt, mean, more, slope
 from tinylatent.lab.studies.compare import grouped, over_seeds
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 SEEDS: dict[Profile, range] = {"quick": range(3), "full": range(5, 10)}
 QUICK, QUICK_STEPS, QUICK_PROBLEMS = (ANSWER, EARLY, ALL), 700, 24
-USED = 0.1
-"""Distance of probabilities, of at most the root of two, that counts as a use."""
 KNOWS = 1.0
 """Nats of KL(lens || final) below which the lens has the answer."""
 FAMILY = "use of depth"

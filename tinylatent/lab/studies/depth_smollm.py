@@ -18,6 +18,7 @@ from tinylatent.evaluation.statistics import Interval, mean_interval
 from tinylatent.lab.findings import Finding, decided
 from tinylatent.lab.model_reading import ModelReading, ModelRecord
 from tinylatent.lab.plots import figure
+from tinylatent.lab.studies.by_hops import USED
 from tinylatent.lab.studies.compare import grouped
 from tinylatent.lab.study import Profile, Study
 from tinylatent.lab.tables import Table, Value
@@ -49,6 +50,7 @@ def tables(records: list[ModelRecord]) -> list[Table]:
         _scores(groups),
         *(_by_layer(groups, name) for name in ("sizes", "lens")),
         _skips(groups),
+        _tokens(groups),
         _outliers(groups),
     ]
 
@@ -96,11 +98,19 @@ def _findings(groups: Groups) -> Iterator[Finding]:
             values = {hops: _values(group, name, of) for hops, group in groups.items()}
             if min(map(len, values.values())) < FEWEST:
                 continue
-            gap = _slope(values)
-            verdict = decided(gap.low > 0, gap.high < 0)
-            told = f"{gap.value:+.2f} layers a hop [{gap.low:+.2f}, {gap.high:+.2f}]"
-            claim = f"{of}: the depth score of effects on the answer ({name}) grows with the number of hops"
-            yield Finding(claim, verdict, told, gap, "layers a hop", FAMILY)
+            yield _rises(
+                f"{of}: the depth score of effects on the answer ({name}) grows with the number of hops", values
+            )
+    uses = {hops: last_uses(group) for hops, group in groups.items()}
+    if min(map(len, uses.values())) >= FEWEST:
+        yield _rises("tokens before the answer are used until a later layer in questions of more hops", uses)
+
+
+def _rises(claim: str, values: Mapping[int, Sequence[float]]) -> Finding:
+    """Whether what was measured of questions rises with their number of hops."""
+    gap = _slope(values)
+    told = f"{gap.value:+.2f} layers a hop [{gap.low:+.2f}, {gap.high:+.2f}]"
+    return Finding(claim, decided(gap.low > 0, gap.high < 0), told, gap, "layers a hop", FAMILY)
 
 
 def _slope(values: Mapping[int, Sequence[float]]) -> Interval:
@@ -162,6 +172,62 @@ def _skips(groups: Groups) -> Table:
         "questions and draws."
     )
     return Table("Effects of skipping a layer", columns, rows, legend)
+
+
+def _questions(group: Sequence[ModelRecord], lens: str) -> Iterator[dict[int, Rows]]:
+    """A lens's rows of every question that was looked into, by layer, without slots that predict the answer."""
+    for record in group:
+        seen = [row for row in record.seen[lens].rows if not row["predicts"]]
+        for question in grouped(seen, lambda row: int(row["prompt"] or 0)).values():
+            yield grouped(question, lambda row: int(row["layer"] or 0))
+
+
+def last_uses(group: Sequence[ModelRecord]) -> list[float]:
+    """The last layer before which a token is used that does not predict the answer, by question; -1 for none."""
+    return [
+        float(max((layer for layer, rows in found.items() if _most(rows) > USED), default=-1))
+        for found in _questions(group, "erasure")
+    ]
+
+
+def _most(rows: Rows) -> float:
+    """The largest effect of an erased token."""
+    return max(float(row["effect"] or 0.0) for row in rows)
+
+
+def _tokens(groups: Groups) -> Table:
+    """What tokens before the answer do to it, layer by layer: erased one at a time, and attributed."""
+    rows: Rows = []
+    for hops, group in groups.items():
+        erased, attributed = [*_questions(group, "erasure")], [*_questions(group, "attribution")]
+        lasts = last_uses(group)
+        for layer in erased[0]:
+            effects = [[float(row["effect"] or 0.0) for row in found[layer]] for found in erased]
+            shares = [[float(row["attribution"] or 0.0) for row in found[layer]] for found in attributed]
+            rows.append(
+                {
+                    "hops": hops,
+                    "layer": layer,
+                    "largest effect": fmean(map(max, effects)),
+                    "tokens used": fmean(sum(effect > USED for effect in each) for each in effects),
+                    "still used": sum(last >= layer for last in lasts),
+                    "attribution": fmean(sum(map(abs, each)) for each in shares),
+                    "missed": max(abs(float(found[layer][0]["missed"] or 0.0)) for found in attributed),
+                    "questions": len(effects),
+                }
+            )
+    columns = {
+        "hops": "d", "layer": "d", "largest effect": ".3f", "tokens used": ".2f", "still used": "d",
+        "attribution": ".3f", "missed": ".3f", "questions": "d",
+    }  # fmt: skip
+    legend = (
+        "of tokens before those that predict the answer. largest effect: of one token's residual before this layer "
+        "replaced by the mean one, as the distance of the answer's probabilities; tokens used: how many have an effect "
+        f"above {USED:g}; still used: questions that use one here or later. attribution: sum of the absolute "
+        "integrated gradients of these residuals, in the log probability of the answer; missed: the most that "
+        "attributions of all tokens miss what they should add up to. Means over questions."
+    )
+    return Table("Tokens that the answer uses, by layer", columns, rows, legend)
 
 
 def _outliers(groups: Groups) -> Table:

@@ -164,7 +164,7 @@ def test_runs_are_of_their_arms():
         run = build(arm, 7)
         assert arm_of(run) == arm
         assert arm_of(replace(run, training=replace(run.training, steps=3))) == arm
-        assert run.training.steps == (2 * STEPS if arm == ALL else STEPS)
+        assert run.training.steps == (4 * STEPS if arm == ALL else STEPS)
         assert run.training.warmup * run.training.steps == pytest.approx(200)
         assert run.training.enough == (ENOUGH if arm in (EARLY, ALL) else None)
     with pytest.raises(ValueError, match="is no run of study depth: expected one of answer, early, all"):

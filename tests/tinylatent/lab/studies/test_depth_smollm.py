@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tinylatent.lab.model_reading import SETTINGS, ModelReading, Seen, on_answer
 from tinylatent.lab.run import read_record
 from tinylatent.lab.studies import depth_smollm
 from tinylatent.lab.study import rebuild
+from tinylatent.lab.tables import Table
 from tinylatent.lenses.depth import skip
 from tinylatent.models.huggingface_small import save_small_model
 
@@ -89,12 +91,38 @@ def test_it_can_be_shown(made, tmp_path):
     scores = outcome.tables[0]
     right = [sum(sum(each.right) for each in made[2 * place : 2 * place + 2]) for place in range(3)]
     assert [row["questions"] for row in scores.rows] == [4] * 12 + [each for each in right for _ in range(4)]
-    assert len(scores.findings) == 4, "none of so few right answers"
+    assert len(scores.findings) == 5, "none of so few right answers"
     first = [value for each in made[:2] for value in each.scores["contributions, mean"]]
     assert scores.rows[0]["mean"] == pytest.approx(np.mean(first))
     skips = next(table for table in outcome.tables if table.title == "Effects of skipping a layer")
     assert [row["layers, 1"] for row in skips.rows if row["skipped"] == 1] == [0.0] * 5
+    (used,) = (table for table in outcome.tables if table.title == "Tokens that the answer uses, by layer")
+    assert {row["questions"] for row in used.rows} == {4}
     assert outcome.files["figure.png"].stat().st_size > 10_000
+
+
+def seen_of(lens, name, values):
+    """A record's table of tokens: two questions, two layers, three slots of which the last predicts."""
+    rows = [
+        {"prompt": prompt, "layer": layer, "slot": slot, "token": "x", "predicts": int(slot == 2),
+         name: values[prompt][layer][slot], "missed": -0.2}
+        for prompt in range(2) for layer in range(2) for slot in range(3)
+    ]  # fmt: skip
+    return {lens: Seen.of(Table(lens, dict.fromkeys(rows[0], ".3f"), rows))}
+
+
+def test_what_tokens_do_by_hand(made):
+    effects = [[[0.0, 0.5, 0.9], [0.0, 0.05, 0.9]], [[0.0, 0.2, 0.9], [0.15, 0.3, 0.9]]]
+    shares = [[[1.0, -2.0, 9.0], [0.0, 0.0, 9.0]], [[0.0, 1.0, 9.0], [0.5, 0.5, 9.0]]]
+    seen = seen_of("erasure", "effect", effects) | seen_of("attribution", "attribution", shares)
+    record = msgspec.structs.replace(made[0], seen=seen)
+    assert depth_smollm.last_uses([record]) == [0, 1]
+    first, second = depth_smollm._tokens({1: [record]}).rows
+    assert (first["largest effect"], first["tokens used"], first["still used"]) == (0.35, 1, 2)
+    assert (second["largest effect"], second["tokens used"], second["still used"]) == (0.175, 1, 1)
+    assert (first["attribution"], second["attribution"], first["missed"]) == (2, 0.5, 0.2)
+    faint = msgspec.structs.replace(made[0], seen=seen_of("erasure", "effect", np.zeros((2, 2, 3)).tolist()))
+    assert depth_smollm.last_uses([faint]) == [-1, -1]
 
 
 def test_slopes_by_hand():
@@ -112,8 +140,6 @@ def test_grids_of_both_profiles():
 
 
 def test_numbers_are_kept_to_five_digits():
-    from tinylatent.lab.tables import Table
-
     seen = Seen.of(Table("t", {"a": "s", "b": ".2f"}, [{"a": "x", "b": 1 / 3}, {"a": "y"}]))
     assert seen.rows == [{"a": "x", "b": 0.33333}, {"a": "y", "b": None}]
     assert torch.tensor(seen.cells["b"][0]).item() == pytest.approx(1 / 3, abs=1e-5)
