@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 from drawn import legends_on_data, remembered
+from intervals import sampled
+from intervals import stored as stored_intervals
 from pages import misquoted
 from tinylatent_theory.claims.study import LEDGER
 
+from tinylatent.evaluation import statistics
 from tinylatent.lab.studies.compare import accuracy, grouped, method_of
 from tinylatent.lab.study import STUDIES, kept, read_runs, rebuild, study_of
 
@@ -28,9 +31,21 @@ def test_the_log_quotes_the_tables_it_points_to():
     assert checked > 10
 
 
+@pytest.fixture(scope="module")
+def intervals():
+    """Those on record, but for some that are computed anew and then compared."""
+    before, known = dict(statistics.MEMO), stored_intervals()
+    again = sampled(known)
+    statistics.MEMO.clear()
+    statistics.MEMO.update((key, found) for key, found in known.items() if key not in again)
+    yield known
+    statistics.MEMO.clear()
+    statistics.MEMO.update(before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stored", KEPT, ids=lambda stored: stored.name)
-def test_stored_results_are_rebuilt_byte_for_byte(stored, tmp_path, monkeypatch):
+def test_stored_results_are_rebuilt_byte_for_byte(stored, tmp_path, monkeypatch, intervals):
     """And no figure hides data behind its legend; every panel says what its axes are."""
     saved = remembered(monkeypatch)
     (tmp_path / "runs.jsonl").write_bytes((stored / "runs.jsonl").read_bytes())
@@ -45,6 +60,8 @@ def test_stored_results_are_rebuilt_byte_for_byte(stored, tmp_path, monkeypatch)
     first = figure.axes[0]
     for axes in figure.axes:
         assert axes.get_ylabel() or axes.get_yticklabels() or axes.get_shared_y_axes().joined(axes, first)
+    assert statistics.MEMO.keys() <= intervals.keys(), "python -m tests.intervals writes them anew"
+    assert {key: intervals[key] for key in statistics.MEMO} == statistics.MEMO
     assert legends or KEPT[stored].name == "mnns-variance", "whose panels have one colour each"
 
 

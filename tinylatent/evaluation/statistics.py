@@ -196,7 +196,7 @@ def cluster_counts(
     return unique_K, np.bincount(position_N[is_right], minlength=count), np.bincount(position_N, minlength=count)
 
 
-_MEMO: dict[bytes, Interval] = {}
+MEMO: dict[bytes, Interval] = {}
 """Intervals by a digest of their inputs: tables, figures and sentences ask for the same ones."""
 
 
@@ -205,10 +205,10 @@ def _remembered(gains: Counts, totals: Counts, lowest: float, level: float, draw
     digest = hashlib.blake2b(repr((lowest, level, draws, seed)).encode())
     for counts_K in (*gains, *totals):
         digest.update(np.int64(len(counts_K)).tobytes() + counts_K.astype(np.int64).tobytes())
-    key = digest.digest()
-    if key not in _MEMO:
-        _MEMO[key] = _interval(gains, totals, lowest, level, draws, seed)
-    return _MEMO[key]
+    key = digest.digest()[:16]
+    if key not in MEMO:
+        MEMO[key] = _interval(gains, totals, lowest, level, draws, seed)
+    return MEMO[key]
 
 
 def _interval(gains: Counts, totals: Counts, lowest: float, level: float, draws: int, seed: int) -> Interval:

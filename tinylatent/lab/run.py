@@ -5,8 +5,8 @@ A record holds its run as the JSON that was written, and its id is the hash of t
 then that the run writes this very JSON, and only then lifts the record to the form of today.
 """
 
-import copy
 import math
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -177,15 +177,21 @@ def read_record(kind: type[Run], values: Any) -> Any:
     try:
         if "version" in values:
             _check_run(kind, run)
-        return msgspec.convert(kind.lift(copy.deepcopy(values)), kind.record)
+        return msgspec.convert(kind.lift(_copied(values)), kind.record)
     except (msgspec.ValidationError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no record of the kind {kind.__name__} ({type(error).__name__}: {error})") from error
+
+
+def _copied(values: dict[str, Any]) -> dict[str, Any]:
+    """Another of the same plain values, which may be changed; `deepcopy` takes five times as long."""
+    copied: dict[str, Any] = pickle.loads(pickle.dumps(values))
+    return copied
 
 
 def _check_run(kind: type[Run], written: dict[str, Any]) -> None:
     """Raises ValueError unless the run that this JSON describes writes the same JSON."""
     try:
-        again = kind.from_json(copy.deepcopy(written)).to_json()
+        again = kind.from_json(_copied(written)).to_json()
     except NotInstalledError:
         return
     if identity(again) != identity(written):
