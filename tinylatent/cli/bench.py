@@ -11,6 +11,7 @@ from tinylatent.cli.terminal import Device, refuse_idle
 from tinylatent.core.environment import environment
 from tinylatent.core.files import json_text
 from tinylatent.lab import bench
+from tinylatent.lab.bench_checkpoint import checkpoint
 from tinylatent.lab.bench_decoding import decoding
 from tinylatent.lab.experiment import device_named
 from tinylatent.models.pretrained import Precision, Pretrained
@@ -25,7 +26,8 @@ class Bench:
     groups: tuple[int, ...] = ()
     """Time GRPO's rollouts at these group sizes instead, such as 8 64 256."""
     model: Path | None = None
-    """Time decoding on the model of transformers in this folder instead, beside its own `generate`."""
+    """Time decoding on the model of transformers in this folder instead, beside its own `generate`, and a checkpoint of
+    it with its optimizer's state."""
     rows: tuple[int, ...] = (1, 8)
     """With --model: numbers of rows to decode at once."""
     dtype: Precision = "float32"
@@ -54,7 +56,7 @@ class Bench:
             settings = Pretrained(str(self.model), dtype=self.dtype).found()
             tokens = len(settings.tokenizer())
             backbone = settings.backbone(tokens, [], torch.Generator()).to(where)
-            metrics = decoding(backbone, self.rows, self.rounds, self.frozen)
+            metrics = decoding(backbone, self.rows, self.rounds, self.frozen) | checkpoint(backbone)
         if self.json:
             name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
             about: dict[str, Any] = {"rounds": self.rounds, "device": name, "environment": environment(where)}

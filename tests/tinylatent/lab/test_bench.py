@@ -24,6 +24,9 @@ def test_decoding_is_timed_by_every_way_on_a_model_of_transformers(tmp_path, mon
             ratio = found[f"{name}_ms_b{count}"] / found[f"generate_ms_b{count}"]
             assert found[f"{name}_over_generate_b{count}"] == pytest.approx(ratio)
     assert (found["model"], found["dtype"], found["device"]) == ("model", "float32", "cpu")
+    weights = sum(path.stat().st_size for path in (tmp_path / "model").glob("*.safetensors"))
+    assert found["checkpoint_gb"] == pytest.approx(3 * weights / 1e9, rel=0.1), "weights and two moments"
+    assert found.get("checkpoint_peak_over_resident", 1.0) >= 1.0
     backbone = Pretrained(str(tmp_path / "model")).backbone(260, [], torch.Generator())
     turns = bench_decoding._ways(backbone, 2, frozen=False)
     assert turns["generate"]().shape == (2, bench_decoding.PROMPT + 3)
