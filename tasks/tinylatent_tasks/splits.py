@@ -30,7 +30,14 @@ def listed_part(space_PM: Integers, key_P: Keys, part: str, seed: int, count: in
     Raises ValueError for an unknown part, or a count that is negative or larger than the part.
     """
     check_choice("part", part, PARTS)
-    rows_PM = space_PM[lowest_fraction(key_P, seed, VALIDATION_SHARE) == (part == "validation")]
+    return subset(space_PM[lowest_fraction(key_P, seed, VALIDATION_SHARE) == (part == "validation")], seed, count)
+
+
+def subset(rows_PM: Integers, seed: int, count: int | None) -> Integers:
+    """So many of these rows, chosen by a seeded hash and in their order; all of them without a count.
+
+    Raises ValueError for a count that is negative or larger than there are.
+    """
     if count is None:
         return rows_PM
     check_integer("count", count, 0, len(rows_PM), "leave it out to get the whole part")

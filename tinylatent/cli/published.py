@@ -41,6 +41,8 @@ class PublishedRun:
     lines: Path | None = None
     """File of what it is trained on, in one of the forms of docs/text.md; of an analysis, prompts as `tinylatent lens`
     reads them."""
+    held: Path | None = None
+    """File of lines to validate on, beside --lines; by default a fifth of those is held out for that."""
     seed: int = 0
     """Root seed of everything."""
     out: Path | None = None
@@ -60,7 +62,7 @@ class PublishedRun:
     def run(self) -> None:
         """Prints the list, the plan, or the record."""
         if not self.name:
-            given = ("dry_run", "tiny", "model", "lines", "seed", "out", "results", "device", "spread", "half")
+            given = ("dry_run", "tiny", "model", "lines", "held", "seed", "out", "results", "device", "spread", "half")
             refuse_idle(self, given, "without the name of a recipe")
             found = {name: f"{each.title}; {each.shape}" for name, each in (PUBLISHED | LENSED).items()}
             print(json_text(found) if self.json else listed("recipes", found))
@@ -73,11 +75,11 @@ class PublishedRun:
         recipe = published(self.name)
         if self.dry_run:
             refuse_idle(
-                self, ("lines", "seed", "out", "device", "spread", "half"), "with --dry-run, which runs nothing"
+                self, ("lines", "held", "seed", "out", "device", "spread", "half"), "with --dry-run, which runs nothing"
             )
             self._say(recipe, plan(recipe))
         elif self.tiny:
-            kept = ("model", "lines", "out", "results", "spread", "half")
+            kept = ("model", "lines", "held", "out", "results", "spread", "half")
             refuse_idle(self, kept, "with --tiny, which makes its own model and keeps nothing")
             self._try(recipe)
         else:
@@ -111,21 +113,25 @@ class PublishedRun:
                 f"{self.name} without --model: expected a folder with {recipe.shape}; --dry-run says what it takes, "
                 "--tiny tries it in small"
             )
+        if self.held is not None and self.lines is None:
+            raise ValueError("--held without --lines: expected the file to train on as well")
         if self.spread is None:
             refuse_idle(self, ("half",), "without --spread fsdp")
         self._check_model(recipe)
-        lines, batch = None if self.lines is None else LinesFile(str(self.lines)).found(), recipe.training.batch_size
+        held, batch = str(self.held or ""), recipe.training.batch_size
+        lines = None if self.lines is None else LinesFile(str(self.lines), held=held).found()
         if lines is not None and lines.size < 2 * batch:
             raise ValueError(
                 f"{self.lines} has {lines.size} lines, and batches of {self.name} have {batch}: expected more of "
                 f"{recipe.data.title}; --tiny tries the recipe without"
             )
         experiment = recipe.experiment(str(self.model), lines, self.seed)
-        carried_out(self, experiment, None, [f"differs: {each}" for each in recipe.departures])
+        departures = recipe.departures if self.held is None else recipe.differs
+        carried_out(self, experiment, None, [f"differs: {each}" for each in departures])
 
     def _look(self, recipe: PublishedLens) -> None:
         """An analysis: prints what it takes, tries it in small, or draws it."""
-        refuse_idle(self, ("seed", "results", "spread", "half"), f"with {self.name}, which trains nothing")
+        refuse_idle(self, ("held", "seed", "results", "spread", "half"), f"with {self.name}, which trains nothing")
         if self.dry_run:
             refuse_idle(self, ("lines", "out", "device"), "with --dry-run, which runs nothing")
             found = lens_plan(recipe)

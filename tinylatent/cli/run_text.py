@@ -41,6 +41,8 @@ class Posed:
     """Name of a task, such as multihop; its settings are flags such as --task.hops."""
     lines: Path | None = None
     """File of questions with steps and answers: JSON lines, GSM8K, its equations, multiplications, ProsQA."""
+    held: Path | None = None
+    """With --text.lines: a second such file to validate on; by default a fifth of the lines is held out for that."""
     names: Naming = "own"
     """How states of a task are named: by tokens of their own, by existing words, or spelled in pieces."""
     words: tuple[str, ...] = ()
@@ -95,7 +97,7 @@ class RunText(Generic[SomeTask, SomeMethod]):
             SystemExit: help was asked for and printed.
         """
         name, *flags = arguments
-        method, given = METHODS.named(name)(), peeked(flags, "hf.path", "text.task", "text.lines", "start")
+        method, given = METHODS.named(name)(), peeked(flags, "hf.path", "text.task", "text.lines", "text.held", "start")
         started, asks_help = _started(given.start), bool({"--help", "-h"} & {*flags})
         if given.hf_path is None and started is None and not asks_help:
             raise ValueError(
@@ -104,6 +106,8 @@ class RunText(Generic[SomeTask, SomeMethod]):
             )
         if given.text_task is not None and given.text_lines is not None:
             raise ValueError("--text.task beside --text.lines: expected one of the two")
+        if given.text_held is not None and given.text_lines is None:
+            raise ValueError("--text.held without --text.lines: expected the file to train on as well")
         posed = given.text_task is not None or given.text_lines is not None or started is not None
         if not posed and not asks_help:
             raise ValueError(
@@ -163,7 +167,7 @@ def _before(method: Any, task: Any, training: Training, seeds: Seeds, hf: Pretra
 def _task_named(given: argparse.Namespace) -> Any:
     """The task with its default settings, or the lines; some task where help alone is asked for."""
     return (
-        LinesFile(str(given.text_lines))
+        LinesFile(str(given.text_lines), held=given.text_held or "")
         if given.text_lines is not None
         else TASKS.named(given.text_task or "multihop")()
     )

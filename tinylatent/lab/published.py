@@ -163,8 +163,8 @@ LIKE_PROSQA = Data(
 )  # fmt: skip
 
 HELD_OUT = (
-    "a fifth of the lines is held out for validation and not trained on, whatever files a paper has for it; so an "
-    "epoch of theirs is one and a quarter here"
+    "unless --held names a file for validation, a fifth of the lines is for that and not trained on; so an epoch of "
+    "theirs is one and a quarter here"
 )
 COCONUT = "Hao et al. 2024, arXiv 2412.06769, and args/ of facebookresearch/coconut"
 COT2 = "Gozeten et al. 2025, arXiv 2505.23648, and alperengozeten/CoT2"

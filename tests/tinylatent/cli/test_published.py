@@ -27,7 +27,7 @@ def test_a_plan_is_told(capsys):
     assert "coconut, stages 6, share 0.1, mixing 0.0" in said
     assert "6,986 steps of 128, 62.5 epochs" in said
     assert said.count("differs: ") == len(PUBLISHED["coconut-prosqa"].departures)
-    assert "a fifth of the lines is held out for validation" in said
+    assert "unless --held names a file for validation, a fifth of the lines is for that" in said
     assert main(["published", "latentseek-gsm8k", "--dry-run"]) == 0
     assert "none: it searches when it is asked" in capsys.readouterr().out
     assert main(["published", "cot2-prosqa", "--dry-run"]) == 0
@@ -95,14 +95,21 @@ def test_one_is_done_on_lines(tmp_path, monkeypatch, capsys):
     assert main(words) == 0
     said = capsys.readouterr()
     assert f"differs: {known.differs[0]}" in said.err
+    assert "unless --held names a file" in said.err
     assert "majority baseline" in said.out
     assert (folder / "result.json").exists()
+    held = tmp_path / "held.json"
+    held.write_text(json.dumps([{**rows[0], "question": f"{a} and 9?"} for a in (7, 8)]), "utf-8")
+    assert main([*words[:-1], str(tmp_path / "other"), "--held", str(held)]) == 0
+    assert "unless --held names a file" not in capsys.readouterr().err
+    assert sum(json.loads((tmp_path / "other" / "result.json").read_text("utf-8"))["total"]) == 2
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["coconut"], "unknown recipe 'coconut': did you mean coconut-"),
+        (["direct-prosqa", "--model", "MODEL", "--held", "x"], "--held without --lines: expected the file to train on"),
         (["--tiny"], "--tiny has no effect without the name of a recipe"),
         (["direct-prosqa", "--tiny", "--out", "x"], "--out has no effect with --tiny, which makes its own model and"),
         (

@@ -137,6 +137,7 @@ def test_lines_are_trained_on_asked_and_shown(model, lines, tmp_path, capsys):
         (["cot2", "--hf.path", "MODEL", "--text.task", "chess"], "unknown task 'chess'"),
         (["cot2", "--hf.path", "MODEL", *POSED, "--text.lines", "x"], "expected one of the two"),
         (["cot2", "--hf.path", "MODEL", "--text.lines", "x"], "x: there is no such file"),
+        (["cot2", "--hf.path", "MODEL", *POSED, "--text.held", "x"], "--text.held without --text.lines"),
         (["cot2", "--hf.path", "MODEL", *POSED, "--hf.dtype", "int8"], "--hf.dtype"),
         (["cot2", "--hf.path", "MODEL", *POSED, "--hf.lora.rank", "0"], "expected positive ones"),
         (["cot2", "--hf.path", "MODEL", *POSED, "--text.names", "words"], "expected words with names 'words'"),

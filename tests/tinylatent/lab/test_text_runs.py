@@ -349,6 +349,34 @@ def test_lines_are_split_by_question_and_read_again(folder, tmp_path):
         _ = task.lines
 
 
+def test_lines_for_validation_may_stand_in_a_file_of_their_own(folder, tmp_path):
+    """Questions that are in both are asked and not trained on; the run knows both files by what is in them."""
+    path, held = tmp_path / "lines.jsonl", tmp_path / "held.jsonl"
+    lines_file(path)
+    others = [{**LINES[3], "question": f" {LINES[3]['question'].upper()}"}, {**LINES[0], "question": "a new one?"}]
+    held.write_text("".join(json.dumps(line) + "\n" for line in others), "utf-8")
+    task = LinesFile(str(path), held=str(held)).found()
+    assert task.size == len(LINES) + 2
+    assert task.split("validation", 0).tolist() == task.split("validation", 7).tolist() == [[20], [21]]
+    trained = [row for row in range(len(LINES)) if row != 3]
+    assert task.split("train", 0)[:, 0].tolist() == trained
+    few = task.split("train", 0, 5)[:, 0].tolist()
+    assert (len(few), {*few} <= {*trained}) == (5, True)
+    assert {*few} <= {*task.split("train", 0, 9)[:, 0].tolist()}
+    assert task.to_json([21]) == {"question": "a new one?"}
+    run = experiment(folder, DiscreteCoT(), task, replace(SHORT, num_train=None))
+    assert run.identity != experiment(folder, DiscreteCoT(), LinesFile(str(path)).found(), run.training).identity
+    record = run.measure(tmp_path / "run")
+    assert sum(record.total) == 2
+    again, _ = load(tmp_path / "run")
+    assert again == run
+    held.write_text(json.dumps(others[0]) + "\n", "utf-8")
+    with pytest.raises(ValueError, match=r"held\.jsonl holds other lines than this run was made with"):
+        _ = task.lines
+    with pytest.raises(ValueError, match=r"asks every question of .*: nothing is left to train on"):
+        LinesFile(str(path), held=str(path)).found().split("train", 0)
+
+
 def test_questions_that_are_alike_share_a_key(tmp_path):
     path = tmp_path / "some.jsonl"
     texts = ["What is it?", "what  is it? ", "What is that?"]
