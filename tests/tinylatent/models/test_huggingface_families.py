@@ -1,13 +1,14 @@
 """Families of transformers beyond those of `families`: each is right, or refused in words; none is silently wrong.
 
-Small random models in float32. A rollout with padding and groups is held against the model itself, row by row, without
-cache, padding or mask.
+Small random models in float32. A rollout with padding and rows that wait is held against the model itself, row by row,
+without cache, padding or mask, gradients too; in bfloat16 it stays finite.
 """
 
 import pytest
 import torch
 import transformers
 from families import MASK, PROMPT, SIZE, near, spread
+from naive import score
 
 from tinylatent.engine.plan import Segment
 from tinylatent.engine.rollout import rollout
@@ -96,21 +97,59 @@ def small(name, options):
         return spread(getattr(transformers, f"{name}ForCausalLM")(config(**SIZE | options)))
 
 
+WINDOWED = {"Olmo3", "GptOss", "Cohere2"}
+"""Their windows would count the slots in which a row waits."""
+
+
+def alone(backbone, prompt_N, thoughts):
+    """One row's hidden states and logits: a whole forward of the model itself before each thought."""
+    x_SD, states = backbone.table.rows(prompt_N), []
+    for thought in thoughts:
+        told = {"inputs_embeds": x_SD[None], "position_ids": torch.arange(len(x_SD))[None], "use_cache": False}
+        hidden_D = backbone.model.base_model(**told).last_hidden_state[0, -1]
+        logits_V = backbone.model(**told).logits[0, -1]
+        states.append((hidden_D, logits_V))
+        mixed_D = logits_V.softmax(0) @ backbone.table.rows(torch.arange(len(logits_V)))
+        thinks = {Hidden: hidden_D, Mixture: mixed_D, Token: backbone.table.rows(logits_V.argmax())}
+        x_SD = torch.cat([x_SD, thinks[thought][None]])
+    return tuple(torch.stack(values) for values in zip(*states, strict=True))
+
+
 @pytest.mark.slow
 @NOISE
 @pytest.mark.parametrize("name", RIGHT)
 def test_it_is_right(name):
+    """Values and gradients, with rows that wait."""
     backbone = HFBackbone(small(name, RIGHT[name]))
-    plan = (Segment(Hidden(), 2), Segment(Mixture(), 2), Segment(Token(), 2))
-    trace = rollout(backbone, plan, PROMPT, MASK, group=2)
-    for row in range(6):
-        inputs_SD = backbone.table.rows(PROMPT[row // 2][MASK[row // 2]])
-        for step in range(trace.steps):
-            positions = torch.arange(len(inputs_SD))[None]
-            found = backbone.model.base_model(inputs_embeds=inputs_SD[None], position_ids=positions, use_cache=False)
-            near(trace.hidden_BTD[row, step], found.last_hidden_state[0, -1])
-            if step < trace.steps - 1:
-                inputs_SD = torch.cat([inputs_SD, trace.inputs_BTD[row, step : step + 1]])
+    hidden_steps = [2, 2, 2] if name in WINDOWED else [0, 3, 1]
+    plan = (Segment(Hidden(), torch.tensor(hidden_steps)), Segment(Mixture(), 2), Segment(Token(), 1))
+    trace = rollout(backbone, plan, PROMPT, MASK, grad=True)
+    thoughts = [[Hidden] * count + [Mixture] * 2 + [Token] for count in hidden_steps]
+    wanted = [alone(backbone, PROMPT[row][MASK[row]], thoughts[row]) for row in range(3)]
+    hidden_ND, logits_NV = (torch.cat(rows) for rows in zip(*wanted, strict=True))
+    live_BT, weights = trace.live_BT, [weight for weight in backbone.model.parameters() if weight.requires_grad]
+    near(trace.hidden_BTD[live_BT], hidden_ND)
+    near(trace.logits_BTV[live_BT], logits_NV)
+    found, asked = (
+        torch.autograd.grad(score(hidden) + score(logits), weights, allow_unused=True)
+        for hidden, logits in ((trace.hidden_BTD[live_BT], trace.logits_BTV[live_BT]), (hidden_ND, logits_NV))
+    )
+    assert [x is None for x in found] == [x is None for x in asked]
+    pairs = [(a, b) for a, b in zip(found, asked, strict=True) if a is not None]
+    near(*(torch.cat([x.flatten() for x in each]) for each in zip(*pairs, strict=True)))
+
+
+@pytest.mark.slow
+@NOISE
+@pytest.mark.parametrize("name", RIGHT)
+def test_half_precision_stays_finite_and_keeps_its_type(name):
+    model = small(name, RIGHT[name]).bfloat16()
+    backbone = HFBackbone(model)
+    trace = rollout(backbone, (Segment(Hidden(), 2), Segment(Mixture(), 2), Segment(Token(), 1)), PROMPT, MASK)
+    assert trace.hidden_BTD.dtype == trace.inputs_BTD.dtype == torch.bfloat16
+    assert trace.logits_BTV.dtype == torch.float32
+    assert trace.hidden_BTD.isfinite().all()
+    assert trace.logits_BTV.isfinite().all()
 
 
 @pytest.mark.slow
