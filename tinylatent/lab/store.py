@@ -22,6 +22,7 @@ from tinylatent.lab.names import Settings, recipe_settings, run_name, settings, 
 from tinylatent.lab.records import DEFAULT, ExperimentRecord
 from tinylatent.lab.run import Record, Run, last_line, read_record
 from tinylatent.lab.study import RUNS, STORE, STUDIES, Profile, Study, stored_lines
+from tinylatent.lab.unfinished import Unfinished
 from tinylatent.training.checkpoints import CONFIG, METRICS
 
 State = Literal["finished", "training", "stopped", "unreadable"]
@@ -434,8 +435,12 @@ class StudyProgress:
 def study_progress(study: Study, profile: Profile, results: Path) -> StudyProgress:
     """How far a profile of a study is, counted from the store and from what it wrote."""
     grid, store = study.grid(profile), results / STORE
-    finished = sum((store / run.identity / RESULT).is_file() for run in grid)
     folder = (store / profile if profile == "quick" else results) / study.name
+    try:
+        so_far = Unfinished(folder).identities
+    except DamagedError:
+        so_far = set()
+    finished = sum(run.identity in so_far or (store / run.identity / RESULT).is_file() for run in grid)
     try:
         written = len(stored_lines(folder)) if (folder / RUNS).is_file() else 0
     except DamagedError:

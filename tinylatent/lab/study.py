@@ -2,7 +2,8 @@
 
 A run is known by its identity: all studies and profiles share the finished ones, and an interrupted one is resumed.
 What a run starts from is measured before it, in the grid or not. Runs and quick profiles are kept under results/runs/,
-which git ignores; a full study writes results/NAME/, to be committed.
+which git ignores; a full study writes results/NAME/, to be committed. Until it is whole, the records so far stand there
+in unfinished.jsonl, so that it goes on where the store is not.
 """
 
 import inspect
@@ -27,6 +28,7 @@ from tinylatent.lab.launchers.launcher import stored_record
 from tinylatent.lab.launchers.local import Local
 from tinylatent.lab.run import Record, Run, read_record
 from tinylatent.lab.tables import Table, provenance
+from tinylatent.lab.unfinished import Unfinished
 from tinylatent.lab.words import Words
 
 Profile = Literal["quick", "full"]
@@ -92,17 +94,19 @@ def reproduce(
         raise ValueError(f"unknown profile {profile!r}: expected quick or full")
     records, more = [], _asked(study, "list its runs", study.grid, profile)
     store, launcher = results / STORE, Local() if launcher is None else launcher
+    target = store / profile / study.name if profile == "quick" else results / study.name
+    so_far = Unfinished(target)
     if not more:
         raise ValueError(f"study {study.name} has no runs in profile {profile}")
     while more:
-        records += measure_all(more, store, launcher, device)
+        records += measure_all(more, store, launcher, device, so_far)
         known = {record.id for record in records}
         after = _asked(study, "choose more runs", study.after, profile, records)
         more = [run for run in after if run.identity not in known]
-    target = store / profile / study.name if profile == "quick" else results / study.name
     (target / PROVENANCE).unlink(missing_ok=True)  # it vouches for the runs before
     lines = (json_text({"study": study.name, "profile": profile, **record.to_json()}) for record in records)
     write_text(target / RUNS, "".join(line + "\n" for line in lines))
+    so_far.remove()
     return rebuild(study, target)
 
 
@@ -268,7 +272,13 @@ def stored_lines(folder: Path) -> list[dict[str, Any]]:
 # Running the grid
 
 
-def measure_all(grid: Sequence[Run], store: Path, launcher: Launcher, device: str = "cpu") -> list[Any]:
+def measure_all(
+    grid: Sequence[Run],
+    store: Path,
+    launcher: Launcher,
+    device: str = "cpu",
+    so_far: Unfinished | None = None,
+) -> list[Any]:
     """Measures the runs that a store lacks, each after what it starts from, and returns every record.
 
     Args:
@@ -276,15 +286,23 @@ def measure_all(grid: Sequence[Run], store: Path, launcher: Launcher, device: st
         store: folder of a folder for each run.
         launcher: does the runs.
         device: where they compute.
+        so_far: records that need no store, to which those of the grid are added as they are made.
     """
     runs = {run.identity: run for run in grid}
     found = {key: None if run.always else stored_record(run, store / key) for key, run in runs.items()}
+    if so_far is not None:
+        found |= {key: so_far.record(runs[key]) for key, record in found.items() if record is None}
+        for record in filter(None, found.values()):
+            so_far.add(record)
     starts = [run.starts_from for key, run in runs.items() if found[key] is None and run.starts_from is not None]
     if starts:
         before = measure_all(starts, store, launcher, device)
         found |= {record.id: record for record in before if record.id in found}
     missing = [_job(run, store, device) for key, run in runs.items() if found[key] is None]
-    found |= {record.id: record for record in _done(missing, launcher, len(runs))}
+    for record in _done(missing, launcher, len(runs)):
+        found[record.id] = record
+        if so_far is not None and not runs[record.id].always:
+            so_far.add(record)
     return [*found.values()]
 
 

@@ -8,6 +8,7 @@ import re
 import warnings
 from dataclasses import replace
 from importlib.metadata import EntryPoint
+from shutil import rmtree
 
 import pytest
 from counting import Counting, Here, Lost
@@ -27,6 +28,7 @@ from tinylatent.lab.launchers.launcher import read_result
 from tinylatent.lab.launchers.local import Local
 from tinylatent.lab.measure import measure
 from tinylatent.lab.records import DEFAULT
+from tinylatent.lab.store import study_progress
 from tinylatent.lab.studies import mnns
 from tinylatent.lab.studies.search import FIRST, OTHERS
 from tinylatent.lab.study import STUDIES, Study, StudyError, rebuild, reproduce
@@ -96,6 +98,51 @@ def test_a_full_study_is_written_beside_the_runs(tmp_path):
     found = reproduce(counts(Counting(2)), "full", tmp_path, Here())
     assert found.files["table.csv"] == tmp_path / "counts" / "table.csv"
     assert (tmp_path / "runs" / Counting(2).identity / "result.json").exists()
+
+
+class Stopped(Here):
+    """Is interrupted after two runs."""
+
+    def ended(self, timeout):
+        if len(self.done) == 2:
+            raise KeyboardInterrupt
+        return super().ended(timeout)
+
+
+def test_an_interrupted_study_goes_on_without_its_store(tmp_path):
+    """From the records in its folder, which a kill may have cut; the outcome is that of one in a single turn."""
+    study, folder = counts(*map(Counting, range(2, 7))), tmp_path / "counts"
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(study, "full", tmp_path, Stopped())
+    assert [path.name for path in folder.iterdir()] == ["unfinished.jsonl"]
+    rmtree(tmp_path / "runs")
+    assert study_progress(study, "full", tmp_path).finished == 2
+    with (folder / "unfinished.jsonl").open("a") as file:
+        file.write('{"id": "cut')
+    launcher = Here()
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(study, "full", tmp_path, Stopped())
+    assert study_progress(study, "full", tmp_path).finished == 4
+    found = reproduce(study, "full", tmp_path, launcher)
+    assert len(launcher.done) == 1
+    assert not (folder / "unfinished.jsonl").exists()
+    whole = reproduce(study, "full", tmp_path / "whole", Here())
+    assert found.files["table.csv"].read_bytes() == whole.files["table.csv"].read_bytes()
+    assert [record.id for record in found.records] == [record.id for record in whole.records]
+
+
+def test_records_of_an_unfinished_study_that_were_changed_are_not_taken(tmp_path):
+    study, path = counts(*map(Counting, range(2, 7))), tmp_path / "counts" / "unfinished.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(study, "full", tmp_path, Stopped())
+    rmtree(tmp_path / "runs")
+    path.write_text(path.read_text().replace('"counted": 6', '"counted": 9'))
+    with pytest.raises(DamagedError, match=r"unfinished\.jsonl, line 1 was changed after it was written: .* this line"):
+        reproduce(study, "full", tmp_path, Here())
+    assert study_progress(study, "full", tmp_path).finished == 0
+    path.write_text("no record\n")
+    with pytest.raises(DamagedError, match="line 1 is damaged"):
+        reproduce(study, "full", tmp_path, Here())
 
 
 @pytest.mark.slow

@@ -103,15 +103,27 @@ def read_result(path: Path) -> Any:
     Raises:
         DamagedError: it was changed since, or is not JSON.
     """
-    values = read_json(path)
-    if isinstance(values, dict) and "seal" in values:
-        if values != sealed(values):
-            raise DamagedError(
-                f"{path} was changed after it was written: restore it from a copy, or delete this one file to measure "
-                "it again"
-            )
-        del values["seal"]
-    return values
+    return unsealed(read_json(path), str(path), "this one file")
+
+
+def unsealed(values: Any, where: str, what: str) -> Any:
+    """Values as they were sealed, without the seal; those that have none as they are.
+
+    Args:
+        values: JSON of a record.
+        where: they stand.
+        what: to delete, to have it measured again.
+
+    Raises:
+        DamagedError: they were changed since.
+    """
+    if not isinstance(values, dict) or "seal" not in values:
+        return values
+    if values != sealed(values):
+        raise DamagedError(
+            f"{where} was changed after it was written: restore it from a copy, or delete {what} to measure it again"
+        )
+    return {name: value for name, value in values.items() if name != "seal"}
 
 
 @runtime_checkable
