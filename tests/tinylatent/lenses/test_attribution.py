@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import LAYERED, layered
+from families import LAYERED, ROUGHLY, layered
 
 from tinylatent.lenses.attribution import integrated_gradients
 from tinylatent.lenses.residuals import record_tokens
@@ -19,7 +19,12 @@ KINDS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[*KINDS, *LAYERED])
+def close(found, wanted):
+    rough = found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=2e-3 if rough else 1e-8, atol=1e-4 if rough else 1e-10)
+
+
+@pytest.fixture(scope="module", params=[*KINDS, *LAYERED, *ROUGHLY])
 def known(request, tiny):
     ours = request.param in KINDS
     return record_tokens(tiny(**KINDS[request.param]) if ours else layered(request.param), IDS, MASK)
@@ -39,10 +44,9 @@ def test_attributions_add_up_to_the_change(known, target):
             logits = known.logits(known.on(layer, x))
             read = {"logit": logits, "probability": logits.softmax(-1), "log_probability": logits.log_softmax(-1)}
             wanted.append((read[target].gather(2, NEXT[..., None])[..., 0] * COUNTED).sum(1))
-        torch.testing.assert_close(found.change_B, wanted[0] - wanted[1], rtol=1e-8, atol=1e-10)
-        error_B = found.attribution_BS.sum(1) - found.change_B
-        torch.testing.assert_close(found.error_B, error_B, rtol=1e-8, atol=1e-10)
-        assert found.refined == (error_B.abs() <= 0.05 * found.change_B.abs().clamp(min=0.01)).all()
+        close(found.change_B, wanted[0] - wanted[1])
+        close(found.error_B, found.attribution_BS.sum(1) - found.change_B)
+        assert found.refined == (found.error_B.abs() <= 0.05 * found.change_B.abs().clamp(min=0.01)).all()
 
 
 def test_slots_that_cannot_matter_get_nothing(known):
@@ -88,7 +92,7 @@ def test_other_rows_and_padding_do_not_matter(known):
     both = integrated_gradients(known, 1, COUNTED, NEXT, tolerance=1e-9, most=27)
     alone = record_tokens(known.model, IDS[:1, 2:])
     one = integrated_gradients(alone, 1, COUNTED[:1, 2:], NEXT[:1, 2:], tolerance=1e-9, most=27)
-    torch.testing.assert_close(both.attribution_BS[:1, 2:], one.attribution_BS, rtol=1e-7, atol=1e-10)
+    close(both.attribution_BS[:1, 2:], one.attribution_BS)
 
 
 def test_what_cannot_be_attributed_is_told(tiny):

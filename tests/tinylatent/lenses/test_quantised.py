@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fakes import random
-from families import LAYERED, layered
+from families import LAYERED, ROUGHLY, layered
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +45,7 @@ def test_rounding_nothing_leaves_nothing():
     assert torch.equal(rounded(x, "token")[0], torch.zeros(2))
 
 
-@pytest.fixture(scope="module", params=["decoder", *LAYERED])
+@pytest.fixture(scope="module", params=["decoder", *LAYERED, *ROUGHLY])
 def model(request, tiny):
     return tiny() if request.param == "decoder" else layered(request.param)
 
@@ -74,7 +74,8 @@ def test_every_linear_map_is_rounded(model, inputs):
             assert torch.equal(expected, logits(model)), "nothing is left to round"
         for name, parameter in model.named_parameters():
             parameter.copy_(kept[name])
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    rough = found.dtype == torch.float32  # a rounding that falls on the other side is a whole step
+    torch.testing.assert_close(found, expected, rtol=1e-5 if rough else 1e-9, atol=1e-5 if rough else 1e-12)
 
 
 def test_rounding_what_is_read_by_hand(tiny):
