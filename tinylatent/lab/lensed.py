@@ -26,6 +26,7 @@ from tinylatent.lenses.depth import (
     depth_score,
     erase,
     local,
+    mean_added,
     mean_stream,
     over_later,
     sizes,
@@ -150,6 +151,7 @@ def _skips(record: Record, future: Effects) -> Table:
     """Effects of skipping each layer on all tokens, on later tokens, and directly on later layers."""
     swept = {"all": skip(record), "future": future, "direct": local(record)}
     swept |= {f"all, {part}": skip(record, part) for part in get_args(Part) if part != "layer"}
+    swept["all, mean"] = skip(record, filler_LD=mean_added([record]))
     rows: Rows = [row for name, effects in swept.items() for row in _effects(name, effects)]
     columns = {
         "effect on": "s", "skipped": "d", "on": "s", "mean": ".4f", "low": ".4f", "high": ".4f", "max": ".4f",
@@ -158,7 +160,8 @@ def _skips(record: Record, future: Effects) -> Table:
     remarks = [f"depth score of effects on the future ({name}): {_told(values)}" for name, values in scores.items()]
     legend = (
         "skipped: a layer; on: a later layer's contribution, as |c - c'| / |c|, or the output, as the distance of "
-        "probabilities. all: skipped at all tokens but the first, or its attention or MLP alone; future: skipped "
+        "probabilities. all: skipped at all tokens but the first, or its attention or MLP alone; mean: it adds there "
+        "what it adds on average over these tokens, instead of nothing; future: skipped "
         "before a split, read after it; direct: its contribution taken from one later layer's input alone. mean over "
         "tokens, then prompts, with 95 % intervals over prompts; max over all tokens."
     )

@@ -15,7 +15,7 @@ make a relative effect large.
 Letters: B rows, S slots, R rows of a sweep (each row with each of N splits), L layers, V vocabulary, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -115,9 +115,16 @@ class Effects:
 
 @torch.no_grad()
 def skip(
-    record: Record, part: Part = "layer", splits_BN: Int[Tensor, "B N"] | None = None, keep_first: int = 1
+    record: Record,
+    part: Part = "layer",
+    splits_BN: Int[Tensor, "B N"] | None = None,
+    keep_first: int = 1,
+    filler_LD: Float[Tensor, "L D"] | None = None,
 ) -> Effects:
     """Effects of skipping every layer, or its attention or MLP alone; everything after it is computed anew (sheet 3.3).
+
+    A layer that is skipped leaves a stream that the model has never seen: beside it, let each layer add what it adds on
+    average (`mean_added`), which takes away only what it says of its token.
 
     Args:
         record: of the clean run.
@@ -126,6 +133,7 @@ def skip(
             split-th token, counted from there on, so that only what moves to later tokens is seen. Tokens of a row
             are counted from 0 and without padding.
         keep_first: so many tokens at a row's start are never skipped: they often hold what every layer relies on.
+        filler_LD: what every layer, or part, adds where it is skipped; nothing by default.
 
     Raises:
         ValueError: an unknown part, or a split that leaves nothing to skip or to count.
@@ -138,11 +146,27 @@ def skip(
     for layer in range(L):
         for rows in in_parts(record, len(row_R)):
             source_r = row_R[rows]
-            last, after = _without(record, layer, part, source_r, skipped_RS[rows])
+            added_D = None if filler_LD is None else filler_LD[layer]
+            last, after = _without(record, layer, part, source_r, skipped_RS[rows], added_D)
             for later, contribution in after.items():
                 changed[layer, later, rows] = _relative(clean[later][source_r], contribution)
             output[layer, rows] = outcome.moved(last, source_r, counted_RS[rows])
     return Effects(changed * counted_RS, output, counted_RS, row_R)
+
+
+def mean_added(records: Sequence[Record], part: Part = "layer", keep_first: int = 1) -> Float[Tensor, "L D"]:
+    """What every layer, or its attention or MLP, adds on average, over all tokens but the first of every row."""
+    added = {"layer": lambda record: record.added, "attention": lambda record: record.attention}
+    return _mean(records, added.get(part, lambda record: record.mlp), keep_first)
+
+
+def _mean(
+    records: Sequence[Record], of: Callable[[Record], Float[Tensor, "L B S D"]], keep_first: int
+) -> Float[Tensor, "L D"]:
+    """The mean over all tokens but the first `keep_first` of every row."""
+    kept = [(of(record), record.mask_BS & (record.rank_BS() >= keep_first)) for record in records]
+    total = torch.stack([(values * free_BS[..., None]).sum((1, 2)) for values, free_BS in kept]).sum(0)
+    return (total / sum(int(free_BS.sum()) for _, free_BS in kept)).detach()
 
 
 @torch.no_grad()
@@ -191,9 +215,10 @@ def _sweep(record: Record, splits_BN: Tensor | None, keep_first: int) -> tuple[T
 
 
 def _without(
-    record: Record, skipped: int, part: Part, source_R: Tensor, where_RS: Tensor
+    record: Record, skipped: int, part: Part, source_R: Tensor, where_RS: Tensor, added_D: Tensor | None
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """The last stream, and the contribution of every layer from the skipped one on, without it."""
+    """The last stream, and the contribution of every layer from the skipped one on, without it; `added_D` for it."""
+    given_D = record.stream.new_zeros(record.stream.shape[-1]) if added_D is None else added_D
     entered: dict[int, Tensor] = {}
     after: dict[int, Tensor] = {}
 
@@ -201,10 +226,10 @@ def _without(
         if site == "resid_in":
             entered[layer] = x
         if layer == skipped and site == {"attention": "attn_add", "mlp": "mlp_add"}.get(part):
-            x = x.masked_fill(where_RS[..., None], 0.0)
+            x = torch.where(where_RS[..., None], given_D.to(x), x)
         if site == "resid_out":
             if layer == skipped and part == "layer":
-                x = torch.where(where_RS[..., None], entered[layer], x)
+                x = torch.where(where_RS[..., None], entered[layer] + given_D.to(x), x)
             after[layer] = x - entered[layer]
         return x
 
@@ -293,9 +318,7 @@ def mean_stream(records: Sequence[Record], keep_first: int = 1) -> Float[Tensor,
 
     Over all tokens but the first `keep_first` of every row, as the erasure leaves these out.
     """
-    kept = [(record, record.mask_BS & (record.rank_BS() >= keep_first)) for record in records]
-    total = torch.stack([(record.stream * free_BS[..., None]).sum((1, 2)) for record, free_BS in kept]).sum(0)
-    return (total / sum(int(free_BS.sum()) for _, free_BS in kept)).detach()
+    return _mean(records, lambda record: record.stream, keep_first)
 
 
 @torch.no_grad()

@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylatent.lenses import depth
-from tinylatent.lenses.depth import depth_score, erase, local, mean_stream, over_later, sizes, skip, skipping
+from tinylatent.lenses.depth import (
+    depth_score,
+    erase,
+    local,
+    mean_added,
+    mean_stream,
+    over_later,
+    sizes,
+    skip,
+    skipping,
+)
 from tinylatent.lenses.residuals import record_tokens
 from tinylatent.models.decoder import Decoder, ModelConfig
 
@@ -66,17 +76,17 @@ def alone(model, row, edit=None):
     return added, torch.stack(streams), model.readout(hidden)[0].softmax(-1)
 
 
-def without(layer, part, where_S):
-    """An edit that takes a layer or a part of it away at some slots."""
+def without(layer, part, where_S, filler_D=0.0):
+    """An edit that takes a layer or a part of it away at some slots, and adds something in its place."""
 
     def edit(number, site, x, seen):
         if number != layer:
             return x
         x = x.clone()
         if part == "layer" and site == "resid_out":
-            x[0, where_S] = seen[layer, "resid_in"][0, where_S]
+            x[0, where_S] = seen[layer, "resid_in"][0, where_S] + filler_D
         if site == {"attention": "attn_add", "mlp": "mlp_add"}.get(part):
-            x[0, where_S] = 0
+            x[0, where_S] = filler_D
         return x
 
     return edit
@@ -115,6 +125,24 @@ def test_the_last_stream_without_a_layer_is_that_of_a_row_alone(model, found):
             _, streams, _ = alone(model, row, without(layer, "layer", torch.arange(int(MASK[row].sum())) >= 1))
             close(last[row, MASK[row]], streams[-1].to(last))
             close(edited[row, MASK[row]], streams[-1].to(last))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_layer_may_add_its_mean_instead_of_nothing(model, found, part):
+    """The mean over tokens of all rows but the first of each."""
+    filler_LD, added = mean_added([found, found], part), []
+    for row in range(3):
+        parts = {"layer": found.added, "attention": found.attention, "mlp": found.mlp}[part]
+        added.append(parts[:, row, MASK[row]][:, 1:])
+    close(filler_LD, torch.cat(added, 1).mean(1))
+    effects = skip(found, part, filler_LD=filler_LD)
+    for row in range(3):
+        clean, _, likely = alone(model, row)
+        where_S = torch.arange(len(likely)) >= 1
+        for layer in range(found.depth):
+            changed, _, other = alone(model, row, without(layer, part, where_S, filler_LD[layer]))
+            close(effects.contribution[layer, :, row][:, MASK[row]], share(clean, changed))
+            close(effects.output[layer, row][MASK[row]], (likely - other).norm(dim=-1))
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -155,7 +155,7 @@ def _skips(groups: Groups) -> Table:
     numbers = {hops: _numbers(group, "skip", "effect on", "skipped", "on") for hops, group in groups.items()}
     first = next(iter(numbers.values()))
     layers = 1 + max(int(skipped or 0) for _, skipped, _ in first)
-    for kind in ("all", "all, attention", "all, mlp", "future", "direct"):
+    for kind in ("all", "all, mean", "all, attention", "all, mlp", "future", "direct"):
         for skipped in range(layers):
             row: dict[str, Value] = {"effect on": kind, "skipped": skipped}
             for hops, each in numbers.items():
@@ -167,7 +167,8 @@ def _skips(groups: Groups) -> Table:
     columns |= {f"{what}, {hops}": ".3f" for hops in groups for what in ("layers", "output")}
     legend = (
         "layers, k: mean of |c - c'| / |c| over later layers, in questions of k hops; output, k: distance of "
-        "probabilities. all: skipped at all tokens but the first, or a part of it; future: at all tokens before the "
+        "probabilities. all: skipped at all tokens but the first, or a part of it, or (mean) "
+        "adding there what it adds on average; future: at all tokens before the "
         "answer is predicted, read where it is; direct: taken from one later layer's input alone. Means over tokens, "
         "questions and draws."
     )

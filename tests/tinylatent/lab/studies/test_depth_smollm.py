@@ -95,7 +95,7 @@ def test_it_can_be_shown(made, tmp_path):
     first = [value for each in made[:2] for value in each.scores["contributions, mean"]]
     assert scores.rows[0]["mean"] == pytest.approx(np.mean(first))
     skips = next(table for table in outcome.tables if table.title == "Effects of skipping a layer")
-    assert [row["layers, 1"] for row in skips.rows if row["skipped"] == 1] == [0.0] * 5
+    assert [row["layers, 1"] for row in skips.rows if row["skipped"] == 1] == [0.0] * 6
     (used,) = (table for table in outcome.tables if table.title == "Tokens that the answer uses, by layer")
     assert {row["questions"] for row in used.rows} == {4}
     assert outcome.files["figure.png"].stat().st_size > 10_000
