@@ -1,7 +1,7 @@
-"""Places: studies whose arms are trained on several tasks; a prefix of an arm's name says which."""
+"""Places: studies whose arms are trained on several tasks; a prefix of an arm's name says which. And whose a run is."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tinylatent_tasks import Task
 
@@ -48,6 +48,19 @@ def known_arm(
             f"a run of {run.method.name} on {run.task.name} is of no arm of study {study}: expected {', '.join(arms)}"
         )
     return max(fits, key=lambda arm: (fits[arm].model == run.model, _steps(fits[arm]) == _steps(run)))
+
+
+def same_arm(run: Experiment, study: str, arms: Iterable[str], build: Callable[[str, int], Experiment]) -> str:
+    """The arm that a run is of, which is as in it but for its seeds and how long it was trained.
+
+    Raises:
+        ValueError: it is of none.
+    """
+    for arm in arms:
+        usual = build(arm, run.seeds.split)
+        if replace(run, training=replace(run.training, steps=usual.training.steps), seeds=usual.seeds) == usual:
+            return arm
+    raise ValueError(f"{run.label} is no run of study {study}: expected one of {', '.join(arms)}")
 
 
 def _steps(run: Experiment | None) -> tuple[int, ...]:

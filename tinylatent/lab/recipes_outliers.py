@@ -15,6 +15,7 @@ from tinylatent_tasks import Composition
 
 from tinylatent.core.seeds import Seeds
 from tinylatent.lab.experiment import Experiment
+from tinylatent.lab.places import same_arm
 from tinylatent.methods import Direct
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.config import Training
@@ -78,8 +79,4 @@ def arm_of(run: Experiment) -> str:
     Raises:
         ValueError: it is of none.
     """
-    for arm in ARMS:
-        usual = build(arm, run.seeds.split)
-        if replace(run, training=replace(run.training, steps=usual.training.steps), seeds=usual.seeds) == usual:
-            return arm
-    raise ValueError(f"{run.label} is no run of study outliers: expected one of {', '.join(ARMS)}")
+    return same_arm(run, "outliers", ARMS, build)
