@@ -36,7 +36,7 @@ def test_attributions_add_up_to_the_change(known, target):
     for layer in range(known.depth + 1):
         found = integrated_gradients(known, layer, COUNTED, NEXT, target, tolerance=0.05)
         jumps = "Experts" in str(getattr(known.model, "blocks", ""))  # a router's choice: no slope tells of it
-        assert found.refined or jumps
+        assert found.refined_B.all() or jumps
         stream, live = known.stream[layer], MASK[..., None]
         base = ((stream * live).sum(1, keepdim=True) / live.sum(1, keepdim=True)).expand_as(stream)
         wanted = []
@@ -46,7 +46,9 @@ def test_attributions_add_up_to_the_change(known, target):
             wanted.append((read[target].gather(2, NEXT[..., None])[..., 0] * COUNTED).sum(1))
         close(found.change_B, wanted[0] - wanted[1])
         close(found.error_B, found.attribution_BS.sum(1) - found.change_B)
-        assert found.refined == (found.error_B.abs() <= 0.05 * found.change_B.abs().clamp(min=0.01)).all()
+        small_B = found.error_B.abs() <= 0.05 * found.change_B.abs().clamp(min=0.01)
+        assert torch.equal(found.refined_B, small_B)
+        assert (found.nodes_B[~small_B] == 729).all()
 
 
 def test_slots_that_cannot_matter_get_nothing(known):
@@ -64,7 +66,8 @@ def test_refining_makes_the_error_of_a_midpoint_rule_nine_times_smaller(tiny):
     known, errors = record_tokens(tiny(spread=0.1), IDS, MASK), []
     for most in (9, 27, 81):
         found = integrated_gradients(known, 1, COUNTED, NEXT, tolerance=1e-12, most=most)
-        assert (found.nodes, found.refined) == (most, False)
+        assert found.nodes_B.tolist() == [most, most]
+        assert not found.refined_B.any()
         errors.append(found.error_B.abs())
     assert (errors[0] / errors[1] > 8).all()
     assert (errors[0] / errors[1] < 10).all()
@@ -81,7 +84,7 @@ def test_a_linear_function_is_exact(tiny):
                 parameter.zero_()
     known = record_tokens(linear, IDS, MASK)
     found = integrated_gradients(known, 0, COUNTED, NEXT, "logit", tolerance=1e-12)
-    assert found.nodes == 9
+    assert found.nodes_B.tolist() == [9, 9]
     stream = known.stream[0]
     base = (stream * MASK[..., None]).sum(1, keepdim=True) / MASK.sum(1)[:, None, None]
     wanted = ((stream - base) * linear.embedding[NEXT]).sum(-1) * COUNTED
@@ -89,10 +92,13 @@ def test_a_linear_function_is_exact(tiny):
 
 
 def test_other_rows_and_padding_do_not_matter(known):
-    both = integrated_gradients(known, 1, COUNTED, NEXT, tolerance=1e-9, most=27)
+    """Nor do they for how finely a row is integrated."""
     alone = record_tokens(known.model, IDS[:1, 2:])
-    one = integrated_gradients(alone, 1, COUNTED[:1, 2:], NEXT[:1, 2:], tolerance=1e-9, most=27)
-    close(both.attribution_BS[:1, 2:], one.attribution_BS)
+    for tolerance, most in ((1e-9, 27), (0.01, 729)):
+        both = integrated_gradients(known, 1, COUNTED, NEXT, tolerance=tolerance, most=most)
+        one = integrated_gradients(alone, 1, COUNTED[:1, 2:], NEXT[:1, 2:], tolerance=tolerance, most=most)
+        close(both.attribution_BS[:1, 2:], one.attribution_BS)
+        assert both.nodes_B[0] == one.nodes_B[0]
 
 
 def test_what_cannot_be_attributed_is_told(tiny):
