@@ -6,10 +6,12 @@
 
 Csordás et al. 2025 (arXiv 2505.13898, section 3.3) after Sundararajan et al. 2017 (arXiv 1703.01365): the path runs
 from a baseline, the mean of the row's own residuals, to the residual itself. They take 256 nodes from the left, which
-leaves an error of order 1/256 and never looks at the end; here nodes are midpoints, tripled until the error is small,
-so that those of the coarser rule are used again. Every row has as many as it needs by itself.
+leaves an error of order 1/256 and never looks at the end. Here nodes are midpoints of pieces of the path. How far the
+slope of a piece misses the change from its one end to the other is known exactly, so that a piece is cut into three
+where it misses much, and there alone: a sharp prediction has all its slope in a few places. The midpoint that is there
+is used again. Every row has as many nodes as it needs by itself.
 
-Letters: B rows, S slots, D width, V vocabulary, n nodes.
+Letters: B rows, S slots, D width, V vocabulary, i pieces of paths, n predictions.
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tinylatent.lenses.residuals import Record
+from tinylatent.lenses.residuals import Record, in_parts
 
 Target = Literal["probability", "log_probability", "logit"]
 FIRST = 9
@@ -36,7 +38,7 @@ class Attribution:
     error_B: Float[Tensor, " B"]
     """The sum of a row's attributions less that."""
     nodes_B: Int[Tensor, " B"]
-    """Of the rule that was used."""
+    """Gradients that were taken."""
     refined_B: Bool[Tensor, " B"]
     """Whether the error became as small as was asked."""
 
@@ -57,10 +59,10 @@ def integrated_gradients(
         layer: 0 for the embeddings, L for what the last norm reads.
         counted_BS: slots that predict the answer.
         ids_BS: the token that each of these should predict.
-        target: what is summed over them. A sharp model's probability has all its slope in a few places of the path:
-            the logarithm needs fewer nodes.
-        tolerance: largest error of a row, as a share of the change or, where that is smaller, of 0.01.
-        most: nodes at most; the rule is refined from 9 by factors of three.
+        target: what is summed over them.
+        tolerance: largest error of a row, as a share of the change or, where that is smaller, of 0.01; of a piece, its
+            share of that.
+        most: pieces of a path at most: it begins with 9, and none becomes shorter than one in so many.
 
     Raises:
         ValueError: a layer that does not exist, an unknown target, or rows that predict nothing.
@@ -71,25 +73,44 @@ def integrated_gradients(
         raise ValueError(f"target is {target!r}: expected one of {', '.join(get_args(Target))}")
     if not counted_BS.any(1).all():
         raise ValueError("a row has no slot that predicts its answer: count one in every row")
-    path = _Path(record, layer, counted_BS, ids_BS, target)
-    every_B = torch.arange(len(counted_BS), device=counted_BS.device)
-    nodes, nodes_B = FIRST, torch.full_like(every_B, FIRST)
-    slope = path.mean_slope([(k + 0.5) / FIRST for k in range(FIRST)], every_B)
+    path, B = _Path(record, layer, counted_BS, ids_BS, target), len(counted_BS)
+    allowed_B = tolerance * path.change_B.abs().clamp(min=0.01)
+    nodes_B, found_BSD = torch.zeros_like(counted_BS[:, 0], dtype=torch.long), torch.zeros_like(path.step)
+    missed_B = torch.zeros_like(allowed_B)  # by pieces that are done with
+    pieces, count = path.cut(torch.arange(B, device=counted_BS.device), FIRST), FIRST
     while True:
-        attribution_BS = (path.step * slope).sum(-1)
-        error_B = attribution_BS.sum(1) - path.change_B
-        refined_B = error_B.abs() <= tolerance * path.change_B.abs().clamp(min=0.01)
-        rough_b = (~refined_B).nonzero()[:, 0]
-        if not len(rough_b) or 3 * nodes > most:
-            return Attribution(attribution_BS, path.change_B, error_B, nodes_B, refined_B)
-        new = [(k + place) / nodes for k in range(nodes) for place in (1 / 6, 5 / 6)]  # beside the midpoints there are
-        slope[rough_b] = (slope[rough_b] + 2 * path.mean_slope(new, rough_b)) / 3
-        nodes *= 3
-        nodes_B[rough_b] = nodes
+        nodes_B += torch.bincount(pieces.row_i[pieces.is_new_i], minlength=B)
+        missed_i = (path.step[pieces.row_i] * pieces.slope_iSD).sum((1, 2)) / count - pieces.change_i
+        is_rough_B = missed_B.index_add(0, pieces.row_i, missed_i.abs()) > allowed_B
+        rough_i = is_rough_B[pieces.row_i] & (missed_i.abs() > allowed_B[pieces.row_i] / count) & (3 * count <= most)
+        missed_B.index_add_(0, pieces.row_i[~rough_i], missed_i[~rough_i].abs())
+        found_BSD.index_add_(0, pieces.row_i[~rough_i], pieces.slope_iSD[~rough_i] / count)
+        if not rough_i.any():
+            break
+        pieces, count = path.thirds(pieces, rough_i, count), 3 * count
+    attribution_BS = (path.step * found_BSD).sum(-1)
+    error_B = attribution_BS.sum(1) - path.change_B
+    return Attribution(attribution_BS, path.change_B, error_B, nodes_B, error_B.abs() <= allowed_B)
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Pieces of paths, all of one length, in order."""
+
+    row_i: Tensor
+    """Whose path."""
+    place_i: Tensor
+    """Which piece of it, counted from 0."""
+    change_i: Tensor
+    """The target's change from one end to the other."""
+    slope_iSD: Tensor
+    """Its gradient at the middle."""
+    is_new_i: Tensor
+    """Whether it was not known before."""
 
 
 class _Path:
-    """The straight path from a row's mean residual to its residuals, and the slopes of the target along it."""
+    """The straight path from a row's mean residual to its residuals, and the target along it."""
 
     def __init__(self, record: Record, layer: int, counted_BS: Tensor, ids_BS: Tensor, target: Target):
         self.record, self.layer, self.target = record, layer, target
@@ -98,32 +119,60 @@ class _Path:
         self.base = (end * live).sum(1, keepdim=True) / live.sum(1, keepdim=True)
         self.step = (end - self.base) * live
         every_B = torch.arange(len(counted_BS), device=counted_BS.device)
-        with torch.no_grad():
-            ends = [self.value(self.at(share, every_B), every_B) for share in (1.0, 0.0)]
-        self.change_B = ends[0] - ends[1]
+        self.change_B = self.values(every_B, torch.ones_like(self.step[:, 0, 0])) - self.values(
+            every_B, torch.zeros_like(self.step[:, 0, 0])
+        )
 
-    def at(self, share: float, rows_b: Tensor) -> Tensor:
-        """The residuals of some rows at a point of the path."""
-        return self.base[rows_b] + share * self.step[rows_b]
+    def cut(self, row_b: Tensor, count: int) -> _Pieces:
+        """The whole paths of some rows in so many pieces."""
+        ends = torch.arange(count + 1, device=row_b.device).to(self.step) / count
+        value_be = self.values(row_b.repeat_interleave(count + 1), ends.repeat(len(row_b))).view(-1, count + 1)
+        row_i, place_i = row_b.repeat_interleave(count), torch.arange(count, device=row_b.device).repeat(len(row_b))
+        slope_iSD = self.slopes(row_i, (place_i.to(self.step) + 0.5) / count)
+        return _Pieces(
+            row_i, place_i, value_be.diff(dim=1).flatten(), slope_iSD, torch.ones_like(row_i, dtype=torch.bool)
+        )
 
-    def value(self, stream: Tensor, rows_b: Tensor) -> Tensor:
-        """The target of these rows."""
-        counted_bS, ids_bS = self.counted_BS[rows_b], self.ids_BS[rows_b]
-        logits_nV = self.record.logits(self.record.on(self.layer, stream, rows_R=rows_b)[counted_bS])
+    def thirds(self, pieces: _Pieces, rough_i: Tensor, count: int) -> _Pieces:
+        """Some of the pieces, of which a whole path has `count`, each cut into three; the middles of old ones stay."""
+        row_r, place_r, count = pieces.row_i[rough_i], pieces.place_i[rough_i], 3 * count
+        place_i = (3 * place_r[:, None] + torch.arange(3, device=row_r.device)).flatten()
+        row_i, is_new_i = row_r.repeat_interleave(3), torch.tensor([True, False, True]).to(row_r.device)
+        is_new_i = is_new_i.repeat(len(row_r))
+        inner_r2 = torch.stack(
+            [self.values(row_r, (3 * place_r + third).to(self.step) / count) for third in (0, 1, 2, 3)], 1
+        )
+        slope_iSD = pieces.slope_iSD[rough_i].repeat_interleave(3, 0)
+        slope_iSD[is_new_i] = self.slopes(row_i[is_new_i], (place_i[is_new_i].to(self.step) + 0.5) / count)
+        return _Pieces(row_i, place_i, inner_r2.diff(dim=1).flatten(), slope_iSD, is_new_i)
+
+    def at(self, row_i: Tensor, share_i: Tensor) -> Tensor:
+        """The residuals of rows at points of their paths."""
+        return self.base[row_i] + share_i[:, None, None] * self.step[row_i]
+
+    def value(self, stream: Tensor, row_i: Tensor) -> Tensor:
+        """The target of rows with these residuals."""
+        counted_iS, ids_iS = self.counted_BS[row_i], self.ids_BS[row_i]
+        logits_nV = self.record.logits(self.record.on(self.layer, stream, rows_R=row_i)[counted_iS])
         if self.target == "log_probability":
             logits_nV = logits_nV.log_softmax(-1)
         elif self.target == "probability":
             logits_nV = logits_nV.softmax(-1)
-        each_n = logits_nV.gather(1, ids_bS[counted_bS][:, None])[:, 0]
-        row_n = counted_bS.nonzero()[:, 0]
+        each_n = logits_nV.gather(1, ids_iS[counted_iS][:, None])[:, 0]
+        row_n = counted_iS.nonzero()[:, 0]
         return stream.new_zeros(len(stream)).index_add(0, row_n, each_n.to(stream))
 
-    def mean_slope(self, shares: list[float], rows_b: Tensor) -> Tensor:
-        """The mean gradient of the target of these rows over points of the path."""
-        total = torch.zeros_like(self.step[rows_b])
-        for share in shares:
+    @torch.no_grad()
+    def values(self, row_i: Tensor, share_i: Tensor) -> Tensor:
+        """The target at points of paths."""
+        parts = in_parts(self.record, len(row_i))
+        return torch.cat([self.value(self.at(row_i[part], share_i[part]), row_i[part]) for part in parts])
+
+    def slopes(self, row_i: Tensor, share_i: Tensor) -> Tensor:
+        """The gradient of the target at points of paths."""
+        found: list[Tensor] = []
+        for part in in_parts(self.record, len(row_i), self.record.depth):
             with torch.enable_grad():
-                stream = self.at(share, rows_b).requires_grad_()
-                (slope,) = torch.autograd.grad(self.value(stream, rows_b).sum(), stream)
-            total += slope
-        return total / len(shares)
+                stream = self.at(row_i[part], share_i[part]).requires_grad_()
+                found += torch.autograd.grad(self.value(stream, row_i[part]).sum(), stream)
+        return torch.cat(found)

@@ -200,8 +200,8 @@ def record_trace(trace: Trace, change: Edit | None = None) -> Record:
     return record(trace.backbone, read, trace.mask_BS[:, : read.shape[1]], trace.positions_BS, change)
 
 
-def in_parts(record: Record, rows: int) -> Sequence[slice]:
-    """Slices of the rows of a sweep that are run at once: logits and hidden units bound them."""
+def in_parts(record: Record, rows: int, layers: int = 1) -> Sequence[slice]:
+    """Slices of the rows of a sweep that are run at once: logits and hidden units, of so many layers, bound them."""
     slots, width = record.mask_BS.shape[1], record.stream.shape[-1]
-    size = max(1, NUMBERS_AT_ONCE // (slots * max(8 * width, len(record.model.table))))
+    size = max(1, NUMBERS_AT_ONCE // (slots * max(8 * width * layers, len(record.model.table))))
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
