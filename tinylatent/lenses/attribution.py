@@ -80,7 +80,7 @@ def integrated_gradients(
     pieces, count = path.cut(torch.arange(B, device=counted_BS.device), FIRST), FIRST
     while True:
         nodes_B += torch.bincount(pieces.row_i[pieces.is_new_i], minlength=B)
-        missed_i = (path.step[pieces.row_i] * pieces.slope_iSD).sum((1, 2)) / count - pieces.change_i
+        missed_i = (path.step[pieces.row_i] * pieces.slope_iSD).sum((1, 2)) / count - pieces.ends_i2.diff(dim=1)[:, 0]
         is_rough_B = missed_B.index_add(0, pieces.row_i, missed_i.abs()) > allowed_B
         rough_i = is_rough_B[pieces.row_i] & (missed_i.abs() > allowed_B[pieces.row_i] / count) & (3 * count <= most)
         missed_B.index_add_(0, pieces.row_i[~rough_i], missed_i[~rough_i].abs())
@@ -101,8 +101,8 @@ class _Pieces:
     """Whose path."""
     place_i: Tensor
     """Which piece of it, counted from 0."""
-    change_i: Tensor
-    """The target's change from one end to the other."""
+    ends_i2: Tensor
+    """The target at both ends."""
     slope_iSD: Tensor
     """Its gradient at the middle."""
     is_new_i: Tensor
@@ -129,9 +129,8 @@ class _Path:
         value_be = self.values(row_b.repeat_interleave(count + 1), ends.repeat(len(row_b))).view(-1, count + 1)
         row_i, place_i = row_b.repeat_interleave(count), torch.arange(count, device=row_b.device).repeat(len(row_b))
         slope_iSD = self.slopes(row_i, (place_i.to(self.step) + 0.5) / count)
-        return _Pieces(
-            row_i, place_i, value_be.diff(dim=1).flatten(), slope_iSD, torch.ones_like(row_i, dtype=torch.bool)
-        )
+        ends_i2 = value_be.unfold(1, 2, 1).flatten(0, 1)
+        return _Pieces(row_i, place_i, ends_i2, slope_iSD, torch.ones_like(row_i, dtype=torch.bool))
 
     def thirds(self, pieces: _Pieces, rough_i: Tensor, count: int) -> _Pieces:
         """Some of the pieces, of which a whole path has `count`, each cut into three; the middles of old ones stay."""
@@ -139,12 +138,12 @@ class _Path:
         place_i = (3 * place_r[:, None] + torch.arange(3, device=row_r.device)).flatten()
         row_i, is_new_i = row_r.repeat_interleave(3), torch.tensor([True, False, True]).to(row_r.device)
         is_new_i = is_new_i.repeat(len(row_r))
-        inner_r2 = torch.stack(
-            [self.values(row_r, (3 * place_r + third).to(self.step) / count) for third in (0, 1, 2, 3)], 1
-        )
+        inner_2r = [self.values(row_r, (3 * place_r + third).to(self.step) / count) for third in (1, 2)]
+        low_r, high_r = pieces.ends_i2[rough_i].unbind(1)
+        ends_i2 = torch.stack([low_r, *inner_2r, high_r], 1).unfold(1, 2, 1).flatten(0, 1)
         slope_iSD = pieces.slope_iSD[rough_i].repeat_interleave(3, 0)
         slope_iSD[is_new_i] = self.slopes(row_i[is_new_i], (place_i[is_new_i].to(self.step) + 0.5) / count)
-        return _Pieces(row_i, place_i, inner_r2.diff(dim=1).flatten(), slope_iSD, is_new_i)
+        return _Pieces(row_i, place_i, ends_i2, slope_iSD, is_new_i)
 
     def at(self, row_i: Tensor, share_i: Tensor) -> Tensor:
         """The residuals of rows at points of their paths."""
