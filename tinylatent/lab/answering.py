@@ -23,8 +23,8 @@ from tinylatent.lenses.depth import Effects, depth_score, over_later, skip, with
 from tinylatent.lenses.reducing import per_prompt
 from tinylatent.objectives.method import Model
 
-WAYS: tuple[str | float, ...] = ("mean", 0.9, "max")
-"""How effects of a problem's splits become one number."""
+WAYS: tuple[str | float, ...] = ("mean", 0.9, "max", "last")
+"""How effects of a problem's splits become one number; "last" is that of all slots before the answer's."""
 
 
 @dataclass(frozen=True)
@@ -120,17 +120,30 @@ def share_right(levels: Mapping[str, Any]) -> float:
 
 
 def depth_scores(future: Effects) -> dict[str, float | None]:
-    """Depth scores of the mean effect over problems: splits first, then later layers, then problems.
+    """Depth scores of `mean_effects`, by what is affected and how a problem's splits are taken together; None where
+    nothing has an effect."""
+    return {name: score_of(effect_L) for name, effect_L in mean_effects(future).items()}
 
-    By what is affected and how a problem's splits are taken together; None where nothing has an effect.
+
+def mean_effects(future: Effects) -> dict[str, Tensor]:
+    """Mean effect of skipping each layer (L,): splits are taken together first, then later layers, then problems.
+
+    By what is affected and how splits are taken together; every problem has as many.
     """
-    found: dict[str, float | None] = {}
+    rows = len(future.row_R.unique())
+    last_b = torch.arange(1, rows + 1, device=future.row_R.device) * (len(future.row_R) // rows) - 1
+    found: dict[str, Tensor] = {}
     for how in WAYS:
+        here = future
+        if how == "last":
+            kept = (future.contribution[:, :, last_b], future.output[:, last_b], future.counted_RS[last_b])
+            here = Effects(*kept, future.row_R[last_b])
         contribution, output = (
-            per_prompt(values, future.counted_RS, how, future.row_R) for values in (future.contribution, future.output)
+            per_prompt(values, here.counted_RS, "mean" if how == "last" else how, here.row_R)
+            for values in (here.contribution, here.output)
         )
-        by_layer = {"contributions": over_later(contribution).mean(1), "output": output.mean(1)}
-        found |= {f"{name}, {how}": score_of(effect_L) for name, effect_L in by_layer.items()}
+        found[f"contributions, {how}"] = over_later(contribution).mean(1)
+        found[f"output, {how}"] = output.mean(1)
     return found
 
 

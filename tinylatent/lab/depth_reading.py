@@ -20,19 +20,27 @@ import torch
 from tinylatent_tasks import Composition
 from torch import Tensor
 
-from tinylatent.lab.answering import Answered, answered, at_answers, depth_scores, on_answers, rights, share_right
+from tinylatent.lab.answering import (
+    Answered,
+    answered,
+    at_answers,
+    depth_scores,
+    mean_effects,
+    on_answers,
+    rights,
+    share_right,
+)
 from tinylatent.lab.experiment import Experiment
 from tinylatent.lab.folders import load, train
-from tinylatent.lab.prompts import of_rows
+from tinylatent.lab.prompts import Prompts, of_rows
 from tinylatent.lab.reading import OfTrained
 from tinylatent.lab.run import Progress, Record, new_record, note_progress, short
 from tinylatent.lenses.attribution import integrated_gradients
-from tinylatent.lenses.depth import Effects, erase, local, mean_stream, sizes, skip
+from tinylatent.lenses.depth import Effects, erase, local, mean_added, mean_stream, sizes, skip
 from tinylatent.lenses.logit_lens import logit_lens
 from tinylatent.lenses.maps import ridge_maps, tokens
 from tinylatent.lenses.outliers import input_correlation, stream_outliers
 from tinylatent.lenses.reducing import per_prompt
-from tinylatent.lenses.residuals import Record as Residuals
 from tinylatent.objectives.method import Model
 from tinylatent.training.checkpoints import find_checkpoint
 from tinylatent.training.loop import ended
@@ -41,6 +49,8 @@ FEW, MAPPED = 2048, 2000
 """Most tokens whose correlation is measured, and problems that maps are fitted to and asked for."""
 OTHER, FLOOR = "other", "floor"
 """Maps to another run's stream: from this run's, and from that of a model never trained."""
+AT_ANSWER = ("relative_layer", "cosine_layer")
+"""What is told of the answer's slot alone."""
 Curve = list[float]
 Grid = list[list[float]]
 
@@ -61,19 +71,29 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     scores: dict[str, float | None]
     """Depth scores of effects on the future where the answer is predicted, by what is affected and how a problem's
     splits are taken together; absent where nothing has an effect."""
+    effects: dict[str, Curve]
+    """What these are scores of: the mean effect of each layer."""
+    likely: float
+    """Mean probability of the right answer, in the problems that are looked into."""
+    looked: int
+    """How many these are, all different."""
     erased: Grid
-    """Effect on the answer of an erased residual, by layer and token after the first."""
+    """Effect on the answer of a residual replaced by the mean one of all tokens, by layer and token after the first."""
+    erased_same: Grid
+    """The same, replaced by the mean one of its slot in problems of as many hops, which says as much of its place."""
     attributed: Grid
     """Mean absolute attribution, likewise."""
     missed: float
     """Largest error of a problem's attributions, in probability."""
+    refined: float
+    """Share of attributions, of problems and layers, that add up within a hundredth."""
 
 
 class Map(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How well this model's residual stream predicts another's, by layer of the one and of the other."""
+    """How well this model's residual stream predicts another's, where the answer is predicted, by layer of either."""
 
     r2: Grid
-    """Share of variance explained on tokens that the map was not fitted to."""
+    """Share of variance explained in problems that the map was not fitted to."""
     relative_error: Grid
     """Mean of |error| / |target| there."""
 
@@ -86,9 +106,12 @@ class DepthRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True,
     sizes: dict[str, Curve]
     """Means over problems by layer, the first token left out; see `lenses.depth.Sizes`. 0 where norms are on sums and
     the MLP is compared with nothing."""
+    at_answer: dict[str, Curve]
+    """Relative contributions and cosines where the answer is predicted alone."""
     contributions: dict[str, Grid]
     """Mean effect of a skipped layer on a later one's contribution where the answer is predicted: "all" skipped at all
-    tokens but the first, "future" before a split, "direct" taken from one layer's input."""
+    tokens but the first, "mean" adding its mean there, "future" before a split, "direct" taken from the later layer's
+    input alone."""
     output: dict[str, Curve]
     """Mean effect of a skipped layer on probabilities, likewise."""
     outliers: dict[str, Curve]
@@ -114,7 +137,7 @@ class DepthReading(OfTrained):
     Raises ValueError for a run on another task, or fewer than two problems.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     about: ClassVar[str] = " of depth"
     record = DepthRecord
 
@@ -169,10 +192,11 @@ class DepthReading(OfTrained):
         every = range(self._task.least, self._task.hops + 1)
         asked = {hops: answered(self.start, model, rows[hops_P == hops], self.problems, device) for hops in every}
         seen = [each.prompts.record for each in asked.values()]
-        filler, swept, levels = mean_stream(seen), {}, {}
+        filler, added, swept, levels = mean_stream(seen), mean_added(seen), {}, {}
         for done, (hops, each) in enumerate(asked.items(), 1):
             swept[hops] = {
                 "all": at_answers(each.prompts, skip(each.prompts.record)),
+                "mean": at_answers(each.prompts, skip(each.prompts.record, filler_LD=added)),
                 "future": on_answers(each.prompts),
                 "direct": at_answers(each.prompts, local(each.prompts.record)),
             }
@@ -182,7 +206,7 @@ class DepthReading(OfTrained):
                 found["held_right"] = int(rights(of_rows(self.start, model, unseen, device)).sum())
             levels[str(hops)] = _level(each, filler, swept[hops]["future"], **found)
             note_progress(folder, done, on_progress)
-        together = _together(seen, [*swept.values()])
+        together = _together([each.prompts for each in asked.values()], [*swept.values()])
         note_progress(folder, len(seen) + 1, on_progress)
         maps = self._maps(model, folder, device)
         note_progress(folder, len(seen) + 2, on_progress)
@@ -193,18 +217,22 @@ class DepthReading(OfTrained):
         return record
 
     def _rows(self, count: int) -> np.ndarray:
-        """Problems, drawn by the run's seed."""
-        return np.asarray(self._task.problems(count, self.start.seeds.derive("sampling", "looked at")))
+        """Different problems among so many drawn by the run's seed, in an order of their own."""
+        rows = np.unique(self._task.problems(count, self.start.seeds.derive("sampling", "looked at")), axis=0)
+        return rows[np.random.default_rng(self.start.seeds.split).permutation(len(rows))]
 
     def _maps(self, model: Model, folder: Path, device: torch.device | str) -> dict[str, Map]:
-        """To the stream of the run that is named, from this model's and from an untrained one's, on equal problems."""
+        """To the stream of the run that is named, from this model's and from an untrained one's, on equal problems.
+
+        Where the answer is predicted alone: other tokens' streams are those of beginnings that problems share.
+        """
         if self.target is None:
             return {}
-        rows = np.unique(self._rows(MAPPED), axis=0)
-        rows = rows[np.random.default_rng(self.start.seeds.split).permutation(len(rows))]
+        rows = self._rows(MAPPED)
 
         def stream(whole: Experiment, other: Model) -> Tensor:
-            return tokens([of_rows(whole, other, rows, device).record])
+            prompts = of_rows(whole, other, rows, device)
+            return prompts.record.stream[:, prompts.answers()[0]].detach()
 
         target = stream(self.target, self._opened(self.target, folder, device))
         fresh = replace(self.start, seeds=replace(self.start.seeds, init=self.start.seeds.init + 1))
@@ -232,12 +260,17 @@ def _level(asked: Answered, filler: Tensor, future: Effects, held_right: int, he
     """What is asked of problems of one number of hops."""
     record, (counted_BS, ids_BS) = asked.prompts.record, asked.prompts.answers()
     lens = logit_lens(record, top=1)
-    attributed, missed = [], 0.0
+    attributed, missed, refined = [], 0.0, []
     for layer in range(record.depth + 1):
         found = integrated_gradients(record, layer, counted_BS, ids_BS)
         attributed.append(found.attribution_BS.abs().mean(0)[1:])
         missed = max(missed, float(found.error_B.abs().max()))
-    effects = erase(record, filler, counted_BS).amax(-1)
+        refined.append(found.refined_B)
+    assert record.mask_BS.all(), "problems of as many hops are as long"
+    effects, same = (
+        erase(record, given, counted_BS).amax(-1).mean(1)[:, 1:] for given in (filler, record.stream.mean(1))
+    )
+    likely_n = record.logits(record.stream[-1][counted_BS]).softmax(-1).gather(1, ids_BS[counted_BS][:, None])
     return Level(
         right=asked.right,
         total=asked.total,
@@ -245,19 +278,27 @@ def _level(asked: Answered, filler: Tensor, future: Effects, held_right: int, he
         held_total=held_total,
         lens={name: short(getattr(lens, name)[:, counted_BS].mean(1)) for name in ("to_final", "from_final")},
         scores=depth_scores(future),
-        erased=short(effects.mean(1)[:, 1:]),
+        effects={name: short(effect_L) for name, effect_L in mean_effects(future).items()},
+        likely=short(likely_n.detach().mean().item()),
+        looked=len(counted_BS),
+        erased=short(effects),
+        erased_same=short(same),
         attributed=short(torch.stack(attributed)),
         missed=short(missed),
+        refined=short(float(torch.cat(refined).double().mean())),
     )
 
 
-def _together(records: list[Residuals], swept: list[dict[str, Effects]]) -> dict[str, Any]:
+def _together(prompts: list[Prompts], swept: list[dict[str, Effects]]) -> dict[str, Any]:
     """What is measured over problems of all numbers of hops."""
+    records = [each.record for each in prompts]
     measured: dict[str, list[Tensor]] = {}
-    for record in records:
+    at_answer: dict[str, list[Tensor]] = {}
+    for each, record in zip(prompts, records, strict=True):
         free_BS = record.mask_BS & (record.rank_BS() >= 1)
         for name, values in vars(sizes(record)).items():
             measured.setdefault(name, []).append(per_prompt(values, free_BS))
+            at_answer.setdefault(name, []).append(per_prompt(values, each.answers()[0]))
     effects: dict[str, list[Tensor]] = {}
     output: dict[str, list[Tensor]] = {}
     for sweep in swept:
@@ -269,6 +310,7 @@ def _together(records: list[Residuals], swept: list[dict[str, Effects]]) -> dict
     samples = tokens(records)[:, :FEW]
     return {
         "sizes": {name: short(torch.cat(parts, -1).mean(-1).nan_to_num()) for name, parts in measured.items()},
+        "at_answer": {name: short(torch.cat(at_answer[name], -1).mean(-1)) for name in AT_ANSWER},
         "contributions": {name: short(torch.cat(parts, -1).mean(-1)) for name, parts in effects.items()},
         "output": {name: short(torch.cat(parts, -1).mean(-1)) for name, parts in output.items()},
         "outliers": {

@@ -323,13 +323,17 @@ def mean_stream(records: Sequence[Record], keep_first: int = 1) -> Float[Tensor,
 
 @torch.no_grad()
 def erase(
-    record: Record, filler_LD: Float[Tensor, "L1 D"], counted_BS: Bool[Tensor, "B S"], keep_first: int = 1
+    record: Record,
+    filler: Float[Tensor, "L1 D"] | Float[Tensor, "L1 S D"],
+    counted_BS: Bool[Tensor, "B S"],
+    keep_first: int = 1,
 ) -> Float[Tensor, "L1 B S S2"]:
     """|y - y'| at every counted slot if one slot's residual before one layer is replaced (sheet 3.6).
 
     Args:
         record: of the clean run.
-        filler_LD: what replaces it, from `mean_stream`; its last row stands in after the last layer.
+        filler: what replaces it, from `mean_stream`, or slot by slot, where it is to say as much of its place; its
+            last row stands in after the last layer.
         counted_BS: slots whose prediction is looked at, such as those that predict the answer.
         keep_first: so many tokens at a row's start are not erased.
 
@@ -347,7 +351,7 @@ def erase(
         for rows in in_parts(record, len(row_G)):
             row_g, slot_g = row_G[rows], slot_G[rows]
             given = record.stream[layer][row_g]
-            given[torch.arange(len(row_g)), slot_g] = filler_LD[layer]
+            given[torch.arange(len(row_g)), slot_g] = filler[layer] if filler.ndim == 2 else filler[layer, slot_g]
             last = record.on(layer, given, rows_R=row_g)
             found[layer, row_g, slot_g] = outcome.moved(last, row_g, counted_BS[row_g])
     return found

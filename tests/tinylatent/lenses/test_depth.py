@@ -261,6 +261,16 @@ def test_erasing_is_what_it_is_for_a_row_alone(model, found):
         assert not effects[:, row, ~MASK[row]].any()
 
 
+def test_a_slot_may_be_replaced_by_the_mean_of_its_own(found):
+    """What stands at a slot in every row is no loss there."""
+    by_slot = found.stream.mean(1)
+    effects = erase(found, by_slot, MASK)
+    for slot in (3, 5):
+        whole = erase(found, by_slot[:, slot], MASK)
+        close(effects[:, :, slot], whole[:, :, slot])
+    assert effects.max() > 1e-3
+
+
 def test_structure_of_erasing(found):
     """Invariant 7: a slot put in its own place, slots after the last prediction, and the last stream."""
     counted_BS = torch.zeros_like(MASK)

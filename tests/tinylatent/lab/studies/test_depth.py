@@ -17,12 +17,12 @@ from tinylatent.lab.prompts import of_rows
 from tinylatent.lab.recipes_depth import ALL, ANSWER, ARMS, EARLY, ENOUGH, LAYERS, STEPS, TASK, arm_of, build
 from tinylatent.lab.run import VERSION, read_record
 from tinylatent.lab.studies import depth
-from tinylatent.lenses.depth import depth_score, erase, mean_stream, sizes, skip
+from tinylatent.lenses.depth import depth_score, erase, mean_added, mean_stream, sizes, skip
 from tinylatent.methods import Direct
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.config import Training
 
-SCORES = [f"{name}, {how}" for name in ("contributions", "output") for how in ("mean", 0.9, "max")]
+SCORES = [f"{name}, {how}" for name in ("contributions", "output") for how in ("mean", 0.9, "max", "last")]
 
 
 def record(arm, seed, uses=(0, 0, 2, 3, 4, 6), rise=0.5, cosine=0.1, future=0.2, right=95, spread=0.01, profile="full"):
@@ -40,7 +40,8 @@ def record(arm, seed, uses=(0, 0, 2, 3, 4, 6), rise=0.5, cosine=0.1, future=0.2,
             right=right, total=100, held_right=right // 2, held_total=100,
             lens={name: [float(L - layer) for layer in range(L + 1)] for name in ("to_final", "from_final")},
             scores={name: 1.0 + (rise + more) * hops for name in SCORES},
-            erased=erased(hops), attributed=erased(hops), missed=0.01,
+            effects={name: [0.5] * L for name in SCORES}, likely=0.9, looked=64, erased=erased(hops),
+            erased_same=erased(hops), attributed=erased(hops), missed=0.01, refined=1.0,
         )
         for hops in range(1, TASK.hops + 1)
     }  # fmt: skip
@@ -56,8 +57,12 @@ def record(arm, seed, uses=(0, 0, 2, 3, 4, 6), rise=0.5, cosine=0.1, future=0.2,
             **plain, "residual": [2.0] * (L + 1), "relative_layer": [0.5] * L, "cosine_mlp": [0.0] * L,
             "cosine_layer": [0.0] * (L // 2) + [cosine + more] * (L - L // 2), "cosine_neighbours": [0.9] * L,
         },
-        contributions=dict.fromkeys(("all", "future", "direct"), square),
-        output={"all": [1.0] * L, "future": [0.0] * (L // 2) + [future + more] * (L - L // 2), "direct": [0.1] * L},
+        at_answer={"relative_layer": [0.5] * L, "cosine_layer": [cosine + more] * L},
+        contributions=dict.fromkeys(("all", "mean", "future", "direct"), square),
+        output={
+            "all": [1.0] * L, "mean": [0.5] * L, "direct": [0.1] * L,
+            "future": [0.0] * (L // 2) + [future + more] * (L - L // 2),
+        },
         outliers={name: [1.0 + seed] * (L + 1) for name in ("kurtosis", "max-median", "input correlation")},
         maps=maps,
     )  # fmt: skip
@@ -228,6 +233,20 @@ def test_a_reading_is_what_lenses_measure(measured):
     assert found.levels["2"].scores["contributions, 0.9"] == pytest.approx(depth_score(later.mean(1)).item(), abs=1e-3)
     output = future.output[..., 4].unflatten(-1, (5, 3)).mean((1, 2))
     assert found.levels["2"].scores["output, mean"] == pytest.approx(depth_score(output).item(), abs=1e-3)
+    assert found.levels["2"].effects["output, mean"] == pytest.approx(output.tolist(), rel=1e-3)
+    last = future.output[:, 2::3, 4].mean(1)
+    assert found.levels["2"].effects["output, last"] == pytest.approx(last.tolist(), rel=1e-3)
+    assert found.levels["2"].scores["output, last"] == pytest.approx(depth_score(last).item(), abs=1e-3)
+    same = erase(known, known.stream.mean(1), counted_BS)[:, :, :, 4].mean(1)[:, 1:]
+    np.testing.assert_allclose(found.levels["2"].erased_same, same, rtol=1e-3, atol=1e-6)
+    likely = known.logits(known.stream[-1][:, 4]).softmax(-1).gather(1, seen[2].ids_BS[:, 4:5]).mean().item()
+    assert (found.levels["2"].likely, found.levels["2"].looked) == (pytest.approx(likely, rel=1e-3), 5)
+    assert 0 <= found.levels["2"].refined <= 1
+    at = [sizes(each.record).cosine_layer[1, :, -1] for each in seen.values()]
+    assert found.at_answer["cosine_layer"][1] == pytest.approx(torch.cat(at).mean().item(), abs=1e-4)
+    added = mean_added([each.record for each in seen.values()])
+    moved = [skip(each.record, filler_LD=added).output[0, :, -1] for each in seen.values()]
+    assert found.output["mean"][0] == pytest.approx(torch.cat(moved).mean().item(), abs=1e-4)
     norms = [sizes(each.record).residual[1][:, 1:].mean(1) for each in seen.values()]
     assert found.sizes["residual"][1] == pytest.approx(torch.cat(norms).mean().item(), rel=1e-3)
     held = TINY.rows("validation")
@@ -253,10 +272,10 @@ def test_a_reading_is_written_and_read(measured):
     assert DepthReading.from_json(json.loads(json.dumps(reading.to_json()))) == reading
     assert read_record(DepthReading, json.loads(json.dumps(found.to_json()))) == found
     assert "target" not in DepthReading(TINY).to_json()
-    with pytest.raises(ValueError, match="not a reading of depth of version 1"):
-        DepthReading.from_json({**reading.to_json(), "version": 2})
+    with pytest.raises(ValueError, match="not a reading of depth of version 2"):
+        DepthReading.from_json({**reading.to_json(), "version": 1})
     with pytest.raises(ValueError, match="not a reading of depth this version can read"):
-        DepthReading.from_json({"version": 1})
+        DepthReading.from_json({"version": 2})
 
 
 def test_what_cannot_be_read_is_told():

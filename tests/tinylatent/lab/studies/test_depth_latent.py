@@ -24,7 +24,10 @@ from tinylatent.methods import CoT2, Direct
 from tinylatent.models.decoder import ModelConfig
 from tinylatent.training.config import Training
 
-SCORES = [f"{name}, {how}" for name in ("contributions", "output") for how in ("mean", 0.9, "max")] + [GIVEN, ANEW]
+SCORES = [f"{name}, {how}" for name in ("contributions", "output") for how in ("mean", 0.9, "max", "last")] + [
+    GIVEN,
+    ANEW,
+]
 
 
 def curve(place, end=1.0, start=0.0):
