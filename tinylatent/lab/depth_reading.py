@@ -101,6 +101,8 @@ class Map(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class DepthRecord(Record, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
     """A trained run, and how it uses its layers."""
 
+    steps: int
+    """Batches that it was trained on."""
     levels: dict[str, Level]
     """By the number of hops."""
     sizes: dict[str, Curve]
@@ -212,7 +214,7 @@ class DepthReading(OfTrained):
         note_progress(folder, len(seen) + 2, on_progress)
         environments = saved.manifest.get("environments")
         record: DepthRecord = new_record(
-            self, training=environments, device=device, levels=levels, **together, maps=maps
+            self, training=environments, device=device, steps=saved.step, levels=levels, **together, maps=maps
         )
         return record
 

@@ -52,7 +52,7 @@ def record(arm, seed, uses=(0, 0, 2, 3, 4, 6), rise=0.5, cosine=0.1, future=0.2,
     if reading.target is not None:
         maps = {name: Map(r2=best, relative_error=best) for name in (OTHER, FLOOR)}
     return DepthRecord(
-        version=VERSION, id=reading.identity, run=reading.to_json(), environments=NOWHERE, levels=levels,
+        version=VERSION, id=reading.identity, run=reading.to_json(), environments=NOWHERE, steps=1000, levels=levels,
         sizes={
             **plain, "residual": [2.0] * (L + 1), "relative_layer": [0.5] * L, "cosine_mlp": [0.0] * L,
             "cosine_layer": [0.0] * (L // 2) + [cosine + more] * (L - L // 2), "cosine_neighbours": [0.9] * L,
@@ -249,6 +249,7 @@ def test_a_reading_is_what_lenses_measure(measured):
     assert found.output["mean"][0] == pytest.approx(torch.cat(moved).mean().item(), abs=1e-4)
     norms = [sizes(each.record).residual[1][:, 1:].mean(1) for each in seen.values()]
     assert found.sizes["residual"][1] == pytest.approx(torch.cat(norms).mean().item(), rel=1e-3)
+    assert found.steps == 60
     held = TINY.rows("validation")
     assert sum(each.held_total for each in found.levels.values()) == len(held)
     assert found.maps.keys() == {OTHER, FLOOR}
