@@ -60,9 +60,10 @@ def learnt(groups: Mapping[str, Sequence[OfHops]]) -> dict[str, list[OfHops]]:
     return {arm: group for arm, group in kept.items() if group}
 
 
-def slope(record: ByHops, score: str) -> float | None:
-    """Least-squares slope of a depth score with the number of hops, in layers a hop; None where one is missing."""
-    points = {int(hops): level.scores[score] for hops, level in record.levels.items()}
+def slope(record: ByHops, score: str, least: int = 0) -> float | None:
+    """Least-squares slope of a depth score with the number of hops from `least` on, in layers a hop; None where one is
+    missing."""
+    points = {int(hops): level.scores[score] for hops, level in record.levels.items() if int(hops) >= least}
     known = {hops: value for hops, value in points.items() if value is not None}
     if len(known) < len(points):
         return None

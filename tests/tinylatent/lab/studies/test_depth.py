@@ -77,60 +77,73 @@ def verdicts(found):
     return {each.claim: each.verdict for each in depth.tables(found)[0].findings}
 
 
-STAIRS = "answers alone: the last function is used later in depth than the first"
-MORE_STAIRS = "the last function is later than the first by more layers after answers alone than after all tokens"
-STAIRCASE = "{}: every function is used later than the one before (a staircase)"
-GROWS = "the depth score (output, mean) grows with the number of hops"
-STRENGTHENS = "after all tokens the later half of layers strengthens what is there more than after answers alone"
-CHANGES = "after answers alone the later half of layers changes later predictions more than after all tokens"
+STAIRS = "answers alone: the last function's slot is read until later in depth than the first's"
+MORE_STAIRS = "from the first function's slot to the last's it is more layers with answers alone{} than with all tokens"
+STAIRCASE = "{}: every function's slot is read until later than the one before (a staircase)"
+GROWS = "{}: the depth score (output, mean) grows with the number of hops, from two on"
+STRENGTHENS = (
+    "where the answer is predicted the later half of layers strengthens what is there more with all tokens than with "
+    "answers alone"
+)
+CHANGES = "skipping a later layer before the answer changes it more with answers alone than with all tokens"
 
 
 def test_what_records_say_is_said():
     flat = {"uses": (0, 2, 2, 2, 2, 6), "rise": 0.0, "cosine": 0.5, "future": 0.1}
     found = verdicts(records(**{ALL: flat}))
-    assert found[STAIRS] == found[MORE_STAIRS] == found[f"answers alone: {GROWS}"] == HOLDS
-    assert found[STAIRCASE.format("answers alone")] == HOLDS
-    assert found[STAIRCASE.format("all tokens")] == found[f"all tokens: {GROWS}"] == OPEN
+    assert found[STAIRS] == found[MORE_STAIRS.format("")] == found[MORE_STAIRS.format(", stopped")] == HOLDS
+    assert found[STAIRCASE.format("answers alone")] == found[GROWS.format("answers alone")] == HOLDS
+    assert found[STAIRCASE.format("all tokens")] == found[GROWS.format("all tokens")] == OPEN
     assert found[STRENGTHENS] == found[CHANGES] == HOLDS
 
 
 def test_and_the_opposite_too():
     falls = {"uses": (6, 5, 4, 3, 2, 6), "rise": -0.5, "cosine": 0.7, "future": 0.1}
-    found = verdicts(records(**{ANSWER: falls, EARLY: falls}))
-    assert found[STAIRS] == found[MORE_STAIRS] == found[f"answers alone: {GROWS}"] == FAILS
-    assert found[f"all tokens: {GROWS}"] == HOLDS
+    found = verdicts(records(**{ANSWER: falls}))
+    assert found[STAIRS] == found[MORE_STAIRS.format("")] == found[GROWS.format("answers alone")] == FAILS
+    assert found[MORE_STAIRS.format(", stopped")] == OPEN
+    assert found[GROWS.format("all tokens")] == HOLDS
     assert found[STRENGTHENS] == found[CHANGES] == FAILS
 
 
 def test_equal_arms_leave_it_open():
     found = verdicts(records())
-    assert found[MORE_STAIRS] == found[STRENGTHENS] == found[CHANGES] == OPEN
+    assert found[MORE_STAIRS.format("")] == found[STRENGTHENS] == found[CHANGES] == OPEN
 
 
 def test_runs_that_have_not_learnt_decide_nothing():
     found = depth.tables(records(**{ANSWER: {"right": 70}, EARLY: {"right": 70}}))
     told = {each.claim: (each.verdict, each.runs) for each in found[0].findings}
-    assert told[STAIRS] == told[MORE_STAIRS] == (OPEN, 0)
-    assert told[f"all tokens: {GROWS}"] == (HOLDS, 5)
+    assert told[STAIRS] == told[MORE_STAIRS.format("")] == (OPEN, 0)
+    assert told[GROWS.format("all tokens")] == (HOLDS, 5)
     assert [row["learnt"] for row in found[0].rows][:3] == [0, 0, 5]
     assert "answers alone" not in {row["arm"] for row in found[1].rows}
 
 
-def test_a_function_that_is_never_used_has_no_place_in_depth():
+def test_a_function_that_is_never_read_has_no_place_in_depth():
     assert depth.climb(record(ANSWER, 7, uses=(0, -1, 2, 3, 4, 6))) is None
     told = {each.claim: each.runs for each in depth.tables(records(answer={"uses": (0, -1, 2, 3, 4, 6)}))[0].findings}
     assert told[STAIRS] == 0
 
 
-def test_last_uses_slopes_and_halves_by_hand():
+def test_places_slopes_and_halves_by_hand():
+    """Effects of 1 up to a layer and 0.01 behind it: half of the way between the two."""
     known = record(ANSWER, 7)
-    assert depth.last_use(known, TASK.hops) == [0, 0, 2, 3, 4, 6]
-    assert (depth.climb(known), depth.step(known)) == (4, 1)
+    between = 0.5 / 0.99
+    places = [depth.read_until(known, token) for token in range(6)]
+    assert places == pytest.approx([between, between, 2 + between, 3 + between, 4 + between, 6])
+    assert depth.read_until(known, 1, share=0.75) == pytest.approx(0.25 / 0.99)
+    assert depth.steps(known) == pytest.approx([2, 1, 1])
+    assert (depth.climb(known), depth.step(known)) == pytest.approx((4, 1))
     assert depth.step(record(ANSWER, 7, uses=(0, 0, 3, 3, 4, 6))) == 0
-    assert depth.slope(known, "output, mean") == pytest.approx(0.5)
+    assert depth.read_until(record(ANSWER, 7, uses=(-1, 0, 2, 3, 4, 6)), 0) is None
+    assert depth.slope(known, "output, mean") == depth.slope(known, "output, mean", 2) == pytest.approx(0.5)
+    bent = record(ANSWER, 7)
+    bent.levels["1"].scores["output, mean"] = 9.0
+    assert depth.rise("output, mean")(bent) == pytest.approx(0.5)
+    assert depth.slope(bent, "output, mean") < 0
     assert depth.late(known, "cosine_layer") == pytest.approx(0.1)
     assert depth.late(known, "future") == pytest.approx(0.2)
-    assert depth.last_use(record(ANSWER, 7, uses=(-1, 0, 2, 3, 4, 6)), TASK.hops)[0] == -1
 
 
 def test_where_nothing_was_learnt_nothing_is_shown(tmp_path):
@@ -141,14 +154,19 @@ def test_where_nothing_was_learnt_nothing_is_shown(tmp_path):
 
 
 def test_tables_by_hand():
-    learnt, uses, scores, layers, maps, outliers = depth.tables(records(all={"right": 50}))
+    learnt, uses, scores, effects, layers, maps, outliers = depth.tables(records(all={"right": 50}))
     assert [row["4 hops"] for row in learnt.rows][:3] == [95, 95, 50]
-    assert learnt.rows[0]["held out"] == pytest.approx(47)
-    assert uses.rows[0]["f4"] == 4
-    assert (uses.rows[0]["climb"], uses.rows[0]["climb low"]) == (4, 4)
+    assert (learnt.rows[0]["unseen, 1"], learnt.rows[0]["batches"], learnt.rows[0]["sure"]) == (47, 1000, 0.9)
+    first = uses.rows[1]
+    assert (first["arm"], first["replaced by"], first["share"]) == ("answers alone", "mean of all tokens", 0.5)
+    assert first["f4"] == pytest.approx(4 + 0.5 / 0.99)
+    assert (first["climb"], first["climb low"], first["stairs"], first["seeds"]) == pytest.approx((4, 4, 5, 5))
     row = next(row for row in scores.rows if (row["arm"], row["score"]) == ("answers alone", "output, max"))
     assert (row["1 hops"], row["4 hops"], row["slope"]) == pytest.approx((1.5, 3.0, 0.5))
-    assert layers.rows[0]["lens, 4"] == LAYERS
+    assert row["from two"] == pytest.approx(0.5)
+    assert {row["3 hops"] for row in effects.rows} == {0.5}
+    assert layers.rows[0]["lens, 4"] == layers.rows[0]["from, 4"] == LAYERS
+    assert (layers.rows[0]["output, mean"], layers.rows[0]["cosine at ="]) == pytest.approx((0.5, 0.1))
     assert {row["best source"] - row["layer"] for row in maps.rows} == {0}
     assert {row["to"] for row in maps.rows} == {*depth.MAPS.values()}
     assert (outliers.rows[0]["kurtosis"], outliers.rows[0]["least"], outliers.rows[0]["most"]) == (8, 6, 10)
