@@ -44,8 +44,8 @@ class Arm:
 
 
 ENOUGH = 0.85
-"""Share of right answers, of 256 problems a run does not train on, at which arms stop. It is looked at every 250 batches,
-and does not make arms equal at every number of hops."""
+"""Share of right answers, of 256 problems a run does not train on, at which arms stop. It is looked at every 250
+batches, and does not make arms equal at every number of hops."""
 STOPPED = (("enough", ENOUGH),)
 LONGER = (("steps", 4 * STEPS), ("warmup", TRAINING.warmup / 4))
 ANSWER, EARLY, ALL, SHALLOW = "answer", "early", "all", "shallow"
