@@ -6,8 +6,8 @@
 
 What it takes is counted in passes: one layer run over one prompt. A record is L of them; skipping each layer at all
 tokens, or its attention or MLP, runs it and those after it, L (L + 1) / 2, before splits as often as there are splits;
-a direct effect runs the later layer alone; an erased token, and a node of integrated gradients, run all layers from the
-one that is changed.
+a direct effect runs the later layer alone; an erased token, and a node of integrated gradients or the end of one of their
+pieces, run all layers from the one that is changed.
 
 Letters: L layers, S slots of a prompt, D width.
 """
@@ -54,7 +54,7 @@ HERE = (
     "part",
     "weights in float32; the authors load 8 bits and compute in bfloat16",
     "means with intervals over questions beside maxima; first tokens are never skipped",
-    "integrated gradients at midpoints, tripled until they add up; the authors take 256 nodes from the left",
+    "integrated gradients at midpoints of pieces that are cut until they add up; the authors take 256 nodes from the left",
     "scores are not told by MATH's levels or hops of MQuAKE (study "
     "depth-smollm tells them by hops), and models are not mapped onto each other",
 )
@@ -113,7 +113,7 @@ def plan(recipe: PublishedLens) -> LensPlan:
         record=4 * (3 * L + 1) * recipe.prompts * S * backbone.table.width,
         stacking=4 * (3 * L + 1) * recipe.prompts * S * backbone.table.width,
         outcomes=2 * 4 * recipe.prompts * S * len(backbone.table),
-        sweep=4 * L * (L + 1) * recipe.prompts * (asked.splits + 4) * S,
+        sweep=4 * L * (L + 1) * recipe.prompts * (asked.splits + 5) * S,
     )
 
 
@@ -123,10 +123,10 @@ def passes(layers: int, prompts: int, slots: int, settings: Settings) -> tuple[i
     while 3 * nodes <= settings.most:
         nodes *= 3
     below, from_each = layers * (layers - 1) // 2, layers * (layers + 1) // 2
-    swept = prompts * (layers + (3 + settings.splits) * from_each + below)
+    swept = prompts * (layers + (4 + settings.splits) * from_each + below)  # the layer, either part, and its mean
     erased = shown * (slots - 1) * from_each
-    slopes = shown * nodes * from_each
-    return swept + erased + slopes + 2 * shown * from_each, slopes
+    slopes, ends = shown * nodes * from_each, shown * (nodes + 1 + 2) * from_each
+    return swept + erased + slopes + ends, slopes
 
 
 def small(recipe: PublishedLens, folder: Path, device: torch.device | str = "cpu") -> dict[str, Table]:
