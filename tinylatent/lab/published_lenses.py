@@ -6,8 +6,8 @@
 
 What it takes is counted in passes: one layer run over one prompt. A record is L of them; skipping each layer at all
 tokens, or its attention or MLP, runs it and those after it, L (L + 1) / 2, before splits as often as there are splits;
-a direct effect runs the later layer alone; an erased token, and a node of integrated gradients or the end of one of their
-pieces, run all layers from the one that is changed.
+a direct effect runs the later layer alone; an erased token, and a node of integrated gradients or the end of one of
+their pieces, run all layers from the one that is changed.
 
 Letters: L layers, S slots of a prompt, D width.
 """
@@ -54,7 +54,7 @@ HERE = (
     "part",
     "weights in float32; the authors load 8 bits and compute in bfloat16",
     "means with intervals over questions beside maxima; first tokens are never skipped",
-    "integrated gradients at midpoints of pieces that are cut until they add up; the authors take 256 nodes from the left",
+    "integrated gradients at midpoints of pieces cut until they add up; the authors take 256 nodes from the left",
     "scores are not told by MATH's levels or hops of MQuAKE (study "
     "depth-smollm tells them by hops), and models are not mapped onto each other",
 )
