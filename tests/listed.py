@@ -46,8 +46,9 @@ def studies(about: str | None, body: str) -> str:
     rows = []
     for name, study in STUDIES.loaded().items():
         command = f"`tinylatent {'claims' if name == 'claims' else f'reproduce {name}'} --profile full`"
-        if not (RESULTS / name).exists():
-            rows.append(f"| {_cell(study.question)} | {command} | | | to be run |")
+        if not (RESULTS / name / "runs.jsonl").exists():
+            stands = "under way" if (RESULTS / name / "unfinished.jsonl").exists() else "to be run"
+            rows.append(f"| {_cell(study.question)} | {command} | | | {stands} |")
             continue
         runs = read_lines(RESULTS / name / "runs.jsonl")
         files = ", ".join(f"[{file}](../results/{name}/{file})" for file in ("table.md", "figure.png"))
