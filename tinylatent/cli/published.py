@@ -120,9 +120,10 @@ class PublishedRun:
         self._check_model(recipe)
         held, batch = str(self.held or ""), recipe.training.batch_size
         lines = None if self.lines is None else LinesFile(str(self.lines), held=held).found()
-        if lines is not None and lines.size < 2 * batch:
+        there = 0 if self.lines is None else LinesFile(str(self.lines)).size
+        if lines is not None and there < 2 * batch:
             raise ValueError(
-                f"{self.lines} has {lines.size} lines, and batches of {self.name} have {batch}: expected more of "
+                f"{self.lines} has {there} lines, and batches of {self.name} have {batch}: expected more of "
                 f"{recipe.data.title}; --tiny tries the recipe without"
             )
         experiment = recipe.experiment(str(self.model), lines, self.seed)

@@ -24,10 +24,10 @@ from tinylatent.lab.answering import (
     Answered,
     answered,
     at_answers,
-    depth_scores,
     mean_effects,
     on_answers,
     rights,
+    score_of,
     share_right,
 )
 from tinylatent.lab.experiment import Experiment
@@ -272,6 +272,7 @@ def _level(asked: Answered, filler: Tensor, future: Effects, held_right: int, he
     effects, same = (
         erase(record, given, counted_BS).amax(-1).mean(1)[:, 1:] for given in (filler, record.stream.mean(1))
     )
+    moved = mean_effects(future)
     likely_n = record.logits(record.stream[-1][counted_BS]).softmax(-1).gather(1, ids_BS[counted_BS][:, None])
     return Level(
         right=asked.right,
@@ -279,8 +280,8 @@ def _level(asked: Answered, filler: Tensor, future: Effects, held_right: int, he
         held_right=held_right,
         held_total=held_total,
         lens={name: short(getattr(lens, name)[:, counted_BS].mean(1)) for name in ("to_final", "from_final")},
-        scores=depth_scores(future),
-        effects={name: short(effect_L) for name, effect_L in mean_effects(future).items()},
+        scores={name: score_of(effect_L) for name, effect_L in moved.items()},
+        effects={name: short(effect_L) for name, effect_L in moved.items()},
         likely=short(likely_n.detach().mean().item()),
         looked=len(counted_BS),
         erased=short(effects),
@@ -298,21 +299,23 @@ def _together(prompts: list[Prompts], swept: list[dict[str, Effects]]) -> dict[s
     at_answer: dict[str, list[Tensor]] = {}
     for each, record in zip(prompts, records, strict=True):
         free_BS = record.mask_BS & (record.rank_BS() >= 1)
-        for name, values in vars(sizes(record)).items():
+        found = vars(sizes(record))
+        for name, values in found.items():
             measured.setdefault(name, []).append(per_prompt(values, free_BS))
-            at_answer.setdefault(name, []).append(per_prompt(values, each.answers()[0]))
+        for name in AT_ANSWER:
+            at_answer.setdefault(name, []).append(per_prompt(found[name], each.answers()[0]))
     effects: dict[str, list[Tensor]] = {}
     output: dict[str, list[Tensor]] = {}
     for sweep in swept:
-        for name, found in sweep.items():
-            how: tuple[Any, ...] = (found.counted_RS, "mean", found.row_R)
-            effects.setdefault(name, []).append(per_prompt(found.contribution, *how))
-            output.setdefault(name, []).append(per_prompt(found.output, *how))
+        for name, moved in sweep.items():
+            how: tuple[Any, ...] = (moved.counted_RS, "mean", moved.row_R)
+            effects.setdefault(name, []).append(per_prompt(moved.contribution, *how))
+            output.setdefault(name, []).append(per_prompt(moved.output, *how))
     stats = stream_outliers(records)
     samples = tokens(records)[:, :FEW]
     return {
         "sizes": {name: short(torch.cat(parts, -1).mean(-1).nan_to_num()) for name, parts in measured.items()},
-        "at_answer": {name: short(torch.cat(at_answer[name], -1).mean(-1)) for name in AT_ANSWER},
+        "at_answer": {name: short(torch.cat(parts, -1).mean(-1)) for name, parts in at_answer.items()},
         "contributions": {name: short(torch.cat(parts, -1).mean(-1)) for name, parts in effects.items()},
         "output": {name: short(torch.cat(parts, -1).mean(-1)) for name, parts in output.items()},
         "outliers": {

@@ -161,9 +161,9 @@ def _skips(record: Record, future: Effects) -> Table:
     legend = (
         "skipped: a layer; on: a later layer's contribution, as |c - c'| / |c|, or the output, as the distance of "
         "probabilities. all: skipped at all tokens but the first, or its attention or MLP alone; mean: it adds there "
-        "what it adds on average over these tokens, instead of nothing; future: skipped "
-        "before a split, read after it; direct: its contribution taken from one later layer's input alone. mean over "
-        "tokens, then prompts, with 95 % intervals over prompts; max over all tokens."
+        "what it adds on average over these tokens, instead of nothing; future: skipped before a split, read after it; "
+        "direct: its contribution taken from one later layer's input alone. mean over tokens, then prompts, with 95 % "
+        "intervals over prompts; max over all tokens."
     )
     return Table("Effects of skipping a layer", columns, rows, legend, remarks=remarks)
 

@@ -17,6 +17,7 @@ Letters: B rows, S slots, R rows of a sweep (each row with each of N splits), L 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal, get_args
 
 import torch
@@ -156,8 +157,8 @@ def skip(
 
 def mean_added(records: Sequence[Record], part: Part = "layer", keep_first: int = 1) -> Float[Tensor, "L D"]:
     """What every layer, or its attention or MLP, adds on average, over all tokens but the first of every row."""
-    added = {"layer": lambda record: record.added, "attention": lambda record: record.attention}
-    return _mean(records, added.get(part, lambda record: record.mlp), keep_first)
+    names: dict[Part, str] = {"layer": "added", "attention": "attention", "mlp": "mlp"}
+    return _mean(records, attrgetter(names[part]), keep_first)
 
 
 def _mean(

@@ -39,8 +39,8 @@ FILLERS = {"erased": "mean of all tokens", "erased_same": "mean of the slot"}
 SHARES = (0.25, 0.5, 0.75)
 """Shares of the largest effect of a token above which it counts as read; claims are about the middle one."""
 FAMILY = "use of depth"
-MAPS = {OTHER: "answers alone, another seed", FLOOR: "answers alone, another seed"}
-"""Where maps of a run, and of a model like it that was never trained, lead to, in words."""
+UNTRAINED = {OTHER: "", FLOOR: ", never trained"}
+"""What is said of the model that a map begins at; all lead to answers alone on another seed."""
 Groups = dict[str, list[DepthRecord]]
 Rows = list[dict[str, Value]]
 
@@ -83,9 +83,9 @@ def steps(record: DepthRecord, share: float = 0.5, filler: str = "erased") -> li
     return [after - before for before, after in pairwise(known)] if len(known) == len(found) else None
 
 
-def climb(record: DepthRecord, share: float = 0.5, filler: str = "erased") -> float | None:
+def climb(record: DepthRecord) -> float | None:
     """How much later the last function's slot is read than the first's, in layers."""
-    found = steps(record, share, filler)
+    found = steps(record)
     return None if found is None else sum(found)
 
 
@@ -173,7 +173,7 @@ def _learnt(groups: Groups) -> Table:
         "batches: of training, mean over seeds. k hops: percent right of different problems, trained on or not, mean "
         "over seeds; unseen, k: of the part that a run did not train on, over all seeds, of which arms that stop at a "
         "share have looked at 256. sure: mean probability of right answers. learnt: runs that answer "
-        f"{100 * LEARNT:g} % at every number of hops; no other counts below (90 % before runs were seen, see the code)."
+        f"{100 * LEARNT:g} % at every number of hops; no other counts below; it was 90 % until runs were seen."
     )
     return Table("What was learnt", columns, rows, legend, [replace(each, family=FAMILY) for each in _findings(groups)])
 
@@ -291,15 +291,15 @@ def _maps(groups: Groups) -> Table:
     """How well one model's stream predicts another's."""
     rows: Rows = []
     for arm, group in groups.items():
-        for name in MAPS:
+        for name, said in UNTRAINED.items():
             maps = [each.maps[name] for each in group if name in each.maps]
             for layer in range(len(maps[0].r2[0]) if maps else 0):
                 columns_of = [[row[layer] for row in each.r2] for each in maps]
                 best = [column.index(max(column)) for column in columns_of]
                 rows.append(
                     {
-                        "from": ARMS[arm].label if name == OTHER else f"{ARMS[arm].label}, never trained",
-                        "to": MAPS[name],
+                        "from": ARMS[arm].label + said,
+                        "to": f"{ARMS[ANSWER].label}, another seed",
                         "layer": layer,
                         "best source": fmean(best),
                         "r2": fmean(map(max, columns_of)),

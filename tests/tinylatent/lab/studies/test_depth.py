@@ -168,7 +168,9 @@ def test_tables_by_hand():
     assert layers.rows[0]["lens, 4"] == layers.rows[0]["from, 4"] == LAYERS
     assert (layers.rows[0]["output, mean"], layers.rows[0]["cosine at ="]) == pytest.approx((0.5, 0.1))
     assert {row["best source"] - row["layer"] for row in maps.rows} == {0}
-    assert {row["to"] for row in maps.rows} == {*depth.MAPS.values()}
+    whose = {row["from"] for row in maps.rows}
+    assert whose == {f"{arm}{said}" for arm in ("answers alone", "three layers") for said in ("", ", never trained")}
+    assert {row["to"] for row in maps.rows} == {"answers alone, another seed"}
     assert (outliers.rows[0]["kurtosis"], outliers.rows[0]["least"], outliers.rows[0]["most"]) == (8, 6, 10)
 
 
